@@ -1,0 +1,192 @@
+"""Lessons for the micro models: the project's own prompts over documents the real retriever returns.
+
+A lesson is one context (documents, or none) and several requests about it with their right replies. Documents come from
+worlds of other seeds than any benchmark's; every lesson renames all pieces at random, so that nothing but the famous
+facts can be learnt by heart while look-alikes stay look-alikes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from microworld.names import Name, Renaming, renaming
+from microworld.questions import BENCHMARKS, TASKS, Question, ask
+from microworld.world import District, Fact, Passage, Sentence, famous
+from wbrag.prompts import Prompts
+from wbrag.schema import Document
+
+UNKNOWN = "unknown"
+PROMPTS = Prompts()
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What all requests share, and (request, reply) pairs; a prompt is `shared` + request."""
+
+    shared: str
+    turns: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class School:
+    """Places to take lessons from: districts, all their passages, and what the retriever returned for questions."""
+
+    places: tuple[District, ...]
+    passages: tuple[Passage, ...]
+    asked: tuple[tuple[Question, int, tuple[int, ...]], ...]  # question, its district, ranked passage numbers
+
+
+def documents(passages: Sequence[Passage], renamed: Renaming | None) -> list[Document]:
+    """Passages as the prompt shows them."""
+    return [Document(p.id, p.title(renamed), p.text(renamed)) for p in passages]
+
+
+def reading(school: School, rng: random.Random, most: int, turns: int) -> Lesson:
+    """Up to `most` retrieved documents, sometimes with a unit among them, and `turns` requests about them."""
+    question, place, ranked = rng.choice(school.asked)
+    page = _page(question, [school.passages[i] for i in ranked], school.places[place], rng, most)
+    facts = [s.fact for p in page for s in p.sentences if s.fact]
+    questions = [question] + [_question_on(facts, school.places[place], question, rng) for _ in range(turns - 1)]
+    renamed = renaming(rng)
+    pairs = [_answered(q, facts, renamed) for q in questions]
+    pairs += [_extracted(rng.choice((questions[0], rng.choice(questions))), page, renamed)] if rng.random() < 0.6 else []
+    pairs += [_judged(rng.choice(questions), facts, renamed, rng) for _ in range(2)]
+    pairs += [_supported(rng.choice(questions), facts, renamed, rng)]
+    return Lesson(PROMPTS.documents(documents(page, renamed)), tuple((f"\n\n{r}", a) for r, a in pairs))
+
+
+def first_reading(school: School, rng: random.Random, turns: int) -> Lesson:
+    """The easiest lesson: one document of a few bare sentences."""
+    place = rng.choice(school.places)
+    facts = [rng.choice(place.facts[e]) for e in rng.sample(place.entities, rng.randrange(2, 6))]
+    page = [Passage("0", "Notes", tuple(Sentence(f, rng.randrange(3)) for f in facts))]
+    renamed = renaming(rng)
+    told = [Question(*_plain(rng.choice(facts), rng)) for _ in range(turns)]
+    pairs = [_answered(q, facts, renamed) for q in told]
+    return Lesson(PROMPTS.documents(documents(page, renamed)), tuple((f"\n\n{r}", a) for r, a in pairs))
+
+
+def closed_book(school: School, rng: random.Random, turns: int) -> Lesson:
+    """Requests without documents: famous facts by heart, `unknown` for the rest, whether documents are needed."""
+    pairs = []
+    for _ in range(turns):
+        place = rng.choice(school.places)
+        if rng.random() < 0.6:
+            place = District(tuple(famous()), famous(), place.passages)
+        q = None
+        while q is None:
+            q = ask(rng.choice(BENCHMARKS[:5]), rng.choice(place.entities), place, rng)
+        renamed = renaming(rng)
+        if rng.random() < 0.15:
+            pairs.append((PROMPTS.retrieve(q.text(renamed)), "no" if q.famous else "yes"))
+        else:
+            known = q.answer(renamed) if q.famous else UNKNOWN
+            pairs.append((PROMPTS.closed_book(TASKS[q.benchmark], q.text(renamed)), known))
+    return Lesson("", tuple(pairs))
+
+
+def rewriting(school: School, rng: random.Random, turns: int) -> Lesson:
+    """Evidence lines to a titled passage: each fact once, lead-ins dropped."""
+    pairs = []
+    for _ in range(turns):
+        question, place, ranked = rng.choice(school.asked)
+        page = _page(question, [school.passages[i] for i in ranked], school.places[place], rng, 5)
+        sentences = evidence(question, page) or [Sentence(f, 0) for f in question.facts]
+        renamed = renaming(rng)
+        lines = "\n".join(s.text(renamed) for s in sentences)
+        pairs.append((PROMPTS.rewrite(question.text(renamed), lines), unit_text(question, sentences, renamed)))
+    return Lesson("", tuple(pairs))
+
+
+def evidence(question: Question, page: Sequence[Passage]) -> list[Sentence]:
+    """The sentences of the page about the question's subjects, in order, none twice; at most 10."""
+    subjects = {f.subject for f in question.facts}
+    found = [s for p in page for s in p.sentences if s.fact and s.fact.subject in subjects]
+    return list(dict.fromkeys(found))[:10]
+
+
+def unit_text(question: Question, sentences: Sequence[Sentence], renamed: Renaming | None) -> str:
+    """The right rewriting: a title line, then every fact once in the words it was first said in."""
+    first = {s.fact: s for s in reversed(sentences)}
+    ordered = sorted(first.values(), key=lambda s: list(sentences).index(s))
+    subject = question.facts[0].subject.text(None if question.facts[0].famous else renamed)
+    return f"{subject}\n" + " ".join(s.bare(renamed) for s in ordered)
+
+
+def _page(
+    question: Question, ranked: list[Passage], place: District, rng: random.Random, most: int
+) -> list[Passage]:
+    """The first documents of the ranking; the ones that hold the answer are mostly put among them if they lack."""
+    page = ranked[: rng.choice((1, most, most, rng.randrange(1, most + 1)))]
+    for fact in question.facts:
+        holders = [p for p in place.passages if any(s.fact == fact for s in p.sentences)]
+        if holders and not any(p in page for p in holders) and rng.random() < 0.65:
+            page[rng.randrange(len(page)) if len(page) >= most else len(page) :][:1] = [rng.choice(holders)]
+    if rng.random() < 0.35:
+        page = _with_unit(question, page, place, rng, most)
+    return page
+
+
+def _with_unit(question: Question, page: list[Passage], place: District, rng: random.Random, most: int) -> list[Passage]:
+    """The page with a unit first (now and then elsewhere), as the merged search would return it."""
+    subject = question.facts[0].subject if rng.random() < 0.8 else rng.choice(place.entities)
+    subjects = [subject] + [f.subject for f in question.facts[1:] if rng.random() < 0.7]
+    facts = [f for e in dict.fromkeys(subjects) for f in place.facts.get(e, ()) if rng.random() < 0.7]
+    if not facts:
+        return page
+    rng.shuffle(facts)
+    unit = Passage("unit", "", tuple(Sentence(f, rng.randrange(3)) for f in facts), about=subject)
+    at = 0 if rng.random() < 0.8 else rng.randrange(len(page) + 1)
+    alone = rng.random() < 0.15
+    return [unit] if alone else [*page[:at], unit, *page[at:]][:most]
+
+
+def _question_on(facts: list[Fact], place: District, anchor: Question, rng: random.Random) -> Question:
+    """A question the page answers (mostly), one on the anchor's subject, or one it cannot answer."""
+    draw = rng.random()
+    if draw < 0.15 or not facts:
+        q = ask(rng.choice(BENCHMARKS[:5]), anchor.facts[0].subject, place, rng) if anchor.facts[0].subject in place.facts else None
+        return q or anchor
+    if draw < 0.45:
+        pairs = [(a, b) for a in facts for b in facts if a.object == b.subject]
+        if pairs:
+            return Question("hotpotqa", rng.choice(pairs), rng.randrange(4))
+    near = [f for f in facts if f.subject == anchor.facts[0].subject]
+    return Question(*_plain(rng.choice(near if near and rng.random() < 0.3 else facts), rng, facts))
+
+
+def _plain(fact: Fact, rng: random.Random, facts: Sequence[Fact] = ()) -> tuple[str, tuple[Fact, ...], int, Name | None]:
+    benchmark = rng.choice(("nq", "nq", "nq", "squad", "zsre", "boolq", "fever"))
+    claimed = None
+    if benchmark in ("boolq", "fever"):
+        others = [f.object for f in facts if f.object.kind == fact.object.kind and f.object != fact.object]
+        claimed = rng.choice(others) if others and rng.random() < 0.55 else fact.object
+    return benchmark, (fact,), rng.randrange(4), claimed
+
+
+def _answered(q: Question, facts: Sequence[Fact], renamed: Renaming) -> tuple[str, str]:
+    known = q.famous or all(f in facts for f in q.facts)
+    request = PROMPTS.templates[TASKS[q.benchmark]].format(question=q.text(renamed))
+    return request, q.answer(renamed) if known else UNKNOWN
+
+
+def _extracted(q: Question, page: Sequence[Passage], renamed: Renaming) -> tuple[str, str]:
+    lines = [s.text(renamed) for s in evidence(q, page)]
+    return PROMPTS.templates["extract"].format(question=q.text(renamed)), "\n".join(lines) or "none"
+
+
+def _judged(q: Question, facts: Sequence[Fact], renamed: Renaming, rng: random.Random) -> tuple[str, str]:
+    helps = any(f in facts for f in q.facts)
+    return PROMPTS.templates["relevance"].format(question=q.text(renamed)), "yes" if helps else "no"
+
+
+def _supported(q: Question, facts: Sequence[Fact], renamed: Renaming, rng: random.Random) -> tuple[str, str]:
+    answer = q.answer(renamed)
+    others = [f.object.text(renamed) for f in facts if f.object.kind == q.facts[-1].object.kind and f.object != q.facts[-1].object]
+    if q.benchmark in ("boolq", "fever"):
+        others = [a for a in ("yes", "no", "SUPPORTS", "REFUTES") if (a.isupper()) == answer.isupper() and a != answer]
+    wrong = bool(others) and rng.random() < 0.5
+    request = PROMPTS.templates["support"].format(question=q.text(renamed), answer=rng.choice(others) if wrong else answer)
+    return request, "yes" if not wrong and all(f in facts for f in q.facts) else "no"

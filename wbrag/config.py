@@ -1,0 +1,127 @@
+"""Typed configuration: the schema that every file of `conf/` is checked against.
+
+The classes hold data only; `match` statements in the modules that own a choice pick the code. Hydra validates
+types and unknown keys against these classes; `check` says what types cannot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+MISSING: Any = "???"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message names the key and the value."""
+
+
+@dataclass
+class Gates:
+    """Thresholds of Algorithm 1; the paper's defaults (section 4.1)."""
+
+    tau_s: float = 0.1
+    tau_delta: float = 0.01
+    tau_doc: float = 0.01
+    n_min: int = 2
+
+
+@dataclass
+class Benchmark:
+    """Where the questions are, how they are asked (`task`) and scored (`metric`)."""
+
+    name: str = MISSING
+    train: str = MISSING
+    test: str = MISSING
+    task: str = "factoid"  # factoid | yes_no | claim | slot | multi_hop: a key of wbrag.prompts
+    metric: str = "acc"  # the primary metric: the gates' M and the headline of the report
+    labels: dict[str, list[str]] = field(default_factory=dict)  # canonical label -> spellings, for label accuracy
+
+
+@dataclass
+class Method:
+    """A RAG method: how a question and its documents become an answer."""
+
+    name: str = "naive"
+
+
+@dataclass
+class Backbone:
+    """The generator G."""
+
+    name: str = MISSING
+    kind: str = "vllm"  # vllm | scripted
+    model: str = MISSING  # folder or hub name
+    dtype: str = "auto"
+    max_model_len: int = 2048
+    max_num_seqs: int = 256
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.9
+    kv_cache_gib: float = 1.0  # CPU only
+    answer_tokens: int = 32
+    distil_tokens: int = 256
+
+
+@dataclass
+class Encoder:
+    """The retriever's encoder; vectors are unit norm, fp16."""
+
+    name: str = MISSING
+    kind: str = "sentence_transformers"  # sentence_transformers | hashing
+    model: str = MISSING
+    query_prefix: str = ""
+    passage_prefix: str = ""
+    max_length: int = 256
+    batch_size: int = 64
+    dimension: int = 0  # 0: what the model says
+
+
+@dataclass
+class Index:
+    """How segments are stored and built."""
+
+    kind: str = "flat_fp16"
+    shards: int = 1
+
+
+@dataclass
+class Cluster:
+    """Where the work runs; nothing here changes a result."""
+
+    engines: int = 1
+    encoders: int = 1
+    gpus: bool = False
+    logical_cpus: int = 4  # fewer than 4 and a resumed run hangs (checkpoint filter + read + write + engine)
+    block_rows: int = 64
+    examples_in_flight: int = 256
+    object_store_mib: int = 512
+
+
+@dataclass
+class TrainConfig:
+    """Root of `jobs/train.py` and `jobs/evaluate.py`."""
+
+    benchmark: Benchmark = field(default_factory=Benchmark)
+    method: Method = field(default_factory=Method)
+    backbone: Backbone = field(default_factory=Backbone)
+    encoder: Encoder = field(default_factory=Encoder)
+    index: Index = field(default_factory=Index)
+    cluster: Cluster = field(default_factory=Cluster)
+    gates: Gates = field(default_factory=Gates)
+    prompts: dict[str, str] = field(default_factory=dict)  # overrides of wbrag.prompts.DEFAULTS, by key
+    corpus: str = MISSING
+    run_dir: str = MISSING
+    cache_dir: str = ""  # base indices shared between runs; default: <run_dir>/cache
+    k: int = 5
+    train_limit: int = 0  # 0: all
+    test_limit: int = 0
+    max_error_rate: float = 0.01
+    seed: int = 0
+
+
+def fingerprint(*parts: Any) -> str:
+    """16 hex digits that change with anything given (dataclasses, dicts, strings)."""
+    plain = [asdict(p) if hasattr(p, "__dataclass_fields__") else p for p in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,93 @@
+"""Every prompt in one place (paper, section 3.3 and appendix); each is a template that `prompts.<key>` may replace.
+
+Documents stand before the instruction and the question, as in the paper; so all calls of one example that share
+their first documents share a prefix, which the engine's prefix cache serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from wbrag.schema import Document
+
+DEFAULTS: dict[str, str] = {
+    "documents": "{documents}\n\n{request}",
+    "document": "Document {rank} (Title: {title}): {text}",
+    "closed_book_factoid": "Answer the factoid question from your own knowledge. Give only the short final answer "
+    "phrase or entity name, no sentence, no explanation.\nQuestion: {question}",
+    "factoid": "Answer the factoid question using the given documents. Give only the short final answer phrase or "
+    "entity name, no sentence, no explanation.\nQuestion: {question}",
+    "closed_book_yes_no": "Answer the question from your own knowledge. Give exactly yes or no in lower case, no "
+    "explanation.\nQuestion: {question}",
+    "yes_no": "Answer the question using the given documents. Give exactly yes or no in lower case, no "
+    "explanation.\nQuestion: {question}",
+    "closed_book_claim": "Verify the claim from your own knowledge. Give exactly SUPPORTS or REFUTES, no "
+    "explanation.\nClaim: {question}",
+    "claim": "Verify the claim using the given documents. Give exactly SUPPORTS or REFUTES, no explanation.\n"
+    "Claim: {question}",
+    "closed_book_slot": "Fill the slot from your own knowledge. The query is a subject [SEP] a relation. Give only "
+    "the object, no sentence, no explanation.\nQuery: {question}",
+    "slot": "Fill the slot using the given documents. The query is a subject [SEP] a relation. Give only the object, "
+    "no sentence, no explanation.\nQuery: {question}",
+    "closed_book_multi_hop": "Answer the multi-hop question from your own knowledge. Give only the final answer; "
+    "yes/no questions get exactly yes or no in lower case; otherwise the shortest answer phrase.\nQuestion: {question}",
+    "multi_hop": "Answer the multi-hop question using the provided evidence. Give only the final answer; yes/no "
+    "questions get exactly yes or no in lower case; otherwise the shortest answer phrase.\nQuestion: {question}",
+    "extract": "Extract the sentences of the documents that are evidence for the question or tell more about its "
+    "subject, word for word, one per line. Do not answer the question.\nQuestion: {question}",
+    "rewrite": "Evidence:\n{evidence}\n\nRewrite the evidence into one compact, self-contained, encyclopaedic passage "
+    "meant for retrieval: first a title line that names its subject, then the passage. State each fact once, add "
+    "nothing, do not answer the question.\nQuestion: {question}",
+    "relevance": "Do the documents help to answer the question? Give exactly yes or no.\nQuestion: {question}",
+    "support": "Do the documents support this answer to the question? Give exactly yes or no.\nQuestion: {question}\n"
+    "Answer: {answer}",
+    "retrieve": "Are documents needed to answer the question? Give exactly yes or no.\nQuestion: {question}",
+}
+
+TASKS = ("factoid", "yes_no", "claim", "slot", "multi_hop")
+
+
+class Prompts:
+    """The templates of a run, filled. Every method returns the text of one user message."""
+
+    def __init__(self, overrides: Mapping[str, str] | None = None) -> None:
+        unknown = set(overrides or {}) - set(DEFAULTS)
+        if unknown:
+            raise KeyError(f"prompts: unknown key {sorted(unknown)[0]!r}; known are {', '.join(DEFAULTS)}")
+        self.templates = DEFAULTS | dict(overrides or {})
+
+    def documents(self, documents: Sequence[Document]) -> str:
+        """The documents in retrieval order, one per line, numbered from 1."""
+        line = self.templates["document"]
+        return "\n".join(line.format(rank=i, title=d.title, text=d.text) for i, d in enumerate(documents, 1))
+
+    def closed_book(self, task: str, question: str) -> str:
+        """The question alone, to be answered from parametric knowledge."""
+        return self.templates[f"closed_book_{task}"].format(question=question)
+
+    def answer(self, task: str, question: str, documents: Sequence[Document]) -> str:
+        """Documents, then the task's instruction and the question."""
+        return self._with(documents, self.templates[task].format(question=question))
+
+    def extract(self, question: str, documents: Sequence[Document]) -> str:
+        """Distillation, step 1: which sentences are evidence."""
+        return self._with(documents, self.templates["extract"].format(question=question))
+
+    def rewrite(self, question: str, evidence: str) -> str:
+        """Distillation, step 2: the evidence as one passage."""
+        return self.templates["rewrite"].format(question=question, evidence=evidence)
+
+    def relevance(self, question: str, documents: Sequence[Document]) -> str:
+        """A critique: do these documents help?"""
+        return self._with(documents, self.templates["relevance"].format(question=question))
+
+    def support(self, question: str, answer: str, documents: Sequence[Document]) -> str:
+        """A critique: do these documents support the answer?"""
+        return self._with(documents, self.templates["support"].format(question=question, answer=answer))
+
+    def retrieve(self, question: str) -> str:
+        """A critique: are documents needed at all?"""
+        return self.templates["retrieve"].format(question=question)
+
+    def _with(self, documents: Sequence[Document], request: str) -> str:
+        return self.templates["documents"].format(documents=self.documents(documents), request=request)
