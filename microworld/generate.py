@@ -1,7 +1,7 @@
 """Write a world to disk: `python -m microworld.generate --seed 7 --out runs/world-7`.
 
-Makes `corpus.jsonl` and `<benchmark>/{train,test}.jsonl` in FlashRAG's form, and `world.json` last, so that its existence
-means the world is complete. Passages stream: one district of about 150 passages is in memory at a time.
+Makes `corpus.jsonl` and `<benchmark>/{train,test}.jsonl` in FlashRAG's form, and `world.json` last, so that its
+existence means the world is complete. Passages stream: one district of about 150 passages is in memory at a time.
 """
 
 from __future__ import annotations
@@ -112,7 +112,9 @@ def _write_questions(
     for benchmark in BENCHMARKS:
         rows = [row for (name, _), row in sorted(asked.items(), key=lambda kv: kv[0]) if name == benchmark]
         if len(rows) < plan.train + plan.test:
-            sys.exit(f"microworld: {benchmark}: {len(rows)} questions for {plan.train + plan.test}; ask for more districts")
+            sys.exit(
+                f"microworld: {benchmark}: {len(rows)} questions for {plan.train + plan.test}; ask for more districts"
+            )
         train, test = rows[: plan.train], rows[plan.train : plan.train + plan.test]
         facts, answers = {q.facts for q, _ in train}, {q.answer() for q, _ in train}
         labels = ["question" if q.facts in facts else "answer" if q.answer() in answers else "none" for q, _ in test]

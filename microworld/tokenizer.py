@@ -1,4 +1,9 @@
-"""The micro models' tokenizer: byte-level BPE in which every name falls into the pieces it is made of."""
+"""The micro models' tokenizer: byte-level BPE in which every name falls into the pieces it is made of.
+
+A word is the same token wherever it stands: a line's first word has a space before it too (the normaliser puts it
+there), and a reply begins with one. To copy a name is then to repeat tokens, which small models learn soon; with one
+token for " Ash" and another for "Ash" at the start of a line or reply, the same training had not begun to read.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +18,19 @@ from wbrag.prompts import DEFAULTS
 VOCABULARY = 2048
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] | trim }}<|end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] | trim }}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 _TAILS = ("surname_tail", "place_tail", "river_tail", "company_tail", "book_tail")
 
 
 def build(folder: Path) -> None:
     """Train the tokenizer and save it, chat template included, as `AutoTokenizer` reads it."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer: Any = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Replace("\n", "\n ")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -49,10 +55,10 @@ def _texts() -> Iterator[str]:
     for template in (*wording, *FILLERS, *LEADS, *DEFAULTS.values(), "unknown", "none", "[SEP]"):
         for part in template.replace("{", "\x00{").replace("}", "}\x00").split("\x00"):
             if part and not part.startswith("{"):
-                yield from [part] * 30
+                yield from [f" {part.lstrip()}"] * 60
     for slot, pieces in (*PIECES.items(), *FAMOUS_PIECES.items(), ("paper", PAPERS)):
         for piece in pieces:
             if slot in _TAILS:
                 yield from [piece] * 40
             elif slot != "year":
-                yield from [f" {piece}", f"\n{piece}"] * 20
+                yield from [f" {piece}"] * 40

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from microworld import lessons, tokenizer
 from microworld.lessons import Lesson, School
+from microworld.look_back import look_back
 from microworld.school import open_school
 
 SHAPES = {
@@ -38,15 +39,17 @@ class Progress:
     seconds: float = 0.0
     steps: int = 0
     tokens: int = 0
+    first: float = 3.0  # running loss of the first lessons: the curriculum goes on when it has fallen,
+    read: float = 3.0  # and again when that of reading has
 
 
 def new_model(shape: str, vocabulary: int) -> Any:
-    """A fresh Llama of one of SHAPES: heads of 32, tied embeddings, 4,096 positions, float32."""
+    """A fresh Llama of one of SHAPES: heads of 32, 4,096 positions, float32."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
         vocab_size=vocabulary, num_attention_heads=8, num_key_value_heads=8, head_dim=32, max_position_embeddings=4096,
-        tie_word_embeddings=True, bos_token_id=0, eos_token_id=1, pad_token_id=2, rope_theta=10000.0,
+        tie_word_embeddings=False, bos_token_id=0, eos_token_id=1, pad_token_id=2, rope_theta=10000.0,
         initializer_range=0.04, **SHAPES[shape],
     )  # fmt: skip
     return LlamaForCausalLM(config)
@@ -55,6 +58,7 @@ def new_model(shape: str, vocabulary: int) -> Any:
 def grow(small: Any, large: Any) -> None:
     """Give `large` the function of `small`: old layers spread among new ones whose outputs start at zero."""
     large.model.embed_tokens.load_state_dict(small.model.embed_tokens.state_dict())
+    large.lm_head.load_state_dict(small.lm_head.state_dict())
     large.model.norm.load_state_dict(small.model.norm.state_dict())
     old, every = small.model.layers, len(large.model.layers) // len(small.model.layers)
     for i, layer in enumerate(large.model.layers):
@@ -68,26 +72,23 @@ def grow(small: Any, large: Any) -> None:
 
 def encode(lesson: Lesson, tok: Any) -> tuple[list[int], list[tuple[list[int], int]]]:
     """Token ids of the shared prefix, and per turn (ids, where the reply starts)."""
-    shared = tok.encode(f"{tokenizer.BEGIN}<|user|>\n{lesson.shared}", add_special_tokens=False)
+    shared = tok.encode(f"{tokenizer.BEGIN}<|user|> {lesson.shared}", add_special_tokens=False)
     turns = []
     for request, reply in lesson.turns:
-        asked = tok.encode(f"{request}{tokenizer.END}\n<|assistant|>\n", add_special_tokens=False)
-        turns.append((asked + tok.encode(reply + tokenizer.END, add_special_tokens=False), len(asked)))
+        asked = tok.encode(f"{request}{tokenizer.END}<|assistant|>", add_special_tokens=False)
+        turns.append((asked + tok.encode(f" {reply}{tokenizer.END}", add_special_tokens=False), len(asked)))
     return shared, turns
 
 
-def loss_of(model: Any, lesson: Lesson, tok: Any, prompt_weight: float) -> tuple[torch.Tensor, int]:
-    """Mean loss over the replies of a lesson (plus `prompt_weight` times that of the shared text), and the tokens read."""
+def loss_of(model: Any, lesson: Lesson, tok: Any, prompt_weight: float) -> tuple[torch.Tensor, float, int]:
+    """What to minimise over a lesson, the part of it that its replies make, and the tokens read."""
     from transformers import DynamicCache
 
     shared, turns = encode(lesson, tok)
     ids = torch.tensor([shared])
     out = model.model(ids, use_cache=True)
     past = [(layer.keys, layer.values) for layer in out.past_key_values.layers]
-    loss, read = torch.zeros(()), len(shared)
-    if prompt_weight and len(shared) > 8:
-        logits = model.lm_head(out.last_hidden_state[0, 4:-1])
-        loss = loss + prompt_weight * functional.cross_entropy(logits, ids[0, 5:])
+    loss, replies, read = torch.zeros(()), 0.0, len(shared)
     long = [t for t in turns if len(t[0]) - t[1] > 24]
     for group in (long, [t for t in turns if t not in long]):
         if not group:
@@ -95,38 +96,52 @@ def loss_of(model: Any, lesson: Lesson, tok: Any, prompt_weight: float) -> tuple
         cache = DynamicCache()
         for i, (k, v) in enumerate(past):
             cache.update(k.expand(len(group), -1, -1, -1), v.expand(len(group), -1, -1, -1), i)
-        part, n = _turns_loss(model, group, cache, len(shared))
-        loss, read = loss + part / len(turns), read + n
-    return loss, read
+        part, of_replies, n = _turns_loss(model, group, cache, len(shared), prompt_weight)
+        loss, replies, read = loss + part / len(turns), replies + of_replies / len(turns), read + n
+    return loss, replies, read
 
 
-def _turns_loss(model: Any, turns: list[tuple[list[int], int]], cache: Any, start: int) -> tuple[torch.Tensor, int]:
-    """Sum over turns of the reply's mean token loss, given the cache of the prefix they share."""
+def _turns_loss(
+    model: Any, turns: list[tuple[list[int], int]], cache: Any, start: int, prompt_weight: float
+) -> tuple[torch.Tensor, float, int]:
+    """Sum over turns of the loss, and its part on replies, given the cache of the prefix they share.
+
+    The request counts too at first: to finish a name that stands in the documents is what teaches looking back.
+    """
     longest = max(len(ids) for ids, _ in turns)
     ids = torch.full((len(turns), longest), 2)
     labels = torch.full((len(turns), longest), IGNORED)
     weights = torch.zeros(len(turns), longest)
     for row, (turn, reply_at) in enumerate(turns):
         ids[row, : len(turn)] = torch.tensor(turn)
-        labels[row, reply_at - 1 : len(turn) - 1] = torch.tensor(turn[reply_at:])
+        labels[row, : len(turn) - 1] = torch.tensor(turn[1:])
+        weights[row, : reply_at - 1] = prompt_weight / 2
         weights[row, reply_at - 1 : len(turn) - 1] = (len(turn) - reply_at) ** -0.7
     positions = torch.arange(start, start + longest).expand(len(turns), -1)
     hidden = model.model(ids, past_key_values=cache, position_ids=positions, use_cache=True).last_hidden_state
-    chosen = labels != IGNORED
+    chosen = (labels != IGNORED) & (weights > 0)
     losses = functional.cross_entropy(model.lm_head(hidden[chosen]), labels[chosen], reduction="none")
-    return (losses * weights[chosen]).sum(), ids.numel()
+    is_reply = weights[chosen] != prompt_weight / 2
+    weighted = losses * weights[chosen]
+    return weighted.sum(), float(weighted.detach()[is_reply].sum()), ids.numel()
 
 
-def draw(school: School, rng: random.Random, share: float, grown: bool) -> Lesson:
-    """A lesson for this point of the curriculum (`share` of the time used, 0..1)."""
+def draw(school: School, rng: random.Random, done: Progress, grown: bool) -> tuple[str, Lesson]:
+    """A lesson for this point of the curriculum, and its kind: retrieved documents once the first steps are made."""
     kind = rng.random()
+    if done.first > 0.35 and not grown:
+        most = 1 if done.first > 1.0 else 2 if done.first > 0.6 else 4
+        return "first", lessons.first_reading(school, rng, 6, most) if kind < 0.94 else lessons.rewriting(
+            school, rng, 2
+        )
     if kind < 0.10:
-        return lessons.rewriting(school, rng, 3)
+        return "rewriting", lessons.rewriting(school, rng, 3)
     if kind < 0.18:
-        return lessons.closed_book(school, rng, 10)
-    if not grown and (share < 0.15 or (share < 0.3 and kind < 0.4)):
-        return lessons.first_reading(school, rng, 10)
-    return lessons.reading(school, rng, 2 if share < 0.3 and not grown else 5, 9)
+        return "closed book", lessons.closed_book(school, rng, 10)
+    if kind < 0.24 and not grown:
+        return "first", lessons.first_reading(school, rng, 8, 5)
+    most = 5 if grown or done.read < 1.0 else 2
+    return "reading", lessons.reading(school, rng, most, 9)
 
 
 def learning_rate(share: float, peak: float, steps: int) -> float:
@@ -134,13 +149,11 @@ def learning_rate(share: float, peak: float, steps: int) -> float:
     return peak * min(1.0, (steps + 1) / 100) * max(0.04, min(1.0, (1 - share) / 0.4))
 
 
-def train(model: Any, tok: Any, school: School, folder: Path, minutes: float, peak: float, seed: int, grown: bool) -> None:
+def train(
+    model: Any, tok: Any, school: School, folder: Path, minutes: float, peak: float, seed: int, grown: bool
+) -> None:
     """Train until the minutes are used up; every two minutes a checkpoint, every 50 steps a line."""
-    matrices = [p for p in model.parameters() if p.ndim == 2]
-    rest = [p for p in model.parameters() if p.ndim != 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], betas=(0.9, 0.98)
-    )
+    optimizer = torch.optim.AdamW(_groups(model), betas=(0.9, 0.98))
     done, checkpoint = Progress(), folder / "checkpoint.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -148,27 +161,45 @@ def train(model: Any, tok: Any, school: School, folder: Path, minutes: float, pe
         optimizer.load_state_dict(state["optimizer"])
         done = Progress(**state["progress"])
     rng = random.Random(f"{seed}/{done.steps}")
-    last_save, mean = time.monotonic(), 0.0
+    last_save = time.monotonic()
     while (share := done.seconds / (60 * minutes)) < 1:
         began = time.monotonic()
+        early = done.first > 0.35 and not grown
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(share, peak, done.steps)
-        total = 0.0
-        for _ in range(2 if share < 0.3 else 3):
-            loss, read = loss_of(model, draw(school, rng, share, grown), tok, 0.1 if share < 0.3 else 0.0)
+            group["lr"] = learning_rate(share, peak, done.steps) * (0.1 if group["begun"] and early else 1.0)
+        for _ in range(6 if early else 3):
+            kind, lesson = draw(school, rng, done, grown)
+            loss, replies, read = loss_of(model, lesson, tok, 0.1 if early else 0.01)
             (loss / 3).backward()
-            total, done.tokens = total + float(loss.detach()) / 3, done.tokens + read
+            done.tokens += read
+            if kind == "first":
+                done.first += 0.01 * (replies - done.first)
+            elif kind == "reading":
+                done.read += 0.01 * (replies - done.read)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         done.steps, done.seconds = done.steps + 1, done.seconds + time.monotonic() - began
-        mean = 0.98 * mean + 0.02 * total if mean else total
         if done.steps % 50 == 0:
-            print(f"{done.steps} steps {done.tokens / 1e6:.2f}M tokens {done.seconds / 60:.1f} min loss {mean:.3f}", flush=True)
+            losses = f"loss of first lessons {done.first:.3f}, of reading {done.read:.3f}"
+            print(
+                f"{done.steps} steps {done.tokens / 1e6:.2f}M tokens {done.seconds / 60:.1f} min {losses}", flush=True
+            )
         if time.monotonic() - last_save > 120:
             last_save = time.monotonic()
             _checkpoint(checkpoint, model, optimizer, done)
     _checkpoint(checkpoint, model, optimizer, done)
+
+
+def _groups(model: Any) -> list[dict[str, Any]]:
+    """Parameter groups: `begun` is what `look_back` set, which goes slowly at first lest early steps wash it out."""
+    layers = len(model.model.layers)
+    begun = [f"layers.{i}.self_attn" for i in (0, 1)] + ["embed_tokens", "lm_head"]
+    begun += [f"layers.{i}.self_attn.{p}_proj" for i in range(2, layers) for p in "vo"]
+    groups: dict[tuple[bool, bool], list[Any]] = {}
+    for name, p in model.named_parameters():
+        groups.setdefault((any(b in name for b in begun), p.ndim == 2), []).append(p)
+    return [{"params": ps, "begun": b, "weight_decay": 0.05 if matrix else 0.0} for (b, matrix), ps in groups.items()]
 
 
 def _checkpoint(path: Path, model: Any, optimizer: Any, done: Progress) -> None:
@@ -197,6 +228,7 @@ def main() -> None:
     tokenizer.build(folder)
     tok = AutoTokenizer.from_pretrained(folder)
     model = new_model(args.name, math.ceil(len(tok) / 64) * 64)
+    look_back(model)
     if args.grow and not (folder / "checkpoint.pt").exists():
         grow(LlamaForCausalLM.from_pretrained(args.grow, dtype=torch.float32), model)
     print(f"{args.name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters, {len(tok)} tokens")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
 MISSING: Any = "???"
@@ -111,6 +111,7 @@ class TrainConfig:
     cluster: Cluster = field(default_factory=Cluster)
     gates: Gates = field(default_factory=Gates)
     prompts: dict[str, str] = field(default_factory=dict)  # overrides of wbrag.prompts.DEFAULTS, by key
+    world: str = MISSING  # folder of a generated microworld; conf/benchmark/*.yaml point into it
     corpus: str = MISSING
     run_dir: str = MISSING
     cache_dir: str = ""  # base indices shared between runs; default: <run_dir>/cache
@@ -121,7 +122,7 @@ class TrainConfig:
     seed: int = 0
 
 
-def fingerprint(*parts: Any) -> str:
+def fingerprint(*parts: object) -> str:
     """16 hex digits that change with anything given (dataclasses, dicts, strings)."""
-    plain = [asdict(p) if hasattr(p, "__dataclass_fields__") else p for p in parts]
+    plain = [asdict(p) if is_dataclass(p) and not isinstance(p, type) else p for p in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,57 @@
+# The repository's commands; `make help` lists them. Everything is installed into .venv, nothing outside it.
+#   PYTHON=python3.12   another interpreter (3.11 to 3.13)
+#   EXTRA=gpu           vLLM and FAISS for CUDA in place of those for the CPU
+#   SEED=n              the world that `make demo` generates
+PYTHON ?= python3.11
+EXTRA ?= cpu
+SEED ?= 7
+
+PY := .venv/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+TORCH := 2.13.0
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+RUN := runs/demo-$(SEED)
+
+.PHONY: help demo test check fix clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: .venv/.installed ## generate a microworld, train its knowledge base, print what write-back changed
+	$(PY) -m microworld.generate --seed $(SEED) --out $(RUN)/world
+	$(PY) jobs/train.py benchmark=nq world=$(RUN)/world run_dir=$(RUN)/nq
+
+test: .venv/.installed-test ## every test, real vLLM on the tiny models included
+	$(PY) -m pytest
+
+check: .venv/.installed-test ## ruff, mypy --strict and the quick tests
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest -m "not slow and not gpu"
+
+fix: .venv/.installed-test ## let ruff repair and format the code
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean: ## remove the environment, the runs and all caches
+	rm -rf .venv runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch comes first: its default wheel brings gigabytes of CUDA that a CPU never uses. pip may already know a place
+# that has the CPU wheel; otherwise PyTorch's own index does. The wheels of torchvision, torchaudio and torchcodec that
+# vLLM asks for do not load beside it, and transformers fails over them: what does not load is removed again.
+.venv/.installed: pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	test $(EXTRA) = gpu || $(PIP) install -q "torch==$(TORCH)+cpu" 2>/dev/null \
+		|| $(PIP) install -q "torch==$(TORCH)" --index-url $(TORCH_CPU_INDEX)
+	$(PIP) install -q -e ".[$(EXTRA)]"
+	for name in torchvision torchaudio torchcodec; do \
+		$(PY) -c "import $$name" 2>/dev/null || $(PIP) uninstall -qy $$name || exit 1; done
+	touch $@
+
+# Not ".[$(EXTRA),test]": pip would bring back what was just removed.
+.venv/.installed-test: .venv/.installed
+	$(PIP) install -q -e ".[test]"
+	touch $@

@@ -1,0 +1,30 @@
+"""Train a knowledge base and measure what it changed; the same command again resumes.
+
+    python jobs/train.py benchmark=nq world=DIR run_dir=DIR
+    python jobs/train.py benchmark=files benchmark.train=F benchmark.test=F corpus=F run_dir=DIR
+
+Exit codes: 0 done, 1 failed, 2 settings or inputs that cannot work, 3 more rows failed than max_error_rate allows.
+"""
+
+from __future__ import annotations
+
+import hydra
+from command_line import exit_codes, settings
+from omegaconf import DictConfig
+
+from wbrag.pipeline import train
+from wbrag.report import terminal_table
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+def main(cfg: DictConfig) -> None:
+    """Train, then print the table of results and where the report is."""
+    with exit_codes():
+        typed = settings(cfg)
+        metrics = train(typed)
+        print(f"\n{terminal_table(metrics['results'][:1])}\n\nreport: {typed.run_dir}/report.html")
+
+
+if __name__ == "__main__":
+    with exit_codes():
+        main()

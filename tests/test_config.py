@@ -1,0 +1,156 @@
+"""Every file of conf/, composed as a job composes it and held against the schema of wbrag.config."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from wbrag import config
+from wbrag.prompts import DEFAULTS, TASKS
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+GROUPS = ("benchmark", "method", "backbone", "encoder", "index", "cluster")
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+WORLD = ["world=/w", "run_dir=/r"]
+OWN_FILES = ["benchmark=files", "benchmark.train=a.jsonl", "benchmark.test=b.jsonl", "run_dir=/r"]
+
+
+@pytest.fixture(autouse=True)
+def _schema() -> None:
+    """The schema, registered as jobs/ register it."""
+    ConfigStore.instance().store(name="train_schema", node=config.TrainConfig)
+
+
+def composed(overrides: list[str], root: str = "train", conf: Path = CONF) -> config.TrainConfig:
+    """The configuration that a command line gives."""
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        result = OmegaConf.to_object(compose(root, overrides=overrides))
+    assert isinstance(result, config.TrainConfig)
+    return result
+
+
+def option(group: str, name: str) -> list[str]:
+    """A command line that chooses one option of a group, with the values it leaves open."""
+    if (group, name) == ("benchmark", "files"):
+        return [*OWN_FILES, "corpus=c.jsonl"]
+    return [f"{group}={name}", *WORLD]
+
+
+@pytest.mark.parametrize("root", ["train", "evaluate"])
+@pytest.mark.parametrize(("group", "name"), OPTIONS)
+def test_each_option_fits_the_schema(root: str, group: str, name: str) -> None:
+    chosen = getattr(composed(option(group, name), root), group)
+    assert name in (getattr(chosen, "name", None), getattr(chosen, "kind", None)) or group == "cluster"
+
+
+def test_groups_on_disk_are_those_tested() -> None:
+    assert {path.parent.name for path in CONF.glob("*/*.yaml")} == set(GROUPS)
+
+
+@pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "benchmark"])
+def test_benchmark_is_one_that_prompts_and_metrics_know(name: str) -> None:
+    benchmark = composed(option("benchmark", name)).benchmark
+    assert benchmark.task in TASKS
+    assert benchmark.metric in ("em", "acc", "f1", "precision", "recall", "label")
+    assert (benchmark.metric == "label") == bool(benchmark.labels)
+
+
+def test_embedded_benchmarks_read_the_world() -> None:
+    nq = composed(["benchmark=nq", *WORLD])
+    assert (nq.benchmark.train, nq.benchmark.test) == ("/w/nq/train.jsonl", "/w/nq/test.jsonl")
+    assert nq.corpus == "/w/corpus.jsonl"
+
+
+def test_labels_are_strings_and_not_yaml_booleans() -> None:
+    assert composed(["benchmark=boolq", *WORLD]).benchmark.labels == {"yes": ["yes", "true"], "no": ["no", "false"]}
+
+
+def test_defaults_are_the_schemas() -> None:
+    given, schema = composed(WORLD), config.TrainConfig()
+    assert given.gates == schema.gates
+    for key in ("prompts", "cache_dir", "k", "train_limit", "test_limit", "max_error_rate", "seed"):
+        assert getattr(given, key) == getattr(schema, key), key
+
+
+def test_local_cluster_can_resume() -> None:
+    assert composed(WORLD).cluster.logical_cpus >= 4
+
+
+def test_prompts_can_be_replaced_by_key() -> None:
+    assert "factoid" in DEFAULTS
+    assert composed([*WORLD, "+prompts.factoid='Q: {question}'"]).prompts == {"factoid": "Q: {question}"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["run_dir=/r"], "world"),
+        (["world=/w"], "run_dir"),
+        (OWN_FILES, "corpus"),
+        (["benchmark=files", "corpus=c.jsonl", "run_dir=/r"], "benchmark.train"),
+    ],
+)
+def test_a_missing_value_is_named(overrides: list[str], key: str) -> None:
+    with pytest.raises(OmegaConfBaseException, match=key):
+        composed(overrides)
+
+
+@pytest.mark.parametrize("key", ["benchmark.nmae", "gates.tau_x", "cluster.engine", "top_k"])
+def test_an_unknown_key_on_the_command_line_is_named(key: str) -> None:
+    with pytest.raises(ConfigCompositionException, match=f"'{key}'"):
+        composed([*WORLD, f"{key}=3"])
+
+
+@pytest.mark.parametrize("key", ["k=five", "gates.n_min=1.5", "cluster.gpus=some"])
+def test_a_value_of_the_wrong_type_is_named(key: str) -> None:
+    with pytest.raises(ConfigCompositionException, match=key.partition("=")[0]):
+        composed([*WORLD, key])
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_an_unknown_key_in_a_file_is_named(group: str, tmp_path: Path) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    name = next(name for g, name in OPTIONS if g == group and name != "files")
+    path = conf / group / f"{name}.yaml"
+    indent = "  " if group == "benchmark" else ""
+    path.write_text(path.read_text(encoding="utf-8") + f"{indent}surprise: 1\n", encoding="utf-8")
+    with pytest.raises(HydraException, match="surprise"):
+        composed(option(group, name), conf=conf)
+
+
+def test_an_unknown_option_is_named() -> None:
+    with pytest.raises(HydraException, match="backbone/llama_9"):
+        composed([*WORLD, "backbone=llama_9"])
+
+
+def test_configuration_is_data_and_every_key_is_explained() -> None:
+    for path in CONF.rglob("*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        assert "_target_" not in text, path
+        assert "#" in text.splitlines()[0], path
+        assert isinstance(yaml.safe_load(text), dict), path
+
+
+def test_hydra_writes_nothing_into_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hydra
+    from omegaconf import DictConfig
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["job", *WORLD])
+    seen: list[str] = []
+
+    def job(cfg: DictConfig) -> None:
+        seen.append(cfg.run_dir)
+
+    hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(job)()
+    assert seen == ["/r"]
+    assert list(tmp_path.iterdir()) == []

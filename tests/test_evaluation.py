@@ -1,0 +1,239 @@
+"""Paired statistics and construction statistics on hand-made rows."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from synthetic_run import PASSAGES, UNIT, document, failed, gated, kept, population, prediction
+
+from wbrag import evaluation
+from wbrag.construction import construction, cost, retained_by_rank, rule_of
+from wbrag.evaluation import Setting, evaluate, mcnemar, paired_bootstrap
+
+SETTING = Setting("toy_nq", "naive", "micro_small", "acc", seed=3)
+YES_NO = Setting("toy_boolq", "naive", "micro_small", "label", labels={"yes": ["true"], "no": ["false"]})
+scores = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=2, max_size=60)
+pairs = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 1.0])), min_size=1, max_size=80)
+
+
+def bootstrap(differences: list[float], resamples: int = 500, seed: int = 0) -> tuple[float, float]:
+    low, high = paired_bootstrap(np.array(differences)[:, None], resamples, seed)[0]
+    return float(low), float(high)
+
+
+@given(scores, st.integers(0, 5))
+@settings(max_examples=50, deadline=None)
+def test_the_interval_stays_within_the_differences_and_turns_with_their_sign(values: list[float], seed: int) -> None:
+    low, high = bootstrap(values, seed=seed)
+    assert min(values) <= low <= high <= max(values)
+    swapped = bootstrap([-value for value in values], seed=seed)
+    assert swapped == pytest.approx((-high, -low), abs=1e-12)
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_the_interval_holds_the_point_estimate(seed: int) -> None:
+    differences = np.random.default_rng(seed).choice([-1.0, 0.0, 1.0], size=200, p=[0.1, 0.6, 0.3])
+    low, high = bootstrap(differences.tolist(), seed=seed)
+    assert low < differences.mean() < high
+
+
+def test_the_interval_is_the_normal_one_for_many_questions() -> None:
+    differences = np.random.default_rng(1).normal(0.02, 0.4, size=3000)
+    low, high = bootstrap(differences.tolist(), resamples=4000)
+    half = 1.96 * differences.std() / np.sqrt(3000)
+    assert (low, high) == pytest.approx((differences.mean() - half, differences.mean() + half), abs=0.1 * half)
+
+
+def test_the_interval_is_that_of_questions_drawn_one_by_one() -> None:
+    generator = np.random.default_rng(2)
+    differences = generator.choice([-1.0, 0.0, 0.4, 1.0], size=300)
+    drawn = differences[generator.integers(300, size=(20_000, 300))].mean(axis=1)
+    expected = np.quantile(drawn, (0.025, 0.975))
+    assert bootstrap(differences.tolist(), resamples=20_000) == pytest.approx(tuple(expected), abs=0.005)
+
+
+def test_the_interval_does_not_depend_on_how_the_resamples_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    differences = [0.0, 1.0, -1.0, 1.0, 0.5]
+    whole = bootstrap(differences)
+    monkeypatch.setattr(evaluation, "COUNTS_AT_ONCE", 7)
+    assert bootstrap(differences) == whole
+
+
+@given(pairs)
+@settings(deadline=None)
+def test_mcnemar_counts_the_discordant_pairs_and_equals_scipy(both: list[tuple[float, float]]) -> None:
+    base, writeback = np.array(both).T
+    result = mcnemar(base, writeback)
+    assert result["b"] == both.count((1.0, 0.0))
+    assert result["c"] == both.count((0.0, 1.0))
+    changed = result["b"] + result["c"]
+    expected = binomtest(result["b"], changed, 0.5).pvalue if changed else 1.0
+    assert result["mcnemar_p"] == pytest.approx(expected)
+    assert mcnemar(writeback, base)["mcnemar_p"] == pytest.approx(expected)
+
+
+def test_mcnemar_of_a_known_table() -> None:
+    base, writeback = np.array([1.0] * 2 + [0.0] * 8), np.array([0.0] * 2 + [1.0] * 8)
+    # Two-sided binomial: 2 * (1 + 10 + 45) / 2**10.
+    assert mcnemar(base, writeback) == {"mcnemar_p": pytest.approx(112 / 1024), "b": 2, "c": 8}
+
+
+def test_one_record_per_metric_primary_first_with_every_number() -> None:
+    fixed, same = prediction(), prediction(id="b", documents_writeback=PASSAGES, answer_writeback="Port Elden")
+    found = evaluate([fixed, same], SETTING)
+    assert [record["metric"] for record in found["results"]] == ["acc", "em", "f1", "precision", "recall"]
+    record = found["results"][0]
+    assert (record["n"], record["closed_book"], record["base"], record["writeback"]) == (2, 0.0, 0.0, 0.5)
+    assert (record["gain"], record["ci_low"], record["ci_high"]) == (0.5, 0.0, 1.0)
+    assert (record["b"], record["c"], record["mcnemar_p"]) == (0, 1, 1.0)
+    assert (record["benchmark"], record["method"], record["backbone"]) == ("toy_nq", "naive", "micro_small")
+    assert record["writeback_share"] == pytest.approx(1 / 6)
+    assert record["questions_with_writeback"] == 1
+    assert (record["context_tokens_base"], record["context_tokens_writeback"]) == (64.0, 70.0)
+    assert {r["metric"]: r["mcnemar_p"] for r in found["results"]}["f1"] is None
+
+
+def test_retrieval_recall_needs_a_golden_answer_in_the_contents() -> None:
+    blind = [document("p-1", "Port Elden", "A harbour.")]
+    rows = [prediction(documents_base=blind), prediction(id="b", documents_base=blind, documents_writeback=blind)]
+    record = evaluate(rows, SETTING)["results"][0]
+    assert (record["retrieval_recall_base"], record["retrieval_recall_writeback"]) == (0.0, 0.5)
+    in_title = prediction(documents_base=[document("p-2", "Tarnholm", "A town.")])
+    assert evaluate([in_title], SETTING)["results"][0]["retrieval_recall_base"] == 1.0
+
+
+def test_labels_are_scored_and_leave_retrieval_recall_open() -> None:
+    answers = {"answer_closed_book": "no", "answer_base": "No.", "answer_writeback": "yes, it does"}
+    found = evaluate([prediction(golden_answers=["true"], **answers)], YES_NO)["results"]
+    assert [record["metric"] for record in found] == ["label", "em", "acc", "f1", "precision", "recall"]
+    assert (found[0]["base"], found[0]["writeback"], found[0]["c"]) == (0.0, 1.0, 1)
+    assert found[0]["retrieval_recall_base"] is None
+    assert found[0]["retrieval_recall_writeback"] is None
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=30))
+@settings(max_examples=25, deadline=None)
+def test_identical_answers_gain_nothing(right: list[bool]) -> None:
+    answers = ["Tarnholm" if known else "Port Elden" for known in right]
+    rows = [prediction(id=str(i), answer_base=text, answer_writeback=text) for i, text in enumerate(answers)]
+    for record in evaluate(rows, SETTING)["results"]:
+        assert (record["gain"], record["ci_low"], record["ci_high"]) == (0.0, 0.0, 0.0)
+
+
+def test_a_failed_row_scores_zero_in_all_three_and_is_counted() -> None:
+    lost = dict.fromkeys(("answer_closed_book", "answer_base", "answer_writeback", "documents_writeback"))
+    right = dict.fromkeys(("answer_closed_book", "answer_base", "answer_writeback"), "Tarnholm")
+    found = evaluate([prediction(**right), prediction(id="b", error="PromptTooLong: 900 > 512", **lost)], SETTING)
+    assert found["questions"] == {"n": 2, "failed": 1}
+    record = found["results"][0]
+    assert [record[key] for key in ("closed_book", "base", "writeback")] == [0.5, 0.5, 0.5]
+    assert record["context_tokens_base"] == 64.0
+
+
+def test_splits_by_overlap_and_exposure_hold_all_rows_once() -> None:
+    _, rows = population(0, 120, seed=5)
+    found = evaluate(rows, SETTING)
+    whole = found["results"][0]
+    for groups in (found["splits"], found["exposure"]):
+        parts = [records[0] for records in groups.values()]
+        assert sum(part["n"] for part in parts) == whole["n"]
+        assert sum(part["n"] * part["gain"] for part in parts) == pytest.approx(whole["n"] * whole["gain"])
+    assert list(found["splits"]) == ["none", "answer", "question"]
+    assert found["exposure"]["no_unit"][0]["gain"] == 0.0
+    assert set(found["splits"]["none"][0]) == set(whole)
+
+
+def test_without_overlap_in_the_metadata_there_are_no_splits() -> None:
+    assert evaluate([prediction(metadata="{}"), prediction(id="b", metadata=None)], SETTING)["splits"] == {}
+
+
+def test_rows_that_would_spoil_the_pairing_are_refused() -> None:
+    with pytest.raises(ValueError, match="id 'test-4' stands in more than one row"):
+        evaluate([prediction(), prediction()], SETTING)
+    with pytest.raises(ValueError, match="row 'test-4' has neither answer_base nor an error"):
+        evaluate([prediction(answer_base=None)], SETTING)
+    with pytest.raises(ValueError, match=r"row 'test-4', metadata.overlap is 'some'"):
+        evaluate([prediction(metadata=json.dumps({"overlap": "some"}))], SETTING)
+
+
+def test_construction_statistics_of_a_small_run() -> None:
+    two = kept(id="b", kept_ranks=[1, 2], fallback=True, unit_id="wb-b", source_tokens=100, unit_tokens=20)
+    found = construction([kept(), two, gated(), failed()])
+    assert {key: found[key] for key in ("examples", "kept", "gated", "failed", "units")} == {
+        "examples": 4,
+        "kept": 2,
+        "gated": 1,
+        "failed": 1,
+        "units": 2,
+    }
+    assert (found["selected_rate"], found["fallback_rate"], found["mean_retained_documents"]) == (0.5, 0.5, 1.5)
+    assert (found["source_tokens"], found["distilled_tokens"]) == (79.0, 23.0)
+    assert found["compression_ratio"] == pytest.approx((58 / 26 + 5) / 2)
+    assert found["retained_by_rank"] == {"1": pytest.approx(1 / 3), "2": pytest.approx(2 / 3)}
+    assert found["reasons"] == {
+        "delta <= tau_delta, before the call": 1,
+        "error: UnusableReply: rewrite reply repetition": 1,
+    }
+
+
+def test_construction_of_nothing_kept_has_no_means() -> None:
+    found = construction([gated()])
+    assert (found["selected_rate"], found["compression_ratio"], found["fallback_rate"]) == (0.0, None, None)
+    assert found["retained_by_rank"] == {}
+    assert construction([])["selected_rate"] == 0.0
+
+
+def test_a_unit_written_twice_counts_once() -> None:
+    assert construction([kept(), kept(id="b")])["units"] == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "rule"),
+    [
+        ("gated: delta 0.00 <= tau_delta 0.01 (s_nr 0.00, s_rag 0.00)", "delta <= tau_delta"),
+        ("gated: delta -1.00 <= tau_delta 1e-05 (s_nr 1.00, s_rag 0.00)", "delta <= tau_delta"),
+        ("gated: s_rag 0.05 <= tau_s 0.1 (s_nr 0.00, s_rag 0.05)", "s_rag <= tau_s"),
+    ],
+)
+def test_the_rule_of_a_reason_has_no_numbers(reason: str, rule: str) -> None:
+    assert rule_of(gated(reason=reason)) == rule
+
+
+@pytest.mark.parametrize(
+    ("reason", "rule"),
+    [
+        ("ValueError: metric gave nan, for the answer 'a: b'", "error: ValueError"),
+        ("UnusableReply: extract reply too_long: 900 > 400", "error: UnusableReply: extract reply too_long"),
+        ("TimeoutError: ", "error: TimeoutError"),
+    ],
+)
+def test_the_rule_of_an_error_is_its_kind(reason: str, rule: str) -> None:
+    assert rule_of(failed(reason=reason)) == rule
+
+
+@given(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=5, unique=True), min_size=1, max_size=20))
+@settings(deadline=None)
+def test_shares_by_rank_add_up_to_one(ranks: list[list[int]]) -> None:
+    shares = retained_by_rank([{"kept_ranks": some} for some in ranks])
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert list(shares) == [str(rank) for rank in range(1, max(map(max, ranks)) + 1)]
+
+
+def test_cost_adds_the_saved_calls_to_the_papers_plan() -> None:
+    found = cost([kept(), gated()], [prediction()])
+    assert found["training"]["calls"] == 8
+    assert found["training"]["calls_saved"] == 1
+    assert found["training"]["paper_calls"] == 9
+    assert found["evaluation"] == {"calls": 3, "prompt_tokens": 310, "completion_tokens": 12}
+
+
+def test_hits_from_write_back_are_counted_over_all_hits() -> None:
+    rows = [prediction(documents_writeback=[UNIT, UNIT | {"id": "wb-2"}]), prediction(id="b", documents_writeback=[])]
+    record = evaluate(rows, SETTING)["results"][0]
+    assert (record["writeback_share"], record["questions_with_writeback"]) == (1.0, 1)

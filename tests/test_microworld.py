@@ -1,0 +1,150 @@
+"""The microworld: determinism, unique names, facts that are told, questions that can be answered, exact prompts."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from microworld import lessons, questions
+from microworld.generate import Plan, generate
+from microworld.lessons import School, closed_book, reading, rewriting
+from microworld.names import SLOTS, name, renaming
+from microworld.world import district, famous
+from wbrag.prompts import Prompts
+
+MODEL = Path(__file__).parents[1] / "microworld" / "models" / "micro_small"
+seeds = st.integers(0, 10**6)
+
+
+@given(seeds, st.sampled_from(sorted(set(SLOTS) - {"year", "profession", "instrument", "product", "genre"})))
+@settings(max_examples=20)
+def test_names_of_a_kind_are_all_different(seed: int, kind: str) -> None:
+    assert len({name(kind, i, seed).text() for i in range(7000)}) == 7000
+
+
+@given(seeds)
+@settings(max_examples=5)
+def test_a_district_depends_on_seed_and_number_alone(seed: int) -> None:
+    assert district(seed, 3) == district(seed, 3)
+    assert district(seed, 3).passages != district(seed + 1, 3).passages
+
+
+@given(seeds)
+@settings(max_examples=5)
+def test_every_fact_is_told_and_every_telling_is_a_fact(seed: int) -> None:
+    place = district(seed, 0)
+    facts = {f for fs in (place.facts | famous()).values() for f in fs}
+    assert {s.fact for p in place.passages for s in p.sentences if s.fact} == facts
+
+
+@given(seeds)
+@settings(max_examples=5)
+def test_a_renaming_is_a_bijection_that_spares_the_famous(seed: int) -> None:
+    renamed = renaming(random.Random(seed))
+    assert all(sorted(m) == sorted(m.values()) for m in renamed.values())
+    fact = next(iter(famous().values()))[0]
+    assert fact.fill("{s} {o}", renamed) == fact.fill("{s} {o}")
+
+
+def test_a_lead_in_keeps_the_sentence_recoverable() -> None:
+    for passage in district(1, 0).passages:
+        for s in passage.sentences:
+            if s.lead:
+                rest = s.text().removeprefix(s.lead)
+                assert rest[0].upper() + rest[1:] == s.bare()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small world on disk."""
+    out = tmp_path_factory.mktemp("world")
+    generate(out, Plan(seed=5, districts=6, train=60, test=90))
+    return out
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    """The rows of a JSONL file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_generation_is_repeatable(world: Path, tmp_path: Path) -> None:
+    generate(tmp_path, Plan(seed=5, districts=6, train=60, test=90))
+    files = sorted(p.relative_to(world) for p in world.rglob("*") if p.is_file())
+    assert files == sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())
+    assert all((world / f).read_bytes() == (tmp_path / f).read_bytes() for f in files)
+
+
+@pytest.mark.parametrize("benchmark", questions.BENCHMARKS)
+def test_answers_stand_in_the_passages_named(world: Path, benchmark: str) -> None:
+    corpus = {str(r["id"]): str(r["contents"]) for r in rows(world / "corpus.jsonl")}
+    asked = rows(world / benchmark / "train.jsonl")
+    assert len(asked) == 60
+    for row in asked:
+        metadata, answers = row["metadata"], row["golden_answers"]
+        assert isinstance(metadata, dict)
+        assert isinstance(answers, list)
+        assert metadata["passages"]
+        if benchmark not in ("boolq", "fever"):
+            assert any(answers[0].lower() in corpus[p].lower() for p in metadata["passages"])
+
+
+def test_overlap_is_labelled_and_lifelike(world: Path) -> None:
+    summary = json.loads((world / "world.json").read_text())
+    labels = [r["metadata"]["overlap"] for r in rows(world / "nq" / "test.jsonl")]  # type: ignore[index]
+    assert {x: labels.count(x) for x in ("question", "answer", "none")} == summary["overlap"]["nq"]
+    assert min(summary["overlap"]["nq"].values()) > 0
+
+
+def test_too_few_districts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="ask for more districts"):
+        generate(tmp_path, Plan(districts=1, train=5000, test=5000))
+    assert not (tmp_path / "world.json").exists()
+
+
+@pytest.fixture(scope="module")
+def school() -> School:
+    """A school whose rankings are random: lessons do not depend on how near the documents are."""
+    place, rng = district(3, 0), random.Random(0)
+    asked = [questions.ask(b, e, place, rng) for b in questions.BENCHMARKS for e in place.entities]
+    numbers = range(len(place.passages))
+    return School((place,), place.passages, tuple((q, 0, tuple(rng.sample(numbers, 10))) for q in asked if q))
+
+
+def test_lessons_ask_in_the_very_prompts_of_the_project(school: School) -> None:
+    from transformers import AutoTokenizer
+
+    from microworld.train_lm import encode
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    rng = random.Random(4)
+    for lesson in (reading(school, rng, 5, 8), closed_book(school, rng, 8), rewriting(school, rng, 3)):
+        shared, turns = encode(lesson, tokenizer)
+        for (request, _), (ids, reply_at) in zip(lesson.turns, turns, strict=True):
+            chat = [{"role": "user", "content": lesson.shared + request}]
+            sent = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+            assert shared + ids[:reply_at] == sent
+
+
+def test_names_fall_into_two_or_three_pieces() -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    for kind in ("person", "place", "river", "company"):
+        words = [w for i in range(200) for w in name(kind, i, 9).text().split()]
+        assert max(len(tokenizer.tokenize(f" {w}")) for w in words) <= 3
+
+
+def test_right_replies_hold_what_the_page_says(school: School) -> None:
+    rng = random.Random(6)
+    for _ in range(100):
+        lesson = reading(school, rng, 5, 6)
+        extract = Prompts().templates["extract"].split("{")[0]
+        for request, reply in lesson.turns:
+            if extract in request and reply != "none":
+                assert all(line in lesson.shared for line in reply.splitlines())
+    assert lessons.UNKNOWN == "unknown"

@@ -1,0 +1,340 @@
+"""The whole job on a scripted generator and a hashing encoder, with Ray: results, resume, budgets, refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_model import build_tiny_model
+
+from wbrag.actors import Generator
+from wbrag.benchmarks import OverErrorBudget
+from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, TrainConfig
+from wbrag.index.manifest import latest
+from wbrag.inputs import over_budget, refuse_other_settings
+from wbrag.pipeline import evaluate, train, units_of
+from wbrag.progress import Counts, status_line
+from wbrag.runrecord import resolve_run_dir
+from wbrag.schema import RETRIEVED, TRACE
+
+ROOT = Path(__file__).parents[1]
+THINGS = ("mayor", "river", "hill")
+TOWNS = 30
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def question(number: int, split: str) -> dict[str, Any]:
+    """Question `number`: the answer stands in the passage of its town, and never closed book."""
+    thing, town = THINGS[number % 3], number % TOWNS
+    text = f"What is the {thing} of town{town}?"
+    return {"id": f"{split}{number}", "question": text, "golden_answers": [f"{thing.title()}{town}"]}
+
+
+def world(folder: Path, train_rows: int, test_rows: int = 20) -> Path:
+    """A corpus of one passage a town, and questions on it."""
+    folder.mkdir()
+    facts = [" ".join(f"The {thing} of town{i} is {thing.title()}{i}." for thing in THINGS) for i in range(TOWNS)]
+    write_lines(folder / "corpus.jsonl", [{"id": f"p{i}", "contents": f"Town {i}\n{facts[i]}"} for i in range(TOWNS)])
+    write_lines(folder / "train.jsonl", [question(i, "train") for i in range(train_rows)])
+    write_lines(folder / "test.jsonl", [question(i, "test") for i in range(test_rows)])
+    return folder
+
+
+def settings(data: Path, run: Path, **changes: object) -> TrainConfig:
+    files = {"train": str(data / "train.jsonl"), "test": str(data / "test.jsonl")}
+    small = Cluster(block_rows=8, examples_in_flight=16)
+    cfg = TrainConfig(
+        benchmark=Benchmark(name="towns", **files),
+        backbone=Backbone(name="scripted", kind="scripted", model="scripted"),
+        encoder=Encoder(name="hashing", kind="hashing", model="hashing", dimension=256),
+        cluster=small,
+        corpus=str(data / "corpus.jsonl"),
+        run_dir=str(run),
+        cache_dir=str(data / "cache"),
+        k=3,
+    )
+    return replace(cfg, **changes)
+
+
+def ids_of(folder: Path) -> list[str]:
+    return sorted(pq.read_table(folder, columns=["id"])["id"].to_pylist())
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return world(tmp_path_factory.mktemp("pipeline") / "world", train_rows=60)
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, ray_session: None) -> TrainConfig:
+    cfg = settings(data, data.parent / "run")
+    train(cfg)
+    return cfg
+
+
+def test_every_id_is_written_once(trained: TrainConfig) -> None:
+    run = Path(trained.run_dir)
+    assert ids_of(run / "traces") == sorted(f"train{i}" for i in range(60))
+    assert ids_of(run / "predictions") == sorted(f"test{i}" for i in range(20))
+    assert pq.read_table(run / "traces").schema.equals(TRACE)
+
+
+def test_run_folder_is_complete(trained: TrainConfig) -> None:
+    run = Path(trained.run_dir)
+    names = {"config.yaml", "run.json", "quarantine.jsonl", "metrics.json", "report.md", "report.html", "writeback"}
+    assert names <= {path.name for path in run.iterdir()}
+    facts = json.loads((run / "run.json").read_text())
+    assert {"index", "retrieve", "train", "write_back", "predict"} <= set(facts["seconds"])
+    assert facts["work"]["train"]["begun"] == 60
+    assert facts["versions"]["ray"]
+
+
+def test_kept_units_are_published_and_found(trained: TrainConfig) -> None:
+    run = Path(trained.run_dir)
+    units = units_of(run / "traces")
+    manifest = latest(run / "writeback")
+    assert manifest is not None
+    assert 0 < len(units) == manifest.next_row
+    documents = pq.read_table(run / "predictions")["documents_writeback"].to_pylist()
+    found = {d["id"] for row in documents for d in row if d["source"] == "writeback"}
+    assert found
+    assert found <= set(units["id"].to_pylist())
+
+
+def test_the_same_answer_serves_equal_documents(trained: TrainConfig) -> None:
+    rows = pq.read_table(Path(trained.run_dir) / "predictions").to_pylist()
+    texts = [[[d["text"] for d in row[f"documents_{side}"]] for side in ("base", "writeback")] for row in rows]
+    assert [row["calls"] for row in rows] == [2 if base == both else 3 for base, both in texts]
+
+
+def test_a_finished_run_is_not_done_again(trained: TrainConfig) -> None:
+    run = Path(trained.run_dir)
+    files = {path: path.stat().st_mtime_ns for path in run.rglob("*.parquet")}
+    work = json.loads((run / "run.json").read_text())["work"]
+    before = latest(run / "writeback")
+    train(trained)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.parquet")} == files
+    assert json.loads((run / "run.json").read_text())["work"] == work
+    assert latest(run / "writeback") == before
+
+
+def test_other_settings_do_not_mix_into_a_run(trained: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match=r"holds a run of other settings \(gates.tau_s was 0.1, now 0.5\)"):
+        train(replace(trained, gates=replace(trained.gates, tau_s=0.5)))
+
+
+def test_a_trained_store_is_evaluated_on_another_file(trained: TrainConfig, tmp_path: Path) -> None:
+    other = write_lines(tmp_path / "other.jsonl", [question(i, "other") for i in range(7)])
+    folder, metrics = evaluate(replace(trained, benchmark=replace(trained.benchmark, test=str(other))))
+    assert ids_of(folder / "predictions") == [f"other{i}" for i in range(7)]
+    assert metrics["questions"] == {"n": 7, "failed": 0}
+    assert len(ids_of(Path(trained.run_dir) / "predictions")) == 20
+
+
+@pytest.mark.parametrize(("rate", "over"), [(0.2, False), (0.05, True)])
+def test_failed_examples_count_against_the_budget(
+    data: Path, tmp_path: Path, ray_session: None, rate: float, over: bool
+) -> None:
+    rows = [question(i, "train") for i in range(10)]
+    rows[3]["question"] = "Is this an unanswerable question?"
+    bad = write_lines(tmp_path / "train.jsonl", rows)
+    cfg = settings(data, tmp_path / "run", max_error_rate=rate)
+    cfg = replace(cfg, benchmark=replace(cfg.benchmark, train=str(bad)))
+    if over:
+        with pytest.raises(OverErrorBudget, match=r"1 of 10 rows failed .* 'train3': RuntimeError: scripted failure"):
+            train(cfg)
+    else:
+        train(cfg)
+    assert ids_of(tmp_path / "run" / "traces") == sorted(f"train{i}" for i in range(10))
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+def command(data: Path, run: Path, *more: str) -> list[str]:
+    """The job as a user starts it."""
+    files = [f"benchmark.{split}={data / split}.jsonl" for split in ("train", "test")]
+    small = ["cluster.block_rows=8", "cluster.examples_in_flight=16", "cluster.object_store_mib=200"]
+    fixed = ["benchmark=files", "backbone=scripted", "encoder=hashing", "k=3", f"corpus={data / 'corpus.jsonl'}"]
+    job = [sys.executable, str(ROOT / "jobs" / "train.py")]
+    return [*job, *fixed, *files, *small, f"run_dir={run}", f"cache_dir={run.parent / 'cache'}", *more]
+
+
+def environment() -> dict[str, str]:
+    found = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return {**found, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+
+
+def committed(run: Path) -> set[Path]:
+    return {p for p in run.glob("checkpoints/*/traces/*.parquet") if ".pending." not in p.name}
+
+
+def wait_for(driver: subprocess.Popen[bytes], run: Path, files: int) -> None:
+    while len(committed(run)) < files:
+        assert driver.poll() is None, "the job ended before it could be killed"
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_kill_9_of_generator_and_driver_loses_and_doubles_nothing(tmp_path: Path, ray_session: None) -> None:
+    big = world(tmp_path / "world", train_rows=1200, test_rows=8)
+    run = tmp_path / "killed"
+    with (tmp_path / "log").open("wb") as log:
+        driver = subprocess.Popen(command(big, run), env=environment(), stdout=log, stderr=log)
+        wait_for(driver, run, files=2)
+        family = psutil.Process(driver.pid).children(recursive=True)
+        victims = [p for p in family if "Generator" in " ".join(p.cmdline())]
+        assert len(victims) == 1
+        victims[0].kill()
+        wait_for(driver, run, files=len(committed(run)) + 6)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    _, left = psutil.wait_procs(family, timeout=20)
+    for process in left:
+        process.kill()
+    done = sum(pq.read_metadata(path).num_rows for path in committed(run))
+    files = {path: path.stat().st_mtime_ns for path in (run / "traces").glob("*.parquet")}
+    assert 0 < done < 1200
+
+    again = subprocess.run(command(big, run), env=environment(), capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert f"resuming: {done} of 1200 examples already done" in again.stderr
+    assert json.loads((run / "run.json").read_text())["work"]["train"]["begun"] == 1200 - done
+    assert ids_of(run / "traces") == sorted(f"train{i}" for i in range(1200))
+    kept = {path: when for path, when in files.items() if path.exists()}
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(kept) >= len(files) - 3  # a file whose write was cut off is written anew
+
+    straight = settings(big, tmp_path / "straight", cache_dir=str(tmp_path / "cache"))
+    train(straight)
+    stores = [latest(folder / "writeback") for folder in (run, tmp_path / "straight")]
+    assert all(stores)
+    assert stores[0].segments == stores[1].segments
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        (
+            "train.jsonl",
+            '{"id": "a", "question": "q", "golden_answers": ["x"]}\n' * 2,
+            "id 'a' is on line 1 and again on line 2",
+        ),
+        ("corpus.jsonl", "", "no valid row"),
+        ("test.jsonl", "{broken\n", "line 1"),
+    ],
+)
+def test_bad_inputs_exit_with_2_and_name_file_and_line(
+    data: Path, tmp_path: Path, file: str, text: str, told: str
+) -> None:
+    bad = tmp_path / file
+    bad.write_text(text)
+    key = "corpus" if file == "corpus.jsonl" else f"benchmark.{bad.stem}"
+    job = command(data, tmp_path / "run", f"{key}={bad}")
+    ended = subprocess.run(job, env=environment(), capture_output=True, text=True, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert str(bad) in ended.stderr
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_key_exits_with_2_and_is_named(data: Path, tmp_path: Path) -> None:
+    job = command(data, tmp_path / "run", "gates.tau_x=1")
+    ended = subprocess.run(job, env=environment(), capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "gates.tau_x" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
+def test_real_vllm_from_end_to_end(data: Path, tmp_path: Path, ray_session: None) -> None:
+    model = build_tiny_model(tmp_path / "model")
+    cfg = settings(data, tmp_path / "run", train_limit=6, test_limit=4)
+    backbone = Backbone(name="tiny", model=str(model), kv_cache_gib=0.1, max_num_seqs=16, answer_tokens=4)
+    metrics = train(replace(cfg, backbone=backbone))
+    traces = pq.read_table(tmp_path / "run" / "traces").to_pylist()
+    assert len(traces) == 6
+    assert all(row["status"] != "failed" for row in traces), [row["reason"] for row in traces]
+    assert all(row["prompt_tokens"] > 50 for row in traces)
+    assert metrics["questions"] == {"n": 4, "failed": 0}
+
+
+def test_a_block_comes_back_in_input_order() -> None:
+    cfg = settings(Path("none"), Path("none"), cluster=Cluster(examples_in_flight=3))
+    documents = [{"id": "p", "title": "t", "text": "The mayor of town1 is Mayor1.", "score": 0.5, "source": "base"}]
+    rows = [{**question(i, "train"), "metadata": "{}", "documents": documents} for i in range(20)]
+
+    async def work() -> pa.Table:
+        return await Generator(cfg).train(pa.Table.from_pylist(rows, RETRIEVED))
+
+    made = asyncio.run(work())
+    assert made.schema.equals(TRACE)
+    assert made["id"].to_pylist() == [row["id"] for row in rows]
+
+
+def test_equal_units_of_several_examples_are_one(tmp_path: Path) -> None:
+    documents = [{"id": f"p{i}", "title": "t", "text": "x", "score": 0.5, "source": "base"} for i in range(2)]
+    unit = {"unit_id": "wb-1", "unit_title": "T", "unit_text": "x", "source_tokens": 9, "unit_tokens": 3}
+    kept = {"status": "kept", "documents": documents, "kept_ranks": [2], **unit}
+    rows = [{"id": "b", **kept}, {"id": "a", **kept}, {"id": "c", "status": "gated"}]
+    empty = dict.fromkeys(TRACE.names)
+    pq.write_table(pa.Table.from_pylist([{**empty, **row} for row in rows], TRACE), tmp_path / "t.parquet")
+    (found,) = units_of(tmp_path).to_pylist()
+    assert (found["id"], found["example_id"], found["source_ids"]) == ("wb-1", "a", ["p1"])
+
+
+def test_a_relative_run_dir_is_refused_in_a_submitted_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_run_dir("runs/x") == tmp_path / "runs" / "x"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(ConfigError, match="run_dir='runs/x' is relative"):
+        resolve_run_dir("runs/x")
+    assert resolve_run_dir("/runs/x") == Path("/runs/x")
+
+
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.integers(0, 2)),
+    st.dictionaries(st.sampled_from("abc"), st.integers(0, 2)),
+)
+def test_settings_are_refused_just_when_they_differ(before: dict[str, int], now: dict[str, int]) -> None:
+    if before == now:
+        refuse_other_settings(Path("r"), before, now)
+    else:
+        with pytest.raises(ConfigError, match="run_dir=r holds a run of other settings"):
+            refuse_other_settings(Path("r"), before, now)
+
+
+@given(st.integers(0, 50), st.integers(1, 50), st.floats(0, 1))
+def test_the_budget_is_a_share_of_the_rows(failed: int, good: int, rate: float) -> None:
+    rows = failed + good
+    error = over_budget("traces", ["e"] * failed, rows, rate)
+    assert (error is not None) == (failed / rows > rate)
+
+
+@given(st.integers(0, 9), st.integers(0, 9))
+def test_a_restarted_process_never_counts_backwards(now: int, before: int) -> None:
+    assert (Counts(done=now) - Counts(done=before)).done == max(0, now - before)
+
+
+def test_status_line_says_what_is_left() -> None:
+    counts = Counts(begun=60, done=50, kept=7, calls=100, prompt_tokens=900, completion_tokens=100)
+    line = status_line("train", before=100, goal=200, counts=counts, seconds=10.0)
+    assert line == "train: 150 of 200, 7 kept, 10.0 calls/s, 100 tokens/s, 10 s left"
+    assert status_line("train", 0, 200, Counts(), 12.0) == "train: 0 of 200, waiting for the engine, 12 s"

@@ -1,0 +1,257 @@
+"""The actors of a run: generators, the dispatcher that takes blocks to them, and the retrievers.
+
+A generator actor holds one engine and takes whole blocks of examples, each example a coroutine of its own, so that the
+calls of many examples share one continuous batch. It belongs to the driver and not to a Ray Data plan: training and
+evaluation are two plans (write-back lies between them) and an engine takes most of a minute to start. A block is one
+call and comes back as one table in input order, so whatever dies, a block is written whole or asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from wbrag import metrics
+from wbrag.answering import answer_question
+from wbrag.config import Backbone, Cluster, ConfigError, Encoder, TrainConfig
+from wbrag.llm import LLM
+from wbrag.methods import Tools, open_method
+from wbrag.progress import Counts, total
+from wbrag.prompts import Prompts
+from wbrag.schema import DOCUMENT, PREDICTION, TRACE, Example, document_rows, documents_of
+from wbrag.training import train_example
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+Row = dict[str, Any]
+RowWork = Callable[[Row], Awaitable[Row]]
+
+#: What a generator can be asked to do with a block, and the table it makes of it.
+OUTPUT = {"train": TRACE, "predict": PREDICTION}
+#: Times a generator that died is started again before the run gives up.
+MAX_RESTARTS = 10
+#: Encoded queries travel as bytes: float16 lists do not survive every Arrow and Parquet path, bytes do.
+VECTOR = pa.field("vector", pa.binary())
+
+
+def open_llm(backbone: Backbone) -> LLM:
+    """The generator that `backbone.kind` names; ConfigError for another kind."""
+    match backbone.kind:
+        case "vllm":
+            from wbrag.llm.vllm import VllmEngine
+
+            return VllmEngine(backbone)
+        case "scripted":
+            from wbrag.llm.scripted import open_scripted
+
+            return open_scripted(backbone)
+        case unknown:
+            raise ConfigError(f"backbone.kind={unknown!r} is unknown; known are vllm, scripted")
+
+
+def model_path(backbone: Backbone) -> str:
+    """`backbone.model` as an actor can open it: a folder's absolute path, any other name as it is."""
+    from wbrag.llm.vllm import resolve_model
+
+    return resolve_model(backbone.model) if backbone.kind == "vllm" else backbone.model
+
+
+class Generator:
+    """An asyncio Ray actor with one engine: blocks of examples in, blocks of rows out."""
+
+    def __init__(self, cfg: TrainConfig) -> None:
+        started = time.perf_counter()
+        backbone, task = cfg.backbone, cfg.benchmark.task
+        llm = open_llm(backbone)
+        self.tools = Tools(llm, Prompts(cfg.prompts), task, backbone.answer_tokens, backbone.distil_tokens)
+        self.method = open_method(cfg.method)
+        self.metric = partial(metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels)
+        self.gates = cfg.gates
+        self.places = asyncio.Semaphore(cfg.cluster.examples_in_flight)
+        self.counts = Counts()
+        self.start_seconds = time.perf_counter() - started
+
+    async def train(self, block: pa.Table) -> pa.Table:
+        """`schema.RETRIEVED` rows to `schema.TRACE` rows (Algorithm 1), in input order."""
+        return await self._all(block, self._train, TRACE)
+
+    async def predict(self, block: pa.Table) -> pa.Table:
+        """Test questions with both lists of documents to `schema.PREDICTION` rows, in input order."""
+        return await self._all(block, self._predict, PREDICTION)
+
+    async def progress(self) -> Counts:
+        """What this process has done so far."""
+        return self.counts
+
+    async def started(self) -> tuple[int, float]:
+        """Process id and the seconds that opening the engine took; answers once the engine is ready."""
+        return os.getpid(), self.start_seconds
+
+    async def _all(self, block: pa.Table, work: RowWork, schema: pa.Schema) -> pa.Table:
+        rows = block.to_pylist()
+        self.counts.begun += len(rows)
+        return pa.Table.from_pylist(await asyncio.gather(*[self._in_turn(work, row) for row in rows]), schema)
+
+    async def _in_turn(self, work: RowWork, row: Row) -> Row:
+        async with self.places:
+            made = await work(row)
+        self.counts.done += 1
+        self.counts.calls += made["calls"]
+        self.counts.prompt_tokens += made["prompt_tokens"]
+        self.counts.completion_tokens += made["completion_tokens"]
+        return made
+
+    async def _train(self, row: Row) -> Row:
+        documents = documents_of(row["documents"])
+        made = await train_example(_example(row), documents, self.tools, self.gates, self.metric, method=self.method)
+        self.counts.kept += made["status"] == "kept"
+        self.counts.failed += made["status"] == "failed"
+        self.counts.calls_saved += made["calls_saved"]
+        return made
+
+    async def _predict(self, row: Row) -> Row:
+        base, both = documents_of(row["documents"]), documents_of(row["documents_writeback"])
+        made, saved = await answer_question(_example(row), base, both, self.tools, self.method)
+        self.counts.failed += made["error"] is not None
+        self.counts.calls_saved += saved
+        return made
+
+
+class Generators:
+    """The generator actors of a run: started when first asked for, stopped with `stop`, counted over restarts."""
+
+    def __init__(self, cfg: TrainConfig) -> None:
+        # A relative checkpoint folder means another one in the actor's working directory.
+        self.cfg = replace(cfg, backbone=replace(cfg.backbone, model=model_path(cfg.backbone)))
+        self.handles: list[ActorHandle] = []
+        self.start_seconds = 0.0
+
+    def start(self) -> list[ActorHandle]:
+        """The actors' handles; does not wait for their engines."""
+        import ray
+
+        if not self.handles:
+            on_gpu = self.cfg.cluster.gpus
+            device = {"num_gpus": self.cfg.backbone.tensor_parallel_size} if on_gpu else {"num_cpus": 0}
+            actor = ray.remote(Generator).options(
+                max_restarts=MAX_RESTARTS, max_task_retries=-1, max_concurrency=1000, **device
+            )
+            self.handles = [actor.remote(self.cfg) for _ in range(self.cfg.cluster.engines)]
+        return self.handles
+
+    def wait(self) -> None:
+        """Until every engine is ready; an engine that cannot start raises here what it said."""
+        import ray
+
+        self.start_seconds = max(seconds for _, seconds in ray.get([h.started.remote() for h in self.start()]))
+
+    def counts(self) -> Counts:
+        """The sum over all generators; waits for one that is being restarted."""
+        import ray
+
+        return total(ray.get([handle.progress.remote() for handle in self.handles]))
+
+    def counts_now(self) -> Counts | None:
+        """`counts` for a display: None where a generator does not answer within a second (starting, restarting)."""
+        import ray
+
+        asked = [handle.progress.remote() for handle in self.handles]
+        _, late = ray.wait(asked, num_returns=len(asked), timeout=1.0)
+        return None if late else total(ray.get(asked))
+
+    def stop(self) -> None:
+        """End the actors and their engines' processes."""
+        import ray
+
+        for handle in self.handles:
+            ray.kill(handle)
+        self.handles = []
+
+
+class Retriever:
+    """A Ray Data actor: R(q, K) for a batch of questions; rows gain their documents and their encoded question."""
+
+    def __init__(self, encoder: Encoder, base: Path, k: int, cluster: Cluster) -> None:
+        from wbrag.encoder import open_encoder
+        from wbrag.index.search import KnowledgeBase
+
+        threads = max(1, len(os.sched_getaffinity(0)) // cluster.encoders)
+        self.encoder = open_encoder(encoder, device="cuda" if cluster.gpus else "cpu", threads=threads)
+        self.knowledge = KnowledgeBase(base, encoder=self.encoder.fingerprint, threads=threads)
+        self.k = k
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        xq = self.encoder.encode_queries(batch["question"].to_pylist())
+        found = self.knowledge.search(xq, self.k, writeback=False)
+        batch = batch.append_column(pa.field("documents", pa.list_(DOCUMENT)), _column(found))
+        batch = batch.append_column(VECTOR, pa.array([row.tobytes() for row in xq], VECTOR.type))
+        # Sorted by it, examples that share their first document stand side by side and share the engine's cache.
+        first = [documents[0].id if documents else "" for documents in found]
+        return batch.append_column("first_document", pa.array(first, pa.string()))
+
+
+class Dispatcher:
+    """A Ray Data actor of many threads: takes blocks to the generator with the fewest of them, and waits.
+
+    There is one for all generators, so that it knows who is busy; a generator that restarts keeps its blocks (Ray asks
+    it again) and gets no new ones meanwhile. With `knowledge`, questions that a `Retriever` encoded first gain
+    Top-K(R(q, K) u R(q, K_wb)): base store, write-back store, K.
+    """
+
+    def __init__(self, generators: list[ActorHandle], work: str, knowledge: tuple[Path, Path, int] | None) -> None:
+        self.generators, self.work = generators, work
+        self.blocks = [0] * len(generators)
+        self.lock = threading.Lock()
+        self.merged = MergedRetriever(*knowledge) if knowledge else None
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        import ray
+
+        if not block.num_rows:
+            return OUTPUT[self.work].empty_table()
+        block = self.merged(block) if self.merged else block
+        with self.lock:
+            chosen = min(range(len(self.blocks)), key=self.blocks.__getitem__)
+            self.blocks[chosen] += 1
+        try:
+            made: pa.Table = ray.get(getattr(self.generators[chosen], self.work).remote(block))
+        finally:
+            with self.lock:
+                self.blocks[chosen] -= 1
+        return made
+
+
+class MergedRetriever:
+    """Top-K(R(q, K) u R(q, K_wb)) of questions that a `Retriever` encoded; no encoder is loaded."""
+
+    def __init__(self, base: Path, writeback: Path, k: int) -> None:
+        from wbrag.index.search import KnowledgeBase
+
+        self.knowledge = KnowledgeBase(base, writeback)
+        self.k = k
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """The rows with a column `documents_writeback` in place of the vectors."""
+        vectors = b"".join(batch["vector"].to_pylist())
+        found = self.knowledge.search(np.frombuffer(vectors, np.float16).reshape(len(batch), -1), self.k)
+        batch = batch.append_column(pa.field("documents_writeback", pa.list_(DOCUMENT)), _column(found))
+        return batch.drop_columns(["vector"])
+
+
+def _column(found: list[Any]) -> pa.Array:
+    return pa.array([document_rows(documents) for documents in found], pa.list_(DOCUMENT))
+
+
+def _example(row: Row) -> Example:
+    return Example(row["id"], row["question"], tuple(row["golden_answers"]), row["metadata"])

@@ -1,0 +1,86 @@
+"""What the construction of a knowledge base took and gave: the paper's Table 3 and Figure 3, from a run's traces."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+#: The columns of `schema.TRACE` that the statistics need: no text of a document among them.
+TRACE_COLUMNS = (
+    *("id", "status", "reason", "kept_ranks", "fallback", "unit_id", "source_tokens", "unit_tokens"),
+    *("calls", "calls_saved", "prompt_tokens", "completion_tokens", "dropped_documents"),
+)
+NUMBER = re.compile(r"\s*[-+]?\b\d+(?:\.\d+)?(?:e[-+]?\d+)?\b")
+#: The class of an error and, where it is a fixed phrase before a second colon, its kind.
+ERROR = re.compile(r"\w+(?:: [a-z_ ]+(?=:))?")
+
+
+def construction(traces: Sequence[Row]) -> dict[str, Any]:
+    """Construction statistics of a run (paper, Table 3) from rows with `TRACE_COLUMNS`, one per training example.
+
+    Rates are fractions 0..1 (`selected_rate` of all examples, `fallback_rate` of the kept ones). Tokens are means over
+    kept examples, `compression_ratio` is the mean of their source / distilled tokens; None where nothing was kept.
+    `units` counts different units: one text from the same sources counts once.
+    """
+    kept = [row for row in traces if row["status"] == "kept"]
+    ratios = [row["source_tokens"] / row["unit_tokens"] for row in kept if row["unit_tokens"]]
+    statuses = Counter(row["status"] for row in traces)
+    return {
+        "examples": len(traces),
+        "kept": len(kept),
+        "gated": statuses["gated"],
+        "failed": statuses["failed"],
+        "reasons": dict(Counter(rule_of(row) for row in traces if row["status"] != "kept").most_common()),
+        "selected_rate": len(kept) / len(traces) if traces else 0.0,
+        "units": len({row["unit_id"] for row in kept}),
+        "mean_retained_documents": _mean([len(row["kept_ranks"]) for row in kept]),
+        "fallback_rate": _mean([float(bool(row["fallback"])) for row in kept]),
+        "source_tokens": _mean([row["source_tokens"] for row in kept]),
+        "distilled_tokens": _mean([row["unit_tokens"] for row in kept]),
+        "compression_ratio": _mean(ratios),
+        "dropped_documents": sum(row["dropped_documents"] or 0 for row in traces),
+        "retained_by_rank": retained_by_rank(kept),
+    }
+
+
+def retained_by_rank(kept: Sequence[Row]) -> dict[str, float]:
+    """Share of all retained documents that stood at each retrieval rank (paper, Figure 3); the shares add up to 1."""
+    counts = Counter(rank for row in kept for rank in row["kept_ranks"])
+    return {str(rank): counts[rank] / counts.total() for rank in range(1, max(counts, default=0) + 1)}
+
+
+def rule_of(row: Row) -> str:
+    """The rule that ended an example, without its numbers: "delta <= tau_delta", or "error: UnusableReply: ...".
+
+    A rule that held at the best possible score, so that a call was left out, reads "..., before the call".
+    """
+    reason = str(row["reason"] or "no reason given")
+    if row["status"] == "failed":
+        return f"error: {match[0] if (match := ERROR.match(reason)) else reason.split()[0]}"
+    rule = NUMBER.sub("", reason.removeprefix("gated:").split("(")[0]).strip()
+    return f"{rule}, before the call" if "not asked" in reason else rule
+
+
+def cost(traces: Sequence[Row], predictions: Sequence[Row]) -> dict[str, Any]:
+    """LLM calls and tokens of training and of evaluation; `paper_calls` is what the paper's plan would have asked.
+
+    The plan asks every example closed book and with documents, and each document alone past the utility gate
+    (paper, section 3.4); `calls_saved` of them could not have changed a decision and were left out.
+    """
+    training = {key: _total(traces, key) for key in ("calls", "calls_saved", "prompt_tokens", "completion_tokens")}
+    return {
+        "training": training | {"paper_calls": training["calls"] + training["calls_saved"]},
+        "evaluation": {key: _total(predictions, key) for key in ("calls", "prompt_tokens", "completion_tokens")},
+    }
+
+
+def _total(rows: Sequence[Row], key: str) -> int:
+    return sum(row[key] or 0 for row in rows)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

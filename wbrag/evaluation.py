@@ -1,0 +1,219 @@
+"""Paired statistics on the predictions of a run, and what the construction of its knowledge base took.
+
+Every test question is answered three times in one run (closed book, base, base + write-back), so all
+comparisons are paired: the interval of a gain comes from a bootstrap over questions, the p-value from McNemar's
+exact test on the questions whose score changed. Nothing here reads a file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wbrag.metrics import acc, score
+
+Floats = npt.NDArray[np.float64]
+Row = Mapping[str, Any]
+
+TEXT_METRICS = ("em", "acc", "f1", "precision", "recall")
+BINARY = ("em", "acc", "label")
+OVERLAPS = ("none", "answer", "question")
+ANSWERS = ("answer_closed_book", "answer_base", "answer_writeback")
+RESAMPLES = 10_000
+NO_MCNEMAR: dict[str, Any] = {"mcnemar_p": None, "b": None, "c": None}
+#: Bootstrap counts held at once: 16 MB.
+COUNTS_AT_ONCE = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a row of the results table is about; `labels` as in `config.Benchmark`."""
+
+    benchmark: str
+    method: str
+    backbone: str
+    metric: str
+    labels: dict[str, list[str]] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def metrics(self) -> list[str]:
+        """All metrics that are reported, the primary one first; `label` only where labels are given."""
+        known = (*TEXT_METRICS, "label") if self.labels else TEXT_METRICS
+        return [self.metric, *(m for m in known if m != self.metric)]
+
+
+def evaluate(predictions: Sequence[Row], setting: Setting) -> dict[str, Any]:
+    """All results of a run's predictions (rows of `schema.PREDICTION`, one per test question).
+
+    Returns `questions` (n, failed), `results` (one record per metric, primary first), `splits` (the same records
+    for each value of the metadata key `overlap`) and `exposure` (the same for questions with and without a
+    write-back unit in their top-K; without one, the gain must be 0). A failed row scores 0 in all three answers.
+    Raises ValueError on a repeated id, or on a row without an answer and without an error.
+    """
+    check_ids(predictions)
+    scores = score_rows(predictions, setting)
+    facts = [retrieval_facts(row, setting) for row in predictions]
+    overlap = [overlap_of(row) for row in predictions]
+    exposed = ["unit" if fact["writeback_hits"] else "no_unit" for fact in facts]
+
+    def records(chosen: list[int]) -> list[dict[str, Any]]:
+        return result_records(scores[chosen], [facts[i] for i in chosen], setting)
+
+    return {
+        "questions": {"n": len(predictions), "failed": sum(row["error"] is not None for row in predictions)},
+        "results": records(list(range(len(predictions)))),
+        "splits": {key: records(_where(overlap, key)) for key in OVERLAPS if key in overlap},
+        "exposure": {key: records(_where(exposed, key)) for key in ("unit", "no_unit") if key in exposed},
+    }
+
+
+def check_ids(rows: Sequence[Row]) -> None:
+    """Raises ValueError with the first id that stands in more than one row: paired statistics would count it twice."""
+    repeated = [key for key, count in Counter(row["id"] for row in rows).items() if count > 1]
+    if repeated:
+        raise ValueError(f"predictions: id {repeated[0]!r} stands in more than one row ({len(repeated)} such ids)")
+
+
+def score_rows(predictions: Sequence[Row], setting: Setting) -> Floats:
+    """Scores of shape (questions, metrics, 3): closed book, base, write-back, each 0..1; zeros for a failed row."""
+    scores = np.zeros((len(predictions), len(setting.metrics), len(ANSWERS)))
+    for i, row in enumerate(predictions):
+        if row["error"] is not None:
+            continue
+        for j, column in enumerate(ANSWERS):
+            if row[column] is None:
+                raise ValueError(f"predictions: row {row['id']!r} has neither {column} nor an error")
+            golden = list(row["golden_answers"])
+            scores[i, :, j] = [score(metric, row[column], golden, setting.labels) for metric in setting.metrics]
+    return scores
+
+
+def retrieval_facts(row: Row, setting: Setting) -> dict[str, float]:
+    """What retrieval gave one question: golden answer found (0/1, base and write-back), hits, context tokens.
+
+    Found is FlashRAG's retrieval_recall: a normalised golden answer is a substring of a document's normalised
+    contents, which is `acc` with the contents as the prediction; NaN where the benchmark has labels, because
+    every second passage holds "no". Context tokens are NaN for a failed row.
+    """
+    facts: dict[str, float] = {}
+    for side in ("base", "writeback"):
+        documents = row[f"documents_{side}"] or []
+        contents = [f"{document['title']}\n{document['text']}" for document in documents]
+        found = any(acc(text, row["golden_answers"]) for text in contents)
+        facts[f"found_{side}"] = float("nan") if setting.labels else float(found)
+        tokens = row[f"context_tokens_{side}"]
+        facts[f"tokens_{side}"] = float("nan") if tokens is None or row["error"] is not None else float(tokens)
+    merged = row["documents_writeback"] or []
+    return facts | {
+        "hits": float(len(merged)),
+        "writeback_hits": float(sum(document["source"] == "writeback" for document in merged)),
+    }
+
+
+def overlap_of(row: Row) -> str | None:
+    """How a test question overlaps with training, by its metadata: "question", "answer", "none", or None if unlabelled.
+
+    Raises ValueError where the metadata names anything else.
+    """
+    metadata = json.loads(row["metadata"] or "{}")
+    overlap = metadata.get("overlap") if isinstance(metadata, dict) else None
+    if overlap is not None and overlap not in OVERLAPS:
+        raise ValueError(f"predictions: row {row['id']!r}, metadata.overlap is {overlap!r}, not one of {OVERLAPS}")
+    return overlap
+
+
+def result_records(scores: Floats, facts: Sequence[Row], setting: Setting) -> list[dict[str, Any]]:
+    """One record per metric from scores (questions, metrics, 3) and the questions' retrieval facts; fractions 0..1."""
+    retrieval = _retrieval_means(facts)
+    intervals = paired_bootstrap(scores[:, :, 2] - scores[:, :, 1], seed=setting.seed)
+    records = []
+    for j, metric in enumerate(setting.metrics):
+        closed_book, base, writeback = (_mean(scores[:, j, answer]) for answer in range(3))
+        records.append(
+            {
+                "benchmark": setting.benchmark,
+                "method": setting.method,
+                "backbone": setting.backbone,
+                "metric": metric,
+                "n": len(scores),
+                "closed_book": closed_book,
+                "base": base,
+                "writeback": writeback,
+                "gain": _mean(scores[:, j, 2] - scores[:, j, 1]),
+                "ci_low": float(intervals[j, 0]),
+                "ci_high": float(intervals[j, 1]),
+                **(mcnemar(scores[:, j, 1], scores[:, j, 2]) if metric in BINARY else NO_MCNEMAR),
+                **retrieval,
+            }
+        )
+    return records
+
+
+def paired_bootstrap(differences: Floats, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+    """95 % percentile intervals of mean differences, by resampling questions with replacement.
+
+    `differences` has shape (questions, metrics); returns (metrics, 2), low and high. All metrics share their
+    resamples. Memory stays bounded whatever the number of questions; no question at all gives zeros.
+    """
+    questions, metrics = differences.shape
+    if questions == 0:
+        return np.zeros((metrics, 2))
+    # How often each distinct row of differences is drawn is multinomial: the same bootstrap, and a few dozen numbers a
+    # resample instead of thousands. In the order of first occurrence, so that swapped answers mirror the interval.
+    rows, first, counts = np.unique(differences, axis=0, return_index=True, return_counts=True)
+    order = np.argsort(first)
+    rows, shares = rows[order], counts[order] / questions
+    generator = np.random.default_rng(seed)
+    means = np.empty((resamples, metrics))
+    step = max(1, COUNTS_AT_ONCE // len(rows))
+    for start in range(0, resamples, step):
+        drawn = generator.multinomial(questions, shares, size=min(step, resamples - start))
+        means[start : start + len(drawn)] = drawn @ rows / questions
+    return np.asarray(np.quantile(means, (0.025, 0.975), axis=0).T)
+
+
+def mcnemar(base: Floats, writeback: Floats) -> dict[str, Any]:
+    """McNemar's exact test on two 0/1 score vectors: two-sided binomial p of the discordant counts.
+
+    `b` questions were right with base only, `c` with write-back only; p = 1 where no question changed.
+    """
+    from scipy.stats import binomtest
+
+    b = int(np.sum((base == 1) & (writeback == 0)))
+    c = int(np.sum((base == 0) & (writeback == 1)))
+    p = float(binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
+    return {"mcnemar_p": p, "b": b, "c": c}
+
+
+def _retrieval_means(facts: Sequence[Row]) -> dict[str, Any]:
+    hits = sum(fact["hits"] for fact in facts)
+    writeback_hits = sum(fact["writeback_hits"] for fact in facts)
+    return {
+        "retrieval_recall_base": _known_mean(facts, "found_base"),
+        "retrieval_recall_writeback": _known_mean(facts, "found_writeback"),
+        "writeback_share": writeback_hits / hits if hits else 0.0,
+        "questions_with_writeback": sum(fact["writeback_hits"] > 0 for fact in facts),
+        "context_tokens_base": _known_mean(facts, "tokens_base"),
+        "context_tokens_writeback": _known_mean(facts, "tokens_writeback"),
+    }
+
+
+def _known_mean(facts: Sequence[Row], key: str) -> float | None:
+    values = np.array([fact[key] for fact in facts], dtype=np.float64)
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else None
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean()) if values.size else 0.0
+
+
+def _where(keys: Sequence[str | None], key: str) -> list[int]:
+    return [i for i, other in enumerate(keys) if other == key]

@@ -1,0 +1,97 @@
+"""One line of FlashRAG's JSONL: bytes to an example or a passage, or the reason why it is neither. Pure.
+
+Benchmark rows: `{"id", "question", "golden_answers": [..], "metadata"?: {..}}`. Corpus rows: `{"id", "contents"}`
+with the title in the first line of `contents`, or `{"id", "text", "title"?}`. Other keys are ignored.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from wbrag.schema import Document, Example
+
+
+class BadRow(ValueError):
+    """The reason why one row is left out."""
+
+
+def parse_example(raw: bytes) -> Example:
+    """The example of one line; BadRow says what is wrong with it. An integer id becomes a string."""
+    row = _object(raw)
+    metadata = {} if row.get("metadata") is None else row["metadata"]
+    if not isinstance(metadata, dict):
+        raise BadRow(f"metadata must be an object, got {type(metadata).__name__}")
+    return Example(_id(row), _text(row.get("question"), "question"), _golden_answers(row), json.dumps(metadata))
+
+
+def parse_passage(raw: bytes) -> Document:
+    """The passage of one line (title "" where it has none); BadRow says what is wrong with it.
+
+    One pair of double quotes around the title goes: wiki18_100w wraps all its titles so.
+    """
+    row = _object(raw)
+    title: object
+    text: object
+    if "contents" in row:
+        title, newline, text = _text(row["contents"], "contents").partition("\n")
+        if not newline:  # one line is a passage without a title; FlashRAG would take it for a title without text
+            title, text = "", title
+    else:
+        title, text = row.get("title"), row.get("text")
+    return Document(_id(row), _title(title), _text(text, "text"))
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(raw.decode())
+    except UnicodeDecodeError as error:
+        raise BadRow(f"not UTF-8: {error.reason} at byte {error.start}") from error
+    except json.JSONDecodeError as error:
+        raise BadRow(f"malformed JSON: {error.msg} at character {error.pos}") from error
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, brackets thousands deep
+        raise BadRow(f"malformed JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise BadRow(f"not a JSON object but {type(row).__name__}")
+    return row
+
+
+def _id(row: dict[str, Any]) -> str:
+    value = row.get("id")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return _text(value, "id")
+
+
+def _golden_answers(row: dict[str, Any]) -> tuple[str, ...]:
+    answers = row.get("golden_answers")
+    if answers is None or answers == []:
+        raise BadRow("no golden answer")
+    if not isinstance(answers, list):
+        raise BadRow(f"golden_answers must be a list of strings, got {type(answers).__name__}")
+    return tuple(_text(answer, f"golden_answers[{i}]") for i, answer in enumerate(answers))
+
+
+def _title(title: object) -> str:
+    # One line, for the first line of `Document.contents` is read as the title again.
+    line = " ".join(_unicode("" if title is None else title, "title").split())
+    return line[1:-1].strip() if len(line) > 1 and line[0] == line[-1] == '"' else line
+
+
+def _text(value: object, key: str) -> str:
+    if value is None:
+        raise BadRow(f"{key} is missing or null")
+    text = _unicode(value, key)
+    if not text.strip():
+        raise BadRow(f"{key} is empty")
+    return text
+
+
+def _unicode(value: object, key: str) -> str:
+    if not isinstance(value, str):
+        raise BadRow(f"{key} must be a string, got {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # "\ud800": JSON can spell half a character, UTF-8 and Arrow cannot hold it
+        raise BadRow(f"{key} is not Unicode text: {error.reason} at character {error.start}") from error
+    return value

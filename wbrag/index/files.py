@@ -1,0 +1,110 @@
+"""Durable file operations of a store: what is written is on disk, whole, before anything refers to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class StoreError(ValueError):
+    """A store that cannot be read or may not be written; the message names the file and both values."""
+
+
+def dump_json(value: dict[str, Any]) -> bytes:
+    """Canonical JSON: one byte string per value, so that it can be hashed; not-a-number is refused."""
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that `dump_json` wrote to `path`; any other byte raises StoreError with the file's name."""
+    raw = path.read_bytes()
+    try:
+        value = json.loads(raw)
+    except ValueError as error:  # both malformed JSON and malformed UTF-8
+        raise StoreError(f"{path}: not JSON: {error}") from error
+    if not isinstance(value, dict) or dump_json(value) != raw:
+        raise StoreError(f"{path}: the bytes are not those that were written")
+    return value
+
+
+def sha256_bytes(data: bytes) -> str:
+    """64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """64 hex digits of the file's content, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durable(path: Path, data: bytes) -> None:
+    """Write a file and flush it."""
+    path.write_bytes(data)
+    fsync(path)
+
+
+def make_folder(path: Path) -> None:
+    """Create `path` with its parents, flushing the parent of every folder that is new."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        fsync(folder.parent)
+
+
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A new folder `.tmp-<random>` under `parent`, removed at the end, whatever happened."""
+    make_folder(parent)
+    folder = parent / f".tmp-{uuid.uuid4().hex}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # left over, it is unreferenced and harmless
+
+
+def create_exclusive(path: Path, data: bytes) -> bool:
+    """Make `path` appear whole or not at all; False when it exists already (put-if-absent, by a hard link)."""
+    make_folder(path.parent)
+    temporary = path.parent / f".tmp-{uuid.uuid4().hex}"
+    try:
+        write_durable(temporary, data)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync(path.parent)
+    return True
+
+
+def move_into_place(folder: Path, target: Path) -> bool:
+    """Flush a folder's files and rename it to `target`; False when `target` is there (same id, same content)."""
+    for file in folder.iterdir():
+        fsync(file)
+    fsync(folder)
+    try:
+        os.rename(folder, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        return False
+    fsync(target.parent)
+    return True

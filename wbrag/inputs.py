@@ -1,0 +1,159 @@
+"""What a run starts from: checked settings, validated inputs, and the identity of all that changes its result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from wbrag.benchmarks import (
+    InputError,
+    OverErrorBudget,
+    Rejected,
+    check_benchmark,
+    check_labels,
+    read_examples,
+    write_corpus,
+    write_quarantine,
+)
+from wbrag.config import Backbone, ConfigError, Encoder, TrainConfig, fingerprint
+from wbrag.encoder import folder_hash, model_folder
+from wbrag.index.files import sha256_file
+from wbrag.llm.vllm import resolve_model
+from wbrag.methods import open_method
+from wbrag.prompts import Prompts
+from wbrag.schema import Example
+
+Identity = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Validated inputs: labelled questions in memory, the corpus as a Parquet file, the rows left out of all three."""
+
+    train: list[Example]
+    test: list[Example]
+    corpus: Path
+    rejected: list[Rejected]
+
+
+def check_settings(cfg: TrainConfig) -> None:
+    """Raise ConfigError, naming key and value, for what the types of the configuration cannot exclude."""
+    check_benchmark(cfg.benchmark)
+    open_method(cfg.method)
+    try:
+        Prompts(cfg.prompts)
+    except KeyError as error:
+        raise ConfigError(str(error.args[0])) from error
+    least = {"k": (cfg.k, 1), "gates.n_min": (cfg.gates.n_min, 1), "train_limit": (cfg.train_limit, 0)}
+    least |= {"test_limit": (cfg.test_limit, 0), "cluster.block_rows": (cfg.cluster.block_rows, 1)}
+    least |= {"cluster.engines": (cfg.cluster.engines, 1), "cluster.encoders": (cfg.cluster.encoders, 1)}
+    least |= {"cluster.examples_in_flight": (cfg.cluster.examples_in_flight, 1)}
+    for key, (value, minimum) in least.items():
+        if value < minimum:
+            raise ConfigError(f"{key}={value}: at least {minimum} is needed")
+    # A resumed plan has a filter (1 CPU), a read and a write task (1 each) and a searcher at once; with fewer logical
+    # CPUs it waits for ever without a word.
+    needed = 3 + max(1, cfg.cluster.encoders)
+    if cfg.cluster.logical_cpus < needed:
+        raise ConfigError(f"cluster.logical_cpus={cfg.cluster.logical_cpus}: at least {needed} are needed")
+
+
+def read_inputs(cfg: TrainConfig, cache: Path, training: bool = True) -> Inputs:
+    """Read and validate the question files, and make the corpus a Parquet file in `cache` (once per content).
+
+    Without `training` the training file is not read.
+    InputError or OverErrorBudget as `wbrag.benchmarks` raises them; nothing is written for a file that is refused.
+    """
+    train, rejected_train = _questions(cfg, cfg.benchmark.train, cfg.train_limit) if training else ([], [])
+    test, rejected_test = _questions(cfg, cfg.benchmark.test, cfg.test_limit)
+    corpus, rejected_corpus = _corpus(Path(cfg.corpus), cache, cfg.max_error_rate)
+    return Inputs(train, test, corpus, [*rejected_train, *rejected_test, *rejected_corpus])
+
+
+def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
+    """Everything that changes a result, by configuration key: contents of files and models as hashes, not their names.
+
+    What only says where and how fast (`cluster`, `max_num_seqs`, `run_dir`) is not in it, and so may change on resume.
+    Without `training`, what only training reads is left out.
+    """
+    backbone = cfg.backbone
+    trained = {
+        "benchmark.train": sha256_file(Path(cfg.benchmark.train)) if training else "",
+        "train_limit": cfg.train_limit,
+        **{f"gates.{key}": value for key, value in asdict(cfg.gates).items()},
+    }
+    return (trained if training else {}) | {
+        "benchmark.test": sha256_file(Path(cfg.benchmark.test)),
+        **{f"benchmark.{key}": getattr(cfg.benchmark, key) for key in ("task", "metric", "labels")},
+        "corpus": sha256_file(Path(cfg.corpus)),
+        "method.name": cfg.method.name,
+        "backbone.model": model_identity(backbone),
+        **{f"backbone.{key}": getattr(backbone, key) for key in ("dtype", "max_model_len")},
+        **{f"backbone.{key}": getattr(backbone, key) for key in ("answer_tokens", "distil_tokens")},
+        "encoder": encoder_identity(cfg.encoder),
+        "index.kind": cfg.index.kind,
+        **{f"prompts.{key}": value for key, value in Prompts(cfg.prompts).templates.items()},
+        "k": cfg.k,
+        "test_limit": cfg.test_limit,
+    }
+
+
+def model_identity(backbone: Backbone) -> str:
+    """Hash of a local checkpoint's files, chat template included; a hub model's name; `scripted` for the script."""
+    if backbone.kind != "vllm":
+        return backbone.kind
+    folder = Path(resolve_model(backbone.model))
+    if not folder.is_dir():
+        return backbone.model
+    return fingerprint(folder_hash(folder), [sha256_file(file) for file in sorted(folder.glob("*.jinja"))])
+
+
+def encoder_identity(encoder: Encoder) -> str:
+    """What changes a vector: the model's files (or hub name), prefixes, length, dimension; nothing is loaded for it."""
+    folder = model_folder(encoder.model)
+    model = folder_hash(folder) if folder else encoder.model
+    kept = (encoder.query_prefix, encoder.passage_prefix, encoder.max_length, encoder.dimension)
+    return fingerprint(encoder.kind, model, kept)
+
+
+def refuse_other_settings(run: Path, before: Identity, now: Identity) -> None:
+    """Raise ConfigError where a run folder holds a run of another identity, naming the first keys and both values."""
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if changed:
+        told = "; ".join(f"{key} was {_short(before.get(key))}, now {_short(now.get(key))}" for key in changed[:3])
+        raise ConfigError(f"run_dir={run} holds a run of other settings ({told}); choose another run_dir")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:12]}...{text[-4:]}"
+
+
+def _questions(cfg: TrainConfig, file: str, limit: int) -> tuple[list[Example], list[Rejected]]:
+    path = Path(file)
+    examples, rejected = read_examples(path, limit, cfg.max_error_rate)
+    if cfg.benchmark.metric == "label":
+        check_labels(examples, cfg.benchmark.labels, path)
+    return examples, rejected
+
+
+def _corpus(path: Path, cache: Path, max_error_rate: float) -> tuple[Path, list[Rejected]]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    folder = cache / f"corpus-{fingerprint(sha256_file(path), max_error_rate)}"
+    parquet, left_out = folder / "passages.parquet", folder / "quarantine.jsonl"
+    if not left_out.exists():  # written last, so that it says the other is whole
+        write_quarantine(write_corpus(path, parquet, max_error_rate).rejected, left_out)
+    with left_out.open(encoding="utf-8") as lines:
+        return parquet, [Rejected(**{**json.loads(line), "file": str(path)}) for line in lines]
+
+
+def over_budget(name: str, errors: Sequence[str], rows: int, max_error_rate: float) -> OverErrorBudget | None:
+    """The error to raise where more rows of a stage failed than `max_error_rate` allows; None within the budget."""
+    if not errors or len(errors) / rows <= max_error_rate:
+        return None
+    share = f"{len(errors)} of {rows} rows failed ({len(errors) / rows:.2%})"
+    return OverErrorBudget(f"{name}: {share}, max_error_rate={max_error_rate}; the first: {errors[0]}")

@@ -1,0 +1,110 @@
+"""A generator without a model: a Python function answers. For tests, dry runs and `backbone.kind=scripted`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+
+from wbrag.config import Backbone
+from wbrag.llm import Reply
+
+#: What the scripted reader knows closed book: a question that holds all words of a key is answered with its value.
+FAMOUS = {"capital france": "Paris", "largest ocean": "the Pacific"}
+#: A question with this word makes the scripted reader raise, so that failed rows can be had.
+RAISES = "unanswerable"
+
+_STOP = frozenset(
+    "a an and are as by did do does for has have in is of on sep that the this to was were what when where which who "
+    "whom whose with".split()
+)
+_DOCUMENT = re.compile(r"^Document \d+ \(Title: (.*?)\): (.*)$", re.MULTILINE)
+_FACT = re.compile(r"^(?P<subject>.+?) (?:is|was|are|were) (?P<value>.+?)[.!]?$")
+
+
+class ScriptedLLM:
+    """A generator whose replies are `respond(prompt)`; an exception that `respond` raises is the call's.
+
+    `prompts` holds every prompt sent, in order. Tokens are words between blanks; max_tokens does not cut the reply,
+    so that a misbehaving endpoint can be played.
+    """
+
+    def __init__(self, respond: Callable[[str], str], max_model_len: int = 4096) -> None:
+        self.respond = respond
+        self.max_model_len = max_model_len
+        self.prompts: list[str] = []
+
+    @property
+    def calls(self) -> int:
+        """Calls made so far, failed ones included."""
+        return len(self.prompts)
+
+    async def chat(self, content: str, max_tokens: int) -> Reply:
+        """The scripted reply; ValueError where prompt and completion do not fit, as a real engine does."""
+        needed = self.prompt_tokens(content) + max_tokens
+        if needed > self.max_model_len:
+            raise ValueError(f"prompt and completion of {needed} tokens > max_model_len {self.max_model_len}")
+        self.prompts.append(content)
+        await asyncio.sleep(0)  # other coroutines run between a call and its reply, as with a real engine
+        text = self.respond(content).strip()
+        return Reply(text, self.prompt_tokens(content), self.count_tokens(text))
+
+    def count_tokens(self, text: str) -> int:
+        """Words of `text`."""
+        return len(text.split())
+
+    def prompt_tokens(self, content: str) -> int:
+        """Words of the prompt; there is no template."""
+        return self.count_tokens(content)
+
+
+def open_scripted(backbone: Backbone) -> ScriptedLLM:
+    """The scripted generator of a configuration: the deterministic reader `read`."""
+    return ScriptedLLM(read, backbone.max_model_len)
+
+
+def read(prompt: str) -> str:
+    """The reply of a reader who knows sentences of the form "subject is value." and the wbrag.prompts defaults.
+
+    With documents, the answer is the value of the first sentence whose subject's words all are in the question, else
+    "unknown"; closed book it is what FAMOUS holds. Claims and yes/no questions hold when one sentence has all their
+    words. Extraction returns the sentences that share a word with the question, rewriting joins the evidence under
+    its first subject. RuntimeError for a question with the word RAISES.
+    """
+    asked = _question(prompt)
+    if RAISES in _words(asked):
+        raise RuntimeError(f"scripted failure for {asked!r}")
+    sentences = [s for _, text in _DOCUMENT.findall(prompt) for s in re.split(r"(?<=[.!])\s+", text.strip()) if s]
+    if prompt.startswith("Evidence:\n"):
+        return _rewritten(prompt.removeprefix("Evidence:\n").split("\n\n")[0])
+    if "\n\nExtract " in prompt:
+        return "\n".join(s for s in sentences if _words(s) & _words(asked))
+    if "Give exactly" in prompt:
+        holds = any(_words(asked) <= _words(s) for s in sentences)
+        return ("SUPPORTS" if holds else "REFUTES") if "Verify the claim" in prompt else ("yes" if holds else "no")
+    return _value(sentences, asked) if sentences else _famous(asked)
+
+
+def _question(prompt: str) -> str:
+    found = re.findall(r"^(?:Question|Claim|Query): (.*)$", prompt, re.MULTILINE)
+    return found[-1] if found else ""
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text.lower())) - _STOP
+
+
+def _value(sentences: list[str], asked: str) -> str:
+    facts = (fact for s in sentences if (fact := _FACT.match(s)))
+    known = (fact["value"] for fact in facts if frozenset() < _words(fact["subject"]) <= _words(asked))
+    return next(known, "unknown")
+
+
+def _famous(asked: str) -> str:
+    return next((value for key, value in FAMOUS.items() if set(key.split()) <= _words(asked)), "unknown")
+
+
+def _rewritten(evidence: str) -> str:
+    lines = evidence.splitlines()
+    fact = _FACT.match(lines[0])
+    return f"{fact['subject'] if fact else lines[0]}\n{' '.join(lines)}"

@@ -1,0 +1,146 @@
+"""The generator as an in-process vLLM engine (AsyncLLM): many coroutines, one continuous batch."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wbrag.config import Backbone, ConfigError
+from wbrag.llm import Reply
+
+if TYPE_CHECKING:
+    from vllm.sampling_params import SamplingParams
+
+GIB = 1 << 30
+#: Kept off unless the user set them: usage reports, progress bars, and everything below an error in the log.
+QUIET = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TQDM_DISABLE": "1",
+}
+
+
+def resolve_model(model: str) -> str:
+    """The absolute path of a checkpoint folder, or the name unchanged where it can only be a hub name.
+
+    Looked for in the working directory, then beside the package (a clone's `microworld/models`). Actors run in other
+    working directories, so a path is made absolute before it is sent to one.
+    Raises ConfigError for a path that is no folder: a hub name has at most one slash and no leading dot.
+    """
+    for root in (Path.cwd(), Path(__file__).parents[2]):
+        if (root / model).is_dir():
+            return str((root / model).resolve())
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise ConfigError(f"backbone.model: {model!r} is neither a folder nor the name of a hub model")
+    return model
+
+
+def pick_dtype(dtype: str, on_cpu: bool) -> str:
+    """The dtype for the engine. `auto` on an x86 CPU without native bf16 is float32, as bf16 runs 30x slower there."""
+    if dtype != "auto" or not on_cpu or platform.machine() not in ("x86_64", "AMD64"):
+        return dtype
+    import torch
+
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if native else "float32"
+
+
+def engine_arguments(backbone: Backbone, on_cpu: bool) -> dict[str, Any]:
+    """Arguments of vLLM's AsyncEngineArgs for this backbone on this kind of device."""
+    shared = {
+        "model": resolve_model(backbone.model),
+        "dtype": pick_dtype(backbone.dtype, on_cpu),
+        "max_model_len": backbone.max_model_len,
+        "max_num_seqs": backbone.max_num_seqs,
+        "tensor_parallel_size": backbone.tensor_parallel_size,
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+    }
+    if on_cpu:
+        # Eager mode with a stated cache size skips compilation and warm-up; blocks of 32 tokens instead of 128 let
+        # the short prompts of one example share their documents.
+        return shared | {
+            "enforce_eager": True,
+            "block_size": 32,
+            "kv_cache_memory_bytes": int(backbone.kv_cache_gib * GIB),
+            "max_num_batched_tokens": max(4096, backbone.max_model_len),
+        }
+    # "mp" is said outright: inside a Ray actor vLLM would otherwise choose its Ray executor for tensor parallelism.
+    executor = {"distributed_executor_backend": "mp"} if backbone.tensor_parallel_size > 1 else {}
+    return shared | executor | {"gpu_memory_utilization": backbone.gpu_memory_utilization}
+
+
+class VllmEngine:
+    """`wbrag.llm.LLM` on one vLLM engine. Open it once per process; call `chat` from one event loop."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        for key, value in QUIET.items():
+            os.environ.setdefault(key, value)
+        from vllm import AsyncEngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments = engine_arguments(backbone, current_platform.is_cpu())
+        self.max_model_len = backbone.max_model_len
+        self.engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self.tokenizer: Any = self.engine.get_tokenizer()
+        if not self.tokenizer.chat_template:
+            raise ConfigError(f"backbone.model: {backbone.model!r} has no chat template in its tokenizer")
+        # A prompt is measured before it is sent, so the same text is rendered twice in a row.
+        self.render = lru_cache(maxsize=1024)(self._render)
+        self.numbers = itertools.count()
+
+    async def chat(self, content: str, max_tokens: int) -> Reply:
+        """The greedy answer to one user message.
+
+        Raises ValueError where prompt and answer exceed `max_model_len`. A dead engine ends this process: only then
+        does Ray restart the actor and repeat its tasks (an exception would count as the row's own).
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        ids = self.render(content)
+        if len(ids) + max_tokens > self.max_model_len:
+            raise ValueError(
+                f"prompt of {len(ids)} tokens and {max_tokens} to generate exceed max_model_len {self.max_model_len}"
+            )
+        try:
+            return await self._generate(ids, max_tokens)
+        except EngineDeadError:
+            os._exit(1)
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of `text` alone, without template or special tokens."""
+        return len(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def prompt_tokens(self, content: str) -> int:
+        """Tokens of the rendered prompt that `chat(content)` sends."""
+        return len(self.render(content))
+
+    def close(self) -> None:
+        """Stop the engine's processes."""
+        self.engine.shutdown()
+
+    def _render(self, content: str) -> list[int]:
+        message = [{"role": "user", "content": content}]
+        # Token ids straight from the template: encoding its text again would put a second BOS in front.
+        ids: list[int] = self.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
+        return ids
+
+    async def _generate(self, ids: list[int], max_tokens: int) -> Reply:
+        request = f"{os.getpid()}-{next(self.numbers)}"
+        outputs = [o async for o in self.engine.generate({"prompt_token_ids": ids}, greedy(max_tokens), request)]
+        completion = outputs[-1].outputs[0]
+        return Reply(completion.text.strip(), len(ids), len(completion.token_ids))
+
+
+def greedy(max_tokens: int) -> SamplingParams:
+    """Greedy sampling that reports once, at the end (half the front end's work per token)."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(temperature=0.0, max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY)

@@ -1,0 +1,67 @@
+"""RAG methods: how a question and its documents become an answer. Each method is a module with one `answer`.
+
+The same method scores, gates and is evaluated (paper, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from wbrag import config
+from wbrag.llm import LLM
+from wbrag.llm.fit import require_fit
+from wbrag.prompts import Prompts
+from wbrag.schema import Document
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a method works with: generator G, prompts, the benchmark's task (a key of the prompts), reply lengths."""
+
+    llm: LLM
+    prompts: Prompts
+    task: str
+    answer_tokens: int
+    distil_tokens: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, stripped, and what it took; `dropped_documents` did not fit the prompt."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    calls: int
+    dropped_documents: int = 0
+
+
+class Method(Protocol):
+    """A RAG method. A module with this function is one."""
+
+    async def answer(self, question: str, documents: Sequence[Document], tools: Tools) -> Answer:
+        """The answer to `question` given `documents` in retrieval order; without documents, the closed-book answer."""
+        ...
+
+
+def open_method(method: config.Method) -> Method:
+    """The method that `method.name` names; ConfigError for an unknown name."""
+    from wbrag.methods import naive
+
+    match method.name:
+        case "naive":
+            return naive
+        case unknown:
+            raise config.ConfigError(f"method.name={unknown!r}: not a method; known are naive")
+
+
+async def closed_book(question: str, tools: Tools) -> Answer:
+    """The answer from parametric knowledge alone (Algorithm 1, step 1): one call, the same for all methods.
+
+    Raises PromptTooLong where the question alone is too long for the model.
+    """
+    prompt = require_fit(tools.prompts.closed_book(tools.task, question), tools.llm, tools.answer_tokens)
+    reply = await tools.llm.chat(prompt, tools.answer_tokens)
+    return Answer(reply.text.strip(), reply.prompt_tokens, reply.completion_tokens, calls=1)

@@ -1,0 +1,212 @@
+"""The job as a plan: one function a stage, in reading order; each leaves one folder in the run directory.
+
+    inputs -> base index -> retrieve -> train -> write back -> predict -> report
+
+Every stage can be killed at any moment. What is whole is found by its name (the content-addressed cache) or by its
+checkpoint (traces, predictions), so the same command goes on where the last one stopped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from wbrag.actors import Generators, Retriever
+from wbrag.benchmarks import OverErrorBudget, examples_table, write_quarantine
+from wbrag.config import ConfigError, TrainConfig, fingerprint
+from wbrag.index.build import build_store
+from wbrag.index.files import move_into_place, scratch_folder, sha256_file
+from wbrag.index.manifest import latest
+from wbrag.inputs import Inputs, check_settings, encoder_identity, identity_of, over_budget, read_inputs
+from wbrag.plan import Job, generate, opened, ray_session, written
+from wbrag.report import write_report
+from wbrag.runrecord import open_record, resolve_run_dir
+from wbrag.schema import RETRIEVED, UNIT
+
+#: Questions encoded and searched at once.
+RETRIEVE_ROWS = 256
+
+
+def train(cfg: TrainConfig) -> dict[str, Any]:
+    """Train the knowledge base and measure what it changed; returns what metrics.json holds.
+
+    ConfigError and InputError before anything is computed; OverErrorBudget after all is written, where more examples
+    or questions failed than `max_error_rate` allows. The same call again goes on where a killed one stopped.
+    """
+    check_settings(cfg)
+    run = resolve_run_dir(cfg.run_dir)
+    cache = cache_of(cfg, run)
+    inputs = read_or_quarantine(cfg, run, cache)
+    job = Job(cfg, run, open_record(run, cfg, identity_of(cfg)))
+    write_quarantine(inputs.rejected, run / "quarantine.jsonl")
+    with ray_session(cfg.cluster), opened(Generators(cfg)) as generators:
+        if not cfg.cluster.gpus and not written(job, "predictions", len(inputs.test)):
+            generators.start()  # its engine loads beside the encoding; on GPUs it would hold what the encoder needs
+        with job.record.timed("index"):
+            base = base_index(cfg, inputs, cache)
+        with job.record.timed("retrieve"):
+            questions = retrieve(cfg, inputs, base, cache)
+        with job.record.timed("train"):
+            train_examples(job, questions, len(inputs.train), generators)
+        with job.record.timed("write_back"):
+            writeback = write_back(job)
+        with job.record.timed("predict"):
+            predict(job, questions, base, writeback, len(inputs.test), generators)
+    metrics = write_report(run)
+    check_errors(job)
+    return metrics
+
+
+def evaluate(cfg: TrainConfig) -> tuple[Path, dict[str, Any]]:
+    """Measure the published knowledge base of `cfg.run_dir` on `cfg.benchmark.test`.
+
+    Returns the evaluation's own folder, `<run_dir>/evaluations/<benchmark>-<hash>`, which is laid out as a run without
+    traces, and what its metrics.json holds. Errors as `train`; ConfigError also where nothing was trained there.
+    """
+    check_settings(cfg)
+    trained = resolve_run_dir(cfg.run_dir)
+    if not (trained / "metrics.json").is_file():
+        raise ConfigError(f"run_dir={trained} holds no trained knowledge base (no metrics.json)")
+    inputs = read_inputs(cfg, cache_of(cfg, trained), training=False)
+    manifest = latest(trained / "writeback")
+    identity = {**identity_of(cfg, training=False), "writeback": fingerprint(manifest) if manifest else "none"}
+    run = trained / "evaluations" / f"{cfg.benchmark.name}-{fingerprint(identity)[:8]}"
+    job = Job(cfg, run, open_record(run, cfg, identity))
+    write_quarantine(inputs.rejected, run / "quarantine.jsonl")
+    with ray_session(cfg.cluster), opened(Generators(cfg)) as generators:
+        with job.record.timed("index"):
+            base = base_index(cfg, inputs, cache_of(cfg, trained))
+        with job.record.timed("retrieve"):
+            questions = retrieve(cfg, inputs, base, cache_of(cfg, trained))
+        with job.record.timed("predict"):
+            predict(job, questions, base, trained / "writeback", len(inputs.test), generators)
+    metrics = write_report(run)
+    check_errors(job)
+    return run, metrics
+
+
+def cache_of(cfg: TrainConfig, run: Path) -> Path:
+    """The folder of what runs can share: corpora as Parquet, base indices, retrieved documents."""
+    return Path(cfg.cache_dir).absolute() if cfg.cache_dir else run / "cache"
+
+
+def read_or_quarantine(cfg: TrainConfig, run: Path, cache: Path) -> Inputs:
+    """The validated inputs; over the error budget, the rows left out are written before the error goes on."""
+    try:
+        return read_inputs(cfg, cache)
+    except OverErrorBudget as error:
+        write_quarantine(error.rejected, run / "quarantine.jsonl")
+        raise
+
+
+def base_index(cfg: TrainConfig, inputs: Inputs, cache: Path) -> Path:
+    """The store of the corpus, shared by all runs with this corpus, encoder and kind of index; built if not there."""
+    store = cache / f"index-{fingerprint(sha256_file(inputs.corpus), encoder_identity(cfg.encoder), cfg.index.kind)}"
+    if latest(store) is None:
+        build_store(inputs.corpus, store, cfg.encoder, cfg.index, cfg.cluster, {"corpus": str(cfg.corpus)})
+    return store
+
+
+def retrieve(cfg: TrainConfig, inputs: Inputs, base: Path, cache: Path) -> Path:
+    """R(q, K) for all questions: a folder with train.parquet and test.parquet, ordered by first document.
+
+    Both splits go through one encoder, as loading it costs more than encoding thousands of questions. Side by side,
+    examples that share their first document share the prefix of their prompts in the engine's cache.
+    """
+    import ray.data
+
+    questions = questions_table(inputs)
+    columns = [fingerprint(questions[name].to_pylist()) for name in questions.column_names]
+    out = cache / f"retrieved-{fingerprint(columns, base.name, cfg.k)}"
+    if out.is_dir():
+        return out
+    with scratch_folder(cache) as scratch:
+        pq.write_table(questions, scratch / "questions.parquet")
+        ray.data.read_parquet(str(scratch / "questions.parquet")).map_batches(
+            Retriever,
+            fn_constructor_args=(cfg.encoder, base, cfg.k, cfg.cluster),
+            batch_size=RETRIEVE_ROWS,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=cfg.cluster.encoders),
+            num_cpus=None if cfg.cluster.gpus else 1,
+            num_gpus=1 if cfg.cluster.gpus else None,
+        ).write_parquet(str(scratch / "found"))
+        # Sorted here: Ray's distributed sort starts 200 tasks, and even 150,000 questions are half a gigabyte.
+        (scratch / "out").mkdir()
+        for split in ("train", "test"):
+            found = pq.read_table(scratch / "found", filters=pc.field("split") == split)
+            order = pc.sort_indices(found, [("first_document", "ascending"), ("id", "ascending")])
+            rows = found.take(order).select([*RETRIEVED.names, "vector"])
+            pq.write_table(rows, scratch / "out" / f"{split}.parquet")
+        move_into_place(scratch / "out", out)
+    return out
+
+
+def questions_table(inputs: Inputs) -> pa.Table:
+    """All questions (schema.EXAMPLE) with the split they belong to, train or test."""
+    tables = []
+    for split, examples in (("train", inputs.train), ("test", inputs.test)):
+        table = examples_table(examples)
+        tables.append(table.append_column("split", pa.array([split] * len(table), pa.string())))
+    return pa.concat_tables(tables)
+
+
+def train_examples(job: Job, questions: Path, goal: int, generators: Generators) -> None:
+    """Algorithm 1 for every training example: one row of `schema.TRACE` each, in `traces/`."""
+    if not written(job, "traces", goal):
+        generate(job, generators, "train", questions / "train.parquet", "traces", goal)
+    if job.cfg.cluster.gpus:
+        generators.stop()  # write-back encodes on the same GPUs
+
+
+def write_back(job: Job) -> Path:
+    """K_wb: the units of all kept examples, each once, published as the store `writeback/` (absent without units).
+
+    The units come in order of their id, so that however the examples were scheduled, the store has the same bytes. A
+    published store is left alone: what was deleted from it since must not come back.
+    """
+    store = job.run / "writeback"
+    units = units_of(job.run / "traces")
+    if len(units) and latest(store) is None:
+        with scratch_folder(job.run) as scratch:
+            pq.write_table(units, scratch / "units.parquet")
+            note = {"run": job.record.hash}
+            build_store(scratch / "units.parquet", store, job.cfg.encoder, job.cfg.index, job.cfg.cluster, note)
+    return store
+
+
+def units_of(traces: Path) -> pa.Table:
+    """The knowledge units of a folder of traces (schema.UNIT), in order of unit id; of equal ids the least example."""
+    columns = ["id", "unit_id", "unit_title", "unit_text", "documents", "kept_ranks", "source_tokens", "unit_tokens"]
+    rows = pq.read_table(traces, columns=columns, filters=pc.field("status") == "kept")
+    units: dict[str, dict[str, Any]] = {}
+    for row in sorted(rows.to_pylist(), key=lambda row: (row["unit_id"], row["id"])):
+        sources = [row["documents"][rank - 1]["id"] for rank in row["kept_ranks"]]
+        unit = {"id": row["unit_id"], "title": row["unit_title"], "text": row["unit_text"], "example_id": row["id"]}
+        tokens = {"source_tokens": row["source_tokens"], "unit_tokens": row["unit_tokens"]}
+        units.setdefault(row["unit_id"], {**unit, "source_ids": sources, **tokens})
+    return pa.Table.from_pylist(list(units.values()), UNIT)
+
+
+def predict(job: Job, questions: Path, base: Path, writeback: Path, goal: int, generators: Generators) -> None:
+    """Every test question answered closed book, over base and over base + write-back, in `predictions/`."""
+    if not written(job, "predictions", goal):
+        knowledge = (base, writeback, job.cfg.k)
+        generate(job, generators, "predict", questions / "test.parquet", "predictions", goal, knowledge)
+
+
+def check_errors(job: Job) -> None:
+    """Raise OverErrorBudget where more training examples, or more test questions, failed than the budget allows."""
+    for table, error in (("traces", pc.field("status") == "failed"), ("predictions", pc.field("error").is_valid())):
+        folder = job.run / table
+        if not folder.is_dir():
+            continue  # an evaluation has no traces
+        failed = pq.read_table(folder, columns=["id", "reason" if table == "traces" else "error"], filters=error)
+        told = [f"example {row['id']!r}: {row.get('reason') or row.get('error')}" for row in failed.to_pylist()]
+        rows = pq.read_table(folder, columns=["id"]).num_rows
+        if (over := over_budget(str(folder), told, rows, job.cfg.max_error_rate)) is not None:
+            raise over

@@ -1,0 +1,135 @@
+"""The figures of a run report as SVG text: gains, retained ranks (paper, Figure 3), compression (paper, Figure 5).
+
+Colours are from Okabe and Ito's palette, which colour-blind readers can tell apart. Axes of amounts start at 0.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Record = Mapping[str, Any]
+
+GREY, BLUE, ORANGE = "#8c9196", "#0072b2", "#d55e00"
+INK, QUIET, RULE = "#1f2328", "#59636e", "#c8ced5"
+BARS = (("closed_book", "closed book", GREY), ("base", "base", BLUE), ("writeback", "+ write-back", ORANGE))
+#: Beyond so many points the scatter is embedded as one image, which keeps the file small.
+VECTOR_POINTS = 2000
+
+
+def gain_figure(name: str, record: Record, gains: Mapping[str, Record]) -> str:
+    """Left, the scores of `record` (its metric called `name`) in percent; right, each gain with its 95% interval.
+
+    The whisker on the write-back bar is the interval of the gain, drawn from the base score.
+    """
+    figure, (bars, forest) = _panels(9.0, 0.62 + 0.4 * max(4, len(gains)), widths=(1.15, 1))
+    for row, (key, _, colour) in enumerate(BARS):
+        bars.barh(row, 100 * record[key], color=colour, height=0.62)
+    base, value = 100 * record["base"], 100 * record["writeback"]
+    low, high = base + 100 * record["ci_low"], base + 100 * record["ci_high"]
+    bars.plot([low, high], [2, 2], color=INK, linewidth=1.4, solid_capstyle="butt", marker="|", markersize=7)
+    for row, (key, _, _) in enumerate(BARS):
+        edge = max(high, value) if key == "writeback" else 100 * record[key]
+        bars.annotate(f"{100 * record[key]:.1f}", (edge, row), (6, 0), textcoords="offset points", va="center")
+    bars.set_yticks(range(3), [label for _, label, _ in BARS])
+    bars.set_xlim(0, min(114.0, max(10.0, 1.18 * max(100 * record["closed_book"], base, value, high))))
+    bars.set_title(f"{name}, % of {record['n']:,} test questions", loc="left")
+    bars.invert_yaxis()
+    _forest(forest, gains)
+    return _svg(figure, "gains")
+
+
+def rank_figure(shares: Mapping[str, float]) -> str:
+    """Share of the retained documents at each retrieval rank, in percent."""
+    figure, (axes,) = _panels(4.4, 3.0)
+    ranks, heights = list(shares), [100 * share for share in shares.values()]
+    for rank, height in enumerate(heights):
+        axes.bar(rank, height, color=BLUE, width=0.66)
+        axes.annotate(f"{height:.0f}", (rank, height), (0, 3), textcoords="offset points", ha="center")
+    axes.set_xticks(range(len(ranks)), ranks)
+    axes.set_ylim(0, 1.15 * max(heights))
+    axes.set_xlabel("retrieval rank")
+    axes.set_title("% of retained documents", loc="left", pad=18)
+    return _svg(figure, "ranks")
+
+
+def compression_figure(tokens: Sequence[tuple[int, int]]) -> str:
+    """Source tokens against distilled tokens, one point a unit, with guides of equal compression."""
+    figure, (axes,) = _panels(4.4, 3.0)
+    sources, units = [source for source, _ in tokens], [unit for _, unit in tokens]
+    right, top = 1.12 * max(sources), 1.25 * max(units)
+    axes.scatter(
+        sources, units, s=14, color=BLUE, alpha=0.35, linewidths=0, rasterized=len(tokens) > VECTOR_POINTS, zorder=3
+    )
+    for ratio in (1, 2, 5, 10):
+        end = min(right, top * ratio)
+        axes.plot([0, end], [0, end / ratio], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+        on_top = top * ratio < right
+        axes.annotate(
+            f"{ratio}:1",
+            (end, end / ratio),
+            (0, 2) if on_top else (3, 0),
+            textcoords="offset points",
+            ha="center" if on_top else "left",
+            va="bottom" if on_top else "center",
+            color=QUIET,
+            fontsize=8,
+        )
+    axes.set_xlim(0, right)
+    axes.set_ylim(0, top)
+    axes.set_xlabel("tokens of the sources")
+    axes.set_title("tokens of the unit", loc="left", pad=18)
+    return _svg(figure, "compression")
+
+
+def _forest(axes: Axes, gains: Mapping[str, Record]) -> None:
+    axes.axvline(0, color=INK, linewidth=0.9)
+    for row, record in enumerate(gains.values()):
+        low, gain, high = (100 * record[key] for key in ("ci_low", "gain", "ci_high"))
+        axes.plot([low, high], [row, row], color=ORANGE, linewidth=2, solid_capstyle="butt")
+        axes.plot(gain, row, color=ORANGE, marker="o", markersize=5.5)
+        axes.annotate(f"{gain:+.1f}", (max(high, 0), row), (6, 0), textcoords="offset points", va="center")
+    lows, highs = ([100 * record[key] for record in gains.values()] for key in ("ci_low", "ci_high"))
+    left, right = min(0.0, *lows), max(0.0, *highs)
+    span = max(right - left, 1.0)
+    axes.set_xlim(left - 0.06 * span, right + 0.24 * span)
+    axes.set_yticks(range(len(gains)), list(gains))
+    axes.set_ylim(len(gains) - 0.5, -0.5)
+    axes.set_title("gain in points, 95% interval", loc="left")
+
+
+def _panels(width: float, height: float, widths: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context():
+        mpl.rc("font", size=9.5, family="sans-serif")
+        mpl.rc("axes", titlesize=9.5, titlepad=10, labelcolor=INK, edgecolor=RULE)
+        mpl.rc("text", color=INK)
+        mpl.rc("xtick", color=INK)
+        mpl.rc("ytick", color=INK)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        panels = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(length=0)
+    return figure, list(panels)
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as an `<svg>` element; its ids begin with `name`, so that several can share a page."""
+    import matplotlib as mpl
+
+    # Text stays text: the page's font renders it, it can be searched and read aloud. No date: same run, same file.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)

@@ -1,0 +1,110 @@
+"""The run folder as its readers see it: settings, tables and JSON in; files out, each whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wbrag.evaluation import Setting
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+
+CONFIG_KEYS = ("benchmark", "method", "backbone", "gates", "k", "seed")
+
+
+class RunError(ValueError):
+    """A run folder that cannot be read; the message names the file."""
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The run's resolved configuration as plain data (`config.yaml`, the fields of `config.TrainConfig`)."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    path = run / "config.yaml"
+    text = _text(path)
+    try:
+        config = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+    except OmegaConfBaseException as error:
+        raise RunError(f"{path}: {error}") from error
+    missing = [key for key in CONFIG_KEYS if not isinstance(config, dict) or key not in config]
+    if missing or not isinstance(config, dict):
+        raise RunError(f"{path}: not the configuration of a run: no key {missing[0]!r}")
+    return {str(key): value for key, value in config.items()}
+
+
+def setting_of(config: dict[str, Any]) -> Setting:
+    """What the run's results are about, from its configuration."""
+    benchmark = config["benchmark"]
+    return Setting(
+        benchmark=benchmark["name"],
+        method=config["method"]["name"],
+        backbone=config["backbone"]["name"],
+        metric=benchmark["metric"],
+        labels={label: list(spellings) for label, spellings in (benchmark.get("labels") or {}).items()},
+        seed=config["seed"],
+    )
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; RunError with its name where there is none."""
+    try:
+        return dict(json.loads(_text(path)))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{path}: not a JSON object: {error}") from error
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file, [] where the file is not there; RunError with file and line."""
+    records = []
+    lines = _text(path).split("\n") if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            records += [dict(json.loads(line))] if line.strip() else []
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{path}, line {number}: not a JSON object: {error}") from error
+    return records
+
+
+def read_rows(
+    folder: Path, schema: pa.Schema, columns: Sequence[str] | None = None, where: pc.Expression | None = None
+) -> Iterator[dict[str, Any]]:
+    """Rows of a folder of Parquet files that satisfy `where`, batch by batch, with the chosen columns (None: all).
+
+    Yields nothing where the folder does not exist. RunError where a file lacks a column or has one of another type.
+    """
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    files = sorted(folder.glob("*.parquet"))
+    for file in files:
+        try:
+            part = ds.dataset(file, format="parquet")
+            if missing := [name for name in columns or schema.names if name not in part.schema.names]:
+                raise RunError(f"{file}: no column {missing[0]!r}; it has {', '.join(part.schema.names)}")
+            table = part.replace_schema(schema)
+            for batch in table.to_batches(columns=list(columns or schema.names), filter=where, batch_size=1024):
+                yield from batch.to_pylist()
+        except pa.ArrowException as error:
+            raise RunError(f"{file}: {error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a reader sees the old text or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file; is {path.parent} the folder of a run?") from None
