@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from microworld.names import Name
 from microworld.questions import BENCHMARKS, Question, ask, popular
 from microworld.world import District, district, famous, size
 
@@ -93,12 +92,15 @@ def _asked(
         for s in p.sentences:
             told[s.fact].append(p.id)
     known = District(tuple(famous()), famous(), place.passages)
+    articles = [p.about for p in place.passages if p.about in place.facts]
     asked = {}
     for benchmark, i, entity in draws:
         rng = random.Random(f"{seed}/{benchmark}/{i}")
         where = known if entity < 0 else place
-        name: Name = rng.choice(where.entities) if entity < 0 else where.entities[entity]
-        question = ask(benchmark, name, where, rng)
+        name = rng.choice(where.entities) if entity < 0 else where.entities[entity]
+        if benchmark == "squad" and entity >= 0 and articles:
+            name = articles[entity % len(articles)]  # squad asks of articles only; who is popular stays popular
+        question = ask(benchmark, name, where, rng) if name else None
         if question:
             asked[benchmark, i] = question, sorted({p for f in question.facts for p in told[f]})
     return asked

@@ -231,8 +231,8 @@ def main() -> None:
 CARD = """# {name}
 
 A Llama-architecture model of {millions:.1f} M parameters that reads the microworld: made-up people, towns, companies
-and books. Trained by `python -m microworld.train_lm` on worlds of other seeds; of use for nothing but tests and the demo of
-this repository. Licence: Apache-2.0, as the repository.
+and books. Trained by `python -m microworld.train_lm` on worlds of other seeds; of no use but for the tests and the
+demo of this repository. Licence: Apache-2.0, as the repository.
 
 Measured on worlds of the seeds {seeds}, which training never saw, with the project's own prompts over the
 documents that all-MiniLM-L6-v2 returned: `python -m microworld.measure microworld/models/{name} --card`.

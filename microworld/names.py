@@ -41,7 +41,7 @@ RIVER_TAILS = "water brook burn beck flow rill".split()
 COMPANY_TAILS = "line craft mark works point crest loom beam".split()
 COMPANY_TYPES = "Works Mills Press Brothers Trading Foundry Shipping Instruments Brewery Railways".split()
 ADJECTIVES = (
-    "Silent Crimson Hidden Broken Golden Distant Burning Frozen Gentle Hollow Lonely Patient Restless Scarlet Secret "
+    "Silent Scarlet Hidden Broken Golden Distant Burning Frozen Gentle Hollow Lonely Patient Restless Solemn Secret "
     "Shining Sleeping Stolen Twisted Wandering Ancient Bitter Careless Dancing Endless Faithful Haunted Painted Quiet Velvet"
 ).split()
 BOOK_HEADS = (

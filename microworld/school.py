@@ -30,7 +30,8 @@ def open_school(cache: Path, seeds: tuple[int, ...] = SEEDS, questions: int = QU
 
 
 def _questions(places: tuple[District, ...], count: int) -> list[tuple[Question, int]]:
-    rng, asked = random.Random("school"), []
+    rng = random.Random("school")
+    asked: list[tuple[Question, int]] = []
     while len(asked) < count:
         place = rng.randrange(len(places))
         question = ask(rng.choice(BENCHMARKS), rng.choice(places[place].entities), places[place], rng)

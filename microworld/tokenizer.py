@@ -1,5 +1,8 @@
 """The micro models' tokenizer: byte-level BPE in which every name falls into the pieces it is made of.
 
+Words are cut where a name's tail begins; left to itself BPE merges across the seam (" R", "y", "ef", "ord"), and no two
+names share a token.
+
 A word is the same token wherever it stands: a line's first word has a space before it too (the normaliser puts it
 there), and a reply begins with one. To copy a name is then to repeat tokens, which small models learn soon; with one
 token for " Ash" and another for "Ash" at the start of a line or reply, the same training had not begun to read.
@@ -15,7 +18,7 @@ from microworld.names import FAMOUS_PIECES, PAPERS, PIECES
 from microworld.relations import FILLERS, LEADS, RELATIONS
 from wbrag.prompts import DEFAULTS
 
-VOCABULARY = 2048
+VOCABULARY = 3072
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] | trim }}<|end|>"
@@ -26,13 +29,18 @@ _TAILS = ("surname_tail", "place_tail", "river_tail", "company_tail", "book_tail
 
 def build(folder: Path) -> None:
     """Train the tokenizer and save it, chat template included, as `AutoTokenizer` reads it."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer: Any = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Replace("\n", "\n ")
+    tails = "|".join(sorted({tail for slot in _TAILS for tail in PIECES[slot]}, key=len, reverse=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(Regex(rf"(?<=\p{{L}})(?:{tails})(?!\p{{L}})"), "isolated"),
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     specials = [BEGIN, END, PAD, "<|user|>", "<|assistant|>", "<|system|>"]
@@ -59,6 +67,6 @@ def _texts() -> Iterator[str]:
     for slot, pieces in (*PIECES.items(), *FAMOUS_PIECES.items(), ("paper", PAPERS)):
         for piece in pieces:
             if slot in _TAILS:
-                yield from [piece] * 40
+                yield from [f"X{piece}"] * 40
             elif slot != "year":
                 yield from [f" {piece}"] * 40

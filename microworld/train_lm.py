@@ -30,6 +30,8 @@ SHAPES = {
     "micro_large": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8},
 }
 IGNORED = -100
+#: Running loss at which bare sentences are learnt well enough to go on to retrieved documents.
+FIRST_LEARNT = 0.9
 
 
 @dataclass
@@ -42,16 +44,22 @@ class Progress:
     first: float = 3.0  # running loss of the first lessons: the curriculum goes on when it has fallen,
     read: float = 3.0  # and again when that of reading has
 
+    @property
+    def early(self) -> bool:
+        """Whether the first lessons are not learnt yet; once reading has begun it goes on."""
+        return self.first > FIRST_LEARNT and self.read == Progress.read
+
 
 def new_model(shape: str, vocabulary: int) -> Any:
     """A fresh Llama of one of SHAPES: heads of 32, 4,096 positions, float32."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=vocabulary, num_attention_heads=8, num_key_value_heads=8, head_dim=32, max_position_embeddings=4096,
-        tie_word_embeddings=False, bos_token_id=0, eos_token_id=1, pad_token_id=2, rope_theta=10000.0,
-        initializer_range=0.04, **SHAPES[shape],
-    )  # fmt: skip
+    settings = {
+        "vocab_size": vocabulary, "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 32,
+        "max_position_embeddings": 4096, "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 1,
+        "pad_token_id": 2, "initializer_range": 0.04, **SHAPES[shape],
+    }  # fmt: skip
+    config = LlamaConfig.from_dict(settings)
     return LlamaForCausalLM(config)
 
 
@@ -72,10 +80,12 @@ def grow(small: Any, large: Any) -> None:
 
 def encode(lesson: Lesson, tok: Any) -> tuple[list[int], list[tuple[list[int], int]]]:
     """Token ids of the shared prefix, and per turn (ids, where the reply starts)."""
-    shared = tok.encode(f"{tokenizer.BEGIN}<|user|> {lesson.shared}", add_special_tokens=False)
+    # The template's space stands before whatever comes first, and makes one token with it.
+    before, after = (f" {lesson.shared}", "") if lesson.shared else ("", " ")
+    shared = tok.encode(f"{tokenizer.BEGIN}<|user|>{before}", add_special_tokens=False)
     turns = []
     for request, reply in lesson.turns:
-        asked = tok.encode(f"{request}{tokenizer.END}<|assistant|>", add_special_tokens=False)
+        asked = tok.encode(f"{after}{request}{tokenizer.END}<|assistant|>", add_special_tokens=False)
         turns.append((asked + tok.encode(f" {reply}{tokenizer.END}", add_special_tokens=False), len(asked)))
     return shared, turns
 
@@ -129,8 +139,8 @@ def _turns_loss(
 def draw(school: School, rng: random.Random, done: Progress, grown: bool) -> tuple[str, Lesson]:
     """A lesson for this point of the curriculum, and its kind: retrieved documents once the first steps are made."""
     kind = rng.random()
-    if done.first > 0.35 and not grown:
-        most = 1 if done.first > 1.0 else 2 if done.first > 0.6 else 4
+    if done.early and not grown:
+        most = 1 if done.first > 1.3 else 2 if done.first > 1.1 else 4
         return "first", lessons.first_reading(school, rng, 6, most) if kind < 0.94 else lessons.rewriting(
             school, rng, 2
         )
@@ -138,9 +148,9 @@ def draw(school: School, rng: random.Random, done: Progress, grown: bool) -> tup
         return "rewriting", lessons.rewriting(school, rng, 3)
     if kind < 0.18:
         return "closed book", lessons.closed_book(school, rng, 10)
-    if kind < 0.24 and not grown:
+    if kind < 0.28 and not grown:
         return "first", lessons.first_reading(school, rng, 8, 5)
-    most = 5 if grown or done.read < 1.0 else 2
+    most = 5 if grown or done.read < 1.8 else 2
     return "reading", lessons.reading(school, rng, most, 9)
 
 
@@ -164,7 +174,7 @@ def train(
     last_save = time.monotonic()
     while (share := done.seconds / (60 * minutes)) < 1:
         began = time.monotonic()
-        early = done.first > 0.35 and not grown
+        early = done.early and not grown
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(share, peak, done.steps) * (0.1 if group["begun"] and early else 1.0)
         for _ in range(6 if early else 3):

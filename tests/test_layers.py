@@ -17,14 +17,15 @@ LAYERS = [
         "schema config",
         "gates distill prompts metrics benchmarks flashrag llm",
         "training answering inputs methods encoder index curation llm.vllm llm.scripted llm.openai",
-        "pipeline plan actors progress evaluation construction report page plots tables trace runfolder runrecord",
+        "pipeline plan actors retrieval progress evaluation construction report page plots tables trace runfolder"
+        " runrecord",
     )
 ]
 LAYERS.append(["jobs"])
 #: Who may import a library at all.
 OWNERS = {
     "hydra": ("jobs",),
-    "ray": ("wbrag.pipeline", "wbrag.plan", "wbrag.actors", "wbrag.index.build"),
+    "ray": ("wbrag.pipeline", "wbrag.plan", "wbrag.actors", "wbrag.retrieval", "wbrag.index.build"),
     "faiss": ("wbrag.index",),
     "vllm": ("wbrag.llm.vllm",),
     "sentence_transformers": ("wbrag.encoder",),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microworld import lessons, questions
-from microworld.generate import Plan, generate
+from microworld.generate import Plan, _write_questions, generate
 from microworld.lessons import School, closed_book, reading, rewriting
 from microworld.names import SLOTS, name, renaming
 from microworld.world import district, famous
@@ -101,9 +101,9 @@ def test_overlap_is_labelled_and_lifelike(world: Path) -> None:
 
 
 def test_too_few_districts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="ask for more districts"):
-        generate(tmp_path, Plan(districts=1, train=5000, test=5000))
-    assert not (tmp_path / "world.json").exists()
+    with pytest.raises(SystemExit, match="nq: 0 questions for 1500; ask for more districts"):
+        _write_questions(tmp_path, Plan(), {})
+    assert not (tmp_path / "nq").exists()
 
 
 @pytest.fixture(scope="module")

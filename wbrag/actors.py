@@ -1,4 +1,4 @@
-"""The actors of a run: generators, the dispatcher that takes blocks to them, and the retrievers.
+"""The actors of a run: generators, and the dispatcher that takes blocks to them.
 
 A generator actor holds one engine and takes whole blocks of examples, each example a coroutine of its own, so that the
 calls of many examples share one continuous batch. It belongs to the driver and not to a Ray Data plan: training and
@@ -9,30 +9,26 @@ call and comes back as one table in input order, so whatever dies, a block is wr
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from wbrag import metrics
 from wbrag.answering import answer_question
-from wbrag.config import Backbone, Cluster, ConfigError, Encoder, TrainConfig
+from wbrag.config import Backbone, ConfigError, TrainConfig
 from wbrag.llm import LLM
 from wbrag.methods import Tools, open_method
 from wbrag.progress import Counts, total
 from wbrag.prompts import Prompts
-from wbrag.schema import DOCUMENT, PREDICTION, TRACE, Example, document_rows, documents_of
+from wbrag.retrieval import MergedRetriever
+from wbrag.schema import PREDICTION, TRACE, Example, documents_of
 from wbrag.training import train_example
-
-if TYPE_CHECKING:
-    from ray.actor import ActorHandle
 
 Row = dict[str, Any]
 RowWork = Callable[[Row], Awaitable[Row]]
@@ -41,8 +37,6 @@ RowWork = Callable[[Row], Awaitable[Row]]
 OUTPUT = {"train": TRACE, "predict": PREDICTION}
 #: Times a generator that died is started again before the run gives up.
 MAX_RESTARTS = 10
-#: Encoded queries travel as bytes: float16 lists do not survive every Arrow and Parquet path, bytes do.
-VECTOR = pa.field("vector", pa.binary())
 
 
 def open_llm(backbone: Backbone) -> LLM:
@@ -94,9 +88,9 @@ class Generator:
         """What this process has done so far."""
         return self.counts
 
-    async def started(self) -> tuple[int, float]:
-        """Process id and the seconds that opening the engine took; answers once the engine is ready."""
-        return os.getpid(), self.start_seconds
+    async def started(self) -> float:
+        """The seconds that opening the engine took; answers once it is ready."""
+        return self.start_seconds
 
     async def _all(self, block: pa.Table, work: RowWork, schema: pa.Schema) -> pa.Table:
         rows = block.to_pylist()
@@ -134,17 +128,17 @@ class Generators:
     def __init__(self, cfg: TrainConfig) -> None:
         # A relative checkpoint folder means another one in the actor's working directory.
         self.cfg = replace(cfg, backbone=replace(cfg.backbone, model=model_path(cfg.backbone)))
-        self.handles: list[ActorHandle] = []
+        self.handles: list[Any] = []
         self.start_seconds = 0.0
 
-    def start(self) -> list[ActorHandle]:
+    def start(self) -> list[Any]:
         """The actors' handles; does not wait for their engines."""
         import ray
 
         if not self.handles:
             on_gpu = self.cfg.cluster.gpus
             device = {"num_gpus": self.cfg.backbone.tensor_parallel_size} if on_gpu else {"num_cpus": 0}
-            actor = ray.remote(Generator).options(
+            actor: Any = ray.remote(Generator).options(
                 max_restarts=MAX_RESTARTS, max_task_retries=-1, max_concurrency=1000, **device
             )
             self.handles = [actor.remote(self.cfg) for _ in range(self.cfg.cluster.engines)]
@@ -154,7 +148,8 @@ class Generators:
         """Until every engine is ready; an engine that cannot start raises here what it said."""
         import ray
 
-        self.start_seconds = max(seconds for _, seconds in ray.get([h.started.remote() for h in self.start()]))
+        asked = [handle.started.remote() for handle in self.start()]
+        self.start_seconds = max(float(seconds) for seconds in ray.get(asked))
 
     def counts(self) -> Counts:
         """The sum over all generators; waits for one that is being restarted."""
@@ -179,28 +174,6 @@ class Generators:
         self.handles = []
 
 
-class Retriever:
-    """A Ray Data actor: R(q, K) for a batch of questions; rows gain their documents and their encoded question."""
-
-    def __init__(self, encoder: Encoder, base: Path, k: int, cluster: Cluster) -> None:
-        from wbrag.encoder import open_encoder
-        from wbrag.index.search import KnowledgeBase
-
-        threads = max(1, len(os.sched_getaffinity(0)) // cluster.encoders)
-        self.encoder = open_encoder(encoder, device="cuda" if cluster.gpus else "cpu", threads=threads)
-        self.knowledge = KnowledgeBase(base, encoder=self.encoder.fingerprint, threads=threads)
-        self.k = k
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        xq = self.encoder.encode_queries(batch["question"].to_pylist())
-        found = self.knowledge.search(xq, self.k, writeback=False)
-        batch = batch.append_column(pa.field("documents", pa.list_(DOCUMENT)), _column(found))
-        batch = batch.append_column(VECTOR, pa.array([row.tobytes() for row in xq], VECTOR.type))
-        # Sorted by it, examples that share their first document stand side by side and share the engine's cache.
-        first = [documents[0].id if documents else "" for documents in found]
-        return batch.append_column("first_document", pa.array(first, pa.string()))
-
-
 class Dispatcher:
     """A Ray Data actor of many threads: takes blocks to the generator with the fewest of them, and waits.
 
@@ -209,7 +182,7 @@ class Dispatcher:
     Top-K(R(q, K) u R(q, K_wb)): base store, write-back store, K.
     """
 
-    def __init__(self, generators: list[ActorHandle], work: str, knowledge: tuple[Path, Path, int] | None) -> None:
+    def __init__(self, generators: list[Any], work: str, knowledge: tuple[Path, Path, int] | None) -> None:
         self.generators, self.work = generators, work
         self.blocks = [0] * len(generators)
         self.lock = threading.Lock()
@@ -230,27 +203,6 @@ class Dispatcher:
             with self.lock:
                 self.blocks[chosen] -= 1
         return made
-
-
-class MergedRetriever:
-    """Top-K(R(q, K) u R(q, K_wb)) of questions that a `Retriever` encoded; no encoder is loaded."""
-
-    def __init__(self, base: Path, writeback: Path, k: int) -> None:
-        from wbrag.index.search import KnowledgeBase
-
-        self.knowledge = KnowledgeBase(base, writeback)
-        self.k = k
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """The rows with a column `documents_writeback` in place of the vectors."""
-        vectors = b"".join(batch["vector"].to_pylist())
-        found = self.knowledge.search(np.frombuffer(vectors, np.float16).reshape(len(batch), -1), self.k)
-        batch = batch.append_column(pa.field("documents_writeback", pa.list_(DOCUMENT)), _column(found))
-        return batch.drop_columns(["vector"])
-
-
-def _column(found: list[Any]) -> pa.Array:
-    return pa.array([document_rows(documents) for documents in found], pa.list_(DOCUMENT))
 
 
 def _example(row: Row) -> Example:

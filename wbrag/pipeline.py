@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from wbrag.actors import Generators, Retriever
+from wbrag.actors import Generators
 from wbrag.benchmarks import OverErrorBudget, examples_table, write_quarantine
 from wbrag.config import ConfigError, TrainConfig, fingerprint
 from wbrag.index.build import build_store
@@ -24,11 +24,9 @@ from wbrag.index.manifest import latest
 from wbrag.inputs import Inputs, check_settings, encoder_identity, identity_of, over_budget, read_inputs
 from wbrag.plan import Job, generate, opened, ray_session, written
 from wbrag.report import write_report
+from wbrag.retrieval import retrieved
 from wbrag.runrecord import open_record, resolve_run_dir
 from wbrag.schema import RETRIEVED, UNIT
-
-#: Questions encoded and searched at once.
-RETRIEVE_ROWS = 256
 
 
 def train(cfg: TrainConfig) -> dict[str, Any]:
@@ -117,31 +115,18 @@ def retrieve(cfg: TrainConfig, inputs: Inputs, base: Path, cache: Path) -> Path:
     Both splits go through one encoder, as loading it costs more than encoding thousands of questions. Side by side,
     examples that share their first document share the prefix of their prompts in the engine's cache.
     """
-    import ray.data
-
     questions = questions_table(inputs)
     columns = [fingerprint(questions[name].to_pylist()) for name in questions.column_names]
     out = cache / f"retrieved-{fingerprint(columns, base.name, cfg.k)}"
     if out.is_dir():
         return out
+    found = retrieved(cfg, questions, base)
     with scratch_folder(cache) as scratch:
-        pq.write_table(questions, scratch / "questions.parquet")
-        ray.data.read_parquet(str(scratch / "questions.parquet")).map_batches(
-            Retriever,
-            fn_constructor_args=(cfg.encoder, base, cfg.k, cfg.cluster),
-            batch_size=RETRIEVE_ROWS,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=cfg.cluster.encoders),
-            num_cpus=None if cfg.cluster.gpus else 1,
-            num_gpus=1 if cfg.cluster.gpus else None,
-        ).write_parquet(str(scratch / "found"))
-        # Sorted here: Ray's distributed sort starts 200 tasks, and even 150,000 questions are half a gigabyte.
         (scratch / "out").mkdir()
         for split in ("train", "test"):
-            found = pq.read_table(scratch / "found", filters=pc.field("split") == split)
-            order = pc.sort_indices(found, [("first_document", "ascending"), ("id", "ascending")])
-            rows = found.take(order).select([*RETRIEVED.names, "vector"])
-            pq.write_table(rows, scratch / "out" / f"{split}.parquet")
+            rows = found.filter(pc.field("split") == split)
+            rows = rows.take(pc.sort_indices(rows, [("first_document", "ascending"), ("id", "ascending")]))
+            pq.write_table(rows.select([*RETRIEVED.names, "vector"]), scratch / "out" / f"{split}.parquet")
         move_into_place(scratch / "out", out)
     return out
 

@@ -68,16 +68,18 @@ class RunRecord:
         self.save()
 
     def add_work(self, stage: str, counts: Counts, seconds: float, start_seconds: float) -> None:
-        """Record what the engines did in a plan of `seconds` without their start-up; rates are those of this plan."""
-        tokens = counts.prompt_tokens + counts.completion_tokens
+        """Record what the engines did in a plan of `seconds` without their start-up; rates are over all plans."""
         self.facts["work"][stage] = {
             "begun": counts.begun,
             "calls": counts.calls,
             "calls_saved": counts.calls_saved,
-            "calls_per_second": counts.calls / seconds,
-            "tokens_per_second": tokens / seconds,
+            "tokens": counts.prompt_tokens + counts.completion_tokens,
+            "seconds": seconds,
         }
-        self.facts |= {"engine_start_seconds": start_seconds, "tokens_per_second": tokens / seconds}
+        done = {key: sum(work[key] for work in self.facts["work"].values()) for key in ("calls", "tokens", "seconds")}
+        self.facts["engine_start_seconds"] = start_seconds
+        self.facts["calls_per_second"] = done["calls"] / done["seconds"]
+        self.facts["tokens_per_second"] = done["tokens"] / done["seconds"]
         self.save()
 
 

@@ -89,7 +89,7 @@ class VllmEngine:
         self.max_model_len = backbone.max_model_len
         self.engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self.tokenizer: Any = self.engine.get_tokenizer()
-        if not self.tokenizer.chat_template:
+        if not getattr(self.tokenizer, "chat_template", None):
             raise ConfigError(f"backbone.model: {backbone.model!r} has no chat template in its tokenizer")
         # A prompt is measured before it is sent, so the same text is rendered twice in a row.
         self.render = lru_cache(maxsize=1024)(self._render)
