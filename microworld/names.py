@@ -10,24 +10,23 @@ import math
 import random
 from dataclasses import dataclass
 
-STEMS = (
+STEMS = (  # none ends like a tail: the tokenizer cuts there
     "Ash Brook Stone Wind Black White Green Gold Silver Copper Iron Oak Elm Birch Thorn Rose Hazel Maple Cedar "
-    "Alder Fox Wolf Hawk Raven Swan Crane Heron Otter Badger Stag Lamb Hare Finch Wren Lark Dove Salmon Pike Barley "
-    "Rye Clover Fern Moss Heather Bramble Holly Ivy Laurel Poppy Lily North South East West Winter Summer Frost "
-    "Snow Rain Storm Cloud Sun Moon Star Dawn Hill Cliff Marsh Moor Glen Dale Lake Sea Sand Salt Coal Flint Chalk "
-    "Clay Amber Pearl Ruby Bell Bridge Castle Church Abbey Tower Mill Forge King Queen Bishop Knight Monk Shepherd "
-    "Hunter Fisher Baker Carter Cooper Mason Weaver Apple Berry Bean Bear Beech Blue Boar Bold Bone Book Boot Bow "
-    "Box Brass Bread Brick Bright Broad Brown Buck Bull Butter Cable Cake Camp Candle Cart Cat Chain Cherry Chest "
-    "Cider Coat Cold Comb Corn Cotton Cow Crab Cream Crow Crown Cup Deer Diamond Dog Duck Dust Eagle Earl Egg Ember "
-    "Falcon Fast Feather Field Fig Fire Fish Flax Flower Fog Foot Ford Frog Garlic Garnet Ginger Glass Goat Goose "
-    "Grain Grape Grass Gray Grove Gull Hail Hammer Hand Harbor Hat Hay Hazard Head Heart Hemp High Honey Hood Horn "
-    "Horse House Ice Ink Jade Jet Juniper Kettle Key Kite Lace Ladder Lantern Lead Leaf Leather Lemon Light Lime "
-    "Linen Lion Long Low Mallow Mantle Marble Mare Meadow Mint Mole Morning Mouse Mud Myrtle Nail Needle Nettle "
-    "Night Nut Old Olive Onion Orange Orchid Owl Ox Paper Peach Pear Pebble Pepper Pine Plain Plow Plum Pond Pool "
-    "Quail Quartz Quick Rabbit Ram Reed Ring River Robin Rock Rook Root Rope Rush Sage Sail Sapphire Saddle Shade "
-    "Sharp Sheep Shell Ship Shore Silk Slate Smith Smoke Snail Spark Spear Spice Spring Steel Stork Straw Strong "
-    "Sugar Sweet Sword Table Thistle Thunder Tiger Tin Trout Tulip Turf Vale Velvet Vine Violet Walnut Water Wax "
-    "Well Whale Wheat Wheel Willow Wine Wing Wood Wool Yarrow Yellow Yew"
+    "Alder Fox Wolf Hawk Raven Swan Crane Heron Badger Stag Lamb Hare Finch Wren Lark Dove Salmon Pike Rye Clover "
+    "Fern Moss Heather Bramble Holly Ivy Laurel Poppy Lily North South East West Summer Frost Snow Rain Storm Cloud "
+    "Sun Moon Star Dawn Hill Cliff Marsh Moor Glen Dale Lake Sea Sand Salt Coal Flint Chalk Clay Amber Pearl Ruby "
+    "Bell Castle Church Abbey Tower Mill Forge King Queen Bishop Knight Monk Shepherd Fisher Baker Cooper Weaver "
+    "Apple Berry Bean Bear Beech Blue Boar Bold Bone Book Boot Bow Box Brass Bread Brick Bright Brown Buck Bull "
+    "Cable Cake Camp Candle Cart Cat Chain Cherry Chest Cider Coat Cold Comb Corn Cow Crab Cream Crow Crown Cup "
+    "Deer Diamond Dog Duck Dust Eagle Earl Egg Ember Falcon Fast Feather Field Fig Fire Fish Flax Flower Fog Foot "
+    "Ford Frog Garlic Garnet Ginger Glass Goat Goose Grain Grape Grass Gray Grove Gull Hail Hammer Hand Harbor Hat "
+    "Hay Hazard Head Heart Hemp High Honey Hood Horn Horse House Ice Ink Jade Jet Juniper Kettle Key Kite Lace "
+    "Ladder Lantern Lead Leaf Leather Lemon Light Lime Linen Lion Long Low Mantle Marble Mare Meadow Mint Mole "
+    "Morning Mouse Mud Myrtle Nail Needle Nettle Night Nut Old Olive Onion Orange Orchid Owl Ox Paper Peach Pear "
+    "Pebble Pepper Pine Plain Plum Pond Pool Quail Quartz Quick Rabbit Ram Reed Ring River Robin Rock Rook Root "
+    "Rope Rush Sage Sail Sapphire Saddle Shade Sharp Sheep Shell Ship Shore Silk Slate Smith Smoke Snail Spark "
+    "Spear Spice Spring Steel Stork Straw Strong Sugar Sweet Sword Table Thistle Thunder Tiger Tin Trout Tulip Turf "
+    "Vale Velvet Vine Violet Walnut Wax Well Whale Wheat Wheel Wine Wing Wood Wool Yarrow Yew"
 ).split()
 FIRSTS = (
     "Marta Edwin Clara Hugo Alice Victor Nora Felix Greta Oscar Helen Arthur Irene Walter Julia Conrad Laura Martin Stella "

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from microworld import lessons, questions
 from microworld.generate import Plan, _write_questions, generate
 from microworld.lessons import School, closed_book, reading, rewriting
-from microworld.names import SLOTS, name, renaming
+from microworld.names import PIECES, SLOTS, STEMS, name, renaming
+from microworld.tokenizer import _TAILS
 from microworld.world import district, famous
 from wbrag.prompts import Prompts
 
@@ -128,6 +129,11 @@ def test_lessons_ask_in_the_very_prompts_of_the_project(school: School) -> None:
             chat = [{"role": "user", "content": lesson.shared + request}]
             sent = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
             assert shared + ids[:reply_at] == sent
+
+
+def test_no_stem_ends_like_a_tail() -> None:
+    tails = [tail for slot in _TAILS for tail in PIECES[slot]]
+    assert not [stem for stem in STEMS if any(stem.endswith(tail) for tail in tails)]
 
 
 def test_names_fall_into_two_or_three_pieces() -> None:

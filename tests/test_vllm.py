@@ -82,20 +82,20 @@ def test_a_dead_engine_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmEngine]:
-    model = build_tiny_model(tmp_path_factory.mktemp("tiny"))
-    opened = VllmEngine(Backbone(model=str(model), **BACKBONE))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(scope="session")
 def run() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
     """Runs a coroutine on the one event loop that the engine knows."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
     yield lambda work: asyncio.run_coroutine_threadsafe(work, loop).result(timeout=280)
     loop.call_soon_threadsafe(loop.stop)
+
+
+@pytest.fixture(scope="session")
+def engine(run: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmEngine]:
+    model = build_tiny_model(tmp_path_factory.mktemp("tiny"))
+    opened = VllmEngine(Backbone(model=str(model), **BACKBONE))
+    yield opened
+    opened.close()  # while its loop still runs: sockets left open on a stopped one block the interpreter's exit
 
 
 @pytest.mark.slow
