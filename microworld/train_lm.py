@@ -2,8 +2,9 @@
 
 The recipe: Llama architecture, AdamW, a curriculum from a few bare sentences to five retrieved documents, and lessons
 that read a context once and answer many requests about it (their prompts share the prefix, so its keys and values are
-computed once; positions and attention are those of the separate prompts). Time is the budget: the curriculum and the
-learning rate follow the share of the minutes used, training checkpoints every two minutes and resumes from there.
+computed once; positions and attention are those of the separate prompts). Time is the budget: the learning rate follows
+the share of the minutes used, the curriculum how far the lessons are learnt; training checkpoints every two minutes and
+resumes from there.
 `--grow FROM` starts from a smaller trained model: its layers are kept, new ones begin as the identity.
 """
 
@@ -235,7 +236,8 @@ def main() -> None:
     folder = args.out / args.name
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
-    tokenizer.build(folder)
+    if not (folder / "checkpoint.pt").exists():  # a resumed model keeps its tokens
+        tokenizer.build(folder)
     tok = AutoTokenizer.from_pretrained(folder)
     model = new_model(args.name, math.ceil(len(tok) / 64) * 64)
     look_back(model)
