@@ -30,7 +30,6 @@ SHAPES = {
     "micro_small": {"hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 4},
     "micro_large": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8},
 }
-IGNORED = -100
 #: Running loss at which bare sentences are learnt well enough to go on to retrieved documents.
 FIRST_LEARNT = 0.9
 
@@ -121,7 +120,7 @@ def _turns_loss(
     """
     longest = max(len(ids) for ids, _ in turns)
     ids = torch.full((len(turns), longest), 2)
-    labels = torch.full((len(turns), longest), IGNORED)
+    labels = torch.zeros_like(ids)
     weights = torch.zeros(len(turns), longest)
     for row, (turn, reply_at) in enumerate(turns):
         ids[row, : len(turn)] = torch.tensor(turn)
@@ -130,7 +129,7 @@ def _turns_loss(
         weights[row, reply_at - 1 : len(turn) - 1] = (len(turn) - reply_at) ** -0.7
     positions = torch.arange(start, start + longest).expand(len(turns), -1)
     hidden = model.model(ids, past_key_values=cache, position_ids=positions, use_cache=True).last_hidden_state
-    chosen = (labels != IGNORED) & (weights > 0)
+    chosen = weights > 0
     losses = functional.cross_entropy(model.lm_head(hidden[chosen]), labels[chosen], reduction="none")
     is_reply = weights[chosen] != prompt_weight / 2
     weighted = losses * weights[chosen]
