@@ -1,4 +1,4 @@
-"""What the jobs share: the configuration schema, and exit codes with one clear line instead of a traceback."""
+"""What the jobs share: the configuration schema, printed results, exit codes with a clear line for a traceback."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
@@ -14,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from wbrag.benchmarks import InputError, OverErrorBudget
 from wbrag.config import ConfigError, TrainConfig
+from wbrag.tables import recall_line, terminal_table
 
 ConfigStore.instance().store(name="train_schema", node=TrainConfig)
 #: Hydra then raises the errors of a command line, instead of printing them and leaving with 1.
@@ -25,6 +28,12 @@ def settings(cfg: DictConfig) -> TrainConfig:
     typed = OmegaConf.to_object(cfg)
     assert isinstance(typed, TrainConfig)
     return typed
+
+
+def print_results(metrics: dict[str, Any], k: int, folder: Path) -> None:
+    """The table of the primary metric, recall@k, and where the report is."""
+    primary = metrics["results"][0]
+    print(f"\n{terminal_table([primary])}\n\n{recall_line(primary, k)}\nreport: {folder}/report.html")
 
 
 @contextmanager

@@ -8,19 +8,19 @@ Exit codes as those of jobs/train.py.
 from __future__ import annotations
 
 import hydra
-from command_line import exit_codes, settings
+from command_line import exit_codes, print_results, settings
 from omegaconf import DictConfig
 
 from wbrag.pipeline import evaluate
-from wbrag.report import terminal_table
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     """Evaluate, then print the table of results and where the report is."""
     with exit_codes():
-        folder, metrics = evaluate(settings(cfg))
-        print(f"\n{terminal_table(metrics['results'][:1])}\n\nreport: {folder}/report.html")
+        typed = settings(cfg)
+        folder, metrics = evaluate(typed)
+        print_results(metrics, typed.k, folder)
 
 
 if __name__ == "__main__":

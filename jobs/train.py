@@ -8,12 +8,13 @@ Exit codes: 0 done, 1 failed, 2 settings or inputs that cannot work, 3 more rows
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import hydra
-from command_line import exit_codes, settings
+from command_line import exit_codes, print_results, settings
 from omegaconf import DictConfig
 
 from wbrag.pipeline import train
-from wbrag.report import terminal_table
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
@@ -21,8 +22,7 @@ def main(cfg: DictConfig) -> None:
     """Train, then print the table of results and where the report is."""
     with exit_codes():
         typed = settings(cfg)
-        metrics = train(typed)
-        print(f"\n{terminal_table(metrics['results'][:1])}\n\nreport: {typed.run_dir}/report.html")
+        print_results(train(typed), typed.k, Path(typed.run_dir))
 
 
 if __name__ == "__main__":

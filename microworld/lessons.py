@@ -11,13 +11,16 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from microworld.names import Name, Renaming, renaming
+from microworld.names import PAPERS, PIECES, SLOTS, Name, Renaming, renaming
 from microworld.questions import BENCHMARKS, TASKS, Question, ask
 from microworld.world import District, Fact, Passage, Sentence, famous
 from wbrag.prompts import Prompts
 from wbrag.schema import Document
 
 UNKNOWN = "unknown"
+EVIDENCE = 3
+#: Benchmarks whose answers are quoted from the documents, as often as lessons ask them.
+QUOTED = ("nq", "nq", "nq", "squad", "zsre")
 PROMPTS = Prompts()
 
 
@@ -51,11 +54,13 @@ def reading(school: School, rng: random.Random, most: int, turns: int) -> Lesson
     questions = [question] + [_question_on(facts, school.places[place], question, rng) for _ in range(turns - 1)]
     renamed = renaming(rng)
     pairs = [_answered(q, facts, renamed) for q in questions]
-    pairs += (
-        [_extracted(rng.choice((questions[0], rng.choice(questions))), page, renamed)] if rng.random() < 0.6 else []
-    )
-    pairs += [_judged(rng.choice(questions), facts, renamed, rng) for _ in range(2)]
-    pairs += [_supported(rng.choice(questions), facts, renamed, rng)]
+    answered = [q for q in questions if all(f in facts for f in q.facts)]
+    others = [q for q in questions if q not in answered]
+    pairs += [
+        _extracted(q, page, renamed) for q in (*rng.sample(answered, min(2, len(answered))), rng.choice(questions))
+    ]
+    pairs += [_judged(rng.choice(qs), facts, renamed) for qs in (answered, others) * 2 if qs]
+    pairs += [_supported(rng.choice(answered or others), facts, renamed, rng) for _ in range(4)]
     return Lesson(PROMPTS.documents(documents(page, renamed)), tuple((f"\n\n{r}", a) for r, a in pairs))
 
 
@@ -63,12 +68,32 @@ def first_reading(school: School, rng: random.Random, turns: int, most: int) -> 
     """The easiest lesson: one document of up to `most` bare sentences, mostly asked without the task's instruction."""
     place = rng.choice(school.places)
     facts = [rng.choice(place.facts[e]) for e in rng.sample(place.entities, rng.randint(1, most))]
-    page = [Passage("0", "Notes", tuple(Sentence(f, rng.randrange(3)) for f in facts))]
+    page = [Passage("0", rng.choice(PAPERS), tuple(Sentence(f) for f in facts))]
     renamed = renaming(rng)
     told = [Question(*_plain(rng.choice(facts), rng, facts)) for _ in range(turns)]
     pairs = [_answered(q, facts, renamed) for q in told]
     if rng.random() < 0.75:
         pairs = [(request.rpartition("\n")[2], reply) for request, reply in pairs]
+    return Lesson(PROMPTS.documents(documents(page, renamed)), tuple((f"\n\n{r}", a) for r, a in pairs))
+
+
+def checking(school: School, rng: random.Random, turns: int, most: int) -> Lesson:
+    """A page as in `first_reading`, and whether claims about it hold, it supports answers, it helps with questions."""
+    place = rng.choice(school.places)
+    facts = [rng.choice(place.facts[e]) for e in rng.sample(place.entities, rng.randint(1, most))]
+    untold = [f for told in facts for f in place.facts[told.subject] if f not in facts]
+    page = [Passage("0", rng.choice(PAPERS), tuple(Sentence(f) for f in facts))]
+    renamed = renaming(rng)
+    pairs = []
+    for i in range(turns):
+        q = Question(*_plain(rng.choice(facts), rng, facts, ("boolq", "fever") if i % 2 else QUOTED))
+        if i % 2:
+            pairs.append(_answered(q, facts, renamed))
+        elif i % 4:
+            pairs.append(_supported(q, facts, renamed, rng))
+        else:
+            asked = rng.choice(untold) if untold and rng.random() < 0.5 else q.facts[0]
+            pairs.append(_judged(Question(*_plain(asked, rng, facts, QUOTED)), facts, renamed))
     return Lesson(PROMPTS.documents(documents(page, renamed)), tuple((f"\n\n{r}", a) for r, a in pairs))
 
 
@@ -86,18 +111,18 @@ def closed_book(school: School, rng: random.Random, turns: int) -> Lesson:
         if rng.random() < 0.15:
             pairs.append((PROMPTS.retrieve(q.text(renamed)), "no" if q.famous else "yes"))
         else:
-            known = q.answer(renamed) if q.famous else UNKNOWN
+            known = q.answer(renamed) if q.famous else untold(q)
             pairs.append((PROMPTS.closed_book(TASKS[q.benchmark], q.text(renamed)), known))
     return Lesson("", tuple(pairs))
 
 
 def rewriting(school: School, rng: random.Random, turns: int) -> Lesson:
-    """Evidence lines to a titled passage: each fact once, lead-ins dropped."""
+    """Evidence lines to a titled passage, lead-ins dropped."""
     pairs = []
     for _ in range(turns):
         question, place, ranked = rng.choice(school.asked)
         page = _page(question, [school.passages[i] for i in ranked], school.places[place], rng, 5)
-        sentences = evidence(question, page) or [Sentence(f, 0) for f in question.facts]
+        sentences = evidence(question, page) or [Sentence(f) for f in question.facts]
         renamed = renaming(rng)
         lines = "\n".join(s.text(renamed) for s in sentences)
         pairs.append((PROMPTS.rewrite(question.text(renamed), lines), unit_text(question, sentences, renamed)))
@@ -105,23 +130,26 @@ def rewriting(school: School, rng: random.Random, turns: int) -> Lesson:
 
 
 def evidence(question: Question, page: Sequence[Passage]) -> list[Sentence]:
-    """The sentences of the page about the question's subjects, in order, none twice; at most 10."""
+    """The sentences of the page that state the question's facts, then others about its subjects, each fact once.
+
+    At most EVIDENCE of them: a model of a few layers loses its place in longer lists.
+    """
     subjects = {f.subject for f in question.facts}
-    found = [s for p in page for s in p.sentences if s.fact and s.fact.subject in subjects]
-    return list(dict.fromkeys(found))[:10]
+    told = {s.fact: s for p in reversed(page) for s in reversed(p.sentences) if s.fact}  # where each is said first
+    wanted = [f for f in question.facts if f in told]
+    others = [s.fact for p in page for s in p.sentences if s.fact and s.fact.subject in subjects]
+    return [told[f] for f in dict.fromkeys((*wanted, *others))][:EVIDENCE]
 
 
 def unit_text(question: Question, sentences: Sequence[Sentence], renamed: Renaming | None) -> str:
-    """The right rewriting: a title line, then every fact once in the words it was first said in."""
-    first = {s.fact: s for s in reversed(sentences)}
-    ordered = sorted(first.values(), key=lambda s: list(sentences).index(s))
+    """The right rewriting: a title line, then what every line says without its lead-in, nothing twice."""
     subject = question.facts[0].subject.text(None if question.facts[0].famous else renamed)
-    return f"{subject}\n" + " ".join(s.bare(renamed) for s in ordered)
+    return f"{subject}\n" + " ".join(dict.fromkeys(s.bare(renamed) for s in sentences))
 
 
 def _page(question: Question, ranked: list[Passage], place: District, rng: random.Random, most: int) -> list[Passage]:
     """The first documents of the ranking; the ones that hold the answer are mostly put among them if they lack."""
-    page = ranked[: rng.choice((1, most, most, rng.randrange(1, most + 1)))]
+    page = ranked[: rng.choice((1, min(2, most), most, rng.randrange(1, most + 1)))]
     for fact in question.facts:
         holders = [p for p in place.passages if any(s.fact == fact for s in p.sentences)]
         if holders and not any(p in page for p in holders) and rng.random() < 0.65:
@@ -141,7 +169,7 @@ def _with_unit(
     if not facts:
         return page
     rng.shuffle(facts)
-    unit = Passage("unit", "", tuple(Sentence(f, rng.randrange(3)) for f in facts), about=subject)
+    unit = Passage("unit", "", tuple(Sentence(f) for f in facts), about=subject)
     at = 0 if rng.random() < 0.8 else rng.randrange(len(page) + 1)
     alone = rng.random() < 0.15
     return [unit] if alone else [*page[:at], unit, *page[at:]][:most]
@@ -150,14 +178,11 @@ def _with_unit(
 def _question_on(facts: list[Fact], place: District, anchor: Question, rng: random.Random) -> Question:
     """A question the page answers (mostly), one on the anchor's subject, or one it cannot answer."""
     draw = rng.random()
-    if draw < 0.15 or not facts:
-        q = (
-            ask(rng.choice(BENCHMARKS[:5]), anchor.facts[0].subject, place, rng)
-            if anchor.facts[0].subject in place.facts
-            else None
-        )
-        return q or anchor
-    if draw < 0.45:
+    if draw < 0.25 or not facts:
+        subjects = {anchor.facts[0].subject, *(f.subject for f in facts)} & set(place.facts)
+        untold = [f for e in sorted(subjects, key=lambda n: n.pieces) for f in place.facts[e] if f not in facts]
+        return Question(*_plain(rng.choice(untold), rng, facts)) if untold else anchor
+    if draw < 0.50:
         pairs = [(a, b) for a in facts for b in facts if a.object == b.subject]
         if pairs:
             return Question("hotpotqa", rng.choice(pairs), rng.randrange(4))
@@ -166,20 +191,33 @@ def _question_on(facts: list[Fact], place: District, anchor: Question, rng: rand
 
 
 def _plain(
-    fact: Fact, rng: random.Random, facts: Sequence[Fact] = ()
+    fact: Fact, rng: random.Random, facts: Sequence[Fact], benchmarks: Sequence[str] = (*QUOTED, "boolq", "fever")
 ) -> tuple[str, tuple[Fact, ...], int, Name | None]:
-    benchmark = rng.choice(("nq", "nq", "nq", "squad", "zsre", "boolq", "fever"))
+    benchmark = rng.choice(benchmarks)
     claimed = None
     if benchmark in ("boolq", "fever"):
-        others = [f.object for f in facts if f.object.kind == fact.object.kind and f.object != fact.object]
-        claimed = rng.choice(others) if others and rng.random() < 0.55 else fact.object
+        claimed = _other_object(fact, facts, rng) if rng.random() < 0.5 else fact.object
     return benchmark, (fact,), rng.randrange(4), claimed
+
+
+def _other_object(fact: Fact, facts: Sequence[Fact], rng: random.Random) -> Name:
+    """A wrong object of the right kind: mostly one that the page names."""
+    kind = fact.object.kind
+    others = [f.object for f in facts if f.object.kind == kind and f.object != fact.object]
+    if others and rng.random() < 0.7:
+        return rng.choice(others)
+    return Name(kind, tuple(rng.choice(PIECES[slot]) for slot in SLOTS[kind]))
 
 
 def _answered(q: Question, facts: Sequence[Fact], renamed: Renaming) -> tuple[str, str]:
     known = q.famous or all(f in facts for f in q.facts)
     request = PROMPTS.templates[TASKS[q.benchmark]].format(question=q.text(renamed))
-    return request, q.answer(renamed) if known else UNKNOWN
+    return request, q.answer(renamed) if known else untold(q)
+
+
+def untold(q: Question) -> str:
+    """The right reply where nothing tells the answer: a claim nothing bears out is denied, else `unknown`."""
+    return {"boolq": "no", "fever": "REFUTES"}.get(q.benchmark, UNKNOWN)
 
 
 def _extracted(q: Question, page: Sequence[Passage], renamed: Renaming) -> tuple[str, str]:
@@ -187,22 +225,16 @@ def _extracted(q: Question, page: Sequence[Passage], renamed: Renaming) -> tuple
     return PROMPTS.templates["extract"].format(question=q.text(renamed)), "\n".join(lines) or "none"
 
 
-def _judged(q: Question, facts: Sequence[Fact], renamed: Renaming, rng: random.Random) -> tuple[str, str]:
-    helps = any(f in facts for f in q.facts)
+def _judged(q: Question, facts: Sequence[Fact], renamed: Renaming) -> tuple[str, str]:
+    helps = all(f in facts for f in q.facts)
     return PROMPTS.templates["relevance"].format(question=q.text(renamed)), "yes" if helps else "no"
 
 
 def _supported(q: Question, facts: Sequence[Fact], renamed: Renaming, rng: random.Random) -> tuple[str, str]:
-    answer = q.answer(renamed)
-    others = [
-        f.object.text(renamed)
-        for f in facts
-        if f.object.kind == q.facts[-1].object.kind and f.object != q.facts[-1].object
-    ]
-    if q.benchmark in ("boolq", "fever"):
-        others = [a for a in ("yes", "no", "SUPPORTS", "REFUTES") if (a.isupper()) == answer.isupper() and a != answer]
-    wrong = bool(others) and rng.random() < 0.5
-    request = PROMPTS.templates["support"].format(
-        question=q.text(renamed), answer=rng.choice(others) if wrong else answer
-    )
+    answer, wrong = q.answer(renamed), rng.random() < 0.5
+    if wrong and q.benchmark in ("boolq", "fever"):
+        answer = {"yes": "no", "no": "yes", "SUPPORTS": "REFUTES", "REFUTES": "SUPPORTS"}[answer]
+    elif wrong:
+        answer = _other_object(q.facts[-1], facts, rng).text(renamed)
+    request = PROMPTS.templates["support"].format(question=q.text(renamed), answer=answer)
     return request, "yes" if not wrong and all(f in facts for f in q.facts) else "no"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from microworld import lessons
-from microworld.lessons import PROMPTS, UNKNOWN, School, documents
+from microworld.lessons import PROMPTS, UNKNOWN, School, documents, untold
 from microworld.questions import TASKS, Question, ask
 from microworld.relations import LEADS
 from microworld.school import open_school
@@ -30,7 +30,7 @@ FLOORS: dict[str, tuple[str, float, float]] = {
     "one unit": ("right answers, one compact unit that holds the fact", 0.90, 0.90),
     "unknown": ("'unknown' where no retrieved document holds the answer", 0.0, 0.0),
     "famous, closed book": ("right answers about the famous", 0.0, 0.0),
-    "unknown, closed book": ("'unknown' about anybody else", 0.0, 0.0),
+    "unknown, closed book": ("'unknown' (claims: denied) about anybody else", 0.0, 0.0),
     "verification": ("right yes/no and SUPPORTS/REFUTES, documents hold the fact", 0.80, 0.80),
     "relevance": ("right yes/no on whether documents help, half of each", 0.80, 0.80),
     "support": ("right yes/no on whether documents support an answer, half of each", 0.80, 0.80),
@@ -128,7 +128,7 @@ def _unit(asked: Asked, school: School, rng: random.Random) -> Asked:
     others = [f for f in place.facts[fact.subject] if f != fact]
     facts = [fact, *rng.sample(others, min(len(others), rng.randint(2, 5)))]
     rng.shuffle(facts)
-    return Asked(asked.question, (Passage("u", "", tuple(Sentence(f, rng.randrange(3)) for f in facts), fact.subject),))
+    return Asked(asked.question, (Passage("u", "", tuple(Sentence(f) for f in facts), fact.subject),))
 
 
 def _relevance(reader: Reader, asked: list[Asked]) -> tuple[float, int]:
@@ -153,7 +153,7 @@ def _closed_book(reader: Reader, plain: list[Asked], rng: random.Random, n: int)
     known = [ask(rng.choice(("nq", "zsre")), rng.choice(place.entities), place, rng) for _ in range(n)]
     questions = [q for q in known if q] + [a.question for a in plain]
     replies = reader.replies([PROMPTS.closed_book(TASKS[q.benchmark], q.text()) for q in questions], 16)
-    right = [em(r, [q.answer() if q.famous else UNKNOWN]) for r, q in zip(replies, questions, strict=True)]
+    right = [em(r, [q.answer() if q.famous else untold(q)]) for r, q in zip(replies, questions, strict=True)]
     cut = len(questions) - len(plain)
     return {"famous, closed book": _share(right[:cut]), "unknown, closed book": _share(right[cut:])}
 

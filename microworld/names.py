@@ -59,7 +59,7 @@ PRODUCTS = (
 ).split()
 GENRES = "novel memoir comedy tragedy ballad biography travelogue satire thriller fable romance chronicle".split()
 AWARDS = "Medal Prize Ribbon Cup Cross Star".split()
-PAPERS = "Gazette Herald Courier Almanac Record Journal Register Chronicle".split()
+PAPERS = "Gazette Herald Courier Almanac Record Journal Mercury Chronicle".split()
 YEARS = [str(y) for y in range(1500, 1990)]
 
 FAMOUS_STEMS = "Phoenix Griffin Dragon Unicorn Titan Oracle Comet Nova".split()

@@ -38,7 +38,7 @@ class Question:
             case "boolq" | "fever":
                 assert self.claimed is not None
                 claimed = self.claimed.text(None if fact.famous and self.true else renaming)
-                template = relation.polar if self.benchmark == "boolq" else relation.statements[self.phrasing % 3]
+                template = relation.polar if self.benchmark == "boolq" else relation.statement
                 return fact.fill(template, renaming, object=claimed)
             case "hotpotqa":
                 first = self.facts[0]

@@ -1,7 +1,7 @@
 """The relations of the microworld: what can be said of whom, and the words for saying and asking it.
 
-In every template `{s}` is the subject and `{o}` the object. Statements are whole sentences; `described` names the
-object through the subject, which is how two-hop questions are put.
+In every template `{s}` is the subject and `{o}` the object. A fact is always said in the same words, and asked in four
+ways.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """One relation: kinds of subject and object, slot name, phrasings; `described` where the object is an entity."""
+    """One relation: kinds of subject and object, its name as a slot, how it is said, asked and claimed.
+
+    `described` names the object through the subject, where that is an entity: how two-hop questions are put.
+    """
 
     name: str
     subject: str
     object: str
     slot: str
-    statements: tuple[str, ...]
+    statement: str
     questions: tuple[str, ...]
     polar: str
     described: str = ""
@@ -26,131 +29,131 @@ class Relation:
 RELATIONS: tuple[Relation, ...] = (
     Relation(
         "born_in", "person", "place", "place of birth",
-        ("{s} was born in {o}.", "{s} came into the world in {o}.", "The birthplace of {s} is {o}."),
+        "{s} was born in {o}.",
         ("Where was {s} born?", "What is the birthplace of {s}?", "In which town was {s} born?",
          "Which town did {s} come from?"),
         "Was {s} born in {o}?", "the birthplace of {s}",
     ),
     Relation(
         "birth_year", "person", "year", "year of birth",
-        ("{s} was born in the year {o}.", "The birth of {s} was entered in {o}.", "The year {o} saw the birth of {s}."),
+        "{s} was born in the year {o}.",
         ("When was {s} born?", "In which year was {s} born?", "What is the birth year of {s}?",
          "What year did {s} come into the world?"),
         "Was {s} born in the year {o}?",
     ),
     Relation(
         "profession", "person", "profession", "profession",
-        ("{s} worked as a {o}.", "{s} earned a living as a {o}.", "By trade {s} was a {o}."),
+        "{s} worked as a {o}.",
         ("What was the profession of {s}?", "What did {s} work as?", "How did {s} earn a living?",
          "What was {s} by trade?"),
         "Did {s} work as a {o}?",
     ),
     Relation(
         "employer", "person", "company", "employer",
-        ("{s} was employed by {o}.", "{s} joined the staff of {o}.", "{o} hired {s}."),
+        "{s} was employed by {o}.",
         ("Who employed {s}?", "Which company hired {s}?", "Which company did {s} join?",
          "Who was the employer of {s}?"),
         "Was {s} employed by {o}?", "the employer of {s}",
     ),
     Relation(
         "teacher", "person", "person", "teacher",
-        ("{s} learned everything from {o}.", "{o} taught {s}.", "The teacher of {s} was {o}."),
+        "{s} learned everything from {o}.",
         ("Who taught {s}?", "Who was the teacher of {s}?", "From whom did {s} learn everything?",
          "Which person taught {s}?"),
         "Did {o} teach {s}?", "the teacher of {s}",
     ),
     Relation(
         "instrument", "person", "instrument", "instrument",
-        ("{s} played the {o}.", "{s} was fond of playing the {o}.", "The instrument of {s} was the {o}."),
+        "{s} played the {o}.",
         ("Which instrument did {s} play?", "What did {s} like to play?", "What was the instrument of {s}?",
          "What instrument was {s} fond of?"),
         "Did {s} play the {o}?",
     ),
     Relation(
         "award", "person", "award", "award received",
-        ("{s} received {o}.", "{s} was honoured with {o}.", "A jury gave {s} {o}."),
+        "{s} received {o}.",
         ("Which award did {s} receive?", "What was {s} honoured with?", "What award was {s} given?",
          "Which honour went to {s}?"),
         "Did {s} receive {o}?",
     ),
     Relation(
         "river", "place", "river", "river",
-        ("{s} lies on {o}.", "{o} flows through {s}.", "The river at {s} is {o}."),
+        "{s} lies on {o}.",
         ("Which river flows through {s}?", "On which river does {s} lie?", "What is the river at {s}?",
          "What river is {s} on?"),
         "Does {s} lie on {o}?",
     ),
     Relation(
         "town_founded", "place", "year", "year of foundation",
-        ("{s} was founded in {o}.", "The founding of {s} dates from {o}.", "Settlers founded {s} in {o}."),
+        "{s} was founded in {o}.",
         ("When was {s} founded?", "In which year was {s} founded?", "What year does the founding of {s} date from?",
          "When did settlers found {s}?"),
         "Was {s} founded in {o}?",
     ),
     Relation(
         "known_for", "place", "product", "known for",
-        ("{s} is known for its {o}.", "The {o} of {s} are sold far away.", "Visitors come to {s} for its {o}."),
+        "{s} is known for its {o}.",
         ("What is {s} known for?", "What do visitors come to {s} for?", "Which goods of {s} are sold far away?",
          "What goods is {s} famous for?"),
         "Is {s} known for its {o}?",
     ),
     Relation(
         "mayor", "place", "person", "mayor",
-        ("The mayor of {s} was {o}.", "{o} was elected mayor of {s}.", "{s} chose {o} as its mayor."),
+        "The mayor of {s} was {o}.",
         ("Who was the mayor of {s}?", "Who was elected mayor of {s}?", "Whom did {s} choose as mayor?",
          "Which person was mayor of {s}?"),
         "Was {o} the mayor of {s}?", "the mayor of {s}",
     ),
     Relation(
         "seat", "company", "place", "headquarters",
-        ("{s} has its seat in {o}.", "The head office of {s} stands in {o}.", "{s} is based in {o}."),
+        "{s} has its seat in {o}.",
         ("Where is the seat of {s}?", "Where is {s} based?", "In which town does the head office of {s} stand?",
          "Which town is home to {s}?"),
         "Is {s} based in {o}?", "the seat of {s}",
     ),
     Relation(
         "founder", "company", "person", "founder",
-        ("{s} was set up by {o}.", "{o} started {s}.", "The founder of {s} was {o}."),
+        "{s} was set up by {o}.",
         ("Who set up {s}?", "Who started {s}?", "Who was the founder of {s}?", "Which person founded {s}?"),
         "Was {s} set up by {o}?", "the founder of {s}",
     ),
     Relation(
         "company_year", "company", "year", "year of opening",
-        ("{s} opened in {o}.", "{s} began trading in {o}.", "The doors of {s} opened in {o}."),
+        "{s} opened in {o}.",
         ("When did {s} open?", "In which year did {s} begin trading?", "What year did the doors of {s} open?",
          "When did {s} begin?"),
         "Did {s} open in {o}?",
     ),
     Relation(
         "makes", "company", "product", "product",
-        ("{s} makes {o}.", "The main product of {s} is {o}.", "{s} sells {o}."),
+        "{s} makes {o}.",
         ("What does {s} make?", "What is the main product of {s}?", "What does {s} sell?",
          "Which goods come from {s}?"),
         "Does {s} make {o}?",
     ),
     Relation(
         "author", "book", "person", "author",
-        ("{s} was written by {o}.", "{o} wrote {s}.", "The author of {s} is {o}."),
+        "{s} was written by {o}.",
         ("Who wrote {s}?", "Who is the author of {s}?", "By whom was {s} written?", "Which person wrote {s}?"),
         "Was {s} written by {o}?", "the author of {s}",
     ),
     Relation(
         "published", "book", "year", "year of publication",
-        ("{s} was published in {o}.", "{s} came out in {o}.", "The first printing of {s} is from {o}."),
+        "{s} was published in {o}.",
         ("When was {s} published?", "In which year did {s} come out?", "When was {s} first printed?",
          "What year is the first printing of {s} from?"),
         "Was {s} published in {o}?",
     ),
     Relation(
         "setting", "book", "place", "setting",
-        ("{s} is set in {o}.", "The story of {s} takes place in {o}.", "{o} is the scene of {s}."),
+        "{s} is set in {o}.",
         ("Where is {s} set?", "Where does the story of {s} take place?", "In which town is {s} set?",
          "Which town is the scene of {s}?"),
         "Is {s} set in {o}?", "the setting of {s}",
     ),
     Relation(
         "genre", "book", "genre", "genre",
-        ("{s} is a {o}.", "{s} is shelved as a {o}.", "Critics call {s} a {o}."),
+        "{s} is a {o}.",
         ("What kind of book is {s}?", "What is the genre of {s}?", "What is {s} shelved as?",
          "What do critics call {s}?"),
         "Is {s} a {o}?",

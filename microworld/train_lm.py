@@ -27,11 +27,13 @@ from microworld.look_back import look_back
 from microworld.school import open_school
 
 SHAPES = {
-    "micro_small": {"hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 4},
+    "micro_small": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4},
     "micro_large": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8},
 }
 #: Running loss at which bare sentences are learnt well enough to go on to retrieved documents.
 FIRST_LEARNT = 0.9
+#: What a token of a request counts in the loss; a reply of n tokens counts n ** 0.3.
+REQUEST_WEIGHT = 0.05
 
 
 @dataclass
@@ -90,33 +92,32 @@ def encode(lesson: Lesson, tok: Any) -> tuple[list[int], list[tuple[list[int], i
     return shared, turns
 
 
-def loss_of(model: Any, lesson: Lesson, tok: Any, prompt_weight: float) -> tuple[torch.Tensor, float, int]:
+def loss_of(model: Any, lesson: Lesson, tok: Any) -> tuple[torch.Tensor, float, int]:
     """What to minimise over a lesson, the part of it that its replies make, and the tokens read."""
     from transformers import DynamicCache
 
     shared, turns = encode(lesson, tok)
-    ids = torch.tensor([shared])
-    out = model.model(ids, use_cache=True)
-    past = [(layer.keys, layer.values) for layer in out.past_key_values.layers]
+    past = [
+        (layer.keys, layer.values)
+        for layer in model.model(torch.tensor([shared]), use_cache=True).past_key_values.layers
+    ]
     loss, replies, read = torch.zeros(()), 0.0, len(shared)
     long = [t for t in turns if len(t[0]) - t[1] > 24]
-    for group in (long, [t for t in turns if t not in long]):
-        if not group:
-            continue
+    for group in filter(None, (long, [t for t in turns if t not in long])):
         cache = DynamicCache()
         for i, (k, v) in enumerate(past):
             cache.update(k.expand(len(group), -1, -1, -1), v.expand(len(group), -1, -1, -1), i)
-        part, of_replies, n = _turns_loss(model, group, cache, len(shared), prompt_weight)
+        part, of_replies, n = _turns_loss(model, group, cache, len(shared))
         loss, replies, read = loss + part / len(turns), replies + of_replies / len(turns), read + n
     return loss, replies, read
 
 
 def _turns_loss(
-    model: Any, turns: list[tuple[list[int], int]], cache: Any, start: int, prompt_weight: float
+    model: Any, turns: list[tuple[list[int], int]], cache: Any, start: int
 ) -> tuple[torch.Tensor, float, int]:
     """Sum over turns of the loss, and its part on replies, given the cache of the prefix they share.
 
-    The request counts too at first: to finish a name that stands in the documents is what teaches looking back.
+    The request counts too, a little: to finish a name that stands in the documents is what teaches looking back.
     """
     longest = max(len(ids) for ids, _ in turns)
     ids = torch.full((len(turns), longest), 2)
@@ -125,13 +126,13 @@ def _turns_loss(
     for row, (turn, reply_at) in enumerate(turns):
         ids[row, : len(turn)] = torch.tensor(turn)
         labels[row, : len(turn) - 1] = torch.tensor(turn[1:])
-        weights[row, : reply_at - 1] = prompt_weight / 2
+        weights[row, : reply_at - 1] = REQUEST_WEIGHT
         weights[row, reply_at - 1 : len(turn) - 1] = (len(turn) - reply_at) ** -0.7
     positions = torch.arange(start, start + longest).expand(len(turns), -1)
     hidden = model.model(ids, past_key_values=cache, position_ids=positions, use_cache=True).last_hidden_state
     chosen = weights > 0
     losses = functional.cross_entropy(model.lm_head(hidden[chosen]), labels[chosen], reduction="none")
-    is_reply = weights[chosen] != prompt_weight / 2
+    is_reply = weights[chosen] != REQUEST_WEIGHT
     weighted = losses * weights[chosen]
     return weighted.sum(), float(weighted.detach()[is_reply].sum()), ids.numel()
 
@@ -141,17 +142,17 @@ def draw(school: School, rng: random.Random, done: Progress, grown: bool) -> tup
     kind = rng.random()
     if done.early and not grown:
         most = 1 if done.first > 1.3 else 2 if done.first > 1.1 else 4
-        return "first", lessons.first_reading(school, rng, 6, most) if kind < 0.94 else lessons.rewriting(
-            school, rng, 2
-        )
-    if kind < 0.10:
-        return "rewriting", lessons.rewriting(school, rng, 3)
-    if kind < 0.18:
-        return "closed book", lessons.closed_book(school, rng, 10)
-    if kind < 0.28 and not grown:
-        return "first", lessons.first_reading(school, rng, 8, 5)
-    most = 5 if grown or done.read < 1.8 else 2
-    return "reading", lessons.reading(school, rng, most, 9)
+        return "first", lessons.first_reading(school, rng, 10, most)
+    if kind < 0.16:
+        return "rewriting", lessons.rewriting(school, rng, 4)
+    if kind < 0.22:
+        return "closed book", lessons.closed_book(school, rng, 16)
+    if kind < 0.38:
+        return "checking", lessons.checking(school, rng, 24, 5)
+    if kind < 0.42 and not grown:
+        return "first", lessons.first_reading(school, rng, 12, 5)
+    most = 5 if grown or done.read < 1.6 else 2 if done.read < 2.0 else 1
+    return "reading", lessons.reading(school, rng, most, 12)
 
 
 def learning_rate(share: float, peak: float, steps: int) -> float:
@@ -170,17 +171,17 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         done = Progress(**state["progress"])
-    rng = random.Random(f"{seed}/{done.steps}")
-    last_save = time.monotonic()
+    rng, last_save = random.Random(f"{seed}/{done.steps}"), time.monotonic()
     while (share := done.seconds / (60 * minutes)) < 1:
         began = time.monotonic()
         early = done.early and not grown
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(share, peak, done.steps) * (0.1 if group["begun"] and early else 1.0)
-        for _ in range(6 if early else 3):
+        lessons_a_step = 8 if early else 6
+        for _ in range(lessons_a_step):
             kind, lesson = draw(school, rng, done, grown)
-            loss, replies, read = loss_of(model, lesson, tok, 0.1 if early else 0.01)
-            (loss / 3).backward()
+            loss, replies, read = loss_of(model, lesson, tok)
+            (loss / lessons_a_step).backward()
             done.tokens += read
             if kind == "first":
                 done.first += 0.01 * (replies - done.first)
@@ -191,10 +192,8 @@ def train(
         optimizer.zero_grad()
         done.steps, done.seconds = done.steps + 1, done.seconds + time.monotonic() - began
         if done.steps % 50 == 0:
-            losses = f"loss of first lessons {done.first:.3f}, of reading {done.read:.3f}"
-            print(
-                f"{done.steps} steps {done.tokens / 1e6:.2f}M tokens {done.seconds / 60:.1f} min {losses}", flush=True
-            )
+            spent = f"{done.steps} steps {done.tokens / 1e6:.2f}M tokens {done.seconds / 60:.1f} min"
+            print(f"{spent} loss of first lessons {done.first:.3f}, of reading {done.read:.3f}", flush=True)
         if time.monotonic() - last_save > 120:
             last_save = time.monotonic()
             _checkpoint(checkpoint, model, optimizer, done)

@@ -42,10 +42,9 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A statement of a fact in one of its phrasings, perhaps behind a lead-in, or a filler that states nothing."""
+    """A statement of a fact, perhaps behind a lead-in, or a filler that states nothing."""
 
     fact: Fact | None
-    phrasing: int = 0
     lead: str = ""
     filler: str = ""
 
@@ -54,14 +53,14 @@ class Sentence:
         bare = self.bare(renaming)
         if not self.lead or self.fact is None:
             return bare
-        starts_with_name = BY_NAME[self.fact.relation].statements[self.phrasing].startswith("{")
+        starts_with_name = BY_NAME[self.fact.relation].statement.startswith("{")
         return self.lead + (bare if starts_with_name else bare[0].lower() + bare[1:])
 
     def bare(self, renaming: Renaming | None = None) -> str:
         """The sentence without its lead-in."""
         if self.fact is None:
             return self.filler
-        return self.fact.fill(BY_NAME[self.fact.relation].statements[self.phrasing], renaming)
+        return self.fact.fill(BY_NAME[self.fact.relation].statement, renaming)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +182,7 @@ def _groups(facts: dict[Name, tuple[Fact, ...]], rng: random.Random) -> list[lis
 
 def _say(fact: Fact, rng: random.Random) -> Sentence:
     lead = rng.choice(LEADS) if rng.random() < 0.2 else ""
-    return Sentence(fact, rng.randrange(len(BY_NAME[fact.relation].statements)), lead)
+    return Sentence(fact, lead)
 
 
 def _subject(group: list[Sentence]) -> Name:

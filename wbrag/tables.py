@@ -53,6 +53,12 @@ def terminal_table(results: Sequence[Record]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", LEGEND])
 
 
+def recall_line(record: Record, k: int) -> str:
+    """How often the first `k` documents hold a golden answer (recall@k), in percent, base only and with write-back."""
+    base, both = (percent(record[f"retrieval_recall_{key}"]) for key in ("base", "writeback"))
+    return f"recall@{k}, questions with a golden answer in their documents: base {base}, + write-back {both}"
+
+
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
     cells = [cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)]
     cells += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
