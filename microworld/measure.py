@@ -12,14 +12,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from microworld import lessons
 from microworld.lessons import PROMPTS, UNKNOWN, School, documents, untold
 from microworld.questions import TASKS, Question, ask
+from microworld.reader import Reader
 from microworld.relations import LEADS
 from microworld.school import open_school
 from microworld.world import District, Passage, Sentence, famous
+from wbrag.config import Gates
+from wbrag.gates import document_gate
 from wbrag.metrics import em
 
 SEEDS = (20001, 20002)
@@ -34,40 +36,11 @@ FLOORS: dict[str, tuple[str, float, float]] = {
     "verification": ("right yes/no and SUPPORTS/REFUTES, documents hold the fact", 0.80, 0.80),
     "relevance": ("right yes/no on whether documents help, half of each", 0.80, 0.80),
     "support": ("right yes/no on whether documents support an answer, half of each", 0.80, 0.80),
-    "extraction recall": ("evidence sentences found", 0.0, 0.0),
+    "extraction recall": ("evidence sentences found in the documents that the gates retain", 0.0, 0.0),
     "extraction precision": ("extracted lines that stand in the documents", 0.0, 0.0),
     "facts kept": ("extracted facts that stand in the unit", 0.90, 0.90),
     "units supported": ("units all of whose sentences stand in their documents", 0.90, 0.90),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """A checkpoint and its tokenizer; `replies` decodes greedily, in batches of similar length."""
-
-    model: Any
-    tokenizer: Any
-
-    def replies(self, contents: Sequence[str], tokens: int) -> list[str]:
-        """One reply per user message."""
-        order = sorted(range(len(contents)), key=lambda i: len(contents[i]))
-        found: dict[int, str] = {}
-        for at in range(0, len(order), 32):
-            batch = order[at : at + 32]
-            chats = [[{"role": "user", "content": contents[i]}] for i in batch]
-            texts = self.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-            inputs = self.tokenizer(
-                texts, return_tensors="pt", padding=True, add_special_tokens=False, return_token_type_ids=False
-            )
-            out = self.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
-            found.update(
-                zip(
-                    batch,
-                    self.tokenizer.batch_decode(out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True),
-                    strict=True,
-                )
-            )
-        return [found[i].strip() for i in range(len(contents))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +81,7 @@ def measure(reader: Reader, school: School, n: int) -> dict[str, tuple[float, in
         "support": _support(reader, by(facts, True), rng),
     }
     found |= _closed_book(reader, plain[:n], rng, n)
-    found |= _distilled(reader, by(facts, True)[: n // 2])
+    found |= _distilled(reader, _gated(reader, by(facts, True)))
     return {skill: found[skill] for skill in FLOORS}
 
 
@@ -158,6 +131,17 @@ def _closed_book(reader: Reader, plain: list[Asked], rng: random.Random, n: int)
     return {"famous, closed book": _share(right[:cut]), "unknown, closed book": _share(right[cut:])}
 
 
+def _gated(reader: Reader, asked: list[Asked]) -> list[Asked]:
+    """What a run distils: questions answered right over all their documents, with those the document gate retains."""
+    replies = reader.replies([a.prompt() for a in asked], 16)
+    asked = [a for a, r in zip(asked, replies, strict=True) if em(r, [a.question.answer()])]
+    alone = [[Asked(a.question, (passage,)) for passage in a.page] for a in asked]
+    found = iter(reader.replies([one.prompt() for ones in alone for one in ones], 16))
+    scores = [[em(next(found), [a.question.answer()]) for _ in a.page] for a in asked]
+    kept = [document_gate(0.0, s, Gates()).kept_ranks for s in scores]
+    return [Asked(a.question, tuple(a.page[rank - 1] for rank in ranks)) for a, ranks in zip(asked, kept, strict=True)]
+
+
 def _distilled(reader: Reader, asked: list[Asked]) -> dict[str, tuple[float, int]]:
     """The two steps of the distiller in a row, the second on what the first really gave."""
     texts = [a.question.text() for a in asked]
@@ -172,7 +156,7 @@ def _distilled(reader: Reader, asked: list[Asked]) -> dict[str, tuple[float, int
     for a, extract, unit in zip(asked, extracts, units, strict=True):
         stated = {s.bare() for p in a.page for s in p.sentences if s.fact}
         wanted = {s.bare() for s in lessons.evidence(a.question, a.page)}
-        lines = [_bare(line) for line in extract.splitlines() if line]
+        lines = [_bare(line.strip()) for line in extract.splitlines() if line.strip()]
         written = re.split(r"(?<=\.)\s+", unit.partition("\n")[2].strip())
         recall += [w in lines for w in wanted]
         precision += [line in stated for line in lines]

@@ -12,16 +12,21 @@ from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
+import os
 import random
+import tempfile
 import time
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 from torch.nn import functional
 
-from microworld import lessons, tokenizer
+from microworld import tokenizer
+from microworld.curriculum import Progress, draw, learning_rate
 from microworld.lessons import Lesson, School
 from microworld.look_back import look_back
 from microworld.school import open_school
@@ -30,26 +35,8 @@ SHAPES = {
     "micro_small": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4},
     "micro_large": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8},
 }
-#: Running loss at which bare sentences are learnt well enough to go on to retrieved documents.
-FIRST_LEARNT = 0.9
 #: What a token of a request counts in the loss; a reply of n tokens counts n ** 0.3.
 REQUEST_WEIGHT = 0.05
-
-
-@dataclass
-class Progress:
-    """What a checkpoint carries beside the weights."""
-
-    seconds: float = 0.0
-    steps: int = 0
-    tokens: int = 0
-    first: float = 3.0  # running loss of the first lessons: the curriculum goes on when it has fallen,
-    read: float = 3.0  # and again when that of reading has
-
-    @property
-    def early(self) -> bool:
-        """Whether the first lessons are not learnt yet; once reading has begun it goes on."""
-        return self.first > FIRST_LEARNT and self.read == Progress.read
 
 
 def new_model(shape: str, vocabulary: int) -> Any:
@@ -137,67 +124,61 @@ def _turns_loss(
     return weighted.sum(), float(weighted.detach()[is_reply].sum()), ids.numel()
 
 
-def draw(school: School, rng: random.Random, done: Progress, grown: bool) -> tuple[str, Lesson]:
-    """A lesson for this point of the curriculum, and its kind: retrieved documents once the first steps are made."""
-    kind = rng.random()
-    if done.early and not grown:
-        most = 1 if done.first > 1.3 else 2 if done.first > 1.1 else 4
-        return "first", lessons.first_reading(school, rng, 10, most)
-    if kind < 0.16:
-        return "rewriting", lessons.rewriting(school, rng, 4)
-    if kind < 0.22:
-        return "closed book", lessons.closed_book(school, rng, 16)
-    if kind < 0.38:
-        return "checking", lessons.checking(school, rng, 24, 5)
-    if kind < 0.42 and not grown:
-        return "first", lessons.first_reading(school, rng, 12, 5)
-    most = 5 if grown or done.read < 1.6 else 2 if done.read < 2.0 else 1
-    return "reading", lessons.reading(school, rng, most, 12)
+def train(model: Any, tok: Any, school: School, folder: Path, rank: int, args: argparse.Namespace) -> None:
+    """One process's part of training until the minutes are used up; the first writes checkpoints and lines.
 
-
-def learning_rate(share: float, peak: float, steps: int) -> float:
-    """Linear warm-up over 100 steps, constant, then a linear fall to 4 % over the last 40 % of the time."""
-    return peak * min(1.0, (steps + 1) / 100) * max(0.04, min(1.0, (1 - share) / 0.4))
-
-
-def train(
-    model: Any, tok: Any, school: School, folder: Path, minutes: float, peak: float, seed: int, grown: bool
-) -> None:
-    """Train until the minutes are used up; every two minutes a checkpoint, every 50 steps a line."""
+    Every process draws lessons of its own; gradients and progress are averaged, so all hold the same model.
+    """
     optimizer = torch.optim.AdamW(_groups(model), betas=(0.9, 0.98))
-    done, checkpoint = Progress(), folder / "checkpoint.pt"
+    done, checkpoint, grown = Progress(), folder / "checkpoint.pt", bool(args.grow)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         done = Progress(**state["progress"])
-    rng, last_save = random.Random(f"{seed}/{done.steps}"), time.monotonic()
-    while (share := done.seconds / (60 * minutes)) < 1:
-        began = time.monotonic()
+    rng, began = random.Random(f"{args.seed}/{done.steps}/{rank}"), time.monotonic()
+    last_save = began
+    while (share := done.seconds / (60 * args.minutes)) < 1:
         early = done.early and not grown
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(share, peak, done.steps) * (0.1 if group["begun"] and early else 1.0)
-        lessons_a_step = 8 if early else 6
+            group["lr"] = learning_rate(share, args.lr, done.steps) * (0.1 if group["begun"] and early else 1.0)
+        tokens, lessons_a_step = 0, max(1, (8 if early else 6) // args.workers)
         for _ in range(lessons_a_step):
             kind, lesson = draw(school, rng, done, grown)
             loss, replies, read = loss_of(model, lesson, tok)
             (loss / lessons_a_step).backward()
-            done.tokens += read
-            if kind == "first":
-                done.first += 0.01 * (replies - done.first)
-            elif kind == "reading":
-                done.read += 0.01 * (replies - done.read)
+            tokens += read
+            done.note(kind, replies)
+        began, seconds = time.monotonic(), time.monotonic() - began
+        seconds, tokens_of_all, done.first, done.read = _averaged(
+            model, [seconds, tokens * args.workers, done.first, done.read]
+        )
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        done.steps, done.seconds = done.steps + 1, done.seconds + time.monotonic() - began
+        done.steps, done.seconds, done.tokens = done.steps + 1, done.seconds + seconds, done.tokens + tokens_of_all
+        if rank:
+            continue
         if done.steps % 50 == 0:
-            spent = f"{done.steps} steps {done.tokens / 1e6:.2f}M tokens {done.seconds / 60:.1f} min"
-            print(f"{spent} loss of first lessons {done.first:.3f}, of reading {done.read:.3f}", flush=True)
+            print(done, flush=True)
         if time.monotonic() - last_save > 120:
             last_save = time.monotonic()
             _checkpoint(checkpoint, model, optimizer, done)
-    _checkpoint(checkpoint, model, optimizer, done)
+    if not rank:
+        _checkpoint(checkpoint, model, optimizer, done)
+
+
+def _averaged(model: Any, figures: list[float]) -> list[float]:
+    """Average the gradients over all processes, and these figures."""
+    gradients = [p.grad for p in model.parameters()]
+    flat = torch.cat([torch.tensor(figures), *(g.reshape(-1) for g in gradients)])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    at = len(figures)
+    for gradient in gradients:
+        gradient.copy_(flat[at : at + gradient.numel()].view_as(gradient))
+        at += gradient.numel()
+    return [float(x) for x in flat[: len(figures)]]
 
 
 def _groups(model: Any) -> list[dict[str, Any]]:
@@ -220,8 +201,6 @@ def _checkpoint(path: Path, model: Any, optimizer: Any, done: Progress) -> None:
 
 def main() -> None:
     """Command line."""
-    from transformers import AutoTokenizer, LlamaForCausalLM
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=SHAPES)
     parser.add_argument("--out", type=Path, default=Path("microworld/models"))
@@ -230,19 +209,35 @@ def main() -> None:
     parser.add_argument("--grow", type=Path, help="folder of the trained model to start from")
     parser.add_argument("--school", type=Path, default=Path("runs/school"), help="cache of encoded training worlds")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1 if torch.cuda.is_available() else os.cpu_count())
     args = parser.parse_args()
     folder = args.out / args.name
     folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(args.seed)
     if not (folder / "checkpoint.pt").exists():  # a resumed model keeps its tokens
         tokenizer.build(folder)
+    open_school(args.school)  # once, before every process reads it
+    with tempfile.TemporaryDirectory() as meeting:
+        with ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn")) as processes:
+            list(processes.map(_work, range(args.workers), *([x] * args.workers for x in (meeting, folder, args))))
+
+
+def _work(rank: int, meeting: str, folder: Path, args: argparse.Namespace) -> None:
+    """One training process: a thread and a model of its own, on the GPU where there is one."""
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    distributed.init_process_group("gloo", f"file://{meeting}/processes", rank=rank, world_size=args.workers)
+    torch.set_num_threads(1)
+    if torch.cuda.is_available():
+        torch.set_default_device("cuda")
+    torch.manual_seed(args.seed)
     tok = AutoTokenizer.from_pretrained(folder)
     model = new_model(args.name, math.ceil(len(tok) / 64) * 64)
     look_back(model)
-    if args.grow and not (folder / "checkpoint.pt").exists():
+    if args.grow:
         grow(LlamaForCausalLM.from_pretrained(args.grow, dtype=torch.float32), model)
-    print(f"{args.name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters, {len(tok)} tokens")
-    train(model, tok, open_school(args.school), folder, args.minutes, args.lr, args.seed, bool(args.grow))
+    if not rank:
+        print(f"{args.name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters, {len(tok)} tokens")
+    train(model, tok, open_school(args.school), folder, rank, args)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 from pathlib import Path
@@ -177,3 +178,30 @@ def test_right_replies_hold_what_the_page_says(school: School) -> None:
             if extract in request and reply != "none":
                 assert all(line in lesson.shared for line in reply.splitlines())
     assert lessons.UNKNOWN == "unknown"
+
+
+def test_training_resumes_from_its_checkpoint(school: School, tmp_path: Path) -> None:
+    import torch
+    from torch import distributed
+    from transformers import AutoTokenizer
+
+    from microworld import train_lm
+    from microworld.look_back import look_back
+
+    def train(minutes: float) -> dict[str, float]:
+        args = argparse.Namespace(minutes=minutes, lr=1e-3, seed=1, workers=1, grow=None)
+        tokenizer = AutoTokenizer.from_pretrained(MODEL)
+        model = train_lm.new_model("micro_small", len(tokenizer))
+        look_back(model)
+        train_lm.train(model, tokenizer, school, tmp_path, 0, args)
+        return dict(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["progress"])
+
+    distributed.init_process_group("gloo", f"file://{tmp_path}/processes", rank=0, world_size=1)
+    try:
+        first, second = train(0.01), train(0.08)
+    finally:
+        distributed.destroy_process_group()
+    assert 0 < first["steps"] < second["steps"]
+    assert first["tokens"] < second["tokens"]
+    assert second["seconds"] >= 0.08 * 60
+    assert (tmp_path / "model.safetensors").exists()

@@ -1,0 +1,62 @@
+"""What a micro model is taught when: from a few bare sentences to five retrieved documents."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from microworld import lessons
+from microworld.lessons import Lesson, School
+
+#: Running loss at which bare sentences are learnt well enough to go on to retrieved documents.
+FIRST_LEARNT = 0.9
+
+
+@dataclass
+class Progress:
+    """What a checkpoint carries beside the weights."""
+
+    seconds: float = 0.0
+    steps: int = 0
+    tokens: float = 0
+    first: float = 3.0  # running loss of the first lessons: the curriculum goes on when it has fallen,
+    read: float = 3.0  # and again when that of reading has
+
+    def note(self, kind: str, loss: float) -> None:
+        """Follow the loss on the replies of a lesson."""
+        if kind == "first":
+            self.first += 0.01 * (loss - self.first)
+        elif kind == "reading":
+            self.read += 0.01 * (loss - self.read)
+
+    def __str__(self) -> str:
+        spent = f"{self.steps} steps, {self.tokens / 1e6:.2f}M tokens, {self.seconds / 60:.1f} min"
+        return f"{spent}: loss of first lessons {self.first:.3f}, of reading {self.read:.3f}"
+
+    @property
+    def early(self) -> bool:
+        """Whether the first lessons are not learnt yet; once reading has begun it goes on."""
+        return self.first > FIRST_LEARNT and self.read == Progress.read
+
+
+def draw(school: School, rng: random.Random, done: Progress, grown: bool) -> tuple[str, Lesson]:
+    """A lesson for this point of the curriculum, and its kind: retrieved documents once the first steps are made."""
+    kind = rng.random()
+    if done.early and not grown:
+        most = 1 if done.first > 1.3 else 2 if done.first > 1.1 else 4
+        return "first", lessons.first_reading(school, rng, 10, most)
+    if kind < 0.16:
+        return "rewriting", lessons.rewriting(school, rng, 4)
+    if kind < 0.22:
+        return "closed book", lessons.closed_book(school, rng, 16)
+    if kind < 0.38:
+        return "checking", lessons.checking(school, rng, 24, 5)
+    if kind < 0.42 and not grown:
+        return "first", lessons.first_reading(school, rng, 12, 5)
+    most = 5 if grown or done.read < 1.6 else 2 if done.read < 2.0 else 1
+    return "reading", lessons.reading(school, rng, most, 12)
+
+
+def learning_rate(share: float, peak: float, steps: int) -> float:
+    """Linear warm-up over 100 steps, constant, then a linear fall to 4 % over the last 40 % of the time."""
+    return peak * min(1.0, (steps + 1) / 100) * max(0.04, min(1.0, (1 - share) / 0.4))
