@@ -9,7 +9,7 @@ from microworld import lessons
 from microworld.lessons import Lesson, School
 
 #: Running loss at which bare sentences are learnt well enough to go on to retrieved documents.
-FIRST_LEARNT = 0.9
+FIRST_LEARNT = 1.15
 
 
 @dataclass
@@ -21,6 +21,7 @@ class Progress:
     tokens: float = 0
     first: float = 3.0  # running loss of the first lessons: the curriculum goes on when it has fallen,
     read: float = 3.0  # and again when that of reading has
+    check: float = 1.0
 
     def note(self, kind: str, loss: float) -> None:
         """Follow the loss on the replies of a lesson."""
@@ -28,10 +29,12 @@ class Progress:
             self.first += 0.01 * (loss - self.first)
         elif kind == "reading":
             self.read += 0.01 * (loss - self.read)
+        elif kind == "checking":
+            self.check += 0.01 * (loss - self.check)
 
     def __str__(self) -> str:
         spent = f"{self.steps} steps, {self.tokens / 1e6:.2f}M tokens, {self.seconds / 60:.1f} min"
-        return f"{spent}: loss of first lessons {self.first:.3f}, of reading {self.read:.3f}"
+        return f"{spent}: loss of first lessons {self.first:.3f}, of reading {self.read:.3f}, of checking {self.check:.3f}"
 
     @property
     def early(self) -> bool:
@@ -43,17 +46,19 @@ def draw(school: School, rng: random.Random, done: Progress, grown: bool) -> tup
     """A lesson for this point of the curriculum, and its kind: retrieved documents once the first steps are made."""
     kind = rng.random()
     if done.early and not grown:
-        most = 1 if done.first > 1.3 else 2 if done.first > 1.1 else 4
+        most = 1 if done.first > 1.5 else 2 if done.first > 1.3 else 4
+        if kind < 0.3:
+            return "checking", lessons.checking(school, rng, 16, most)
         return "first", lessons.first_reading(school, rng, 10, most)
-    if kind < 0.16:
-        return "rewriting", lessons.rewriting(school, rng, 4)
-    if kind < 0.22:
+    if kind < 0.18:
+        return "rewriting", lessons.rewriting(school, rng, 6)
+    if kind < 0.23:
         return "closed book", lessons.closed_book(school, rng, 16)
-    if kind < 0.38:
-        return "checking", lessons.checking(school, rng, 24, 5)
-    if kind < 0.42 and not grown:
-        return "first", lessons.first_reading(school, rng, 12, 5)
-    most = 5 if grown or done.read < 1.6 else 2 if done.read < 2.0 else 1
+    if kind < 0.45:
+        return "checking", lessons.checking(school, rng, 24, 16)
+    if kind < 0.50 and not grown:
+        return "first", lessons.first_reading(school, rng, 12, 8)
+    most = 5 if grown or done.read < 1.8 else 2
     return "reading", lessons.reading(school, rng, most, 12)
 
 

@@ -60,7 +60,7 @@ def reading(school: School, rng: random.Random, most: int, turns: int) -> Lesson
         _extracted(q, page, renamed) for q in (*rng.sample(answered, min(2, len(answered))), rng.choice(questions))
     ]
     pairs += [_judged(rng.choice(qs), facts, renamed) for qs in (answered, others) * 2 if qs]
-    pairs += [_supported(rng.choice(answered or others), facts, renamed, rng) for _ in range(4)]
+    pairs += [_supported(rng.choice(answered or others), facts, renamed, rng) for _ in range(8)]
     return Lesson(PROMPTS.documents(documents(page, renamed)), tuple((f"\n\n{r}", a) for r, a in pairs))
 
 
@@ -86,8 +86,9 @@ def checking(school: School, rng: random.Random, turns: int, most: int) -> Lesso
     renamed = renaming(rng)
     pairs = []
     for i in range(turns):
-        q = Question(*_plain(rng.choice(facts), rng, facts, ("boolq", "fever") if i % 2 else QUOTED))
-        if i % 2:
+        claims = ("boolq", "fever") if i % 4 == 1 else QUOTED
+        q = Question(*_plain(rng.choice(facts), rng, facts, claims))
+        if i % 4 == 1:
             pairs.append(_answered(q, facts, renamed))
         elif i % 4:
             pairs.append(_supported(q, facts, renamed, rng))
@@ -204,7 +205,7 @@ def _other_object(fact: Fact, facts: Sequence[Fact], rng: random.Random) -> Name
     """A wrong object of the right kind: mostly one that the page names."""
     kind = fact.object.kind
     others = [f.object for f in facts if f.object.kind == kind and f.object != fact.object]
-    if others and rng.random() < 0.7:
+    if others and rng.random() < 0.85:
         return rng.choice(others)
     return Name(kind, tuple(rng.choice(PIECES[slot]) for slot in SLOTS[kind]))
 

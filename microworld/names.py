@@ -1,32 +1,20 @@
 """Name inventories of the microworld and the bijection from a running number to a name.
 
-Every name is made of ordinary words, so that an encoder can tell two names apart, and falls into two or three
-tokenizer pieces, so that a small model has to look back to finish one. A `famous` name uses pieces of its own.
+Every name is made of ordinary words, so that an encoder can tell two names apart: one word or two, the last of which
+tells it from most others. A `famous` name uses pieces of its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from dataclasses import dataclass
 
-STEMS = (  # none ends like a tail: the tokenizer cuts there
-    "Ash Brook Stone Wind Black White Green Gold Silver Copper Iron Oak Elm Birch Thorn Rose Hazel Maple Cedar "
-    "Alder Fox Wolf Hawk Raven Swan Crane Heron Badger Stag Lamb Hare Finch Wren Lark Dove Salmon Pike Rye Clover "
-    "Fern Moss Heather Bramble Holly Ivy Laurel Poppy Lily North South East West Summer Frost Snow Rain Storm Cloud "
-    "Sun Moon Star Dawn Hill Cliff Marsh Moor Glen Dale Lake Sea Sand Salt Coal Flint Chalk Clay Amber Pearl Ruby "
-    "Bell Castle Church Abbey Tower Mill Forge King Queen Bishop Knight Monk Shepherd Fisher Baker Cooper Weaver "
-    "Apple Berry Bean Bear Beech Blue Boar Bold Bone Book Boot Bow Box Brass Bread Brick Bright Brown Buck Bull "
-    "Cable Cake Camp Candle Cart Cat Chain Cherry Chest Cider Coat Cold Comb Corn Cow Crab Cream Crow Crown Cup "
-    "Deer Diamond Dog Duck Dust Eagle Earl Egg Ember Falcon Fast Feather Field Fig Fire Fish Flax Flower Fog Foot "
-    "Ford Frog Garlic Garnet Ginger Glass Goat Goose Grain Grape Grass Gray Grove Gull Hail Hammer Hand Harbor Hat "
-    "Hay Hazard Head Heart Hemp High Honey Hood Horn Horse House Ice Ink Jade Jet Juniper Kettle Key Kite Lace "
-    "Ladder Lantern Lead Leaf Leather Lemon Light Lime Linen Lion Long Low Mantle Marble Mare Meadow Mint Mole "
-    "Morning Mouse Mud Myrtle Nail Needle Nettle Night Nut Old Olive Onion Orange Orchid Owl Ox Paper Peach Pear "
-    "Pebble Pepper Pine Plain Plum Pond Pool Quail Quartz Quick Rabbit Ram Reed Ring River Robin Rock Rook Root "
-    "Rope Rush Sage Sail Sapphire Saddle Shade Sharp Sheep Shell Ship Shore Silk Slate Smith Smoke Snail Spark "
-    "Spear Spice Spring Steel Stork Straw Strong Sugar Sweet Sword Table Thistle Thunder Tiger Tin Trout Tulip Turf "
-    "Vale Velvet Vine Violet Walnut Wax Well Whale Wheat Wheel Wine Wing Wood Wool Yarrow Yew"
+STEMS = (
+    "Ash Brook Stone Wind Black White Green Gold Silver Copper Iron Oak Elm Birch Thorn Rose Hazel Maple Cedar Alder "
+    "Fox Wolf Hawk Raven Swan Crane Heron Badger Stag Lamb Hare Finch Wren Lark Dove Salmon Pike Rye Clover Fern "
+    "Moss Frost Snow Rain Storm Cloud Cliff Marsh Glen Amber"
 ).split()
 FIRSTS = (
     "Marta Edwin Clara Hugo Alice Victor Nora Felix Greta Oscar Helen Arthur Irene Walter Julia Conrad Laura Martin Stella "
@@ -34,20 +22,19 @@ FIRSTS = (
     "Mabel Magnus Nancy Norman Olive Patrick Paula Ralph Rachel Rupert Sarah Samuel Teresa Thomas Ursula Vincent Wanda "
     "William Yvonne Adrian Beatrice Bernard Cecilia Charles Dorothy Dennis Edith Ernest"
 ).split()
-SURNAME_TAILS = "well worth man son ley wright ward more field kin ridge stock ter bourne hart low croft shaw".split()
-PLACE_TAILS = "ford combe mouth bury stead haven wick minster gate ton ham port thorpe burgh cester holme".split()
+SURNAME_TAILS = "well worth man son ley wright ward more field kin hart shaw".split()
+PLACE_TAILS = "ford combe mouth bury stead haven wick minster ton ham port thorpe".split()
 RIVER_TAILS = "water brook burn beck flow rill".split()
 COMPANY_TAILS = "line craft mark works point crest loom beam".split()
-COMPANY_TYPES = "Works Mills Press Brothers Trading Foundry Shipping Instruments Brewery Railways".split()
+COMPANY_HEADS = "Royal United Imperial General Standard National Federal Central Universal Allied".split()
 ADJECTIVES = (
     "Silent Scarlet Hidden Broken Golden Distant Burning Frozen Gentle Hollow Lonely Patient Restless Solemn Secret "
     "Shining Sleeping Stolen Twisted Wandering Ancient Bitter Careless Dancing Endless Faithful Haunted Painted Quiet Velvet"
 ).split()
 BOOK_HEADS = (
-    "lantern orchard garden harbor mirror river window clock letter candle feather mountain island shadow ribbon anchor "
-    "compass violin carriage bottle meadow curtain basket ladder"
+    "lantern orchard garden harbor mirror river window clock letter candle feather mountain island shadow ribbon anchor"
 ).split()
-BOOK_TAILS = "keeper maker seller thief road house song road tree light".replace("song road", "song").split()
+BOOK_TAILS = "keeper maker seller thief road house song tree light".split()
 PROFESSIONS = (
     "glassblower surveyor botanist watchmaker engraver astronomer midwife printer architect chemist sculptor tailor "
     "navigator geologist librarian saddler potter gardener schoolteacher physician bookbinder cartographer locksmith judge"
@@ -70,9 +57,9 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "person": ("first", "stem", "surname_tail"),
     "place": ("stem", "place_tail"),
     "river": ("stem", "river_tail"),
-    "company": ("stem", "company_tail", "company_type"),
+    "company": ("company_head", "stem", "company_tail"),
     "book": ("adjective", "book_head", "book_tail"),
-    "award": ("adjective", "stem", "award"),
+    "award": ("adjective", "award"),
     "year": ("year",),
     "profession": ("profession",),
     "instrument": ("instrument",),
@@ -82,10 +69,10 @@ SLOTS: dict[str, tuple[str, ...]] = {
 FORMATS: dict[str, str] = {
     "person": "{} {}{}",
     "place": "{}{}",
-    "river": "the {}{}",
-    "company": "{}{} {}",
-    "book": "The {} {}{}",
-    "award": "the {} {} {}",
+    "river": "{}{}",
+    "company": "{} {}{}",
+    "book": "{} {}{}",
+    "award": "{} {}",
 }
 PIECES: dict[str, list[str]] = {
     "first": FIRSTS,
@@ -94,7 +81,7 @@ PIECES: dict[str, list[str]] = {
     "place_tail": PLACE_TAILS,
     "river_tail": RIVER_TAILS,
     "company_tail": COMPANY_TAILS,
-    "company_type": COMPANY_TYPES,
+    "company_head": COMPANY_HEADS,
     "adjective": ADJECTIVES,
     "book_head": [w.capitalize() for w in BOOK_HEADS],
     "book_tail": BOOK_TAILS,
@@ -139,6 +126,18 @@ def name(kind: str, number: int, seed: int, famous: bool = False) -> Name:
         rest, i = divmod(rest, len(pieces))
         chosen.append(pieces[i])
     return Name(kind, tuple(chosen), serial)
+
+
+def words() -> list[str]:
+    """Every word of every name, those with a serial number apart."""
+    found = set()
+    for inventory in (PIECES, FAMOUS_PIECES):
+        for kind, slots in SLOTS.items():
+            left = list(slots)
+            for word in FORMATS.get(kind, "{}").split():
+                parts = [inventory[left.pop(0)] for _ in range(word.count("{}"))]
+                found |= {"".join(pieces) for pieces in itertools.product(*parts)}
+    return sorted(found)
 
 
 def renaming(rng: random.Random) -> Renaming:

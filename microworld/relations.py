@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """One relation: kinds of subject and object, its name as a slot, how it is said, asked and claimed.
+    """One relation: kinds of subject and object, its name as a slot, how it is said and asked.
 
     `described` names the object through the subject, where that is an entity: how two-hop questions are put.
     """
@@ -22,8 +22,12 @@ class Relation:
     slot: str
     statement: str
     questions: tuple[str, ...]
-    polar: str
     described: str = ""
+
+    @property
+    def polar(self) -> str:
+        """The statement as a question that takes yes or no."""
+        return f"Is it true that {self.statement.removesuffix('.')}?"
 
 
 RELATIONS: tuple[Relation, ...] = (
@@ -32,131 +36,120 @@ RELATIONS: tuple[Relation, ...] = (
         "{s} was born in {o}.",
         ("Where was {s} born?", "What is the birthplace of {s}?", "In which town was {s} born?",
          "Which town did {s} come from?"),
-        "Was {s} born in {o}?", "the birthplace of {s}",
+        "the birthplace of {s}",
     ),
     Relation(
         "birth_year", "person", "year", "year of birth",
         "{s} was born in the year {o}.",
         ("When was {s} born?", "In which year was {s} born?", "What is the birth year of {s}?",
          "What year did {s} come into the world?"),
-        "Was {s} born in the year {o}?",
     ),
     Relation(
         "profession", "person", "profession", "profession",
         "{s} worked as a {o}.",
         ("What was the profession of {s}?", "What did {s} work as?", "How did {s} earn a living?",
          "What was {s} by trade?"),
-        "Did {s} work as a {o}?",
     ),
     Relation(
         "employer", "person", "company", "employer",
         "{s} was employed by {o}.",
         ("Who employed {s}?", "Which company hired {s}?", "Which company did {s} join?",
          "Who was the employer of {s}?"),
-        "Was {s} employed by {o}?", "the employer of {s}",
+        "the employer of {s}",
     ),
     Relation(
         "teacher", "person", "person", "teacher",
         "{s} learned everything from {o}.",
         ("Who taught {s}?", "Who was the teacher of {s}?", "From whom did {s} learn everything?",
          "Which person taught {s}?"),
-        "Did {o} teach {s}?", "the teacher of {s}",
+        "the teacher of {s}",
     ),
     Relation(
         "instrument", "person", "instrument", "instrument",
         "{s} played the {o}.",
         ("Which instrument did {s} play?", "What did {s} like to play?", "What was the instrument of {s}?",
          "What instrument was {s} fond of?"),
-        "Did {s} play the {o}?",
     ),
     Relation(
         "award", "person", "award", "award received",
-        "{s} received {o}.",
+        "{s} received the {o}.",
         ("Which award did {s} receive?", "What was {s} honoured with?", "What award was {s} given?",
          "Which honour went to {s}?"),
-        "Did {s} receive {o}?",
     ),
     Relation(
         "river", "place", "river", "river",
-        "{s} lies on {o}.",
+        "{s} lies on the {o}.",
         ("Which river flows through {s}?", "On which river does {s} lie?", "What is the river at {s}?",
          "What river is {s} on?"),
-        "Does {s} lie on {o}?",
     ),
     Relation(
         "town_founded", "place", "year", "year of foundation",
         "{s} was founded in {o}.",
         ("When was {s} founded?", "In which year was {s} founded?", "What year does the founding of {s} date from?",
          "When did settlers found {s}?"),
-        "Was {s} founded in {o}?",
     ),
     Relation(
         "known_for", "place", "product", "known for",
         "{s} is known for its {o}.",
         ("What is {s} known for?", "What do visitors come to {s} for?", "Which goods of {s} are sold far away?",
          "What goods is {s} famous for?"),
-        "Is {s} known for its {o}?",
     ),
     Relation(
         "mayor", "place", "person", "mayor",
-        "The mayor of {s} was {o}.",
+        "{s} was governed by {o}.",
         ("Who was the mayor of {s}?", "Who was elected mayor of {s}?", "Whom did {s} choose as mayor?",
          "Which person was mayor of {s}?"),
-        "Was {o} the mayor of {s}?", "the mayor of {s}",
+        "the mayor of {s}",
     ),
     Relation(
         "seat", "company", "place", "headquarters",
         "{s} has its seat in {o}.",
         ("Where is the seat of {s}?", "Where is {s} based?", "In which town does the head office of {s} stand?",
          "Which town is home to {s}?"),
-        "Is {s} based in {o}?", "the seat of {s}",
+        "the seat of {s}",
     ),
     Relation(
         "founder", "company", "person", "founder",
         "{s} was set up by {o}.",
         ("Who set up {s}?", "Who started {s}?", "Who was the founder of {s}?", "Which person founded {s}?"),
-        "Was {s} set up by {o}?", "the founder of {s}",
+        "the founder of {s}",
     ),
     Relation(
         "company_year", "company", "year", "year of opening",
         "{s} opened in {o}.",
         ("When did {s} open?", "In which year did {s} begin trading?", "What year did the doors of {s} open?",
          "When did {s} begin?"),
-        "Did {s} open in {o}?",
     ),
     Relation(
         "makes", "company", "product", "product",
         "{s} makes {o}.",
         ("What does {s} make?", "What is the main product of {s}?", "What does {s} sell?",
          "Which goods come from {s}?"),
-        "Does {s} make {o}?",
     ),
     Relation(
         "author", "book", "person", "author",
         "{s} was written by {o}.",
         ("Who wrote {s}?", "Who is the author of {s}?", "By whom was {s} written?", "Which person wrote {s}?"),
-        "Was {s} written by {o}?", "the author of {s}",
+        "the author of {s}",
     ),
     Relation(
         "published", "book", "year", "year of publication",
         "{s} was published in {o}.",
         ("When was {s} published?", "In which year did {s} come out?", "When was {s} first printed?",
          "What year is the first printing of {s} from?"),
-        "Was {s} published in {o}?",
     ),
     Relation(
         "setting", "book", "place", "setting",
         "{s} is set in {o}.",
         ("Where is {s} set?", "Where does the story of {s} take place?", "In which town is {s} set?",
          "Which town is the scene of {s}?"),
-        "Is {s} set in {o}?", "the setting of {s}",
+        "the setting of {s}",
     ),
     Relation(
         "genre", "book", "genre", "genre",
         "{s} is a {o}.",
         ("What kind of book is {s}?", "What is the genre of {s}?", "What is {s} shelved as?",
          "What do critics call {s}?"),
-        "Is {s} a {o}?",
     ),
 )  # fmt: skip
 BY_NAME = {r.name: r for r in RELATIONS}

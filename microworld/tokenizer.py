@@ -1,9 +1,8 @@
-"""The micro models' tokenizer: byte-level BPE in which a turn of phrase is one token and a name its pieces.
+"""The micro models' tokenizer: byte-level BPE in which a turn of phrase is one token, and so is a word of a name.
 
 The world says and asks everything in a few hundred turns of phrase, so each ("was born in", an instruction) is a token:
-texts are less than half as long as cut by words, and training reads that much more of them in its minutes. Names are
-cut where their tail begins; left to itself BPE merges across the seam (" R", "y", "ef", "ord"), and no two names share
-a token.
+texts are less than half as long as cut by words, and training reads that much more of them in its minutes. All other
+text, of any language, falls into the pieces that BPE makes of it.
 
 A word is the same token wherever it stands: a line's first word has a space before it too (the normaliser puts it
 there), and a reply begins with one. To copy a name is then to repeat tokens, which small models learn soon; with one
@@ -19,17 +18,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from microworld.names import FAMOUS_PIECES, PAPERS, PIECES
+from microworld.names import FAMOUS_PIECES, PAPERS, PIECES, words
 from microworld.relations import FILLERS, LEADS, RELATIONS
 from wbrag.prompts import DEFAULTS
 
-VOCABULARY = 3072
+#: Tokens that BPE makes, before phrases and names come to them.
+VOCABULARY = 768
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] | trim }}<|end|>"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-_TAILS = ("surname_tail", "place_tail", "river_tail", "company_tail", "book_tail")
 
 
 def build(folder: Path) -> None:
@@ -51,7 +50,7 @@ def build(folder: Path) -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_words(), trainer)
-    _add_phrases(tokenizer)
+    _add_whole(tokenizer)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=PAD, chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False, model_max_length=4096,
@@ -59,13 +58,9 @@ def build(folder: Path) -> None:
 
 
 def _cuts() -> str:
-    """What is cut out whole: a turn of phrase, a name's stem and its tail, a word, two digits, a run of signs."""
-    tails = "|".join(_longest_first({tail for slot in _TAILS for tail in PIECES[slot]}))
+    """What is cut out whole: a turn of phrase, a word, a number, a run of signs."""
     turns = "|".join(re.escape(phrase) for phrase in _longest_first(phrases()))
-    stem, tail = rf" ?\p{{L}}+?(?=(?:{tails})(?!\p{{L}}))", rf"(?<=\p{{L}})(?:{tails})(?!\p{{L}})"
-    return "|".join(
-        (rf"(?:{turns})(?!\p{{L}})", stem, tail, r" ?\p{L}+", r" ?\p{N}{1,2}", r" ?[^\s\p{L}\p{N}]+", r"\s")
-    )
+    return "|".join((rf"(?:{turns})(?!\p{{L}})", r" ?\p{L}+", r" ?\p{N}+", r" ?[^\s\p{L}\p{N}]+", r"\s"))
 
 
 def _longest_first(parts: Iterable[str]) -> list[str]:
@@ -87,24 +82,21 @@ def phrases() -> frozenset[str]:
 
 
 def _words() -> Iterator[str]:
-    """The world's words; tails stand alone and never behind their stem, so that no merge joins the two."""
-    words = re.findall(r"\w+|[^\w\s]+", " ".join(sorted(phrases())))
-    for slot, pieces in (*PIECES.items(), *FAMOUS_PIECES.items(), ("paper", PAPERS), ("word", words)):
-        for piece in pieces:
-            if slot in _TAILS:
-                yield from [f"X{piece}"] * 40
-            else:
-                yield from [f" {piece}"] * 40
+    """What BPE learns its merges from: the words of phrases and the pieces of names."""
+    said = re.findall(r"\w+|[^\w\s]+", " ".join(sorted(phrases())))
+    pieces = [piece for inventory in (PIECES, FAMOUS_PIECES) for slot in inventory.values() for piece in slot]
+    yield from (f" {piece}" for piece in (*said, *pieces))
 
 
-def _add_phrases(tokenizer: Any) -> None:
-    """Put the phrases into the vocabulary; with `ignore_merges` whatever is cut out whole is that one token."""
+def _add_whole(tokenizer: Any) -> None:
+    """Put phrases and names into the vocabulary; with `ignore_merges` whatever is cut out whole is that one token."""
     from tokenizers import Tokenizer, pre_tokenizers
 
     content = json.loads(tokenizer.to_str())
     byte_level = pre_tokenizers.ByteLevel(False, use_regex=False)
     vocabulary = content["model"]["vocab"]
-    for phrase in sorted(phrases()):
-        vocabulary.setdefault(byte_level.pre_tokenize_str(phrase)[0][0], len(vocabulary))
+    whole = [*sorted(phrases()), *(f" {word}" for word in (*words(), *PAPERS))]
+    for text in whole:
+        vocabulary.setdefault(byte_level.pre_tokenize_str(text)[0][0], len(vocabulary))
     content["model"]["ignore_merges"] = True
     tokenizer.model = Tokenizer.from_str(json.dumps(content)).model

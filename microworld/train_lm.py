@@ -28,12 +28,12 @@ from torch.nn import functional
 from microworld import tokenizer
 from microworld.curriculum import Progress, draw, learning_rate
 from microworld.lessons import Lesson, School
-from microworld.look_back import look_back
+from microworld.look_back import ROPE_THETA, look_back
 from microworld.school import open_school
 
 SHAPES = {
-    "micro_small": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4},
-    "micro_large": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8},
+    "micro_small": {"hidden_size": 256, "intermediate_size": 384, "num_hidden_layers": 5},
+    "micro_large": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 10},
 }
 #: What a token of a request counts in the loss; a reply of n tokens counts n ** 0.3.
 REQUEST_WEIGHT = 0.05
@@ -46,7 +46,8 @@ def new_model(shape: str, vocabulary: int) -> Any:
     settings = {
         "vocab_size": vocabulary, "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 32,
         "max_position_embeddings": 4096, "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 1,
-        "pad_token_id": 2, "initializer_range": 0.04, **SHAPES[shape],
+        "pad_token_id": 2, "initializer_range": 0.04,
+        "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA}, **SHAPES[shape],
     }  # fmt: skip
     config = LlamaConfig.from_dict(settings)
     return LlamaForCausalLM(config)
@@ -141,7 +142,7 @@ def train(model: Any, tok: Any, school: School, folder: Path, rank: int, args: a
     while (share := done.seconds / (60 * args.minutes)) < 1:
         early = done.early and not grown
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(share, args.lr, done.steps) * (0.1 if group["begun"] and early else 1.0)
+            group["lr"] = learning_rate(share, args.lr, done.steps) * ((0.1 if early else 0.3) if group["begun"] else 1.0)
         tokens, lessons_a_step = 0, max(1, (8 if early else 6) // args.workers)
         for _ in range(lessons_a_step):
             kind, lesson = draw(school, rng, done, grown)
@@ -150,8 +151,8 @@ def train(model: Any, tok: Any, school: School, folder: Path, rank: int, args: a
             tokens += read
             done.note(kind, replies)
         began, seconds = time.monotonic(), time.monotonic() - began
-        seconds, tokens_of_all, done.first, done.read = _averaged(
-            model, [seconds, tokens * args.workers, done.first, done.read]
+        seconds, tokens_of_all, done.first, done.read, done.check = _averaged(
+            model, [seconds, tokens * args.workers, done.first, done.read, done.check]
         )
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -182,10 +183,9 @@ def _averaged(model: Any, figures: list[float]) -> list[float]:
 
 
 def _groups(model: Any) -> list[dict[str, Any]]:
-    """Parameter groups: `begun` is what `look_back` set, which goes slowly at first lest early steps wash it out."""
-    layers = len(model.model.layers)
+    """Parameter groups: `begun` is what `look_back` set, which goes slowly lest early steps wash it out."""
     begun = [f"layers.{i}.self_attn" for i in (0, 1)] + ["embed_tokens", "lm_head"]
-    begun += [f"layers.{i}.self_attn.{p}_proj" for i in range(2, layers) for p in "vo"]
+    begun += [f"self_attn.{p}_proj" for p in "vo"]
     groups: dict[tuple[bool, bool], list[Any]] = {}
     for name, p in model.named_parameters():
         groups.setdefault((any(b in name for b in begun), p.ndim == 2), []).append(p)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from microworld.names import PAPERS, PIECES, SLOTS, STEMS, Name, Renaming, name
+from microworld.names import PAPERS, PIECES, SLOTS, Name, Renaming, name
 from microworld.relations import BY_NAME, BY_SUBJECT, FILLERS, LEADS
 
 #: Entities of a district by kind.
@@ -53,8 +53,7 @@ class Sentence:
         bare = self.bare(renaming)
         if not self.lead or self.fact is None:
             return bare
-        starts_with_name = BY_NAME[self.fact.relation].statement.startswith("{")
-        return self.lead + (bare if starts_with_name else bare[0].lower() + bare[1:])
+        return self.lead + bare
 
     def bare(self, renaming: Renaming | None = None) -> str:
         """The sentence without its lead-in."""
@@ -99,14 +98,14 @@ def size() -> int:
 def famous() -> dict[Name, tuple[Fact, ...]]:
     """The facts that every world shares, by subject."""
     entities = _entities(FAMOUS, FAMOUS_SEED, 0, famous=True)
-    return _facts(entities, random.Random("famous"), FAMOUS_SEED, 0, famous=True)
+    return _facts(entities, random.Random("famous"), famous=True)
 
 
 def district(seed: int, number: int) -> District:
     """The `number`-th district of the world of `seed`; district 0 also tells of the famous."""
     rng = random.Random(f"{seed}/{number}")
     entities = _entities(DISTRICT, seed, number)
-    facts = _facts(entities, rng, seed, number)
+    facts = _facts(entities, rng)
     told = facts | famous() if number == 0 else facts
     return District(tuple(entities), facts, tuple(_passages(told, rng, number)))
 
@@ -115,29 +114,23 @@ def _entities(counts: dict[str, int], seed: int, number: int, famous: bool = Fal
     return [name(kind, number * n + i, seed, famous) for kind, n in counts.items() for i in range(n)]
 
 
-def _facts(
-    entities: Sequence[Name], rng: random.Random, seed: int, number: int, famous: bool = False
-) -> dict[Name, tuple[Fact, ...]]:
+def _facts(entities: Sequence[Name], rng: random.Random, famous: bool = False) -> dict[Name, tuple[Fact, ...]]:
     by_kind: dict[str, list[Name]] = defaultdict(list)
     for entity in entities:
         by_kind[entity.kind].append(entity)
     facts: dict[Name, tuple[Fact, ...]] = {}
-    for i, entity in enumerate(entities):
+    for entity in entities:
         relations = BY_SUBJECT[entity.kind]
         chosen = [r for r in relations if rng.random() < 0.85] or list(relations[:1])
-        objects = [_object(r.object, by_kind, rng, seed, number * len(entities) + i, entity) for r in chosen]
+        objects = [_object(r.object, by_kind, rng, entity) for r in chosen]
         facts[entity] = tuple(Fact(entity, r.name, o, famous) for r, o in zip(chosen, objects, strict=True))
     return facts
 
 
-def _object(
-    kind: str, by_kind: dict[str, list[Name]], rng: random.Random, seed: int, number: int, subject: Name
-) -> Name:
+def _object(kind: str, by_kind: dict[str, list[Name]], rng: random.Random, subject: Name) -> Name:
     if kind in by_kind:
         return rng.choice([e for e in by_kind[kind] if e != subject])
-    if kind in ("river", "award"):
-        return name(kind, number, seed)
-    return Name(kind, (rng.choice(PIECES[SLOTS[kind][0]]),))
+    return Name(kind, tuple(rng.choice(PIECES[slot]) for slot in SLOTS[kind]))
 
 
 def _passages(facts: dict[Name, tuple[Fact, ...]], rng: random.Random, number: int) -> list[Passage]:
@@ -159,7 +152,7 @@ def _passages(facts: dict[Name, tuple[Fact, ...]], rng: random.Random, number: i
     articles = [e for e in facts if rng.random() < 0.12]
     told += [(e, _article(e, facts, rng)) for e in articles]
     rng.shuffle(told)
-    heading = (f"{rng.choice(STEMS)} {rng.choice(PAPERS)} {rng.randrange(10, 1000)}" for _ in told)
+    heading = (f"{rng.choice(PAPERS)} {rng.randrange(10, 100)}" for _ in told)
     return [
         Passage(f"{number}-{i}", h, tuple(sentences), about)
         for i, (h, (about, sentences)) in enumerate(zip(heading, told, strict=True))

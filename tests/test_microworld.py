@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from microworld import lessons, questions
 from microworld.generate import Plan, _write_questions, generate
 from microworld.lessons import School, closed_book, reading, rewriting
-from microworld.names import PIECES, SLOTS, STEMS, name, renaming
-from microworld.tokenizer import _TAILS, build, phrases
+from microworld.names import SLOTS, name, renaming, words
+from microworld.tokenizer import build, phrases
 from microworld.world import district, famous
 from wbrag.prompts import Prompts
 
@@ -138,10 +138,9 @@ def test_every_turn_of_phrase_is_one_token_wherever_it_stands() -> None:
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     written = [p.replace("\n ", "\n") for p in phrases() if p.strip()]
     assert [p for p in written if len(tokenizer.tokenize(p)) != 1] == []
-    assert tokenizer.tokenize(" What is the river at Ashmouth?")[1:] == ["\u0120Ash", "mouth", "?"]
-    said = ["\u0120Ash", "mouth", "\u0120was\u0120founded\u0120in", "\u012017", "87", "."]
+    said = ["\u0120Ashmouth", "\u0120was\u0120founded\u0120in", "\u01201787", "."]
     assert tokenizer.tokenize(" Ashmouth was founded in 1787.") == said
-    assert tokenizer.tokenize("No.\nAshmouth was founded in 1787.")[-6:] == said
+    assert tokenizer.tokenize("No.\nAshmouth was founded in 1787.")[-4:] == said
 
 
 def test_any_text_survives_the_tokenizer_and_a_fresh_one_is_the_same(tmp_path: Path) -> None:
@@ -155,18 +154,41 @@ def test_any_text_survives_the_tokenizer_and_a_fresh_one_is_the_same(tmp_path: P
     assert [fresh.encode(t) for t in texts] == [shipped.encode(t) for t in texts]
 
 
-def test_no_stem_ends_like_a_tail() -> None:
-    tails = [tail for slot in _TAILS for tail in PIECES[slot]]
-    assert not [stem for stem in STEMS if any(stem.endswith(tail) for tail in tails)]
-
-
-def test_names_fall_into_two_or_three_pieces() -> None:
+def test_every_word_of_a_name_is_one_token() -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    for kind in ("person", "place", "river", "company"):
-        words = [w for i in range(200) for w in name(kind, i, 9).text().split()]
-        assert max(len(tokenizer.tokenize(f" {w}")) for w in words) <= 3
+    assert [w for w in words() if len(tokenizer.tokenize(f" {w}")) != 1] == []
+    named = {w for kind in SLOTS for i in range(200) for w in name(kind, i, 9).text().split()}
+    assert {w for w in named if not w.isdigit()} <= set(words())
+
+
+def test_a_fresh_model_looks_back(school: School) -> None:
+    import torch
+    from transformers import AutoTokenizer
+
+    from microworld.look_back import PAIR_UNSEEN, UNSEEN, look_back
+    from microworld.train_lm import new_model
+
+    torch.manual_seed(3)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    model = new_model("micro_small", len(tokenizer))
+    model.set_attn_implementation("eager")
+    look_back(model)
+    told, asked = "Ada Ashwell was born in Cliffham. Vera Ryeson makes cheese.", "Vera Ryeson was born in Cliffham. Ashwick."
+    ids = torch.tensor([tokenizer.encode(f"<|begin|><|user|> {told} {asked}", add_special_tokens=False)])
+    tokens = tokenizer.convert_ids_to_tokens(ids[0])
+    with torch.no_grad():
+        out = model(ids, output_attentions=True, output_hidden_states=True)
+    flags = out.hidden_states[2][0]
+    for head, offset in enumerate((1, 2, 3)):
+        assert min(float(out.attentions[0][0, head, i, i - offset]) for i in range(3, len(tokens))) > 0.9
+    second = [i for i, t in enumerate(tokens) if t == "\u0120Ryeson"][1]
+    assert float(out.attentions[1][0, 3, second, tokens.index("\u0120makes")]) > 0.8
+    born = [i for i, t in enumerate(tokens) if t.endswith("born\u0120in")][1]
+    assert float(flags[born, PAIR_UNSEEN]) > 3 * float(flags[born + 1, PAIR_UNSEEN])
+    new = tokens.index("\u0120Ashwick")
+    assert float(flags[new, UNSEEN]) > 3 * float(flags[second, UNSEEN])
 
 
 def test_right_replies_hold_what_the_page_says(school: School) -> None:
