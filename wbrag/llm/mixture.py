@@ -68,7 +68,7 @@ def out_of_step(completion: CompletionOutput) -> bool:
     """Whether a member's completion ends in a step that its group did not take together."""
     assert completion.logprobs is not None
     last: Any = completion.logprobs[-1]
-    return min(token.logprob for token in last.values()) == IMPOSSIBLE
+    return any(token.logprob == IMPOSSIBLE for token in last.values())
 
 
 def pool(log_p: torch.Tensor, groups: Sequence[Sequence[int]], weights: torch.Tensor, pooling: str) -> torch.Tensor:

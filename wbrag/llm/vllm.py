@@ -91,13 +91,14 @@ class VllmEngine:
             os.environ.setdefault(key, value)
         from vllm import AsyncEngineArgs
         from vllm.platforms import current_platform
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        from wbrag.llm.mixture import MixtureV1, MixtureV2
-
-        config = AsyncEngineArgs(**engine_arguments(backbone, current_platform.is_cpu())).create_engine_config()
+        arguments = AsyncEngineArgs(**engine_arguments(backbone, current_platform.is_cpu()))
+        config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
         # Which of the two model runners it will be depends on platform, model and vLLM's own settings.
-        config.model_config.logits_processors = [MixtureV2 if config.use_v2_model_runner else MixtureV1]
+        runner = "V2" if config.use_v2_model_runner else "V1"
+        config.model_config.logits_processors = [f"wbrag.llm.mixture:Mixture{runner}"]
         self.max_model_len = backbone.max_model_len
         self.engine: Any = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
         self.places = Places(config.scheduler_config.max_num_seqs)
