@@ -150,7 +150,10 @@ class VllmEngine:
                     Member(group, number, len(prompts), weight, pooling, self.tokenizer.eos_token_id)
                     for number, weight in enumerate(weights)
                 ]
-                params = [greedy(max_tokens, logprobs=LOGPROBS, extra_args=m.extra_args()) for m in members]
+                params = [  # all texts are the same: only the first is put together
+                    greedy(max_tokens, logprobs=LOGPROBS, extra_args=m.extra_args(), detokenize=m.number == 0)
+                    for m in members
+                ]
                 completions = await asyncio.gather(*map(self._complete, prompts, params))
                 if not any(map(out_of_step, completions)):
                     return completions[0]
