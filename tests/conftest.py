@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from tiny_model import build_tiny_model
+
+from wbrag.config import Backbone
+from wbrag.llm.vllm import VllmEngine
 
 # The same examples in every run, however slow the machine: a failure can be repeated.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -21,3 +29,26 @@ def ray_session() -> Iterator[None]:
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def run() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
+    """Runs a coroutine on the one event loop that the engine knows."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    yield lambda work: asyncio.run_coroutine_threadsafe(work, loop).result(timeout=280)
+    loop.call_soon_threadsafe(loop.stop)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random-weight checkpoint."""
+    return build_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def engine(run: object, tiny_model: Path) -> Iterator[VllmEngine]:
+    """One real vLLM engine for all tests: 16 sequences at once, 256 tokens each."""
+    opened = VllmEngine(Backbone("tiny", model=str(tiny_model), max_model_len=256, kv_cache_gib=0.1, max_num_seqs=16))
+    yield opened
+    opened.close()  # while its loop still runs: sockets left open on a stopped one block the interpreter's exit

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from microworld.generate import Plan, generate
 from wbrag.actors import Generator
 from wbrag.benchmarks import OverErrorBudget
-from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, TrainConfig
+from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Method, TrainConfig
 from wbrag.index.manifest import latest
-from wbrag.inputs import over_budget, refuse_other_settings
+from wbrag.inputs import check_settings, identity_of, over_budget, refuse_other_settings
 from wbrag.pipeline import evaluate, train, units_of
 from wbrag.progress import Counts, status_line
 from wbrag.runrecord import resolve_run_dir
@@ -289,9 +289,11 @@ def test_real_vllm_from_end_to_end(tmp_path: Path, ray_session: None) -> None:
     assert primary["questions_with_writeback"] > 0
 
 
-def test_a_block_comes_back_in_input_order() -> None:
-    cfg = settings(Path("none"), Path("none"), cluster=Cluster(examples_in_flight=3))
-    documents = [{"id": "p", "title": "t", "text": "The mayor of town1 is Mayor1.", "score": 0.5, "source": "base"}]
+@pytest.mark.parametrize(("method", "calls"), [("naive", 2), ("replug", 3)])
+def test_a_block_comes_back_in_input_order(method: str, calls: int) -> None:
+    cfg = settings(Path("none"), Path("none"), cluster=Cluster(examples_in_flight=3), method=Method(method))
+    document = {"id": "p", "title": "t", "text": "The mayor of town2 is Mayor2.", "score": 0.5, "source": "base"}
+    documents = [document, document | {"id": "q", "score": 0.4}]
     rows = [{**question(i, "train"), "metadata": "{}", "documents": documents} for i in range(20)]
 
     async def work() -> pa.Table:
@@ -300,6 +302,20 @@ def test_a_block_comes_back_in_input_order() -> None:
     made = asyncio.run(work())
     assert made.schema.equals(TRACE)
     assert made["id"].to_pylist() == [row["id"] for row in rows]
+    assert made["calls"][0].as_py() == calls
+
+
+def test_a_methods_settings_change_a_runs_identity(data: Path, tmp_path: Path) -> None:
+    warm, cold = (settings(data, tmp_path, method=Method("replug", temperature=t)) for t in (1.0, 0.1))
+    assert identity_of(warm)["method.temperature"] == 1.0
+    assert {k for k, v in identity_of(cold).items() if v != identity_of(warm)[k]} == {"method.temperature"}
+
+
+def test_more_documents_than_sequences_are_refused_for_replug(data: Path, tmp_path: Path) -> None:
+    few = Backbone(name="scripted", kind="scripted", model="scripted", max_num_seqs=2)
+    check_settings(settings(data, tmp_path, backbone=few))
+    with pytest.raises(ConfigError, match=r"k=3: replug .* backbone\.max_num_seqs=2"):
+        check_settings(settings(data, tmp_path, backbone=few, method=Method("replug")))
 
 
 def test_equal_units_of_several_examples_are_one(tmp_path: Path) -> None:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny_model import build_tiny_model
 
 from wbrag.config import Backbone, ConfigError
 from wbrag.llm import Reply
+from wbrag.llm.places import Places
 from wbrag.llm.vllm import VllmEngine, engine_arguments, pick_dtype, resolve_model
-
-BACKBONE = {"name": "tiny", "max_model_len": 256, "kv_cache_gib": 0.1, "max_num_seqs": 16}
 
 
 def test_a_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,27 +72,11 @@ def test_a_dead_engine_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None
 
     engine: Any = object.__new__(VllmEngine)
     engine.engine, engine.numbers, engine.max_model_len = SimpleNamespace(generate=generate), count(), 100
+    engine.places = Places(1)
     engine.render = lambda content: [1, 2]
     monkeypatch.setattr(os, "_exit", leave)
     with pytest.raises(Ended):
         asyncio.run(engine.chat("x", 4))
-
-
-@pytest.fixture(scope="session")
-def run() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
-    """Runs a coroutine on the one event loop that the engine knows."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, daemon=True).start()
-    yield lambda work: asyncio.run_coroutine_threadsafe(work, loop).result(timeout=280)
-    loop.call_soon_threadsafe(loop.stop)
-
-
-@pytest.fixture(scope="session")
-def engine(run: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmEngine]:
-    model = build_tiny_model(tmp_path_factory.mktemp("tiny"))
-    opened = VllmEngine(Backbone(model=str(model), **BACKBONE))
-    yield opened
-    opened.close()  # while its loop still runs: sockets left open on a stopped one block the interpreter's exit
 
 
 @pytest.mark.slow

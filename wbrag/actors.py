@@ -70,7 +70,8 @@ class Generator:
         started = time.perf_counter()
         backbone, task = cfg.backbone, cfg.benchmark.task
         llm = open_llm(backbone)
-        self.tools = Tools(llm, Prompts(cfg.prompts), task, backbone.answer_tokens, backbone.distil_tokens)
+        replies = (backbone.answer_tokens, backbone.distil_tokens)
+        self.tools = Tools(llm, Prompts(cfg.prompts), task, *replies, cfg.method)
         self.method = open_method(cfg.method)
         self.metric = partial(metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels)
         self.gates = cfg.gates

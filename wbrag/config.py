@@ -45,6 +45,8 @@ class Method:
     """A RAG method: how a question and its documents become an answer."""
 
     name: str = "naive"
+    temperature: float = 1.0  # replug: of the softmax over the documents' scores
+    pooling: str = "probabilities"  # replug: probabilities | logits
 
 
 @dataclass

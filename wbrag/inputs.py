@@ -54,6 +54,9 @@ def check_settings(cfg: TrainConfig) -> None:
     for key, (value, minimum) in least.items():
         if value < minimum:
             raise ConfigError(f"{key}={value}: at least {minimum} is needed")
+    if cfg.method.name == "replug" and cfg.k > cfg.backbone.max_num_seqs:
+        most = cfg.backbone.max_num_seqs
+        raise ConfigError(f"k={cfg.k}: replug decodes k sequences side by side, and backbone.max_num_seqs={most}")
     # A resumed plan has a filter (1 CPU), a read and a write task (1 each) and a searcher at once; with fewer logical
     # CPUs it waits for ever without a word.
     needed = 3 + max(1, cfg.cluster.encoders)
@@ -89,7 +92,7 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         "benchmark.test": sha256_file(Path(cfg.benchmark.test)),
         **{f"benchmark.{key}": getattr(cfg.benchmark, key) for key in ("task", "metric", "labels")},
         "corpus": sha256_file(Path(cfg.corpus)),
-        "method.name": cfg.method.name,
+        **{f"method.{key}": value for key, value in asdict(cfg.method).items()},
         "backbone.model": model_identity(backbone),
         **{f"backbone.{key}": getattr(backbone, key) for key in ("dtype", "max_model_len")},
         **{f"backbone.{key}": getattr(backbone, key) for key in ("answer_tokens", "distil_tokens")},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,8 +40,9 @@ async def train_example(
 
     `calls` are the calls sent to the generator. `calls_saved` are those of the paper's plan that were not sent. The
     plan has two answers (closed book, with documents) and, past the utility gate, one for each document and two calls
-    to distil: 2 or 2 + K + 2 calls under naive RAG. Saved are the with-documents answer where the gate is decided
-    without it (counted as one call, the least a method takes) and every prompt already asked for this example.
+    to distil: 2 or 2 + K + 2 calls under naive RAG; REPLUG's answer with documents is K calls. Saved are the
+    with-documents answer where the gate is decided without it (counted as one call, the least a method takes) and
+    every prompt already asked for this example.
     `paper_plan` sends them all; the decision is the same either way.
     """
     row: Row = dict.fromkeys(TRACE.names) | {
@@ -136,17 +137,20 @@ class CountedLLM:
         self.llm, self.remember = llm, remember
         self.max_model_len = llm.max_model_len
         self.calls = self.calls_saved = self.prompt_tokens_sent = self.completion_tokens = 0
-        self._asked: dict[tuple[str, int], asyncio.Task[Reply]] = {}
+        self._asked: dict[Hashable, asyncio.Task[Reply]] = {}
 
     async def chat(self, content: str, max_tokens: int) -> Reply:
         """The generator's reply; for a prompt already asked, or being asked, the reply to that."""
-        asked = self._asked.get((content, max_tokens))
-        if asked is None or not self.remember:
-            asked = asyncio.ensure_future(self._send(content, max_tokens))
-            self._asked[content, max_tokens] = asked
-        else:
-            self.calls_saved += 1
-        return await asked
+        return await self._once((content, max_tokens), 1, max_tokens, lambda: self.llm.chat(content, max_tokens))
+
+    async def mixture(
+        self, contents: Sequence[str], weights: Sequence[float], max_tokens: int, pooling: str = "probabilities"
+    ) -> Reply:
+        """The generator's reply; as many calls as there are messages, and not sent twice either."""
+        key = (tuple(contents), tuple(weights), max_tokens, pooling)
+        return await self._once(
+            key, len(contents), max_tokens, lambda: self.llm.mixture(contents, weights, max_tokens, pooling)
+        )
 
     def count_tokens(self, text: str) -> int:
         """As the generator's."""
@@ -156,9 +160,17 @@ class CountedLLM:
         """As the generator's."""
         return self.llm.prompt_tokens(content)
 
-    async def _send(self, content: str, max_tokens: int) -> Reply:
-        self.calls += 1
-        reply = await self.llm.chat(content, max_tokens)
+    async def _once(self, key: Hashable, calls: int, max_tokens: int, ask: Callable[[], Awaitable[Reply]]) -> Reply:
+        asked = self._asked.get(key)
+        if asked is None or not self.remember:
+            asked = self._asked[key] = asyncio.ensure_future(self._send(calls, max_tokens, ask))
+        else:
+            self.calls_saved += calls
+        return await asked
+
+    async def _send(self, calls: int, max_tokens: int, ask: Callable[[], Awaitable[Reply]]) -> Reply:
+        self.calls += calls
+        reply = await ask()
         self.prompt_tokens_sent += reply.prompt_tokens
         self.completion_tokens += reply.completion_tokens
         if len(reply.text) > CHARACTERS_PER_TOKEN * max_tokens:

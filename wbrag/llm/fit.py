@@ -26,13 +26,36 @@ def fit_documents(
 
     Raises PromptTooLong where not even the first document fits, ValueError where there is none.
     """
-    if not documents:
-        raise ValueError("no documents to put into a prompt")
+    _require_some(documents)
     for count in range(len(documents), 0, -1):
         prompt = render(documents[:count])
         if _fits(prompt, llm, max_tokens):
             return prompt, count
-    raise PromptTooLong(f"document {documents[0].id!r} alone: {_lengths(prompt, llm, max_tokens)}")
+    raise _alone_too_long(documents[0], prompt, llm, max_tokens)
+
+
+def each_that_fits(
+    documents: Sequence[Document], render: Callable[[Sequence[Document]], str], llm: LLM, max_tokens: int
+) -> list[tuple[Document, str]]:
+    """The documents whose prompt, made by `render` of each alone, fits, with that prompt; at least 1.
+
+    Raises PromptTooLong where none fits, ValueError where there is none.
+    """
+    _require_some(documents)
+    prompts = [(document, render([document])) for document in documents]
+    fitting = [(document, prompt) for document, prompt in prompts if _fits(prompt, llm, max_tokens)]
+    if not fitting:
+        raise _alone_too_long(*prompts[0], llm, max_tokens)
+    return fitting
+
+
+def _require_some(documents: Sequence[Document]) -> None:
+    if not documents:
+        raise ValueError("no documents to put into a prompt")
+
+
+def _alone_too_long(document: Document, prompt: str, llm: LLM, max_tokens: int) -> PromptTooLong:
+    return PromptTooLong(f"document {document.id!r} alone: {_lengths(prompt, llm, max_tokens)}")
 
 
 def _fits(prompt: str, llm: LLM, max_tokens: int) -> bool:

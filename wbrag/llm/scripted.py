@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 from wbrag.config import Backbone
-from wbrag.llm import Reply
+from wbrag.llm import Reply, require_mixture
 
 #: What the scripted reader knows closed book: a question that holds all words of a key is answered with its value.
 FAMOUS = {"capital france": "Paris", "largest ocean": "the Pacific"}
@@ -48,6 +49,18 @@ class ScriptedLLM:
         await asyncio.sleep(0)  # other coroutines run between a call and its reply, as with a real engine
         text = self.respond(content).strip()
         return Reply(text, self.prompt_tokens(content), self.count_tokens(text))
+
+    async def mixture(
+        self, contents: Sequence[str], weights: Sequence[float], max_tokens: int, pooling: str = "probabilities"
+    ) -> Reply:
+        """The scripted reply with the most weight behind it; of equals the first. There are no tokens to pool."""
+        require_mixture(contents, weights)
+        replies = await asyncio.gather(*[self.chat(content, max_tokens) for content in contents])
+        votes: dict[str, float] = defaultdict(float)
+        for reply, weight in zip(replies, weights, strict=True):
+            votes[reply.text] += weight
+        text = max(votes, key=votes.__getitem__)
+        return Reply(text, sum(r.prompt_tokens for r in replies), len(replies) * self.count_tokens(text))
 
     def count_tokens(self, text: str) -> int:
         """Words of `text`."""

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import platform
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wbrag.config import Backbone, ConfigError
-from wbrag.llm import Reply
+from wbrag.llm import Reply, require_mixture
+from wbrag.llm.places import Places
 
 if TYPE_CHECKING:
+    from vllm.outputs import CompletionOutput
     from vllm.sampling_params import SamplingParams
 
 GIB = 1 << 30
+#: Times a group of requests is asked again before the engine is held to be unable to run it in one step.
+MIXTURE_ATTEMPTS = 20
 #: Kept off unless the user set them: usage reports, progress bars, and everything below an error in the log.
 QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -59,6 +65,8 @@ def engine_arguments(backbone: Backbone, on_cpu: bool) -> dict[str, Any]:
         "max_num_seqs": backbone.max_num_seqs,
         "tensor_parallel_size": backbone.tensor_parallel_size,
         "enable_prefix_caching": True,
+        # Log-probabilities are those of the distribution that was sampled: the mixture's, for a group.
+        "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
     }
     if on_cpu:
@@ -76,24 +84,31 @@ def engine_arguments(backbone: Backbone, on_cpu: bool) -> dict[str, Any]:
 
 
 class VllmEngine:
-    """`wbrag.llm.LLM` on one vLLM engine. Open it once per process; call `chat` from one event loop."""
+    """`wbrag.llm.LLM` on one vLLM engine. Open it once per process; call it from one event loop."""
 
     def __init__(self, backbone: Backbone) -> None:
         for key, value in QUIET.items():
             os.environ.setdefault(key, value)
         from vllm import AsyncEngineArgs
         from vllm.platforms import current_platform
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = engine_arguments(backbone, current_platform.is_cpu())
+        arguments = AsyncEngineArgs(**engine_arguments(backbone, current_platform.is_cpu()))
+        config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
+        # Which of the two model runners it will be depends on platform, model and vLLM's own settings.
+        runner = "V2" if config.use_v2_model_runner else "V1"
+        config.model_config.logits_processors = [f"wbrag.llm.mixture:Mixture{runner}"]
         self.max_model_len = backbone.max_model_len
-        self.engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self.engine: Any = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+        self.places = Places(config.scheduler_config.max_num_seqs)
         self.tokenizer: Any = self.engine.get_tokenizer()
         if not getattr(self.tokenizer, "chat_template", None):
             raise ConfigError(f"backbone.model: {backbone.model!r} has no chat template in its tokenizer")
         # A prompt is measured before it is sent, so the same text is rendered twice in a row.
         self.render = lru_cache(maxsize=1024)(self._render)
         self.numbers = itertools.count()
+        self.groups_split = 0  # attempts at a mixture that were not in step, and were repeated
 
     async def chat(self, content: str, max_tokens: int) -> Reply:
         """The greedy answer to one user message.
@@ -101,17 +116,52 @@ class VllmEngine:
         Raises ValueError where prompt and answer exceed `max_model_len`. A dead engine ends this process: only then
         does Ray restart the actor and repeat its tasks (an exception would count as the row's own).
         """
-        from vllm.v1.engine.exceptions import EngineDeadError
+        ids = self._fitting(content, max_tokens)
+        with self.places.single():
+            completion = await self._complete(ids, greedy(max_tokens))
+        return Reply(completion.text.strip(), len(ids), len(completion.token_ids))
 
-        ids = self.render(content)
-        if len(ids) + max_tokens > self.max_model_len:
-            raise ValueError(
-                f"prompt of {len(ids)} tokens and {max_tokens} to generate exceed max_model_len {self.max_model_len}"
-            )
-        try:
-            return await self._generate(ids, max_tokens)
-        except EngineDeadError:
-            os._exit(1)
+    async def mixture(
+        self, contents: Sequence[str], weights: Sequence[float], max_tokens: int, pooling: str = "probabilities"
+    ) -> Reply:
+        """The greedy answer to all messages at once (`LLM.mixture`); errors as `chat` has them.
+
+        ValueError for more messages than sequences at once, RuntimeError where they never ran in the same steps.
+        """
+        require_mixture(contents, weights)
+        prompts = [self._fitting(content, max_tokens) for content in contents]
+        completion = await self.mixed(prompts, weights, max_tokens, pooling)
+        return Reply(completion.text.strip(), sum(map(len, prompts)), len(prompts) * len(completion.token_ids))
+
+    async def mixed(
+        self, prompts: Sequence[list[int]], weights: Sequence[float], max_tokens: int, pooling: str
+    ) -> CompletionOutput:
+        """The completion of all prompts (token ids) together, with the mixture's own log-probabilities.
+
+        The engine promises nothing about the steps that its requests share. So a group is let in when there is room
+        for all of it, and one that was split all the same is asked again: its prompts are in the prefix cache then.
+        """
+        from wbrag.llm.mixture import LOGPROBS, Member, out_of_step
+
+        async with self.places.group(len(prompts)):
+            for _ in range(MIXTURE_ATTEMPTS):
+                group = self._request()
+                members = [
+                    Member(group, number, len(prompts), weight, pooling, self.tokenizer.eos_token_id)
+                    for number, weight in enumerate(weights)
+                ]
+                params = [  # all texts are the same: only the first is put together
+                    greedy(max_tokens, logprobs=LOGPROBS, extra_args=m.extra_args(), detokenize=m.number == 0)
+                    for m in members
+                ]
+                completions = await asyncio.gather(*map(self._complete, prompts, params))
+                if not any(map(out_of_step, completions)):
+                    return completions[0]
+                self.groups_split += 1
+        raise RuntimeError(
+            f"{len(prompts)} prompts of up to {max(map(len, prompts))} tokens did not run in the same steps in "
+            f"{MIXTURE_ATTEMPTS} attempts: the engine's max_num_seqs, max_num_batched_tokens or KV cache is too small"
+        )
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text` alone, without template or special tokens."""
@@ -131,16 +181,33 @@ class VllmEngine:
         ids: list[int] = self.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
         return ids
 
-    async def _generate(self, ids: list[int], max_tokens: int) -> Reply:
-        request = f"{os.getpid()}-{next(self.numbers)}"
-        outputs = [o async for o in self.engine.generate({"prompt_token_ids": ids}, greedy(max_tokens), request)]
-        completion = outputs[-1].outputs[0]
-        return Reply(completion.text.strip(), len(ids), len(completion.token_ids))
+    def _fitting(self, content: str, max_tokens: int) -> list[int]:
+        ids = self.render(content)
+        if len(ids) + max_tokens > self.max_model_len:
+            raise ValueError(
+                f"prompt of {len(ids)} tokens and {max_tokens} to generate exceed max_model_len {self.max_model_len}"
+            )
+        return ids
+
+    def _request(self) -> str:
+        return f"{os.getpid()}-{next(self.numbers)}"
+
+    async def _complete(self, ids: list[int], params: SamplingParams) -> CompletionOutput:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        # "type" says that the ids are final; without it the prompt takes a turn in a thread, and a group falls apart.
+        prompt = {"type": "token", "prompt_token_ids": ids}
+        try:
+            outputs = [o async for o in self.engine.generate(prompt, params, self._request())]
+        except EngineDeadError:
+            os._exit(1)
+        completion: CompletionOutput = outputs[-1].outputs[0]
+        return completion
 
 
-def greedy(max_tokens: int) -> SamplingParams:
+def greedy(max_tokens: int, **more: Any) -> SamplingParams:  # noqa: ANN401 - vLLM's own arguments
     """Greedy sampling that reports once, at the end (half the front end's work per token)."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    return SamplingParams(temperature=0.0, max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY)
+    return SamplingParams(temperature=0.0, max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY, **more)

@@ -6,7 +6,7 @@ The same method scores, gates and is evaluated (paper, section 3.2).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from wbrag import config
@@ -18,13 +18,17 @@ from wbrag.schema import Document
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What a method works with: generator G, prompts, the benchmark's task (a key of the prompts), reply lengths."""
+    """What a method works with.
+
+    Generator G, prompts, the benchmark's task (a key of the prompts), reply lengths, and the method's own settings.
+    """
 
     llm: LLM
     prompts: Prompts
     task: str
     answer_tokens: int
     distil_tokens: int = 256
+    method: config.Method = field(default_factory=config.Method)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +51,17 @@ class Method(Protocol):
 
 
 def open_method(method: config.Method) -> Method:
-    """The method that `method.name` names; ConfigError for an unknown name."""
-    from wbrag.methods import naive
+    """The method that `method.name` names; ConfigError for an unknown name and for settings that it cannot have."""
+    from wbrag.methods import naive, replug
 
     match method.name:
         case "naive":
             return naive
+        case "replug":
+            replug.check(method)
+            return replug
         case unknown:
-            raise config.ConfigError(f"method.name={unknown!r}: not a method; known are naive")
+            raise config.ConfigError(f"method.name={unknown!r}: not a method; known are naive, replug")
 
 
 async def closed_book(question: str, tools: Tools) -> Answer:
