@@ -41,7 +41,8 @@ def option(group: str, name: str) -> list[str]:
     """A command line that chooses one option of a group, with the values it leaves open."""
     if (group, name) == ("benchmark", "files"):
         return [*OWN_FILES, "corpus=c.jsonl"]
-    return [f"{group}={name}", *WORLD]
+    endpoint = ["backbone.model=m", "backbone.base_url=http://host/v1"] if name == "openai" else []
+    return [f"{group}={name}", *endpoint, *WORLD]
 
 
 @pytest.mark.parametrize("root", ["train", "evaluate"])

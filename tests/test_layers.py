@@ -16,7 +16,7 @@ LAYERS = [
     for names in (
         "schema config",
         "gates distill prompts metrics benchmarks flashrag llm",
-        "training answering inputs methods encoder index curation llm.vllm llm.scripted llm.openai",
+        "training answering inputs methods searching encoder index curation llm.vllm llm.scripted llm.openai",
         "pipeline plan actors retrieval progress evaluation construction report page plots tables trace runfolder"
         " runrecord",
     )
@@ -28,6 +28,7 @@ OWNERS = {
     "ray": ("wbrag.pipeline", "wbrag.plan", "wbrag.actors", "wbrag.retrieval", "wbrag.index.build"),
     "faiss": ("wbrag.index",),
     "vllm": ("wbrag.llm.vllm",),
+    "httpx": ("wbrag.llm.openai",),
     "sentence_transformers": ("wbrag.encoder",),
 }
 #: Seconds to import each, so never at the top of a module.

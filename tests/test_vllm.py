@@ -75,7 +75,7 @@ def test_a_dead_engine_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None
 
     engine: Any = object.__new__(VllmEngine)
     engine.engine, engine.numbers, engine.max_model_len = SimpleNamespace(generate=generate), count(), 100
-    engine.render = lambda content: [1, 2]
+    engine.render = lambda content, prefix: [1, 2]
     monkeypatch.setattr(os, "_exit", leave)
     with pytest.raises(Ended):
         asyncio.run(engine.chat("x", 4))

@@ -23,6 +23,7 @@ from wbrag.encoder import folder_hash, model_folder
 from wbrag.index.files import sha256_file
 from wbrag.llm.vllm import resolve_model
 from wbrag.methods import open_method
+from wbrag.methods.needs import check_method
 from wbrag.prompts import Prompts
 from wbrag.schema import Example
 
@@ -43,6 +44,7 @@ def check_settings(cfg: TrainConfig) -> None:
     """Raise ConfigError, naming key and value, for what the types of the configuration cannot exclude."""
     check_benchmark(cfg.benchmark)
     open_method(cfg.method)
+    check_method(cfg.method, cfg.backbone)
     try:
         Prompts(cfg.prompts)
     except KeyError as error:
@@ -51,6 +53,7 @@ def check_settings(cfg: TrainConfig) -> None:
     least |= {"test_limit": (cfg.test_limit, 0), "cluster.block_rows": (cfg.cluster.block_rows, 1)}
     least |= {"cluster.engines": (cfg.cluster.engines, 1), "cluster.encoders": (cfg.cluster.encoders, 1)}
     least |= {"cluster.examples_in_flight": (cfg.cluster.examples_in_flight, 1)}
+    least |= {"backbone.retries": (cfg.backbone.retries, 0), "backbone.max_num_seqs": (cfg.backbone.max_num_seqs, 1)}
     for key, (value, minimum) in least.items():
         if value < minimum:
             raise ConfigError(f"{key}={value}: at least {minimum} is needed")
@@ -89,9 +92,9 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         "benchmark.test": sha256_file(Path(cfg.benchmark.test)),
         **{f"benchmark.{key}": getattr(cfg.benchmark, key) for key in ("task", "metric", "labels")},
         "corpus": sha256_file(Path(cfg.corpus)),
-        "method.name": cfg.method.name,
+        **{f"method.{key}": value for key, value in asdict(cfg.method).items()},
         "backbone.model": model_identity(backbone),
-        **{f"backbone.{key}": getattr(backbone, key) for key in ("dtype", "max_model_len")},
+        **{f"backbone.{key}": getattr(backbone, key) for key in ("dtype", "max_model_len", "chat_template")},
         **{f"backbone.{key}": getattr(backbone, key) for key in ("answer_tokens", "distil_tokens")},
         "encoder": encoder_identity(cfg.encoder),
         "index.kind": cfg.index.kind,
@@ -102,9 +105,11 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
 
 
 def model_identity(backbone: Backbone) -> str:
-    """Hash of a local checkpoint's files, chat template included; a hub model's name; `scripted` for the script."""
+    """Hash of a local checkpoint's files, chat template included; a hub model's name; an endpoint's address and model;
+    `scripted` for the script.
+    """
     if backbone.kind != "vllm":
-        return backbone.kind
+        return f"{backbone.base_url} {backbone.model}" if backbone.kind == "openai" else backbone.kind
     folder = Path(resolve_model(backbone.model))
     if not folder.is_dir():
         return backbone.model

@@ -11,7 +11,7 @@ from typing import Any
 from wbrag.config import Gates
 from wbrag.distill import UnusableReply, distil, knowledge_unit
 from wbrag.gates import document_gate, reason_without_documents, utility_gate, with_documents_needed
-from wbrag.llm import LLM, Reply
+from wbrag.llm import LLM, FirstToken, Reply, Token
 from wbrag.methods import Answer, Method, Tools, closed_book
 from wbrag.schema import TRACE, Document, Example, document_rows
 
@@ -101,6 +101,7 @@ async def algorithm_1(
     answer = await method.answer(question, documents, tools)
     s_rag = score(answer)
     row |= {"rag_answer": answer.text, "s_rag": s_rag, "dropped_documents": answer.dropped_documents}
+    row |= {"retrievals": answer.retrievals}
 
     # Step 4: utility gate.
     utility = utility_gate(s_nr, s_rag, gates)
@@ -109,8 +110,9 @@ async def algorithm_1(
         row |= {"status": "gated"}
         return
 
-    # Step 5: document gate over s_j, the score with document j alone.
-    answers = await _together([method.answer(question, [document], tools) for document in documents])
+    # Step 5: document gate over s_j, the score with document j alone: nothing is searched beside it.
+    alone = replace(tools, search=None)
+    answers = await _together([method.answer(question, [document], alone) for document in documents])
     scores = [score(answer) for answer in answers]
     kept = document_gate(s_nr, scores, gates)
     row |= {"document_answers": [answer.text for answer in answers], "document_scores": scores}
@@ -130,23 +132,25 @@ async def algorithm_1(
 
 
 class CountedLLM:
-    """The generator for one example: counts calls and tokens and, with `remember`, asks no prompt twice."""
+    """The generator for one example: counts calls and tokens and, with `remember`, asks nothing twice."""
 
     def __init__(self, llm: LLM, remember: bool) -> None:
         self.llm, self.remember = llm, remember
         self.max_model_len = llm.max_model_len
         self.calls = self.calls_saved = self.prompt_tokens_sent = self.completion_tokens = 0
-        self._asked: dict[tuple[str, int], asyncio.Task[Reply]] = {}
+        self._asked: dict[tuple[object, ...], asyncio.Task[Any]] = {}
 
-    async def chat(self, content: str, max_tokens: int) -> Reply:
+    async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
         """The generator's reply; for a prompt already asked, or being asked, the reply to that."""
-        asked = self._asked.get((content, max_tokens))
-        if asked is None or not self.remember:
-            asked = asyncio.ensure_future(self._send(content, max_tokens))
-            self._asked[content, max_tokens] = asked
-        else:
-            self.calls_saved += 1
-        return await asked
+        key = ("chat", content, max_tokens, prefix, logprobs)
+        reply: Reply = await self._once(key, lambda: self._chat(content, max_tokens, prefix, logprobs))
+        return reply
+
+    async def first_token(self, content: str, candidates: Sequence[str], *, prefix: str = "") -> FirstToken:
+        """The generator's probabilities, asked once."""
+        key = ("first_token", content, tuple(candidates), prefix)
+        told: FirstToken = await self._once(key, lambda: self._first_token(content, candidates, prefix))
+        return told
 
     def count_tokens(self, text: str) -> int:
         """As the generator's."""
@@ -156,14 +160,31 @@ class CountedLLM:
         """As the generator's."""
         return self.llm.prompt_tokens(content)
 
-    async def _send(self, content: str, max_tokens: int) -> Reply:
-        self.calls += 1
-        reply = await self.llm.chat(content, max_tokens)
-        self.prompt_tokens_sent += reply.prompt_tokens
-        self.completion_tokens += reply.completion_tokens
+    async def _once(self, key: tuple[object, ...], send: Callable[[], Coroutine[Any, Any, Any]]) -> Any:  # noqa: ANN401
+        asked = self._asked.get(key)
+        if asked is None or not self.remember:
+            self.calls += 1
+            asked = self._asked[key] = asyncio.ensure_future(send())
+        else:
+            self.calls_saved += 1
+        return await asked
+
+    async def _chat(self, content: str, max_tokens: int, prefix: str, logprobs: bool) -> Reply:
+        reply = await self.llm.chat(content, max_tokens, prefix=prefix, logprobs=logprobs)
+        self._count(reply)
         if len(reply.text) > CHARACTERS_PER_TOKEN * max_tokens:
             raise ValueError(f"reply of {len(reply.text)} characters to a call of max_tokens {max_tokens}")
-        return Reply(_storable(reply.text), reply.prompt_tokens, reply.completion_tokens)
+        tokens = tuple(Token(_storable(token.text), token.logprob) for token in reply.tokens)
+        return replace(reply, text=_storable(reply.text), tokens=tokens)
+
+    async def _first_token(self, content: str, candidates: Sequence[str], prefix: str) -> FirstToken:
+        told = await self.llm.first_token(content, candidates, prefix=prefix)
+        self._count(told)
+        return told
+
+    def _count(self, told: Reply | FirstToken) -> None:
+        self.prompt_tokens_sent += told.prompt_tokens
+        self.completion_tokens += told.completion_tokens
 
 
 async def _together(answers: list[Coroutine[Any, Any, Answer]]) -> list[Answer]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import platform
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wbrag.config import Backbone, ConfigError
-from wbrag.llm import Reply
+from wbrag.llm import FirstToken, Reply, Token
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
@@ -75,6 +77,14 @@ def engine_arguments(backbone: Backbone, on_cpu: bool) -> dict[str, Any]:
     return shared | executor | {"gpu_memory_utilization": backbone.gpu_memory_utilization}
 
 
+def missing_tokens(model: str, tokens: Sequence[str]) -> list[str]:
+    """Those of `tokens` that a checkpoint's tokenizer does not have as single tokens; loads the tokenizer alone."""
+    from transformers import AutoTokenizer
+
+    known = AutoTokenizer.from_pretrained(resolve_model(model)).get_vocab()
+    return [token for token in tokens if token not in known]
+
+
 class VllmEngine:
     """`wbrag.llm.LLM` on one vLLM engine. Open it once per process; call `chat` from one event loop."""
 
@@ -89,29 +99,35 @@ class VllmEngine:
         self.max_model_len = backbone.max_model_len
         self.engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self.tokenizer: Any = self.engine.get_tokenizer()
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise ConfigError(f"backbone.model: {backbone.model!r} has no chat template in its tokenizer")
+        self.template = backbone.chat_template or getattr(self.tokenizer, "chat_template", None)
+        if not self.template:
+            raise ConfigError(f"backbone.model: {backbone.model!r} has no chat template: give backbone.chat_template")
         # A prompt is measured before it is sent, so the same text is rendered twice in a row.
         self.render = lru_cache(maxsize=1024)(self._render)
         self.numbers = itertools.count()
 
-    async def chat(self, content: str, max_tokens: int) -> Reply:
-        """The greedy answer to one user message.
+    async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
+        """The greedy answer to one user message, or what follows `prefix` in it.
 
         Raises ValueError where prompt and answer exceed `max_model_len`. A dead engine ends this process: only then
         does Ray restart the actor and repeat its tasks (an exception would count as the row's own).
         """
-        from vllm.v1.engine.exceptions import EngineDeadError
+        ids = self.render(content, prefix)
+        completion = await self._generate(ids, greedy(max_tokens, logprobs=0 if logprobs else None))
+        told: tuple[Token, ...] = ()
+        if logprobs:
+            chosen = zip(completion.token_ids, completion.logprobs, strict=True)
+            told = pieces(completion.token_ids, [found[i].logprob for i, found in chosen], self._decode)
+        return Reply(completion.text.strip(), len(ids), len(completion.token_ids), told)
 
-        ids = self.render(content)
-        if len(ids) + max_tokens > self.max_model_len:
-            raise ValueError(
-                f"prompt of {len(ids)} tokens and {max_tokens} to generate exceed max_model_len {self.max_model_len}"
-            )
-        try:
-            return await self._generate(ids, max_tokens)
-        except EngineDeadError:
-            os._exit(1)
+    async def first_token(self, content: str, candidates: Sequence[str], *, prefix: str = "") -> FirstToken:
+        """The probability of each candidate's first token under the softmax over the whole vocabulary."""
+        ids = self.render(content, prefix)
+        firsts = {self._first_id(candidate): candidate for candidate in reversed(candidates)}
+        completion = await self._generate(ids, greedy(1, logprob_token_ids=sorted(firsts)))
+        (found,) = completion.logprobs
+        told = {candidate: math.exp(found[first].logprob) for first, candidate in firsts.items()}
+        return FirstToken({candidate: told.get(candidate, 0.0) for candidate in candidates}, len(ids))
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text` alone, without template or special tokens."""
@@ -125,22 +141,64 @@ class VllmEngine:
         """Stop the engine's processes."""
         self.engine.shutdown()
 
-    def _render(self, content: str) -> list[int]:
-        message = [{"role": "user", "content": content}]
+    def _render(self, content: str, prefix: str = "") -> list[int]:
+        messages = [{"role": "user", "content": content}]
+        if prefix:
+            messages.append({"role": "assistant", "content": prefix})
+        how = {"continue_final_message": True} if prefix else {"add_generation_prompt": True}
         # Token ids straight from the template: encoding its text again would put a second BOS in front.
-        ids: list[int] = self.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
+        ids: list[int] = self.tokenizer.apply_chat_template(
+            messages, chat_template=self.template, **how, return_dict=False
+        )
         return ids
 
-    async def _generate(self, ids: list[int], max_tokens: int) -> Reply:
+    def _first_id(self, candidate: str) -> int:
+        """The token that a reply of `candidate` begins with; a blank before it may belong to that token (" yes")."""
+        empty, begun = self.render(""), self.render("", candidate)
+        if begun[: len(empty)] == empty:
+            return begun[len(empty)]
+        first: int = self.tokenizer.encode(candidate, add_special_tokens=False)[0]
+        return first
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    async def _generate(self, ids: list[int], sampling: SamplingParams) -> Any:  # noqa: ANN401
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        if len(ids) + (sampling.max_tokens or 0) > self.max_model_len:
+            wanted = f"prompt of {len(ids)} tokens and {sampling.max_tokens} to generate"
+            raise ValueError(f"{wanted} exceed max_model_len {self.max_model_len}")
         request = f"{os.getpid()}-{next(self.numbers)}"
-        outputs = [o async for o in self.engine.generate({"prompt_token_ids": ids}, greedy(max_tokens), request)]
-        completion = outputs[-1].outputs[0]
-        return Reply(completion.text.strip(), len(ids), len(completion.token_ids))
+        try:
+            outputs = [o async for o in self.engine.generate({"prompt_token_ids": ids}, sampling, request)]
+        except EngineDeadError:
+            os._exit(1)
+        return outputs[-1].outputs[0]
 
 
-def greedy(max_tokens: int) -> SamplingParams:
-    """Greedy sampling that reports once, at the end (half the front end's work per token)."""
+def pieces(ids: Sequence[int], logprobs: Sequence[float], decode: Callable[[Sequence[int]], str]) -> tuple[Token, ...]:
+    """The text of a completion, token by token. Tokens that are part of one character become one, the least probable.
+
+    `decode` leaves special tokens out; those, the end of the text first of all, are no pieces.
+    """
+    tokens: list[Token] = []
+    text, least = "", 0.0
+    for count, logprob in enumerate(logprobs, 1):
+        longer = decode(ids[:count])
+        if longer == text:
+            continue
+        least = min(least, logprob)
+        if not longer.endswith("\ufffd"):  # else bytes are missing that the next token brings
+            tokens.append(Token(longer[len(text) :], least))
+            text, least = longer, 0.0
+    return tuple(tokens)
+
+
+def greedy(max_tokens: int, **asked: Any) -> SamplingParams:  # noqa: ANN401
+    """Greedy sampling that reports once, at the end (half the front end's work per token); `asked` goes to vLLM."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    return SamplingParams(temperature=0.0, max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY)
+    return SamplingParams(temperature=0.0, max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY, **asked)
