@@ -16,7 +16,7 @@ LAYERS = [
     for names in (
         "schema config",
         "gates distill prompts metrics benchmarks flashrag llm",
-        "training answering inputs methods searching encoder index curation llm.vllm llm.scripted llm.openai",
+        "training answering inputs judging methods searching encoder index curation llm.vllm llm.scripted llm.openai",
         "pipeline plan actors retrieval progress evaluation construction report page plots tables trace runfolder"
         " runrecord",
     )

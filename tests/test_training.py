@@ -109,6 +109,7 @@ def test_a_kept_example_tells_its_whole_life() -> None:
         "completion_tokens": 1 + 2 + 2 + 1 + 6 + 9,
         "dropped_documents": 0,
         "retrievals": 0,
+        "judge_agrees": None,
     }
     assert row["unit_id"].startswith("wb-")
     assert seconds >= 0

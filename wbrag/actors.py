@@ -22,6 +22,7 @@ import pyarrow as pa
 from wbrag import metrics
 from wbrag.answering import answer_question
 from wbrag.config import Backbone, ConfigError, TrainConfig
+from wbrag.judging import llm_judge
 from wbrag.llm import LLM
 from wbrag.methods import Tools, open_method
 from wbrag.progress import Counts, total
@@ -79,6 +80,7 @@ class Generator:
         self.handles: dict[Any, SearchHandle] = {}
         self.method = open_method(cfg.method)
         self.metric = partial(metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels)
+        self.judge = llm_judge if cfg.judge == "llm" else None
         self.gates = cfg.gates
         self.places = asyncio.Semaphore(cfg.cluster.examples_in_flight)
         self.counts = Counts()
@@ -128,7 +130,8 @@ class Generator:
     async def _train(self, handle: SearchHandle | None, row: Row) -> Row:
         documents = documents_of(row["documents"])
         tools = replace(self.tools, search=handle.base if handle else None)
-        made = await train_example(_example(row), documents, tools, self.gates, self.metric, method=self.method)
+        how = {"method": self.method, "judge": self.judge}
+        made = await train_example(_example(row), documents, tools, self.gates, self.metric, **how)
         self.counts.kept += made["status"] == "kept"
         self.counts.failed += made["status"] == "failed"
         self.counts.calls_saved += made["calls_saved"]

@@ -45,6 +45,8 @@ def check_settings(cfg: TrainConfig) -> None:
     check_benchmark(cfg.benchmark)
     open_method(cfg.method)
     check_method(cfg.method, cfg.backbone)
+    if cfg.judge not in ("labels", "llm"):
+        raise ConfigError(f"judge={cfg.judge!r} is unknown; known are labels, llm")
     try:
         Prompts(cfg.prompts)
     except KeyError as error:
@@ -67,11 +69,12 @@ def check_settings(cfg: TrainConfig) -> None:
 def read_inputs(cfg: TrainConfig, cache: Path, training: bool = True) -> Inputs:
     """Read and validate the question files, and make the corpus a Parquet file in `cache` (once per content).
 
-    Without `training` the training file is not read.
+    Without `training` the training file is not read; with a judge its rows may lack golden answers.
     InputError or OverErrorBudget as `wbrag.benchmarks` raises them; nothing is written for a file that is refused.
     """
-    train, rejected_train = _questions(cfg, cfg.benchmark.train, cfg.train_limit) if training else ([], [])
-    test, rejected_test = _questions(cfg, cfg.benchmark.test, cfg.test_limit)
+    by_labels = cfg.judge == "labels"
+    train, rejected_train = _questions(cfg, cfg.benchmark.train, cfg.train_limit, by_labels) if training else ([], [])
+    test, rejected_test = _questions(cfg, cfg.benchmark.test, cfg.test_limit, True)
     corpus, rejected_corpus = _corpus(Path(cfg.corpus), cache, cfg.max_error_rate)
     return Inputs(train, test, corpus, [*rejected_train, *rejected_test, *rejected_corpus])
 
@@ -86,6 +89,7 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
     trained = {
         "benchmark.train": sha256_file(Path(cfg.benchmark.train)) if training else "",
         "train_limit": cfg.train_limit,
+        "judge": cfg.judge,
         **{f"gates.{key}": value for key, value in asdict(cfg.gates).items()},
     }
     return (trained if training else {}) | {
@@ -137,9 +141,9 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:12]}...{text[-4:]}"
 
 
-def _questions(cfg: TrainConfig, file: str, limit: int) -> tuple[list[Example], list[Rejected]]:
+def _questions(cfg: TrainConfig, file: str, limit: int, labelled: bool) -> tuple[list[Example], list[Rejected]]:
     path = Path(file)
-    examples, rejected = read_examples(path, limit, cfg.max_error_rate)
+    examples, rejected = read_examples(path, limit, cfg.max_error_rate, labelled)
     if cfg.benchmark.metric == "label":
         check_labels(examples, cfg.benchmark.labels, path)
     return examples, rejected

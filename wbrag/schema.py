@@ -122,6 +122,7 @@ TRACE = pa.schema(
         ("completion_tokens", pa.int64()),
         ("dropped_documents", pa.int32()),  # documents that did not fit a prompt
         ("retrievals", pa.int32()),  # those the method itself decided on for the answer with documents
+        ("judge_agrees", pa.bool_()),  # the labels' utility gate decides as the judge's; null: no judge, or not known
         ("seconds", pa.float64()),
     ]
 )

@@ -6,17 +6,19 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from wbrag.config import Gates
 from wbrag.distill import UnusableReply, distil, knowledge_unit
 from wbrag.gates import document_gate, reason_without_documents, utility_gate, with_documents_needed
+from wbrag.judging import Judge, labels_agree
 from wbrag.llm import LLM, FirstToken, Reply, Token
 from wbrag.methods import Answer, Method, Tools, closed_book
 from wbrag.schema import TRACE, Document, Example, document_rows
 
 Metric = Callable[[str, Sequence[str]], float]
 Row = dict[str, Any]
+T = TypeVar("T")
 
 #: No tokenizer makes tokens this long on average: a longer reply means that its endpoint ignored max_tokens.
 CHARACTERS_PER_TOKEN = 64
@@ -30,11 +32,13 @@ async def train_example(
     metric: Metric,
     *,
     method: Method,
+    judge: Judge | None = None,
     paper_plan: bool = False,
 ) -> Row:
     """One row of `schema.TRACE` for one example, whatever becomes of it: kept, gated, or failed with its error.
 
-    `documents` is D = R(q, K) in retrieval order; `metric` is M, from an answer and the golden answers to 0..1. An
+    `documents` is D = R(q, K) in retrieval order; `metric` is M, from an answer and the golden answers to 0..1. With a
+    `judge`, its scores decide, and the labels only tell whether they would have decided the same (`judge_agrees`). An
     exception becomes a failed row that keeps what was known before it; a distiller's reply that can be no passage gates
     the example out, with what is wrong with the reply.
 
@@ -55,7 +59,7 @@ async def train_example(
     llm = CountedLLM(tools.llm, remember=not paper_plan)
     started = time.perf_counter()
     try:
-        await algorithm_1(row, example, documents, replace(tools, llm=llm), gates, metric, method, paper_plan)
+        await algorithm_1(row, example, documents, replace(tools, llm=llm), gates, metric, method, judge, paper_plan)
     except UnusableReply as error:  # the generator answered, but not with a passage: a decision, not a fault of the run
         row |= {"status": "gated", "reason": f"{row['reason']}; not distilled: {error}"}
     except Exception as error:  # one bad example must not take its block along
@@ -66,6 +70,7 @@ async def train_example(
         "calls_saved": llm.calls_saved + skipped,
         "prompt_tokens": llm.prompt_tokens_sent,
         "completion_tokens": llm.completion_tokens,
+        "judge_agrees": labels_agree(row, gates, metric) if judge else None,
         "seconds": time.perf_counter() - started,
     }
 
@@ -78,6 +83,7 @@ async def algorithm_1(
     gates: Gates,
     metric: Metric,
     method: Method,
+    judge: Judge | None,
     paper_plan: bool,
 ) -> None:
     """Algorithm 1, steps 1 to 7, for the example (q, a); fills `row` on the way, so that an error loses nothing.
@@ -86,12 +92,14 @@ async def algorithm_1(
     """
     question = example.question
 
-    def score(answer: Answer) -> float:
+    async def score(answer: Answer) -> float:
+        if judge:
+            return await judge(question, answer.text, documents, tools)
         return _checked(metric(answer.text, example.golden_answers), answer.text)
 
     # Step 1: s_nr, from parametric knowledge alone.
     answer = await closed_book(question, tools)
-    s_nr = score(answer)
+    s_nr = await score(answer)
     row |= {"closed_book_answer": answer.text, "s_nr": s_nr}
 
     # Steps 2 and 3: D = R(q, K) is given; s_rag, unless no s_rag could pass the gate any more.
@@ -99,9 +107,9 @@ async def algorithm_1(
         row |= {"status": "gated", "reason": reason_without_documents(s_nr, gates)}
         return
     answer = await method.answer(question, documents, tools)
-    s_rag = score(answer)
-    row |= {"rag_answer": answer.text, "s_rag": s_rag, "dropped_documents": answer.dropped_documents}
-    row |= {"retrievals": answer.retrievals}
+    s_rag = await score(answer)
+    row |= {"rag_answer": answer.text, "s_rag": s_rag, "retrievals": answer.retrievals}
+    row |= {"dropped_documents": answer.dropped_documents}
 
     # Step 4: utility gate.
     utility = utility_gate(s_nr, s_rag, gates)
@@ -113,7 +121,7 @@ async def algorithm_1(
     # Step 5: document gate over s_j, the score with document j alone: nothing is searched beside it.
     alone = replace(tools, search=None)
     answers = await _together([method.answer(question, [document], alone) for document in documents])
-    scores = [score(answer) for answer in answers]
+    scores = await _together([score(answer) for answer in answers])
     kept = document_gate(s_nr, scores, gates)
     row |= {"document_answers": [answer.text for answer in answers], "document_scores": scores}
     row |= {"kept_ranks": list(kept.kept_ranks), "fallback": kept.fallback}
@@ -187,12 +195,12 @@ class CountedLLM:
         self.completion_tokens += told.completion_tokens
 
 
-async def _together(answers: list[Coroutine[Any, Any, Answer]]) -> list[Answer]:
-    """All answers at once, in order; waits for all before the first error is raised, so that every call is counted."""
-    results = await asyncio.gather(*answers, return_exceptions=True)
+async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results at once, in order; waits for all before the first error is raised, so that every call is counted."""
+    results = await asyncio.gather(*work, return_exceptions=True)
     for error in (result for result in results if isinstance(result, BaseException)):
         raise error
-    return [result for result in results if isinstance(result, Answer)]
+    return [result for result in results if not isinstance(result, BaseException)]
 
 
 def _checked(value: float, answer: str) -> float:

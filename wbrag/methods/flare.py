@@ -26,7 +26,7 @@ from wbrag.schema import Document
 #: The longest generated question.
 QUERY_TOKENS = 48
 
-_SENTENCE_END = re.compile(r"(?<=\S)(?:[.!?][\"')\]]*(?=\s)|(?=\n))")
+_SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s)|\S(?=[^\S\n]*\n)")
 
 
 @dataclass(frozen=True, slots=True)
