@@ -285,8 +285,9 @@ def test_methods_are_refused_where_the_endpoint_cannot_serve_them(server: Server
     check_method(Method(name="naive"), backbone(server))
     check_method(Method(name="flare"), backbone(server, **able))
     assert server.requests[-1]["max_tokens"] == 1
-    with pytest.raises(ConfigError, match=r"selfrag reads the full probabilities .* \(backbone.kind=openai\)"):
-        check_method(Method(name="selfrag"), backbone(server, **able))
+    for name in ("selfrag", "replug"):
+        with pytest.raises(ConfigError, match=rf"method\.name={name} works with whole distributions .*kind=openai"):
+            check_method(Method(name=name), backbone(server, **able))
     for key in able:
         with pytest.raises(ConfigError, match=rf"backbone\.{key}=false"):
             check_method(Method(name="flare"), backbone(server, **(able | {key: False})))

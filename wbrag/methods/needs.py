@@ -12,6 +12,11 @@ def check_method(method: Method, backbone: Backbone) -> None:
     A checkpoint's tokenizer is looked into for Self-RAG's tokens, and an endpoint is asked for one token.
     """
     match method.name:
+        case "replug" | "selfrag" if backbone.kind == "openai":
+            raise ConfigError(
+                f"method.name={method.name} works with whole distributions of the next token, but an OpenAI-compatible "
+                "endpoint (backbone.kind=openai) tells only of the few most probable tokens; use backbone.kind=vllm"
+            )
         case "flare":
             _check_flare(method, backbone)
         case "selfrag":
@@ -41,11 +46,6 @@ def _check_selfrag(method: Method, backbone: Backbone) -> None:
         raise ConfigError(f"method.mode={method.mode!r} is unknown; known are prompted, tokens")
     if not 0.0 <= method.threshold <= 1.0:
         raise ConfigError(f"method.threshold={method.threshold}: a probability, 0 to 1, is needed")
-    if backbone.kind == "openai":
-        raise ConfigError(
-            "method.name=selfrag reads the full probabilities of its judgements, but an OpenAI-compatible endpoint "
-            "(backbone.kind=openai) tells only those of the few most probable tokens; use backbone.kind=vllm"
-        )
     if method.mode == "tokens":
         _check_reflection_tokens(backbone)
 
