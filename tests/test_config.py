@@ -41,7 +41,8 @@ def option(group: str, name: str) -> list[str]:
     """A command line that chooses one option of a group, with the values it leaves open."""
     if (group, name) == ("benchmark", "files"):
         return [*OWN_FILES, "corpus=c.jsonl"]
-    return [f"{group}={name}", *WORLD]
+    endpoint = ["backbone.model=m", "backbone.base_url=http://host/v1"] if name == "openai" else []
+    return [f"{group}={name}", *endpoint, *WORLD]
 
 
 @pytest.mark.parametrize("root", ["train", "evaluate"])
@@ -76,7 +77,7 @@ def test_labels_are_strings_and_not_yaml_booleans() -> None:
 def test_defaults_are_the_schemas() -> None:
     given, schema = composed(WORLD), config.TrainConfig()
     assert given.gates == schema.gates
-    for key in ("prompts", "cache_dir", "k", "train_limit", "test_limit", "max_error_rate", "seed"):
+    for key in ("prompts", "cache_dir", "judge", "k", "train_limit", "test_limit", "max_error_rate", "seed"):
         assert getattr(given, key) == getattr(schema, key), key
 
 

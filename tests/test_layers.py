@@ -16,7 +16,8 @@ LAYERS = [
     for names in (
         "schema config",
         "gates distill prompts metrics benchmarks flashrag llm",
-        "training answering inputs methods encoder index curation llm.vllm llm.mixture llm.scripted llm.openai",
+        "training answering inputs judging methods searching encoder index curation llm.engine llm.vllm llm.mixture"
+        " llm.scripted llm.openai",
         "pipeline plan actors retrieval progress evaluation construction report page plots tables trace runfolder"
         " runrecord",
     )
@@ -28,6 +29,7 @@ OWNERS = {
     "ray": ("wbrag.pipeline", "wbrag.plan", "wbrag.actors", "wbrag.retrieval", "wbrag.index.build"),
     "faiss": ("wbrag.index",),
     "vllm": ("wbrag.llm.vllm", "wbrag.llm.mixture"),
+    "httpx": ("wbrag.llm.openai",),
     "sentence_transformers": ("wbrag.encoder",),
 }
 #: Loaded by vLLM, in its own processes: it takes classes, and a class needs its bases when its module is imported.

@@ -191,6 +191,28 @@ def wait_for(driver: subprocess.Popen[bytes], run: Path, files: int) -> None:
         time.sleep(0.01)
 
 
+def test_flare_searches_where_the_reader_is_not_sure_and_says_how_often(
+    data: Path, tmp_path: Path, ray_session: None
+) -> None:
+    """Nobody knows of harbours, so those are searched for; base answers from the corpus alone."""
+    rows = [question(i, "test") for i in range(12)]
+    rows += [
+        {**row, "id": f"h{row['id']}", "question": f"What is the harbour of town{i}?"} for i, row in enumerate(rows)
+    ]
+    test = write_lines(tmp_path / "test.jsonl", rows)
+    cfg = settings(data, tmp_path / "run", method=Method(name="flare"), train_limit=20)
+    primary = train(replace(cfg, benchmark=replace(cfg.benchmark, test=str(test))))["results"][0]
+    assert 0.5 <= primary["retrieval_rate_base"] < 1.0
+    assert primary["retrievals_per_question_base"] == primary["retrieval_rate_base"]
+    assert 0.5 <= primary["retrieval_rate_writeback"] < 1.0
+    predictions = pq.read_table(tmp_path / "run" / "predictions").to_pylist()
+    assert all(row["error"] is None for row in predictions)
+    assert {row["retrievals_base"] for row in predictions if row["id"].startswith("h")} == {1}
+    traces = pq.read_table(tmp_path / "run" / "traces").to_pylist()
+    assert {row["status"] for row in traces} <= {"kept", "gated"}
+    assert all(row["retrievals"] is not None for row in traces if row["s_rag"] is not None)
+
+
 @pytest.mark.slow
 def test_kill_9_of_generator_and_driver_loses_and_doubles_nothing(tmp_path: Path, ray_session: None) -> None:
     big = world(tmp_path / "world", train_rows=1200, test_rows=8)

@@ -108,6 +108,8 @@ def test_a_kept_example_tells_its_whole_life() -> None:
         "prompt_tokens": sum(len(p.split()) for p in llm.prompts),
         "completion_tokens": 1 + 2 + 2 + 1 + 6 + 9,
         "dropped_documents": 0,
+        "retrievals": 0,
+        "judge_agrees": None,
     }
     assert row["unit_id"].startswith("wb-")
     assert seconds >= 0
@@ -171,10 +173,10 @@ def test_single_documents_are_asked_at_once() -> None:
     flying = [0, 0]
 
     class Slow(ScriptedLLM):
-        async def chat(self, content: str, max_tokens: int) -> Reply:
+        async def chat(self, content: str, max_tokens: int, **options: Any) -> Reply:  # noqa: ANN401
             flying[0] += 1
             flying[1] = max(flying)
-            reply = await super().chat(content, max_tokens)
+            reply = await super().chat(content, max_tokens, **options)
             flying[0] -= 1
             return reply
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +12,19 @@ from typing import Any
 
 import pytest
 
-from wbrag.config import Backbone, ConfigError
-from wbrag.llm import Reply
+from microworld.generate import Plan, generate
+from wbrag.benchmarks import read_examples
+from wbrag.config import Backbone, ConfigError, Encoder, Method
+from wbrag.encoder import open_encoder, passage_text
+from wbrag.flashrag import parse_passage
+from wbrag.llm import Reply, Token
+from wbrag.llm.engine import engine_arguments, pick_dtype, resolve_model
 from wbrag.llm.places import Places
-from wbrag.llm.vllm import VllmEngine, engine_arguments, pick_dtype, resolve_model
+from wbrag.llm.vllm import VllmEngine, pieces
+from wbrag.methods import Answer, Tools, flare, selfrag
+from wbrag.prompts import Prompts
+from wbrag.schema import Document
+from wbrag.searching import SearchHandle
 
 
 def test_a_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,10 +82,24 @@ def test_a_dead_engine_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None
     engine: Any = object.__new__(VllmEngine)
     engine.engine, engine.numbers, engine.max_model_len = SimpleNamespace(generate=generate), count(), 100
     engine.places = Places(1)
-    engine.render = lambda content: [1, 2]
+    engine.render = lambda content, prefix: [1, 2]
     monkeypatch.setattr(os, "_exit", leave)
     with pytest.raises(Ended):
         asyncio.run(engine.chat("x", 4))
+
+
+def test_pieces_are_text_without_special_tokens_and_whole_characters() -> None:
+    euro = "\u20ac".encode()
+    parts = [b"It", b" costs", b" ", euro[:1], euro[1:], b"", b"5"]  # the empty one: a special token
+
+    def decode(ids: Sequence[int]) -> str:
+        return b"".join(parts[i] for i in ids).decode(errors="replace")
+
+    found = pieces(range(len(parts)), [-0.1, -0.2, -0.3, -0.4, -0.5, -9.0, -0.6], decode)
+    assert found == (
+        *(Token("It", -0.1), Token(" costs", -0.2), Token(" ", -0.3)),
+        *(Token("\u20ac", -0.5), Token("5", -0.6)),
+    )
 
 
 @pytest.mark.slow
@@ -115,3 +138,84 @@ def test_a_prompt_that_is_too_long_is_refused_with_its_length(engine: VllmEngine
     content = "word " * 300
     with pytest.raises(ValueError, match=f"prompt of {engine.prompt_tokens(content)} tokens and 8 .* 256"):
         run(engine.chat(content, 8))
+
+
+@pytest.mark.slow
+def test_an_answer_is_continued_inside_its_turn(engine: VllmEngine, run: Callable[..., Any]) -> None:
+    ids = engine.render("hello", "It is")
+    assert engine.tokenizer.decode(ids) == "<|bos|><|user|>hello<|eos|><|assistant|>It is"
+    reply = run(engine.chat("hello", 4, prefix="It is"))
+    assert (reply.prompt_tokens, reply.tokens) == (len(ids), ())
+
+
+@pytest.mark.slow
+def test_log_probabilities_are_those_of_the_pieces_of_the_reply(engine: VllmEngine, run: Callable[..., Any]) -> None:
+    plain, told = run(engine.chat("hello there", 8)), run(engine.chat("hello there", 8, logprobs=True))
+    assert (told.text, plain.tokens) == (plain.text, ())
+    assert "".join(token.text for token in told.tokens).strip() == told.text
+    assert all(token.logprob <= 0 for token in told.tokens)
+
+
+@pytest.mark.slow
+def test_first_token_probabilities_are_the_models_whole_softmax(
+    engine: VllmEngine, tiny_model: Path, run: Callable[..., Any]
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    candidates = ["yes", "no", "Paris", "yellow"]  # the last begins as the first does, where words are spelt out
+    told = run(engine.first_token("What is the capital of France?", candidates))
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    with torch.no_grad():
+        logits = model(torch.tensor([engine.render("What is the capital of France?")])).logits[0, -1]
+    softmax = torch.softmax(logits, -1)
+    firsts = [engine.tokenizer.encode(candidate, add_special_tokens=False)[0] for candidate in candidates]
+    expected = [float(softmax[first]) if first not in firsts[:i] else 0.0 for i, first in enumerate(firsts)]
+    assert list(told.probabilities.values()) == pytest.approx(expected, rel=1e-3)
+    assert (told.prompt_tokens, told.completion_tokens) == (engine.prompt_tokens("What is the capital of France?"), 1)
+
+
+@pytest.fixture(scope="session")
+def micro(run: object) -> Iterator[VllmEngine]:
+    """The reader that the repository ships."""
+    backbone = Backbone(name="micro_small", model="microworld/models/micro_small", dtype="float32", kv_cache_gib=0.5)
+    opened = VllmEngine(backbone)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.slow
+def test_on_the_microworld_methods_retrieve_when_in_doubt_and_only_then(
+    micro: VllmEngine, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """FLARE's rate of searching is neither 0 nor 1, Self-RAG reads for what is not famous; one searcher serves all."""
+    generate(tmp_path, Plan(seed=3, districts=1, train=5, test=40))
+    questions = [example.question for example in read_examples(tmp_path / "nq" / "test.jsonl")[0]]
+    corpus = [parse_passage(line) for line in (tmp_path / "corpus.jsonl").read_bytes().splitlines()]
+    encoder = open_encoder(Encoder(name="hashing", kind="hashing", model="hashing", dimension=512))
+    xb = encoder.encode_passages([passage_text(d.title, d.text) for d in corpus]).astype("float32")
+    batches: list[int] = []
+
+    async def search_many(queries: list[str], k: int, merged: list[bool]) -> list[list[Document]]:
+        batches.append(len(queries))
+        ranked = (-(encoder.encode_queries(queries).astype("float32") @ xb.T)).argsort(axis=1)[:, :k]
+        return [[corpus[i] for i in row] for row in ranked]
+
+    async def answers() -> tuple[list[Answer], list[Answer]]:
+        handle = SearchHandle(search_many)
+        found = await search_many(questions, 5, [])
+        batches.clear()
+        pairs = list(zip(questions, found, strict=True))
+        tools = Tools(micro, Prompts(), "factoid", 16, 64, Method(), handle.base)
+        searched = await asyncio.gather(*[flare.answer(q, documents, tools) for q, documents in pairs])
+        judged = await asyncio.gather(*[selfrag.answer(q, documents, tools) for q, documents in pairs])
+        return searched, judged
+
+    searched, judged = run(answers())
+    rate = sum(answer.retrievals > 0 for answer in searched) / len(searched)
+    assert 0.05 < rate < 0.95
+    assert len(batches) < sum(batches) == sum(answer.retrievals for answer in searched)
+    assert all(answer.text and answer.calls >= 1 + answer.retrievals for answer in searched)
+    assert {answer.calls for answer in judged} <= {2, 1 + 3 * 5}
+    assert all(answer.text and answer.retrievals == (answer.calls > 2) for answer in judged)
+    assert sum(answer.retrievals for answer in judged) > 0

@@ -22,12 +22,15 @@ import pyarrow as pa
 from wbrag import metrics
 from wbrag.answering import answer_question
 from wbrag.config import Backbone, ConfigError, TrainConfig
+from wbrag.judging import llm_judge
 from wbrag.llm import LLM
+from wbrag.llm.engine import resolve_model
 from wbrag.methods import Tools, open_method
 from wbrag.progress import Counts, total
 from wbrag.prompts import Prompts
 from wbrag.retrieval import MergedRetriever
 from wbrag.schema import PREDICTION, TRACE, Example, documents_of
+from wbrag.searching import SearchHandle
 from wbrag.training import train_example
 
 Row = dict[str, Any]
@@ -52,14 +55,16 @@ def open_llm(backbone: Backbone) -> LLM:
             from wbrag.llm.scripted import open_scripted
 
             return open_scripted(backbone)
+        case "openai":
+            from wbrag.llm.openai import Endpoint
+
+            return Endpoint(backbone)
         case unknown:
-            raise ConfigError(f"backbone.kind={unknown!r} is unknown; known are vllm, scripted")
+            raise ConfigError(f"backbone.kind={unknown!r} is unknown; known are vllm, openai, scripted")
 
 
 def model_path(backbone: Backbone) -> str:
     """`backbone.model` as an actor can open it: a folder's absolute path, any other name as it is."""
-    from wbrag.llm.vllm import resolve_model
-
     return resolve_model(backbone.model) if backbone.kind == "vllm" else backbone.model
 
 
@@ -72,20 +77,22 @@ class Generator:
         llm = open_llm(backbone)
         replies = (backbone.answer_tokens, backbone.distil_tokens)
         self.tools = Tools(llm, Prompts(cfg.prompts), task, *replies, cfg.method)
+        self.handles: dict[Any, SearchHandle] = {}
         self.method = open_method(cfg.method)
         self.metric = partial(metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels)
+        self.judge = llm_judge if cfg.judge == "llm" else None
         self.gates = cfg.gates
         self.places = asyncio.Semaphore(cfg.cluster.examples_in_flight)
         self.counts = Counts()
         self.start_seconds = time.perf_counter() - started
 
-    async def train(self, block: pa.Table) -> pa.Table:
+    async def train(self, block: pa.Table, searcher: Any = None) -> pa.Table:  # noqa: ANN401
         """`schema.RETRIEVED` rows to `schema.TRACE` rows (Algorithm 1), in input order."""
-        return await self._all(block, self._train, TRACE)
+        return await self._all(block, partial(self._train, self._handle(searcher)), TRACE)
 
-    async def predict(self, block: pa.Table) -> pa.Table:
+    async def predict(self, block: pa.Table, searcher: Any = None) -> pa.Table:  # noqa: ANN401
         """Test questions with both lists of documents to `schema.PREDICTION` rows, in input order."""
-        return await self._all(block, self._predict, PREDICTION)
+        return await self._all(block, partial(self._predict, self._handle(searcher)), PREDICTION)
 
     async def progress(self) -> Counts:
         """What this process has done so far."""
@@ -99,6 +106,12 @@ class Generator:
         """End the engine's processes now; after a kill they go by themselves, but seconds later."""
         if close := getattr(self.tools.llm, "close", None):
             close()
+
+    def _handle(self, searcher: Any) -> SearchHandle | None:  # noqa: ANN401
+        """The one handle to a searcher (`retrieval.Searcher`), whichever block asks for it."""
+        if searcher is not None and searcher not in self.handles:
+            self.handles[searcher] = SearchHandle(lambda *asked: searcher.search.remote(*asked))
+        return self.handles.get(searcher)
 
     async def _all(self, block: pa.Table, work: RowWork, schema: pa.Schema) -> pa.Table:
         rows = block.to_pylist()
@@ -114,17 +127,22 @@ class Generator:
         self.counts.completion_tokens += made["completion_tokens"]
         return made
 
-    async def _train(self, row: Row) -> Row:
+    async def _train(self, handle: SearchHandle | None, row: Row) -> Row:
         documents = documents_of(row["documents"])
-        made = await train_example(_example(row), documents, self.tools, self.gates, self.metric, method=self.method)
+        tools = replace(self.tools, search=handle.base if handle else None)
+        made = await train_example(
+            _example(row), documents, tools, self.gates, self.metric, method=self.method, judge=self.judge
+        )
         self.counts.kept += made["status"] == "kept"
         self.counts.failed += made["status"] == "failed"
         self.counts.calls_saved += made["calls_saved"]
         return made
 
-    async def _predict(self, row: Row) -> Row:
+    async def _predict(self, handle: SearchHandle | None, row: Row) -> Row:
         base, both = documents_of(row["documents"]), documents_of(row["documents_writeback"])
-        made, saved = await answer_question(_example(row), base, both, self.tools, self.method)
+        tools = replace(self.tools, search=handle.base if handle else None)
+        merged = handle.merged if handle else None
+        made, saved = await answer_question(_example(row), base, both, tools, self.method, merged)
         self.counts.failed += made["error"] is not None
         self.counts.calls_saved += saved
         return made
@@ -144,7 +162,7 @@ class Generators:
         import ray
 
         if not self.handles:
-            on_gpu = self.cfg.cluster.gpus
+            on_gpu = self.cfg.cluster.gpus and self.cfg.backbone.kind == "vllm"
             device = {"num_gpus": self.cfg.backbone.tensor_parallel_size} if on_gpu else {"num_cpus": 0}
             actor: Any = ray.remote(Generator).options(
                 max_restarts=MAX_RESTARTS, max_task_retries=-1, max_concurrency=1000, **device
@@ -189,11 +207,17 @@ class Dispatcher:
 
     There is one for all generators, so that it knows who is busy; a generator that restarts keeps its blocks (Ray asks
     it again) and gets no new ones meanwhile. With `knowledge`, questions that a `Retriever` encoded first gain
-    Top-K(R(q, K) u R(q, K_wb)): base store, write-back store, K.
+    Top-K(R(q, K) u R(q, K_wb)): base store, write-back store, K. `searcher` is what generators search with meanwhile.
     """
 
-    def __init__(self, generators: list[Any], work: str, knowledge: tuple[Path, Path, int] | None) -> None:
-        self.generators, self.work = generators, work
+    def __init__(
+        self,
+        generators: list[Any],
+        work: str,
+        knowledge: tuple[Path, Path, int] | None,
+        searcher: Any,  # noqa: ANN401
+    ) -> None:
+        self.generators, self.work, self.searcher = generators, work, searcher
         self.blocks = [0] * len(generators)
         self.lock = threading.Lock()
         self.merged = MergedRetriever(*knowledge) if knowledge else None
@@ -208,7 +232,7 @@ class Dispatcher:
             chosen = min(range(len(self.blocks)), key=self.blocks.__getitem__)
             self.blocks[chosen] += 1
         try:
-            made: pa.Table = ray.get(getattr(self.generators[chosen], self.work).remote(block))
+            made: pa.Table = ray.get(getattr(self.generators[chosen], self.work).remote(block, self.searcher))
         finally:
             with self.lock:
                 self.blocks[chosen] -= 1

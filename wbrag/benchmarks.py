@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -69,13 +70,17 @@ class OverErrorBudget(RuntimeError):
         self.rejected = rejected
 
 
-def read_examples(path: Path, limit: int = 0, max_error_rate: float = 0.01) -> tuple[list[Example], list[Rejected]]:
+def read_examples(
+    path: Path, limit: int = 0, max_error_rate: float = 0.01, labelled: bool = True
+) -> tuple[list[Example], list[Rejected]]:
     """The first `limit` valid examples of a benchmark file (0: all), in file order, and the rows left out on the way.
 
+    Where they need not be `labelled`, a row without golden answers is valid.
     InputError: no such file, no valid example, an id twice. OverErrorBudget: rejected / read rows > `max_error_rate`.
     """
     rejected: list[Rejected] = []
-    return list(_read(path, parse_example, max_error_rate, rejected, limit)), rejected
+    parse = parse_example if labelled else partial(parse_example, labelled=False)
+    return list(_read(path, parse, max_error_rate, rejected, limit)), rejected
 
 
 def write_corpus(path: Path, out: Path, max_error_rate: float = 0.01) -> CorpusReport:

@@ -42,11 +42,19 @@ class Benchmark:
 
 @dataclass
 class Method:
-    """A RAG method: how a question and its documents become an answer."""
+    """A RAG method: how a question and its documents become an answer. Each reads its own keys only."""
 
     name: str = "naive"
     temperature: float = 1.0  # replug: of the softmax over the documents' scores
     pooling: str = "probabilities"  # replug: probabilities | logits
+    mode: str = "prompted"  # selfrag: prompted | tokens
+    threshold: float = 0.2  # selfrag: the probability of "documents are needed" above which they are read
+    w_relevance: float = 1.0  # selfrag: weights of the critiques in a document's score
+    w_support: float = 1.0
+    w_utility: float = 0.5
+    theta: float = 0.6  # flare: a word less probable than this makes the method search
+    beta: float = 0.4  # flare: a word less probable than this is masked in the query
+    query: str = "masked"  # flare: masked | generated
 
 
 @dataclass
@@ -54,8 +62,9 @@ class Backbone:
     """The generator G."""
 
     name: str = MISSING
-    kind: str = "vllm"  # vllm | scripted
-    model: str = MISSING  # folder or hub name
+    kind: str = "vllm"  # vllm | openai | scripted
+    model: str = MISSING  # folder or hub name; openai: the name that the endpoint knows it by
+    chat_template: str = ""  # vllm: Jinja text in place of the tokenizer's own template
     dtype: str = "auto"
     max_model_len: int = 2048
     max_num_seqs: int = 256
@@ -64,6 +73,13 @@ class Backbone:
     kv_cache_gib: float = 1.0  # CPU only
     answer_tokens: int = 32
     distil_tokens: int = 256
+    base_url: str = ""  # openai only, as all below
+    api_key_env: str = ""
+    max_tokens_key: str = "max_tokens"
+    timeout_s: float = 120.0
+    retries: int = 6
+    token_logprobs: bool = False
+    continues: bool = False
 
 
 @dataclass
@@ -117,6 +133,7 @@ class TrainConfig:
     corpus: str = MISSING
     run_dir: str = MISSING
     cache_dir: str = ""  # base indices shared between runs; default: <run_dir>/cache
+    judge: str = "labels"  # labels | llm
     k: int = 5
     train_limit: int = 0  # 0: all
     test_limit: int = 0

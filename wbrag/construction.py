@@ -12,7 +12,7 @@ Row = Mapping[str, Any]
 #: The columns of `schema.TRACE` that the statistics need: no text of a document among them.
 TRACE_COLUMNS = (
     *("id", "status", "reason", "kept_ranks", "fallback", "unit_id", "source_tokens", "unit_tokens"),
-    *("calls", "calls_saved", "prompt_tokens", "completion_tokens", "dropped_documents"),
+    *("calls", "calls_saved", "prompt_tokens", "completion_tokens", "dropped_documents", "judge_agrees"),
 )
 NUMBER = re.compile(r"\s*[-+]?\b\d+(?:\.\d+)?(?:e[-+]?\d+)?\b")
 #: The class of an error and, where it is a fixed phrase before a second colon, its kind.
@@ -24,10 +24,12 @@ def construction(traces: Sequence[Row]) -> dict[str, Any]:
 
     Rates are fractions 0..1 (`selected_rate` of all examples, `fallback_rate` of the kept ones). Tokens are means over
     kept examples, `compression_ratio` is the mean of their source / distilled tokens; None where nothing was kept.
-    `units` counts different units: one text from the same sources counts once.
+    `units` counts different units: one text from the same sources counts once. `judge_agreement` is the share of the
+    `judge_compared` examples whose utility gate decides by the judge as it would by the labels (None without a judge).
     """
     kept = [row for row in traces if row["status"] == "kept"]
     ratios = [row["source_tokens"] / row["unit_tokens"] for row in kept if row["unit_tokens"]]
+    compared = [float(row["judge_agrees"]) for row in traces if row["judge_agrees"] is not None]
     statuses = Counter(row["status"] for row in traces)
     return {
         "examples": len(traces),
@@ -44,6 +46,8 @@ def construction(traces: Sequence[Row]) -> dict[str, Any]:
         "compression_ratio": _mean(ratios),
         "dropped_documents": sum(row["dropped_documents"] or 0 for row in traces),
         "retained_by_rank": retained_by_rank(kept),
+        "judge_compared": len(compared),
+        "judge_agreement": _mean(compared),
     }
 
 

@@ -25,6 +25,7 @@ TEXT_METRICS = ("em", "acc", "f1", "precision", "recall")
 BINARY = ("em", "acc", "label")
 OVERLAPS = ("none", "answer", "question")
 ANSWERS = ("answer_closed_book", "answer_base", "answer_writeback")
+SIDES = ("base", "writeback")
 RESAMPLES = 10_000
 NO_MCNEMAR: dict[str, Any] = {"mcnemar_p": None, "b": None, "c": None}
 #: Bootstrap counts held at once: 16 MB.
@@ -96,20 +97,24 @@ def score_rows(predictions: Sequence[Row], setting: Setting) -> Floats:
 
 
 def retrieval_facts(row: Row, setting: Setting) -> dict[str, float]:
-    """What retrieval gave one question: golden answer found (0/1, base and write-back), hits, context tokens.
+    """What retrieval gave one question: golden answer found (0/1, base and write-back), hits, context tokens, and how
+    often the method itself decided to retrieve.
 
     Found is FlashRAG's retrieval_recall: a normalised golden answer is a substring of a document's normalised
     contents, which is `acc` with the contents as the prediction; NaN where the benchmark has labels, because
-    every second passage holds "no". Context tokens are NaN for a failed row.
+    every second passage holds "no". Context tokens and retrievals are NaN for a failed row.
     """
     facts: dict[str, float] = {}
-    for side in ("base", "writeback"):
+    for side in SIDES:
         documents = row[f"documents_{side}"] or []
         contents = [f"{document['title']}\n{document['text']}" for document in documents]
         found = any(acc(text, row["golden_answers"]) for text in contents)
         facts[f"found_{side}"] = float("nan") if setting.labels else float(found)
         tokens = row[f"context_tokens_{side}"]
         facts[f"tokens_{side}"] = float("nan") if tokens is None or row["error"] is not None else float(tokens)
+        retrievals = row[f"retrievals_{side}"]
+        facts[f"retrievals_{side}"] = float("nan") if retrievals is None or row["error"] else float(retrievals)
+        facts[f"retrieved_{side}"] = min(1.0, facts[f"retrievals_{side}"])
     merged = row["documents_writeback"] or []
     return facts | {
         "hits": float(len(merged)),
@@ -202,6 +207,8 @@ def _retrieval_means(facts: Sequence[Row]) -> dict[str, Any]:
         "questions_with_writeback": sum(fact["writeback_hits"] > 0 for fact in facts),
         "context_tokens_base": _known_mean(facts, "tokens_base"),
         "context_tokens_writeback": _known_mean(facts, "tokens_writeback"),
+        **{f"retrievals_per_question_{side}": _known_mean(facts, f"retrievals_{side}") for side in SIDES},
+        **{f"retrieval_rate_{side}": _known_mean(facts, f"retrieved_{side}") for side in SIDES},
     }
 
 

@@ -16,13 +16,17 @@ class BadRow(ValueError):
     """The reason why one row is left out."""
 
 
-def parse_example(raw: bytes) -> Example:
-    """The example of one line; BadRow says what is wrong with it. An integer id becomes a string."""
+def parse_example(raw: bytes, labelled: bool = True) -> Example:
+    """The example of one line; BadRow says what is wrong with it. An integer id becomes a string.
+
+    A row without golden answers is bad only where it has to be `labelled`.
+    """
     row = _object(raw)
     metadata = {} if row.get("metadata") is None else row["metadata"]
     if not isinstance(metadata, dict):
         raise BadRow(f"metadata must be an object, got {type(metadata).__name__}")
-    return Example(_id(row), _text(row.get("question"), "question"), _golden_answers(row), json.dumps(metadata))
+    question, golden = _text(row.get("question"), "question"), _golden_answers(row, labelled)
+    return Example(_id(row), question, golden, json.dumps(metadata))
 
 
 def parse_passage(raw: bytes) -> Document:
@@ -63,10 +67,12 @@ def _id(row: dict[str, Any]) -> str:
     return _text(value, "id")
 
 
-def _golden_answers(row: dict[str, Any]) -> tuple[str, ...]:
+def _golden_answers(row: dict[str, Any], labelled: bool) -> tuple[str, ...]:
     answers = row.get("golden_answers")
     if answers is None or answers == []:
-        raise BadRow("no golden answer")
+        if labelled:
+            raise BadRow("no golden answer")
+        return ()
     if not isinstance(answers, list):
         raise BadRow(f"golden_answers must be a list of strings, got {type(answers).__name__}")
     return tuple(_text(answer, f"golden_answers[{i}]") for i, answer in enumerate(answers))

@@ -21,8 +21,9 @@ from wbrag.benchmarks import (
 from wbrag.config import Backbone, ConfigError, Encoder, TrainConfig, fingerprint
 from wbrag.encoder import folder_hash, model_folder
 from wbrag.index.files import sha256_file
-from wbrag.llm.vllm import resolve_model
+from wbrag.llm.engine import resolve_model
 from wbrag.methods import open_method
+from wbrag.methods.needs import check_method
 from wbrag.prompts import Prompts
 from wbrag.schema import Example
 
@@ -43,6 +44,9 @@ def check_settings(cfg: TrainConfig) -> None:
     """Raise ConfigError, naming key and value, for what the types of the configuration cannot exclude."""
     check_benchmark(cfg.benchmark)
     open_method(cfg.method)
+    check_method(cfg.method, cfg.backbone)
+    if cfg.judge not in ("labels", "llm"):
+        raise ConfigError(f"judge={cfg.judge!r} is unknown; known are labels, llm")
     try:
         Prompts(cfg.prompts)
     except KeyError as error:
@@ -51,6 +55,7 @@ def check_settings(cfg: TrainConfig) -> None:
     least |= {"test_limit": (cfg.test_limit, 0), "cluster.block_rows": (cfg.cluster.block_rows, 1)}
     least |= {"cluster.engines": (cfg.cluster.engines, 1), "cluster.encoders": (cfg.cluster.encoders, 1)}
     least |= {"cluster.examples_in_flight": (cfg.cluster.examples_in_flight, 1)}
+    least |= {"backbone.retries": (cfg.backbone.retries, 0), "backbone.max_num_seqs": (cfg.backbone.max_num_seqs, 1)}
     for key, (value, minimum) in least.items():
         if value < minimum:
             raise ConfigError(f"{key}={value}: at least {minimum} is needed")
@@ -67,11 +72,12 @@ def check_settings(cfg: TrainConfig) -> None:
 def read_inputs(cfg: TrainConfig, cache: Path, training: bool = True) -> Inputs:
     """Read and validate the question files, and make the corpus a Parquet file in `cache` (once per content).
 
-    Without `training` the training file is not read.
+    Without `training` the training file is not read; with a judge its rows may lack golden answers.
     InputError or OverErrorBudget as `wbrag.benchmarks` raises them; nothing is written for a file that is refused.
     """
-    train, rejected_train = _questions(cfg, cfg.benchmark.train, cfg.train_limit) if training else ([], [])
-    test, rejected_test = _questions(cfg, cfg.benchmark.test, cfg.test_limit)
+    by_labels = cfg.judge == "labels"
+    train, rejected_train = _questions(cfg, cfg.benchmark.train, cfg.train_limit, by_labels) if training else ([], [])
+    test, rejected_test = _questions(cfg, cfg.benchmark.test, cfg.test_limit, True)
     corpus, rejected_corpus = _corpus(Path(cfg.corpus), cache, cfg.max_error_rate)
     return Inputs(train, test, corpus, [*rejected_train, *rejected_test, *rejected_corpus])
 
@@ -86,6 +92,7 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
     trained = {
         "benchmark.train": sha256_file(Path(cfg.benchmark.train)) if training else "",
         "train_limit": cfg.train_limit,
+        "judge": cfg.judge,
         **{f"gates.{key}": value for key, value in asdict(cfg.gates).items()},
     }
     return (trained if training else {}) | {
@@ -94,7 +101,7 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         "corpus": sha256_file(Path(cfg.corpus)),
         **{f"method.{key}": value for key, value in asdict(cfg.method).items()},
         "backbone.model": model_identity(backbone),
-        **{f"backbone.{key}": getattr(backbone, key) for key in ("dtype", "max_model_len")},
+        **{f"backbone.{key}": getattr(backbone, key) for key in ("dtype", "max_model_len", "chat_template")},
         **{f"backbone.{key}": getattr(backbone, key) for key in ("answer_tokens", "distil_tokens")},
         "encoder": encoder_identity(cfg.encoder),
         "index.kind": cfg.index.kind,
@@ -105,9 +112,11 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
 
 
 def model_identity(backbone: Backbone) -> str:
-    """Hash of a local checkpoint's files, chat template included; a hub model's name; `scripted` for the script."""
+    """Hash of a local checkpoint's files, chat template included; a hub model's name; an endpoint's address and model;
+    `scripted` for the script.
+    """
     if backbone.kind != "vllm":
-        return backbone.kind
+        return f"{backbone.base_url} {backbone.model}" if backbone.kind == "openai" else backbone.kind
     folder = Path(resolve_model(backbone.model))
     if not folder.is_dir():
         return backbone.model
@@ -135,9 +144,9 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:12]}...{text[-4:]}"
 
 
-def _questions(cfg: TrainConfig, file: str, limit: int) -> tuple[list[Example], list[Rejected]]:
+def _questions(cfg: TrainConfig, file: str, limit: int, labelled: bool) -> tuple[list[Example], list[Rejected]]:
     path = Path(file)
-    examples, rejected = read_examples(path, limit, cfg.max_error_rate)
+    examples, rejected = read_examples(path, limit, cfg.max_error_rate, labelled)
     if cfg.benchmark.metric == "label":
         check_labels(examples, cfg.benchmark.labels, path)
     return examples, rejected

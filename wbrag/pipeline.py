@@ -24,7 +24,7 @@ from wbrag.index.manifest import latest
 from wbrag.inputs import Inputs, check_settings, encoder_identity, identity_of, over_budget, read_inputs
 from wbrag.plan import Job, generate, opened, ray_session, written
 from wbrag.report import write_report
-from wbrag.retrieval import retrieved
+from wbrag.retrieval import retrieved, searcher
 from wbrag.runrecord import open_record, resolve_run_dir
 from wbrag.schema import RETRIEVED, UNIT
 
@@ -49,7 +49,7 @@ def train(cfg: TrainConfig) -> dict[str, Any]:
         with job.record.timed("retrieve"):
             questions = retrieve(cfg, inputs, base, cache)
         with job.record.timed("train"):
-            train_examples(job, questions, len(inputs.train), generators)
+            train_examples(job, questions, base, len(inputs.train), generators)
         with job.record.timed("write_back"):
             writeback = write_back(job)
         with job.record.timed("predict"):
@@ -140,10 +140,11 @@ def questions_table(inputs: Inputs) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def train_examples(job: Job, questions: Path, goal: int, generators: Generators) -> None:
+def train_examples(job: Job, questions: Path, base: Path, goal: int, generators: Generators) -> None:
     """Algorithm 1 for every training example: one row of `schema.TRACE` each, in `traces/`."""
     if not written(job, "traces", goal):
-        generate(job, generators, "train", questions / "train.parquet", "traces", goal)
+        with searcher(job.cfg, base) as found:
+            generate(job, generators, "train", questions / "train.parquet", "traces", goal, searcher=found)
     if job.cfg.cluster.gpus:
         generators.stop()  # write-back encodes on the same GPUs
 
@@ -181,7 +182,8 @@ def predict(job: Job, questions: Path, base: Path, writeback: Path, goal: int, g
     """Every test question answered closed book, over base and over base + write-back, in `predictions/`."""
     if not written(job, "predictions", goal):
         knowledge = (base, writeback, job.cfg.k)
-        generate(job, generators, "predict", questions / "test.parquet", "predictions", goal, knowledge)
+        with searcher(job.cfg, base, writeback) as found:
+            generate(job, generators, "predict", questions / "test.parquet", "predictions", goal, knowledge, found)
 
 
 def check_errors(job: Job) -> None:

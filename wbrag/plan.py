@@ -121,6 +121,7 @@ def generate(
     table: str,
     goal: int,
     knowledge: tuple[Path, Path, int] | None = None,
+    searcher: Any = None,  # noqa: ANN401
 ) -> None:
     """Fill a table of the run: read `source`, let the generators do `work` block by block, write (`actors.Dispatcher`).
 
@@ -141,7 +142,7 @@ def generate(
             rows = ray.data.read_parquet(str(source))
             rows.repartition(target_num_rows_per_block=cluster.block_rows).map_batches(
                 Dispatcher,
-                fn_constructor_args=(handles, work, knowledge),
+                fn_constructor_args=(handles, work, knowledge, searcher),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(

@@ -42,6 +42,10 @@ DEFAULTS: dict[str, str] = {
     "support": "Do the documents support this answer to the question? Give exactly yes or no.\nQuestion: {question}\n"
     "Answer: {answer}",
     "retrieve": "Are documents needed to answer the question? Give exactly yes or no.\nQuestion: {question}",
+    "ask": "Question: {question}\nAnswer so far: {answer}\n\nAsk one question to which the answer is {phrase!r}. Give "
+    "only the question.",
+    "judge": "Judge by the documents alone: is this the right and whole answer to the question? Give exactly yes or "
+    "no.\nQuestion: {question}\nAnswer: {answer}",
 }
 
 TASKS = ("factoid", "yes_no", "claim", "slot", "multi_hop")
@@ -67,7 +71,11 @@ class Prompts:
 
     def answer(self, task: str, question: str, documents: Sequence[Document]) -> str:
         """Documents, then the task's instruction and the question."""
-        return self._with(documents, self.templates[task].format(question=question))
+        return self._with(documents, self.request(task, question))
+
+    def request(self, task: str, question: str) -> str:
+        """The task's instruction and the question, for a model that gets its documents in another way."""
+        return self.templates[task].format(question=question)
 
     def extract(self, question: str, documents: Sequence[Document]) -> str:
         """Distillation, step 1: which sentences are evidence."""
@@ -88,6 +96,14 @@ class Prompts:
     def retrieve(self, question: str) -> str:
         """A critique: are documents needed at all?"""
         return self.templates["retrieve"].format(question=question)
+
+    def ask(self, question: str, answer: str, phrase: str) -> str:
+        """A question about a phrase of the answer, to be searched with."""
+        return self.templates["ask"].format(question=question, answer=answer, phrase=phrase)
+
+    def judge(self, question: str, answer: str, documents: Sequence[Document]) -> str:
+        """A judgement in place of golden answers, which it is not shown: do the documents bear the answer out?"""
+        return self._with(documents, self.templates["judge"].format(question=question, answer=answer))
 
     def _with(self, documents: Sequence[Document], request: str) -> str:
         return self.templates["documents"].format(documents=self.documents(documents), request=request)

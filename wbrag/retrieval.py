@@ -1,8 +1,13 @@
-"""Retrieval on Ray: R(q, K) over the base for all questions, and the merged search once there is a write-back store."""
+"""Retrieval on Ray: R(q, K) over the base for all questions, and the merged search once there is a write-back store.
+
+Also the actor that methods search with while they answer.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from wbrag.config import TrainConfig
-from wbrag.schema import DOCUMENT, document_rows
+from wbrag.methods import searches
+from wbrag.schema import DOCUMENT, Document, document_rows
 
 #: Times an encoder that died is started again before the run gives up.
 MAX_RESTARTS = 10
@@ -38,6 +44,48 @@ def retrieved(cfg: TrainConfig, questions: pa.Table, base: Path) -> pa.Table:
     finally:
         for handle in actors:
             ray.kill(handle)
+
+
+@contextmanager
+def searcher(cfg: TrainConfig, base: Path, writeback: Path | None = None) -> Iterator[Any]:
+    """The actor that generators search with during the block; None where the method does not search by itself.
+
+    There is one for all generators. It runs on the CPU, where a handful of queries takes milliseconds: the engines may
+    hold every GPU. It takes no logical CPU, of which a resumed plan needs all there are.
+    """
+    if not searches(cfg.method):
+        yield None
+        return
+    import ray
+
+    actor: Any = ray.remote(Searcher).options(max_restarts=MAX_RESTARTS, max_task_retries=-1, num_cpus=0)
+    handle = actor.remote(cfg, base, writeback)
+    try:
+        yield handle
+    finally:
+        ray.kill(handle)
+
+
+class Searcher:
+    """Queries to documents: an encoder, the base store and, if there is one, the write-back store."""
+
+    def __init__(self, cfg: TrainConfig, base: Path, writeback: Path | None = None) -> None:
+        from wbrag.encoder import open_encoder
+        from wbrag.index.search import KnowledgeBase
+
+        threads = len(os.sched_getaffinity(0))
+        self.encoder = open_encoder(cfg.encoder, device="cpu", threads=threads)
+        self.knowledge = KnowledgeBase(base, writeback, encoder=self.encoder.fingerprint, threads=threads)
+
+    def search(self, queries: list[str], k: int, merged: Sequence[bool]) -> list[list[Document]]:
+        """The k nearest documents of each query: of both stores where its flag is set, else of the base alone."""
+        xq = self.encoder.encode_queries(queries)
+        found: list[list[Document]] = [[] for _ in queries]
+        for writeback in set(merged):
+            chosen = [i for i, flag in enumerate(merged) if flag == writeback]
+            for i, documents in zip(chosen, self.knowledge.search(xq[chosen], k, writeback), strict=True):
+                found[i] = documents
+        return found
 
 
 class Retriever:

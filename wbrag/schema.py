@@ -121,6 +121,8 @@ TRACE = pa.schema(
         ("prompt_tokens", pa.int64()),
         ("completion_tokens", pa.int64()),
         ("dropped_documents", pa.int32()),  # documents that did not fit a prompt
+        ("retrievals", pa.int32()),  # those the method itself decided on for the answer with documents
+        ("judge_agrees", pa.bool_()),  # the labels' utility gate decides as the judge's; null: no judge, or not known
         ("seconds", pa.float64()),
     ]
 )
@@ -135,6 +137,8 @@ PREDICTION = pa.schema(
         ("answer_writeback", pa.string()),
         ("context_tokens_base", pa.int32()),
         ("context_tokens_writeback", pa.int32()),
+        ("retrievals_base", pa.int32()),  # those the method itself decided on
+        ("retrievals_writeback", pa.int32()),
         ("calls", pa.int32()),
         ("prompt_tokens", pa.int64()),
         ("completion_tokens", pa.int64()),

@@ -80,6 +80,8 @@ def result_cells(record: Record) -> tuple[str, ...]:
 
 def construction_rows(construction: Record) -> tuple[tuple[str, ...], ...]:
     """Name and value of each construction statistic (paper, Table 3)."""
+    agreed = f"{percent(construction['judge_agreement'])}% of {construction['judge_compared']:,} decisions"
+    judged = (("judge and labels agree", agreed),) if construction["judge_compared"] else ()
     fates = f"{construction['kept']:,} kept, {construction['gated']:,} gated out, {construction['failed']:,} failed"
     return (
         ("training examples", f"{construction['examples']:,}: {fates}"),
@@ -91,6 +93,7 @@ def construction_rows(construction: Record) -> tuple[tuple[str, ...], ...]:
         ("compression, mean", f"{number(construction['compression_ratio'], 2)} to 1"),
         ("fallback rate", f"{percent(construction['fallback_rate'])}%"),
         ("documents dropped, prompt too long", f"{construction['dropped_documents']:,}"),
+        *judged,
     )
 
 

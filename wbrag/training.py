@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from wbrag.config import Gates
 from wbrag.distill import UnusableReply, distil, knowledge_unit
 from wbrag.gates import document_gate, reason_without_documents, utility_gate, with_documents_needed
-from wbrag.llm import LLM, Reply
+from wbrag.judging import Judge, labels_agree
+from wbrag.llm import LLM, FirstToken, Reply, Token
 from wbrag.methods import Answer, Method, Tools, closed_book
 from wbrag.schema import TRACE, Document, Example, document_rows
 
 Metric = Callable[[str, Sequence[str]], float]
 Row = dict[str, Any]
+T = TypeVar("T")
+Told = TypeVar("Told", Reply, FirstToken)
 
 #: No tokenizer makes tokens this long on average: a longer reply means that its endpoint ignored max_tokens.
 CHARACTERS_PER_TOKEN = 64
@@ -30,11 +33,13 @@ async def train_example(
     metric: Metric,
     *,
     method: Method,
+    judge: Judge | None = None,
     paper_plan: bool = False,
 ) -> Row:
     """One row of `schema.TRACE` for one example, whatever becomes of it: kept, gated, or failed with its error.
 
-    `documents` is D = R(q, K) in retrieval order; `metric` is M, from an answer and the golden answers to 0..1. An
+    `documents` is D = R(q, K) in retrieval order; `metric` is M, from an answer and the golden answers to 0..1. With a
+    `judge`, its scores decide, and the labels only tell whether they would have decided the same (`judge_agrees`). An
     exception becomes a failed row that keeps what was known before it; a distiller's reply that can be no passage gates
     the example out, with what is wrong with the reply.
 
@@ -56,7 +61,7 @@ async def train_example(
     llm = CountedLLM(tools.llm, remember=not paper_plan)
     started = time.perf_counter()
     try:
-        await algorithm_1(row, example, documents, replace(tools, llm=llm), gates, metric, method, paper_plan)
+        await algorithm_1(row, example, documents, replace(tools, llm=llm), gates, metric, method, judge, paper_plan)
     except UnusableReply as error:  # the generator answered, but not with a passage: a decision, not a fault of the run
         row |= {"status": "gated", "reason": f"{row['reason']}; not distilled: {error}"}
     except Exception as error:  # one bad example must not take its block along
@@ -67,6 +72,7 @@ async def train_example(
         "calls_saved": llm.calls_saved + skipped,
         "prompt_tokens": llm.prompt_tokens_sent,
         "completion_tokens": llm.completion_tokens,
+        "judge_agrees": labels_agree(row, gates, metric) if judge else None,
         "seconds": time.perf_counter() - started,
     }
 
@@ -79,6 +85,7 @@ async def algorithm_1(
     gates: Gates,
     metric: Metric,
     method: Method,
+    judge: Judge | None,
     paper_plan: bool,
 ) -> None:
     """Algorithm 1, steps 1 to 7, for the example (q, a); fills `row` on the way, so that an error loses nothing.
@@ -87,12 +94,14 @@ async def algorithm_1(
     """
     question = example.question
 
-    def score(answer: Answer) -> float:
+    async def score(answer: Answer) -> float:
+        if judge:
+            return await judge(question, answer.text, documents, tools)
         return _checked(metric(answer.text, example.golden_answers), answer.text)
 
     # Step 1: s_nr, from parametric knowledge alone.
     answer = await closed_book(question, tools)
-    s_nr = score(answer)
+    s_nr = await score(answer)
     row |= {"closed_book_answer": answer.text, "s_nr": s_nr}
 
     # Steps 2 and 3: D = R(q, K) is given; s_rag, unless no s_rag could pass the gate any more.
@@ -100,8 +109,9 @@ async def algorithm_1(
         row |= {"status": "gated", "reason": reason_without_documents(s_nr, gates)}
         return
     answer = await method.answer(question, documents, tools)
-    s_rag = score(answer)
-    row |= {"rag_answer": answer.text, "s_rag": s_rag, "dropped_documents": answer.dropped_documents}
+    s_rag = await score(answer)
+    row |= {"rag_answer": answer.text, "s_rag": s_rag, "retrievals": answer.retrievals}
+    row |= {"dropped_documents": answer.dropped_documents}
 
     # Step 4: utility gate.
     utility = utility_gate(s_nr, s_rag, gates)
@@ -110,9 +120,10 @@ async def algorithm_1(
         row |= {"status": "gated"}
         return
 
-    # Step 5: document gate over s_j, the score with document j alone.
-    answers = await _together([method.answer(question, [document], tools) for document in documents])
-    scores = [score(answer) for answer in answers]
+    # Step 5: document gate over s_j, the score with document j alone: nothing is searched beside it.
+    alone = replace(tools, search=None)
+    answers = await _together([method.answer(question, [document], alone) for document in documents])
+    scores = await _together([score(answer) for answer in answers])
     kept = document_gate(s_nr, scores, gates)
     row |= {"document_answers": [answer.text for answer in answers], "document_scores": scores}
     row |= {"kept_ranks": list(kept.kept_ranks), "fallback": kept.fallback}
@@ -131,26 +142,32 @@ async def algorithm_1(
 
 
 class CountedLLM:
-    """The generator for one example: counts calls and tokens and, with `remember`, asks no prompt twice."""
+    """The generator for one example: counts calls and tokens and, with `remember`, asks nothing twice."""
 
     def __init__(self, llm: LLM, remember: bool) -> None:
         self.llm, self.remember = llm, remember
         self.max_model_len = llm.max_model_len
         self.calls = self.calls_saved = self.prompt_tokens_sent = self.completion_tokens = 0
-        self._asked: dict[Hashable, asyncio.Task[Reply]] = {}
+        self._asked: dict[Hashable, asyncio.Task[Any]] = {}
 
-    async def chat(self, content: str, max_tokens: int) -> Reply:
+    async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
         """The generator's reply; for a prompt already asked, or being asked, the reply to that."""
-        return await self._once((content, max_tokens), 1, max_tokens, lambda: self.llm.chat(content, max_tokens))
+        key = ("chat", content, max_tokens, prefix, logprobs)
+        reply = await self._once(key, 1, lambda: self.llm.chat(content, max_tokens, prefix=prefix, logprobs=logprobs))
+        return _storable_reply(reply, max_tokens)
 
     async def mixture(
         self, contents: Sequence[str], weights: Sequence[float], max_tokens: int, pooling: str = "probabilities"
     ) -> Reply:
         """The generator's reply; as many calls as there are messages, and not sent twice either."""
-        key = (tuple(contents), tuple(weights), max_tokens, pooling)
-        return await self._once(
-            key, len(contents), max_tokens, lambda: self.llm.mixture(contents, weights, max_tokens, pooling)
-        )
+        key = ("mixture", tuple(contents), tuple(weights), max_tokens, pooling)
+        reply = await self._once(key, len(contents), lambda: self.llm.mixture(contents, weights, max_tokens, pooling))
+        return _storable_reply(reply, max_tokens)
+
+    async def first_token(self, content: str, candidates: Sequence[str], *, prefix: str = "") -> FirstToken:
+        """The generator's probabilities, asked once."""
+        key = ("first_token", content, tuple(candidates), prefix)
+        return await self._once(key, 1, lambda: self.llm.first_token(content, candidates, prefix=prefix))
 
     def count_tokens(self, text: str) -> int:
         """As the generator's."""
@@ -160,30 +177,29 @@ class CountedLLM:
         """As the generator's."""
         return self.llm.prompt_tokens(content)
 
-    async def _once(self, key: Hashable, calls: int, max_tokens: int, ask: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def _once(self, key: Hashable, calls: int, ask: Callable[[], Coroutine[Any, Any, Told]]) -> Told:
         asked = self._asked.get(key)
         if asked is None or not self.remember:
-            asked = self._asked[key] = asyncio.ensure_future(self._send(calls, max_tokens, ask))
+            self.calls += calls
+            asked = self._asked[key] = asyncio.ensure_future(self._send(ask))
         else:
             self.calls_saved += calls
-        return await asked
+        told: Told = await asked
+        return told
 
-    async def _send(self, calls: int, max_tokens: int, ask: Callable[[], Awaitable[Reply]]) -> Reply:
-        self.calls += calls
-        reply = await ask()
-        self.prompt_tokens_sent += reply.prompt_tokens
-        self.completion_tokens += reply.completion_tokens
-        if len(reply.text) > CHARACTERS_PER_TOKEN * max_tokens:
-            raise ValueError(f"reply of {len(reply.text)} characters to a call of max_tokens {max_tokens}")
-        return Reply(_storable(reply.text), reply.prompt_tokens, reply.completion_tokens)
+    async def _send(self, ask: Callable[[], Coroutine[Any, Any, Told]]) -> Told:
+        told = await ask()
+        self.prompt_tokens_sent += told.prompt_tokens
+        self.completion_tokens += told.completion_tokens
+        return told
 
 
-async def _together(answers: list[Coroutine[Any, Any, Answer]]) -> list[Answer]:
-    """All answers at once, in order; waits for all before the first error is raised, so that every call is counted."""
-    results = await asyncio.gather(*answers, return_exceptions=True)
+async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results at once, in order; waits for all before the first error is raised, so that every call is counted."""
+    results = await asyncio.gather(*work, return_exceptions=True)
     for error in (result for result in results if isinstance(result, BaseException)):
         raise error
-    return [result for result in results if isinstance(result, Answer)]
+    return [result for result in results if not isinstance(result, BaseException)]
 
 
 def _checked(value: float, answer: str) -> float:
@@ -191,6 +207,13 @@ def _checked(value: float, answer: str) -> float:
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"metric gave {value!r}, not a score in 0..1, for the answer {answer[:80]!r}")
     return float(value)
+
+
+def _storable_reply(reply: Reply, max_tokens: int) -> Reply:
+    if len(reply.text) > CHARACTERS_PER_TOKEN * max_tokens:
+        raise ValueError(f"reply of {len(reply.text)} characters to a call of max_tokens {max_tokens}")
+    tokens = tuple(Token(_storable(token.text), token.logprob) for token in reply.tokens)
+    return replace(reply, text=_storable(reply.text), tokens=tokens)
 
 
 def _storable(text: str) -> str:

@@ -9,22 +9,53 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of a reply's text and the natural logarithm of its probability, given all before it."""
+
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
-    """One greedy completion: the decoded text, stripped, and the tokens it took."""
+    """One greedy completion: the decoded text, stripped, and the tokens it took.
+
+    `tokens` are there only where log-probabilities were asked for; their texts, joined and stripped, are `text`.
+    """
 
     text: str
     prompt_tokens: int
     completion_tokens: int
+    tokens: tuple[Token, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    """How a reply would begin: for each candidate the probability of its first token, over the whole vocabulary.
+
+    A candidate that begins with the token of an earlier one has 0, so that the sum never exceeds 1.
+    """
+
+    probabilities: dict[str, float]
+    prompt_tokens: int
+    completion_tokens: int = 1
 
 
 class LLM(Protocol):
-    """A generator G. Implementations: `vllm.VllmEngine`, `scripted.ScriptedLLM`."""
+    """A generator G. Implementations: `vllm.VllmEngine`, `openai.Endpoint`, `scripted.ScriptedLLM`."""
 
     #: The longest prompt plus completion, in tokens.
     max_model_len: int
 
-    async def chat(self, content: str, max_tokens: int) -> Reply:
-        """The greedy answer to one user message, rendered with the tokenizer's own chat template."""
+    async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
+        """The greedy answer to one user message, rendered with the tokenizer's own chat template.
+
+        With `prefix`, an answer that begins so is continued and the reply is what follows it.
+        """
+        ...
+
+    async def first_token(self, content: str, candidates: Sequence[str], *, prefix: str = "") -> FirstToken:
+        """How probable it is that the answer to one user message, after `prefix`, goes on with each candidate."""
         ...
 
     async def mixture(

@@ -1,0 +1,306 @@
+"""The client of OpenAI-compatible endpoints against a server in this process that fails in every way it can."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wbrag.config import Backbone, ConfigError, Gates, Method
+from wbrag.llm import Reply
+from wbrag.llm import openai as endpoint
+from wbrag.llm.openai import BadReply, Endpoint, EndpointError, pause, reply_of, retry_after
+from wbrag.llm.scripted import read
+from wbrag.methods import Tools, naive
+from wbrag.methods.needs import check_method
+from wbrag.metrics import acc
+from wbrag.prompts import Prompts
+from wbrag.schema import Document, Example
+from wbrag.training import train_example
+
+Json = dict[str, Any]
+
+
+def completion(text: str, logprobs: list[tuple[str, float]] | None = None) -> Json:
+    entries = [{"token": t, "logprob": p, "bytes": list(t.encode())} for t, p in logprobs or []]
+    choice: Json = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    if logprobs is not None:
+        choice["logprobs"] = {"content": entries}
+    return {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
+
+
+class Server(ThreadingHTTPServer):
+    """Plays `faults` one a request, then answers with `respond(body)`; keeps every request's body and headers."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.faults: list[str] = []
+        self.requests: list[Json] = []
+        self.headers: list[dict[str, str]] = []
+        self.respond: Callable[[Json], Json] = lambda body: completion(read(body["messages"][0]["content"]))
+        self.flying, self.most, self.lock = 0, 0, threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A broken pipe is what these tests are about."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing on stderr."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            fault = self.server.faults.pop(0) if self.server.faults else ""
+            self.server.requests.append(body)
+            self.server.headers.append({key.lower(): value for key, value in self.headers.items()})
+            self.server.flying += 1
+            self.server.most = max(self.server.most, self.server.flying)
+        try:
+            self.play(fault, body)
+        finally:
+            with self.server.lock:
+                self.server.flying -= 1
+
+    def play(self, fault: str, body: Json) -> None:
+        status, _, more = fault.partition(" ")
+        if fault == "reset":  # RST instead of FIN
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        elif fault == "hang":
+            time.sleep(1.5)
+        elif fault == "trickle":
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(20):
+                self.wfile.write(b" ")
+                self.wfile.flush()
+                time.sleep(0.1)
+        elif status.isdigit():
+            self.reply(int(status), b'{"error": {"message": "%s"}}' % more.encode(), {"Retry-After": "0"})
+        elif fault == "junk":
+            self.reply(200, b'{"choices": [{"mess')
+        elif fault == "other":
+            self.reply(200, b'{"object": "list", "data": []}')
+        elif fault == "slow":
+            time.sleep(0.05)
+            self.reply(200, json.dumps(self.server.respond(body)).encode())
+        else:
+            self.reply(200, json.dumps(self.server.respond(body)).encode())
+
+    def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(endpoint, "FIRST_PAUSE", 0.01)
+    made = Server()
+    threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def backbone(server: Server, **changes: Any) -> Backbone:  # noqa: ANN401
+    settings = {"name": "remote", "kind": "openai", "model": "m", "base_url": server.url, "retries": 3, "timeout_s": 30}
+    return Backbone(**(settings | changes))
+
+
+def patience(fault: str) -> float:
+    """A timeout that a stalled server outlasts, and a slow machine does not need."""
+    return 0.5 if fault in ("hang", "trickle") else 30.0
+
+
+def chats(server: Server, contents: list[str], settings: Backbone | None = None, **options: Any) -> list[Any]:  # noqa: ANN401
+    """What becomes of these chats, asked at once: a Reply or an exception each."""
+
+    async def work() -> list[Any]:
+        made = Endpoint(settings or backbone(server))
+        async with made.client:
+            return await asyncio.gather(*[made.chat(c, 8, **options) for c in contents], return_exceptions=True)
+
+    return asyncio.run(work())
+
+
+def test_a_request_is_greedy_and_carries_key_and_limit(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THE_KEY", "sk-canary")
+    settings = backbone(server, api_key_env="THE_KEY", max_tokens_key="max_completion_tokens")
+    assert chats(server, ["hello"], settings) == [Reply("unknown", 7, 3)]
+    message = [{"role": "user", "content": "hello"}]
+    expected = {"model": "m", "messages": message, "temperature": 0, "max_completion_tokens": 8}
+    assert server.requests == [expected]
+    assert server.headers[0]["authorization"] == "Bearer sk-canary"
+
+
+@pytest.mark.parametrize("fault", ["429 slow down", "500 oops", "503 x", "reset", "hang", "trickle", "junk", "other"])
+def test_what_passes_is_tried_again(server: Server, fault: str) -> None:
+    server.faults = [fault, fault]
+    assert chats(server, ["hello"], backbone(server, timeout_s=patience(fault))) == [Reply("unknown", 7, 3)]
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("429 slow down", "status 429: .*slow down"),
+        ("500 oops", "status 500: .*oops"),
+        ("reset", "(?:ReadError|RemoteProtocolError)"),
+        ("hang", "TimeoutError"),
+        ("junk", "JSONDecodeError: .*status 200"),
+        ("other", "BadReply: not a chat completion"),
+    ],
+)
+def test_what_does_not_pass_fails_with_attempts_and_reason(server: Server, fault: str, told: str) -> None:
+    server.faults = [fault] * 4
+    (error,) = chats(server, ["hello"], backbone(server, timeout_s=patience(fault)))
+    assert isinstance(error, EndpointError)
+    assert str(error).startswith(f"{server.url}/chat/completions: no answer in 4 attempts; the last: ")
+    assert error.args
+    with pytest.raises(EndpointError, match=told):
+        raise error
+    assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("fault", ["401 bad key", "400 too long", "404 no such model"])
+def test_what_will_not_pass_is_not_tried_again(server: Server, fault: str) -> None:
+    server.faults = [fault]
+    (error,) = chats(server, ["hello"])
+    assert f"refuses: status {fault.partition(' ')[0]}" in str(error)
+    assert fault.partition(" ")[2] in str(error)
+    assert len(server.requests) == 1
+
+
+def test_no_more_requests_fly_than_are_allowed(server: Server) -> None:
+    server.faults = ["slow"] * 20
+    replies = chats(server, [f"hello {i}" for i in range(20)], backbone(server, max_num_seqs=3))
+    assert all(isinstance(reply, Reply) for reply in replies)
+    assert 1 <= server.most <= 3
+
+
+def test_one_call_in_ten_failing_loses_nothing(server: Server) -> None:
+    server.faults = (["500 oops"] + [""] * 9) * 6
+    assert chats(server, [f"hello {i}" for i in range(50)]) == [Reply("unknown", 7, 3)] * 50
+    assert len(server.requests) == 56
+
+
+def test_an_outage_fails_one_example_with_its_reason_and_not_the_next(server: Server) -> None:
+    document = Document("d1", "Alder bridge", "The Alder bridge is in Norvale.")
+    examples = [Example(f"q{i}", "Where is the Alder bridge?", ("Norvale",)) for i in range(2)]
+
+    async def work() -> list[Json]:
+        llm = Endpoint(backbone(server, retries=1))
+        tools = Tools(llm, Prompts(), "factoid", 16)
+        rows = []
+        async with llm.client:
+            for example in examples:
+                rows.append(await train_example(example, [document], tools, Gates(), acc, method=naive))
+        return rows
+
+    server.faults = ["500 oops"] * 2
+    lost, kept = asyncio.run(work())
+    assert lost["status"] == "failed"
+    assert lost["reason"].startswith(f"EndpointError: {server.url}/chat/completions: no answer in 2 attempts")
+    assert (kept["status"], kept["unit_title"]) == ("kept", "The Alder bridge")
+
+
+def test_token_log_probabilities_come_back_as_pieces_of_the_text(server: Server) -> None:
+    server.respond = lambda body: completion("Nor vale", [("Nor", -0.1), (" vale", -0.5), ("<|end|>", -0.01)])
+    ((first, second),) = [reply.tokens for reply in chats(server, ["hello"], logprobs=True)]
+    assert (first.text, first.logprob, second.text, second.logprob) == ("Nor", -0.1, " vale", -0.5)
+    assert server.requests[0]["logprobs"] is True
+
+
+def test_an_answer_can_be_continued(server: Server) -> None:
+    chats(server, ["hello"], prefix="It is")
+    (body,) = server.requests
+    assert body["messages"][-1] == {"role": "assistant", "content": "It is"}
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+
+
+def test_a_character_of_several_tokens_is_one_piece() -> None:
+    euro = "€".encode()
+    entries = [{"token": "?", "bytes": list(part), "logprob": p} for part, p in ((euro[:1], -0.2), (euro[1:], -0.4))]
+    body = completion("€5")
+    body["choices"][0]["logprobs"] = {"content": [*entries, {"token": "5", "logprob": -0.1}]}
+    assert [(t.text, t.logprob) for t in reply_of(body, logprobs=True).tokens] == [("€", -0.4), ("5", -0.1)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [None, [], {}, {"choices": []}, {"choices": [{}]}, {"choices": [{"message": {"content": 5}}]}, {"error": "x"}],
+)
+def test_any_other_json_is_no_reply(body: object) -> None:
+    with pytest.raises(BadReply, match="not a chat completion"):
+        reply_of(body, logprobs=False)
+
+
+def test_log_probabilities_that_are_not_given_are_missed() -> None:
+    with pytest.raises(BadReply, match="of 0 tokens do not cover the reply 'hello'"):
+        reply_of(completion("hello"), logprobs=True)
+    assert reply_of({"choices": [{"message": {"content": None}}]}, logprobs=True) == Reply("", 0, 0)
+
+
+@given(st.integers(1, 30), st.floats(0, 1000), st.floats(0, 1))
+def test_pauses_are_bounded_and_heed_the_endpoint(attempt: int, wanted: float, jitter: float) -> None:
+    seconds = pause(attempt, wanted, jitter)
+    assert min(wanted, endpoint.LONGEST_PAUSE) <= seconds <= endpoint.LONGEST_PAUSE
+    assert pause(attempt, 0.0, jitter) <= pause(attempt + 1, 0.0, jitter)
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    now = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+    told = {"7": 7.0, "0.5": 0.5, "Thu, 01 Jan 2026 12:00:30 GMT": 30.0, "-3": 0.0, "soon": 0.0, "": 0.0}
+    assert {value: retry_after({"retry-after": value}, now) for value in told} == told
+    assert retry_after({}) == 0.0
+
+
+def test_methods_are_refused_where_the_endpoint_cannot_serve_them(server: Server) -> None:
+    able = {"token_logprobs": True, "continues": True}
+    server.respond = lambda body: completion("yes", [("yes", -0.1)])
+    check_method(Method(name="naive"), backbone(server))
+    check_method(Method(name="flare"), backbone(server, **able))
+    assert server.requests[-1]["max_tokens"] == 1
+    for name in ("selfrag", "replug"):
+        with pytest.raises(ConfigError, match=rf"method\.name={name} works with whole distributions .*kind=openai"):
+            check_method(Method(name=name), backbone(server, **able))
+    for key in able:
+        with pytest.raises(ConfigError, match=rf"backbone\.{key}=false"):
+            check_method(Method(name="flare"), backbone(server, **(able | {key: False})))
+
+
+def test_what_the_configuration_promises_is_asked_for_at_the_start(server: Server) -> None:
+    promised = backbone(server, retries=0, token_logprobs=True, continues=True)
+    with pytest.raises(ConfigError, match=r"does not work as configured: .*do not cover the reply"):
+        check_method(Method(name="flare"), promised)
+    server.faults = ["401 bad key"]
+    with pytest.raises(ConfigError, match=r"refuses: status 401: .*bad key"):
+        check_method(Method(name="naive"), backbone(server))
+    with pytest.raises(ConfigError, match=r"backbone\.base_url='host' is no URL"):
+        check_method(Method(name="naive"), backbone(server, base_url="host"))
+    with pytest.raises(ConfigError, match="api_key_env='NO_SUCH_KEY'"):
+        check_method(Method(name="naive"), backbone(server, api_key_env="NO_SUCH_KEY"))

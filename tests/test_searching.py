@@ -1,0 +1,133 @@
+"""Searching while answering: one handle for many coroutines gives what single searches give, and no crash is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wbrag.config import Encoder, TrainConfig
+from wbrag.encoder import open_encoder, passage_text
+from wbrag.index.manifest import publish
+from wbrag.retrieval import Searcher
+from wbrag.schema import Document
+from wbrag.searching import SearchHandle
+
+HASHING = Encoder(name="hashing", kind="hashing", model="hashing", dimension=64)
+WORDS = ("mayor", "river", "hill", "ferry", "mill", "tower", "bridge")
+
+
+def publish_passages(store: Path, name: str, texts: Sequence[str]) -> None:
+    encoder = open_encoder(HASHING)
+    titles = [f"{name} {i}" for i in range(len(texts))]
+    table = pa.table({"id": [f"{name}{i}" for i in range(len(texts))], "title": titles, "text": list(texts)})
+    vectors = encoder.encode_passages([passage_text(*pair) for pair in zip(titles, texts, strict=True)])
+    publish(store, vectors, table, encoder.fingerprint, {"made_by": "test"})
+
+
+@pytest.fixture(scope="module")
+def searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
+    """Both stores, searched by the very class that runs as an actor."""
+    folder = tmp_path_factory.mktemp("stores")
+    publish_passages(folder / "base", "p", [f"{a} and {b}" for a in WORDS for b in WORDS])
+    publish_passages(folder / "writeback", "wb-", [f"the {word} of the town" for word in WORDS])
+    return Searcher(TrainConfig(encoder=HASHING), folder / "base", folder / "writeback")
+
+
+class Sent:
+    """A searcher as the handle sees it; keeps the batches it got."""
+
+    def __init__(self, searcher: Searcher) -> None:
+        self.searcher = searcher
+        self.batches: list[list[str]] = []
+
+    async def __call__(self, queries: list[str], k: int, merged: list[bool]) -> list[list[Document]]:
+        self.batches.append(queries)
+        await asyncio.sleep(0)
+        return self.searcher.search(queries, k, merged)
+
+
+QUERIES = st.lists(
+    st.tuples(st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(" ".join), st.integers(1, 9), st.booleans()),
+    min_size=1,
+    max_size=30,
+)
+
+
+@given(QUERIES, st.integers(1, 7))
+def test_searched_together_is_searched_one_by_one(
+    searcher: Searcher, queries: list[tuple[str, int, bool]], batch: int
+) -> None:
+    sent = Sent(searcher)
+
+    async def together() -> list[list[Document]]:
+        handle = SearchHandle(sent, batch=batch, wait=0.001)
+        return await asyncio.gather(*[(handle.merged if both else handle.base)(q, k) for q, k, both in queries])
+
+    alone = [searcher.search([query], k, [both])[0] for query, k, both in queries]
+    assert asyncio.run(together()) == alone
+    assert len(sent.batches) == -(-len(queries) // batch)
+    assert [query for sent_together in sent.batches for query in sent_together] == [query for query, _, _ in queries]
+
+
+def test_the_base_search_never_sees_write_back(searcher: Searcher) -> None:
+    base, both = searcher.search(["the mayor of the town"] * 2, 3, [False, True])
+    assert {document.source for document in base} == {"base"}
+    assert both[0].id == "wb-0"
+
+
+def test_a_late_query_makes_a_batch_of_its_own(searcher: Searcher) -> None:
+    sent = Sent(searcher)
+
+    async def work() -> None:
+        handle = SearchHandle(sent, batch=64, wait=0.002)
+        await asyncio.gather(handle.base("mayor", 1), handle.base("river", 1))
+        await handle.base("hill", 1)
+
+    asyncio.run(work())
+    assert sent.batches == [["mayor", "river"], ["hill"]]
+
+
+@pytest.mark.parametrize("answers", [None, 0])
+def test_a_crash_reaches_every_waiter_of_its_batch_and_no_other(answers: int | None) -> None:
+    async def search_many(queries: list[str], k: int, merged: list[bool]) -> list[list[Document]]:
+        if "bad" in queries:
+            if answers is None:
+                raise ConnectionError("the index is gone")
+            return []
+        return [[Document(query, "t", "x")] for query in queries]
+
+    async def work() -> list[object]:
+        handle = SearchHandle(search_many, batch=3)
+        first = asyncio.gather(*[handle.base(q, 1) for q in ("a", "bad", "b")], return_exceptions=True)
+        second = asyncio.gather(*[handle.base(q, 1) for q in ("c", "d", "e")], return_exceptions=True)
+        return [*await first, *await second]
+
+    *failed, c, d, e = asyncio.run(asyncio.wait_for(work(), timeout=5))
+    told = "the index is gone" if answers is None else "3 queries were sent and 0 answers came back"
+    assert [str(error) for error in failed] == [told] * 3
+    assert [found[0].id for found in (c, d, e)] == ["c", "d", "e"]  # type: ignore[index]
+
+
+def test_who_gives_up_does_not_disturb_the_others() -> None:
+    seen: list[list[str]] = []
+
+    async def search_many(queries: list[str], k: int, merged: list[bool]) -> list[list[Document]]:
+        seen.append(queries)
+        return [[Document(query, "t", "x")] for query in queries]
+
+    async def work() -> list[Document]:
+        handle = SearchHandle(search_many, wait=0.01)
+        leaving = asyncio.ensure_future(handle.base("a", 1))
+        staying = asyncio.ensure_future(handle.base("b", 1))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        return await staying
+
+    assert [document.id for document in asyncio.run(asyncio.wait_for(work(), timeout=5))] == ["b"]
+    assert seen == [["b"]]

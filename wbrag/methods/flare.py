@@ -1,0 +1,149 @@
+"""FLARE (Jiang et al. 2023, arXiv 2305.06983): the answer is made sentence by sentence; a doubtful one makes it search.
+
+The documents given are the retrieval up front. The rest of the answer is then drafted; of the draft the first sentence
+counts. Where one of its words is less probable than theta, the sentence becomes a query and is written again over what
+the search finds, which replaces the documents before it. So it goes on until the text or its tokens end.
+
+Two things differ from the paper, as the answers here are a phrase, not an essay. The first sentence is held against
+theta too, and drafts are made over the documents at hand: in the paper's form a one-sentence answer never searches. And
+a query begins with the question: a masked phrase alone says nothing of what it is about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from wbrag.llm import Reply, Token
+from wbrag.llm.fit import fit_documents, require_fit
+from wbrag.methods import Answer, Search, Tools, answered, closed_book
+from wbrag.schema import Document
+
+#: The longest generated question.
+QUERY_TOKENS = 48
+
+_SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s)|\S(?=[^\S\n]*\n)")
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word of a draft, its punctuation included, and the probability of its least probable token."""
+
+    text: str
+    probability: float
+
+
+async def answer(question: str, documents: Sequence[Document], tools: Tools) -> Answer:
+    """The sentences, joined by spaces; `retrievals` counts the searches, each for as many documents as were given.
+
+    Without `tools.search` doubtful sentences stand. Raises PromptTooLong where not even the first document fits.
+    """
+    if not documents:
+        return await closed_book(question, tools)
+    said: list[str] = []
+    asked: list[Reply] = []
+    at_hand, dropped, retrievals, left = documents, 0, 0, tools.answer_tokens
+    while left > 0:
+        draft, read = await _continued(question, at_hand, said, left, tools)
+        asked.append(draft)
+        dropped = dropped if said or retrievals else len(documents) - read
+        words = words_of(first_sentence(draft.tokens))
+        if tools.search and doubtful(words, tools.method.theta):
+            queries, more = await _queries(question, said, words, tools)
+            at_hand = await _found(queries, len(documents), tools.search) or at_hand
+            draft, _ = await _continued(question, at_hand, said, left, tools)
+            asked += [*more, draft]
+            retrievals += 1
+        sentence = first_sentence(draft.tokens)
+        said += [text] if (text := _text(sentence).strip()) else []
+        left -= len(sentence)
+        if not text or len(_text(sentence)) == len(_text(draft.tokens)):
+            break  # the draft ended with this sentence, and so does the text
+    return answered(" ".join(said), asked, dropped, retrievals)
+
+
+def first_sentence(tokens: Sequence[Token]) -> tuple[Token, ...]:
+    """The tokens up to the end of the first sentence; one that goes on beyond it is cut there.
+
+    A sentence ends with `.`, `!` or `?` before white space, or with its line. After an abbreviation it ends too early,
+    which costs a round and changes nothing: the next sentence goes on from there.
+    """
+    end = match.end() if (match := _SENTENCE_END.search(_text(tokens))) else len(_text(tokens))
+    kept: list[Token] = []
+    for token in tokens:
+        if end <= 0:
+            break
+        kept.append(Token(token.text[:end], token.logprob))
+        end -= len(token.text)
+    return tuple(kept)
+
+
+def words_of(tokens: Sequence[Token]) -> list[Word]:
+    """The words of a draft. Tokens are parts of words, and other parts than the retriever's: words can be searched."""
+    logprobs = [token.logprob for token in tokens for _ in token.text]
+    found = re.finditer(r"\S+", _text(tokens))
+    return [Word(word[0], math.exp(min(logprobs[word.start() : word.end()]))) for word in found]
+
+
+def doubtful(words: Sequence[Word], theta: float) -> bool:
+    """Whether any word is less probable than theta."""
+    return any(word.probability < theta for word in words)
+
+
+def masked(words: Sequence[Word], beta: float) -> str:
+    """The words at least as probable as beta; all of them where none is, for then nothing else is left to search."""
+    return " ".join([word.text for word in words if word.probability >= beta] or [word.text for word in words])
+
+
+def phrases(words: Sequence[Word], beta: float) -> list[str]:
+    """The runs of words less probable than beta, each once, in order."""
+    runs = groupby(words, key=lambda word: word.probability < beta)
+    return list(dict.fromkeys(" ".join(word.text for word in run) for low, run in runs if low))
+
+
+def interleaved(lists: Sequence[Sequence[Document]], k: int) -> list[Document]:
+    """The k best of several lists: the first of each, then the second of each; a document found twice counts once."""
+    longest = max(map(len, lists), default=0)
+    turns = (found[rank] for rank in range(longest) for found in lists if rank < len(found))
+    once: dict[tuple[str, str], Document] = {}
+    for document in turns:
+        once.setdefault((document.source, document.id), document)
+    return list(once.values())[:k]
+
+
+async def _continued(
+    question: str, documents: Sequence[Document], said: Sequence[str], left: int, tools: Tools
+) -> tuple[Reply, int]:
+    """What follows the sentences `said`, in at most `left` tokens, and how many of the documents were read for it."""
+    prefix = " ".join(said)
+    room = left + tools.llm.count_tokens(prefix)
+    prompt, read = fit_documents(
+        documents, lambda some: tools.prompts.answer(tools.task, question, some), tools.llm, room
+    )
+    return await tools.llm.chat(prompt, left, prefix=prefix, logprobs=True), read
+
+
+async def _queries(
+    question: str, said: Sequence[str], words: Sequence[Word], tools: Tools
+) -> tuple[list[str], list[Reply]]:
+    """What to search with, and the replies it took (paper, section 3.2.2: implicit or explicit query formulation)."""
+    beta = tools.method.beta
+    unsure = phrases(words, beta) if tools.method.query == "generated" else []
+    if not unsure:
+        return [f"{question} {masked(words, beta)}"], []
+    text = " ".join([*said, *(word.text for word in words)])
+    prompts = [require_fit(tools.prompts.ask(question, text, p), tools.llm, QUERY_TOKENS) for p in unsure]
+    replies = await asyncio.gather(*[tools.llm.chat(prompt, QUERY_TOKENS) for prompt in prompts])
+    return [reply.text or question for reply in replies], replies
+
+
+async def _found(queries: Sequence[str], k: int, search: Search) -> list[Document]:
+    return interleaved(await asyncio.gather(*[search(query, k) for query in queries]), k)
+
+
+def _text(tokens: Sequence[Token]) -> str:
+    return "".join(token.text for token in tokens)
