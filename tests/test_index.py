@@ -16,7 +16,7 @@ import pytest
 from wbrag import config
 from wbrag.encoder import open_encoder, passage_text
 from wbrag.index import manifest as manifests
-from wbrag.index.build import build_store
+from wbrag.index.build import build_store, encoder_note
 from wbrag.index.files import StoreError, create_exclusive, dump_json, sha256_file
 from wbrag.index.manifest import Manifest, commit, latest, path_of, publish, read_manifest, verify_chain
 from wbrag.index.search import KnowledgeBase
@@ -486,7 +486,8 @@ def test_a_build_is_the_same_for_any_number_of_shards_and_equals_publish(tmp_pat
     encoder = open_encoder(HASHING)
     texts = [passage_text(row["title"], row["text"]) for row in table.to_pylist()]
     vectors = encoder.encode_passages(texts)
-    plain = publish(tmp_path / "plain", vectors, table, encoder.fingerprint, {"from": "test"})
+    note = {"from": "test", **encoder_note(HASHING)}
+    plain = publish(tmp_path / "plain", vectors, table, encoder.fingerprint, note)
     assert one == many == plain
     assert one.segments[0].rows == 3000
     assert os.listdir(tmp_path / "many" / "segments") == [one.segments[0].id]  # no scratch left

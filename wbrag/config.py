@@ -82,8 +82,18 @@ class Encoder:
 class Index:
     """How segments are stored and built."""
 
-    kind: str = "flat_fp16"
+    kind: str = "flat_fp16"  # flat_fp16 | ivf_fp16, for a base; write-back is always flat
     shards: int = 1
+    nlist: int = 4096  # IVF: lists
+    nprobe: int = 32  # IVF: lists that a query looks into
+
+
+@dataclass
+class Merge:
+    """How base passages and units share the K places of a top-K (wbrag.index.merge)."""
+
+    policy: str = "plain"  # plain | supersede
+    cosine: float = 0.95  # supersede: two units at least so near count as one
 
 
 @dataclass
@@ -108,6 +118,7 @@ class TrainConfig:
     backbone: Backbone = field(default_factory=Backbone)
     encoder: Encoder = field(default_factory=Encoder)
     index: Index = field(default_factory=Index)
+    merge: Merge = field(default_factory=Merge)
     cluster: Cluster = field(default_factory=Cluster)
     gates: Gates = field(default_factory=Gates)
     prompts: dict[str, str] = field(default_factory=dict)  # overrides of wbrag.prompts.DEFAULTS, by key

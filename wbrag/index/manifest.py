@@ -144,8 +144,8 @@ def publish(
         raise StoreError(f"{where}: {len(vectors)} vectors for {len(passages)} passages")
     passages = conform(passages, where)
     check_ids(passages["id"], where)
-    spec = spec_of("flat_fp16", vectors.shape[1])
     parent = latest(store)
+    spec = replace(parent.spec, dimension=vectors.shape[1]) if parent else spec_of("flat_fp16", vectors.shape[1])
     if parent:
         require_same(parent, spec, encoder_fingerprint, where)
     live = Live(store, parent)

@@ -1,9 +1,9 @@
 """One immutable segment: a folder `segments/<id>/` of vectors, passages and the proof that they are unchanged.
 
 `vectors.faiss` and `passages.parquet` hold the rows, `segment.json` the spec, the encoder's fingerprint, size and
-sha256 of both files and a hash of 16 probe rows. The id is a hash of all that, and nothing inside says which rows of
-a store the segment holds: a publisher who lost a race commits the same folder again. FAISS and Parquet load most
-flipped bits without complaint (measured), which is why the hashes exist.
+sha256 of both files and a hash of 16 probe rows (of an IVF index: rows in the order of its file). The id is a hash of
+all that, and nothing inside says which rows of a store the segment holds: a publisher who lost a race commits the same
+folder again. FAISS and Parquet load most flipped bits without complaint (measured), which is why the hashes exist.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ from wbrag.index.files import (
     write_durable,
 )
 from wbrag.index.passages import PassageFile, check_ids, conform, write_passages
-from wbrag.index.vectors import Spec, check_vectors, faiss_version, open_vectors, rows_of, write_vectors
+from wbrag.index.template import read_template
+from wbrag.index.vectors import (
+    Spec,
+    check_vectors,
+    faiss_version,
+    open_vectors,
+    stored,
+    write_vectors,
+)
 
 if TYPE_CHECKING:
     import faiss
@@ -45,7 +53,7 @@ class Segment:
     spec: Spec
     encoder: str  # fingerprint
     sha256: str  # of segment.json
-    index: faiss.IndexScalarQuantizer = field(repr=False)
+    index: faiss.Index = field(repr=False)
     passages: PassageFile = field(repr=False)
 
     @property
@@ -74,7 +82,7 @@ def write_segment(
     with scratch_folder(segments_folder(store)) as scratch:
         folder = scratch / "segment"
         folder.mkdir()
-        write_vectors(folder / VECTORS, [vectors], spec)
+        write_vectors(folder / VECTORS, [vectors], spec, read_template(store, spec))
         write_passages(folder / PASSAGES, [conform(passages, where)])
         return seal(store, folder, spec, encoder_fingerprint)
 
@@ -157,5 +165,5 @@ def _fact(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
 
 
-def _probe_hash(index: faiss.IndexScalarQuantizer, rows: list[int]) -> str:
-    return sha256_bytes(rows_of(index, np.array(rows, dtype=np.int64)).tobytes())
+def _probe_hash(index: faiss.Index, rows: list[int]) -> str:
+    return sha256_bytes(stored(index, np.array(rows, dtype=np.int64)).tobytes())
