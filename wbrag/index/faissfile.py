@@ -124,7 +124,9 @@ def _sizes(shard: Path, template: bytes, nlist: int, head: int) -> np.ndarray:
     with shard.open("rb") as file:
         header = file.read(head)
     sizes = np.frombuffer(header[-ID_BYTES * nlist :].ljust(ID_BYTES * nlist, b"\0"), dtype="<i8").astype(np.int64)
-    fits = len(header) == head and (sizes >= 0).all() and header == ivf_header(template, sizes)
+    code = EMPTY_LISTS.unpack(template[-EMPTY_LISTS.size :])[2]
+    whole = shard.stat().st_size == head + int(sizes.sum()) * (code + ID_BYTES)
+    fits = whole and (sizes >= 0).all() and header == ivf_header(template, sizes)
     _require(fits, shard, f"an IVF fp16 index of {nlist} lists from this store's template")
     return sizes
 
