@@ -21,8 +21,10 @@ import pyarrow.parquet as pq
 from wbrag import config
 from wbrag.encoder import open_encoder, passage_text
 from wbrag.index.files import StoreError, scratch_folder
-from wbrag.index.manifest import Live, Manifest, commit, latest, publish_segment
+from wbrag.index.live import Live
+from wbrag.index.manifest import Manifest, commit, latest
 from wbrag.index.passages import ROW_GROUP, PassageFile, check_ids, conform, parquet_files, write_passages
+from wbrag.index.publish import publish_segment
 from wbrag.index.segment import PASSAGES, VECTORS, seal, segments_folder
 from wbrag.index.vectors import Spec, merge_vectors, spec_of, write_vectors
 

@@ -8,14 +8,15 @@ searched as one, give the same list, ties included.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wbrag.index.files import StoreError
-from wbrag.index.manifest import Manifest, dead_rows, latest, read_manifest, require_same
-from wbrag.index.segment import Segment, open_segment, segments_folder
+from wbrag.index.live import dead_rows
+from wbrag.index.manifest import Manifest, latest, read_manifest, require_same
+from wbrag.index.segment import Segment, open_ref
+from wbrag.index.storage import Store
 from wbrag.index.vectors import exact_top, excluding, use_threads
 from wbrag.schema import PASSAGE, Document, Source
 
@@ -40,15 +41,16 @@ class KnowledgeBase:
 
     def __init__(
         self,
-        base: Path,
-        writeback: Path | None = None,
+        base: Store,
+        writeback: Store | None = None,
         *,
         encoder: str = "",
         base_version: int = 0,
         writeback_version: int = 0,
         threads: int = 0,
     ) -> None:
-        """Open the stores in these folders; a write-back folder that is absent or empty counts as no units.
+        """Open these stores, folders or what `open_storage` gave; a write-back store that is absent or empty counts
+        as no units.
 
         `encoder` is the fingerprint of whoever will encode the queries (empty: not checked); a version of 0 is the
         current one, a thread count of 0 every core. StoreError, with both values: nothing in base, a changed file,
@@ -89,20 +91,22 @@ class KnowledgeBase:
         if not np.isfinite(xq).all():
             raise ValueError(f"query {np.flatnonzero(~np.isfinite(xq).all(axis=1))[0]} is not finite")
         parts = [part for part in self._parts if writeback or part.source == "base"]
+        if not parts:  # all was deleted and compacted away
+            return [[] for _ in xq]
         xq = np.ascontiguousarray(xq, dtype=np.float32)
         return _documents(parts, *_fold([exact_top(part.segment.index, xq, k, part.parameters) for part in parts], k))
 
 
-def _pin(store: Path, version: int) -> Manifest | None:
+def _pin(store: Store, version: int) -> Manifest | None:
     return read_manifest(store, version) if version else latest(store)
 
 
-def _open_parts(store: Path, manifest: Manifest, source: Source) -> list[_Part]:
+def _open_parts(store: Store, manifest: Manifest, source: Source) -> list[_Part]:
     """The segments of a version in row order, each checked against the manifest."""
     dead = dead_rows(store, manifest)
     parts = []
     for ref in sorted(manifest.segments, key=lambda ref: ref.row_start):
-        segment = open_segment(segments_folder(store) / ref.id, ref.sha256)
+        segment = open_ref(store, ref)
         require_same(manifest, segment.spec, segment.encoder, str(segment.path))
         local = dead[(dead >= ref.row_start) & (dead < ref.row_start + ref.rows)] - ref.row_start
         parts.append(_Part(source, segment, excluding(local)))
