@@ -26,12 +26,15 @@ import pyarrow.parquet as pq
 
 from wbrag import config
 from wbrag.encoder import open_encoder, passage_text
-from wbrag.index.files import StoreError, create_exclusive, sha256_file
-from wbrag.index.manifest import Live, Manifest, commit, latest, path_of, publish_segment
+from wbrag.index.files import StoreError, sha256_file
+from wbrag.index.live import Live
+from wbrag.index.manifest import Manifest, commit, latest, name_of
 from wbrag.index.passages import ROW_GROUP, PassageFile, check_ids, conform, parquet_files, write_passages
+from wbrag.index.publish import publish_segment
 from wbrag.index.resume import finish, finished, resumable_folder
 from wbrag.index.segment import PASSAGES, VECTORS, seal, segments_folder
-from wbrag.index.template import TRAINING_ROWS, read_template, templates_folder, train_template
+from wbrag.index.storage import storage_of
+from wbrag.index.template import TRAINING_ROWS, read_template, template_name, train_template
 from wbrag.index.vectors import Spec, merge_vectors, spec_of, write_vectors
 
 READ_ROWS = 16_384
@@ -87,7 +90,7 @@ def _identity(
     passages: Path, store: Path, parent: Manifest | None, encoder: config.Encoder, index: config.Index
 ) -> str:
     """A hash of all that decides what a build makes, but for the contents of the encoder's model."""
-    before = sha256_file(path_of(store, parent.version)) if parent else ""
+    before = sha256_file(store / name_of(parent.version)) if parent else ""
     sources = [sha256_file(file) for file in parquet_files(passages)]
     return config.fingerprint(sources, before, encoder_note(encoder), index.kind, index.nlist)
 
@@ -206,7 +209,7 @@ def _spec(
 
     template = finish(scratch / f"template-{vectors[0].parent.name}.faiss", train).read_bytes()
     spec = spec_of(index.kind, dimension, template, index.nlist)
-    create_exclusive(templates_folder(store) / f"{spec.template}.faiss", template)
+    storage_of(store).create(template_name(str(spec.template)), template)
     return spec
 
 

@@ -20,11 +20,13 @@ import pyarrow.compute as pc
 from wbrag import config
 from wbrag.encoder import Encoder, open_encoder
 from wbrag.index.files import StoreError
-from wbrag.index.manifest import Manifest, dead_rows, latest, read_manifest, require_same
+from wbrag.index.live import dead_rows
+from wbrag.index.manifest import Manifest, latest, read_manifest, require_same
 from wbrag.index.merge import check_merge
 from wbrag.index.part import Part
 from wbrag.index.ranking import superseding, top
-from wbrag.index.segment import open_segment, segments_folder
+from wbrag.index.segment import open_ref
+from wbrag.index.storage import Store
 from wbrag.index.vectors import use_threads
 from wbrag.schema import Document, Source
 
@@ -45,8 +47,8 @@ class KnowledgeBase:
 
     def __init__(
         self,
-        base: Path,
-        writeback: Path | None = None,
+        base: Store,
+        writeback: Store | None = None,
         *,
         encoder: str = "",
         base_version: int = 0,
@@ -56,7 +58,8 @@ class KnowledgeBase:
         nprobe: int = config.Index.nprobe,
         block_bytes: int = 0,
     ) -> None:
-        """Open the stores in these folders; a write-back folder that is absent or empty counts as no units.
+        """Open these stores, folders or what `open_storage` gave; a write-back store that is absent or empty counts
+        as no units.
 
         `encoder` is the fingerprint of whoever will encode the queries (empty: not checked); a version of 0 is the
         current one, a thread count of 0 every core. `merge`: the policy, plain by default; `nprobe`: lists that an IVF
@@ -183,7 +186,7 @@ class KnowledgeBase:
     def _search(self, xq: np.ndarray, k: int, writeback: bool, where: pc.Expression | None) -> list[list[Document]]:
         xq = np.ascontiguousarray(xq, dtype=np.float32)
         parts = [part for part in self._parts if writeback or part.source == "base"]
-        if not parts:
+        if not parts:  # all was deleted and compacted away
             return [[] for _ in xq]
         searches = [part.search(where, self._columns, *self._how) for part in parts]
         if writeback and self.merge.policy == "supersede":
@@ -193,7 +196,7 @@ class KnowledgeBase:
         return [[hit.document for hit in hits] for hits in found]
 
 
-def _pin(store: Path, version: int) -> Manifest | None:
+def _pin(store: Store, version: int) -> Manifest | None:
     return read_manifest(store, version) if version else latest(store)
 
 
@@ -208,12 +211,12 @@ def _require_comparable(base: Manifest, other: Manifest, encoder: str, where: st
         raise StoreError(f"{where}: spec is {other.spec}, version {base.version} has {base.spec}")
 
 
-def _open_parts(store: Path, manifest: Manifest, source: Source) -> list[Part]:
+def _open_parts(store: Store, manifest: Manifest, source: Source) -> list[Part]:
     """The segments of a version in row order, each checked against the manifest."""
     dead = dead_rows(store, manifest)
     parts = []
     for ref in sorted(manifest.segments, key=lambda ref: ref.row_start):
-        segment = open_segment(segments_folder(store) / ref.id, ref.sha256)
+        segment = open_ref(store, ref)
         require_same(manifest, segment.spec, segment.encoder, str(segment.path))
         local = dead[(dead >= ref.row_start) & (dead < ref.row_start + ref.rows)] - ref.row_start
         live = np.ones(ref.rows, dtype=bool)
@@ -222,7 +225,7 @@ def _open_parts(store: Path, manifest: Manifest, source: Source) -> list[Part]:
     return parts
 
 
-def _noted_encoder(stores: Sequence[Path]) -> dict[str, Any]:
+def _noted_encoder(stores: Sequence[Store]) -> dict[str, Any]:
     """The settings of the encoder that the newest version with such a note was built with; StoreError without one."""
     for store in stores:
         newest = latest(store)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from wbrag.config import ConfigError
 from wbrag.index.files import StoreError, sha256_bytes
+from wbrag.index.storage import Store, read, storage_of
 from wbrag.index.vectors import Spec, empty_index
 
 #: Vectors per list that a template is trained on: FAISS asks for 39 at least and takes 256 at most.
@@ -30,18 +29,17 @@ def train_template(vectors: np.ndarray, nlist: int) -> bytes:
     return faiss.serialize_index(index).tobytes()
 
 
-def templates_folder(store: Path) -> Path:
-    """Where a store keeps the template of its IVF segments, `<sha256>.faiss`."""
-    return store / "templates"
+def template_name(sha256: str) -> str:
+    """Where a store keeps the template with this hash."""
+    return f"templates/{sha256}.faiss"
 
 
-def read_template(store: Path, spec: Spec) -> bytes:
+def read_template(store: Store, spec: Spec) -> bytes:
     """The template of a spec (b"" for a flat one); StoreError, with both hashes, for a file that changed."""
     if spec.template is None:
         return b""
-    file = templates_folder(store) / f"{spec.template}.faiss"
-    content = file.read_bytes() if file.is_file() else b""
-    actual = sha256_bytes(content) if content else "no file"
-    if actual != spec.template:
-        raise StoreError(f"{file}: sha256 is {actual}, the spec says {spec.template}")
+    at, name = storage_of(store), template_name(spec.template)
+    content = read(at, name)
+    if (actual := sha256_bytes(content)) != spec.template:
+        raise StoreError(f"{at}/{name}: sha256 is {actual}, the spec says {spec.template}")
     return content
