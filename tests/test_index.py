@@ -17,9 +17,10 @@ from wbrag import config
 from wbrag.encoder import open_encoder, passage_text
 from wbrag.index import manifest as manifests
 from wbrag.index import publish as publishing
-from wbrag.index.build import build_store, encoder_note
+from wbrag.index.build import build_store
 from wbrag.index.files import StoreError, create_exclusive, dump_json, sha256_file
 from wbrag.index.manifest import Manifest, commit, latest, name_of, read_manifest, verify_chain
+from wbrag.index.notes import encoder_note
 from wbrag.index.publish import publish
 from wbrag.index.search import KnowledgeBase
 from wbrag.index.segment import SEGMENT, open_segment, segments_folder, verify_segment, write_segment

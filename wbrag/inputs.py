@@ -18,9 +18,11 @@ from wbrag.benchmarks import (
     write_corpus,
     write_quarantine,
 )
-from wbrag.config import Backbone, ConfigError, Encoder, TrainConfig, fingerprint
+from wbrag.config import Backbone, ConfigError, Encoder, Index, Merge, TrainConfig, fingerprint
 from wbrag.encoder import folder_hash, model_folder
 from wbrag.index.files import sha256_file
+from wbrag.index.merge import check_merge
+from wbrag.index.vectors import check_index
 from wbrag.llm.vllm import resolve_model
 from wbrag.methods import open_method
 from wbrag.prompts import Prompts
@@ -43,6 +45,8 @@ def check_settings(cfg: TrainConfig) -> None:
     """Raise ConfigError, naming key and value, for what the types of the configuration cannot exclude."""
     check_benchmark(cfg.benchmark)
     open_method(cfg.method)
+    check_merge(cfg.merge)
+    check_index(cfg.index)
     try:
         Prompts(cfg.prompts)
     except KeyError as error:
@@ -94,7 +98,8 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         **{f"backbone.{key}": getattr(backbone, key) for key in ("dtype", "max_model_len")},
         **{f"backbone.{key}": getattr(backbone, key) for key in ("answer_tokens", "distil_tokens")},
         "encoder": encoder_identity(cfg.encoder),
-        "index.kind": cfg.index.kind,
+        **{f"index.{key}": value for key, value in (index_identity(cfg.index) | search_identity(cfg.index)).items()},
+        **{f"merge.{key}": value for key, value in merge_identity(cfg.merge).items()},
         **{f"prompts.{key}": value for key, value in Prompts(cfg.prompts).templates.items()},
         "k": cfg.k,
         "test_limit": cfg.test_limit,
@@ -117,6 +122,21 @@ def encoder_identity(encoder: Encoder) -> str:
     model = folder_hash(folder) if folder else encoder.model
     kept = (encoder.query_prefix, encoder.passage_prefix, encoder.max_length, encoder.dimension)
     return fingerprint(encoder.kind, model, kept)
+
+
+def index_identity(index: Index) -> Identity:
+    """What changes the bytes of a base index."""
+    return {"kind": index.kind, **({"nlist": index.nlist} if index.kind == "ivf_fp16" else {})}
+
+
+def search_identity(index: Index) -> Identity:
+    """What changes what is found in it."""
+    return {"nprobe": index.nprobe} if index.kind == "ivf_fp16" else {}
+
+
+def merge_identity(merge: Merge) -> Identity:
+    """What changes the merged top-K."""
+    return asdict(merge) if merge.policy == "supersede" else {"policy": merge.policy}
 
 
 def refuse_other_settings(run: Path, before: Identity, now: Identity) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,14 @@ from wbrag.encoder import open_encoder, passage_text
 from wbrag.index.files import StoreError, sha256_file
 from wbrag.index.live import Live
 from wbrag.index.manifest import Manifest, commit, latest, name_of
+from wbrag.index.notes import encoder_note
 from wbrag.index.passages import ROW_GROUP, PassageFile, check_ids, conform, parquet_files, write_passages
 from wbrag.index.publish import publish_segment
 from wbrag.index.resume import finish, finished, resumable_folder
 from wbrag.index.segment import PASSAGES, VECTORS, seal, segments_folder
 from wbrag.index.storage import storage_of
 from wbrag.index.template import TRAINING_ROWS, read_template, template_name, train_template
-from wbrag.index.vectors import Spec, merge_vectors, spec_of, write_vectors
+from wbrag.index.vectors import Spec, check_index, merge_vectors, spec_of, write_vectors
 
 READ_ROWS = 16_384
 #: Row groups of a shard at most, so that writing an IVF shard of 768 dimensions takes less than 1 GB.
@@ -61,7 +61,7 @@ def build_store(
     import ray
 
     passages, store = passages.resolve(), store.resolve()
-    spec_of(index.kind, encoder.dimension)  # an unknown kind is refused before any work
+    check_index(index)
     parent = latest(store)
     if parent and parent.spec.kind != index.kind:
         raise StoreError(f"{store}: index.kind is {index.kind!r}, version {parent.version} has {parent.spec.kind!r}")
@@ -79,11 +79,6 @@ def build_store(
         merge = ray.remote(_merge).remote(store, scratch, shards, spec, fingerprint, {**note, **encoder_note(encoder)})
         manifest: Manifest = ray.get(merge)
         return manifest
-
-
-def encoder_note(encoder: config.Encoder) -> dict[str, Any]:
-    """What a version's note says of its encoder, so that a reader can open it: all settings but the speed."""
-    return {"encoder": {key: value for key, value in asdict(encoder).items() if key != "batch_size"}}
 
 
 def _identity(

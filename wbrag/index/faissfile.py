@@ -28,25 +28,29 @@ MERGE_BYTES = 64 << 20
 ID_BYTES = 8
 
 
-def flat_header(dimension: int, rows: int) -> bytes:
-    """What stands before the codes in the file of a flat fp16 inner-product index of so many rows."""
+def flat_header(dimension: int, rows: int, dtype: str = "float16") -> bytes:
+    """What stands before the vectors in the file of a flat inner-product index of so many rows."""
     import faiss
 
-    empty = faiss.IndexScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    if dtype == "float32":
+        empty, counted = faiss.IndexFlatIP(dimension), rows * dimension  # FAISS counts floats here, bytes there
+    else:
+        empty = faiss.IndexScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        counted = rows * 2 * dimension
     header = _with_rows(faiss.serialize_index(empty).tobytes(), rows)
-    return header[:-8] + struct.pack("<Q", rows * 2 * dimension)
+    return header[:-8] + struct.pack("<Q", counted)
 
 
-def write_flat(path: Path, blocks: Iterable[np.ndarray], dimension: int) -> int:
-    """Write (n, d) float16 blocks, in order, as a flat file and return its rows; memory: one block."""
+def write_flat(path: Path, blocks: Iterable[np.ndarray], dimension: int, dtype: str = "float16") -> int:
+    """Write (n, d) blocks of this dtype, in order, as a flat file and return its rows; memory: one block."""
     rows = 0
     with path.open("wb") as file:
-        file.write(flat_header(dimension, 0))
+        file.write(flat_header(dimension, 0, dtype))
         for block in blocks:
             file.write(np.ascontiguousarray(block).data)
             rows += len(block)
         file.seek(0)
-        file.write(flat_header(dimension, rows))
+        file.write(flat_header(dimension, rows, dtype))
     return rows
 
 

@@ -22,7 +22,7 @@ from wbrag.index.storage import SEGMENTS, Storage, Store, read, storage_of
 
 DAY = 86_400.0
 #: Names that wbrag gives; what is called otherwise is not ours to remove.
-OURS = re.compile(r"\.tmp-[0-9a-f]{32}|[0-9a-f]{16}|\d{6,}-[0-9a-f]{64}\.npy|[0-9a-f]{64}\.faiss")
+OURS = re.compile(r"\.tmp-[0-9a-f]{32}|\.build-[0-9a-f]{16}|[0-9a-f]{16}|\d{6,}-[0-9a-f]{64}\.npy|[0-9a-f]{64}\.faiss")
 FOLDERS = (SEGMENTS, "tombstones", "templates", "manifests", "leases", "pins")
 
 

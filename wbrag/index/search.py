@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ from wbrag.index.files import StoreError
 from wbrag.index.live import dead_rows
 from wbrag.index.manifest import Manifest, latest, read_manifest, require_same
 from wbrag.index.merge import check_merge
+from wbrag.index.notes import noted_encoder
 from wbrag.index.part import Part
 from wbrag.index.ranking import superseding, top
 from wbrag.index.segment import open_ref
@@ -164,7 +164,14 @@ class KnowledgeBase:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        encoder = self._given or open_encoder(config.Encoder(**_noted_encoder([s for s in self._stores if s])))
+        encoder = self._given
+        if encoder is None:
+            noted = noted_encoder([store for store in self._stores if store])
+            if noted is None:
+                raise StoreError(
+                    f"{self._stores[-1]}: no version says which encoder made it; give KnowledgeBase.open one"
+                )
+            encoder = open_encoder(noted)
         _require_comparable(self.base, self.base, encoder.fingerprint, "queries")
         return encoder
 
@@ -223,13 +230,3 @@ def _open_parts(store: Store, manifest: Manifest, source: Source) -> list[Part]:
         live[local] = False
         parts.append(Part(source, manifest.version, segment, live if len(local) else None))
     return parts
-
-
-def _noted_encoder(stores: Sequence[Store]) -> dict[str, Any]:
-    """The settings of the encoder that the newest version with such a note was built with; StoreError without one."""
-    for store in stores:
-        newest = latest(store)
-        for version in range(newest.version if newest else 0, 0, -1):
-            if "encoder" in (note := read_manifest(store, version).note):
-                return dict(note["encoder"])
-    raise StoreError(f"{stores[-1]}: no version says which encoder made it; give KnowledgeBase.open one")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wbrag.config import ConfigError
+from wbrag.config import ConfigError, Index
 from wbrag.index.faissfile import merge_flat, merge_ivf, write_flat, write_ivf
 from wbrag.index.files import StoreError, sha256_bytes
 
@@ -54,6 +54,14 @@ def spec_of(kind: str, dimension: int, template: bytes = b"", nlist: int = 0) ->
             return Spec(kind, dimension, template=sha256_bytes(template), nlist=nlist)
         case _:
             raise ConfigError(f"index.kind: {kind!r} is not known; choose 'flat_fp16' or 'ivf_fp16'")
+
+
+def check_index(index: Index) -> None:
+    """ConfigError, naming key and value, for a kind of index that is not known or lists that cannot be."""
+    spec_of(index.kind, 0)
+    for key in ("shards", "nlist", "nprobe"):
+        if getattr(index, key) < 1:
+            raise ConfigError(f"index.{key}={getattr(index, key)}: at least 1 is needed")
 
 
 def use_threads(threads: int = 0) -> None:
