@@ -65,7 +65,7 @@ def adopt(
 
 
 def open_flat(index: Path) -> tuple[Any, np.ndarray]:
-    """A flat inner-product FAISS file and its vectors, (n, d) float32 or float16, mapped for as long as the first lives.
+    """A flat inner-product FAISS file and its vectors, (n, d) float32 or float16, mapped while the first lives.
 
     StoreError for any other kind of index: its labels need not be the lines of a corpus.
     """
@@ -78,11 +78,9 @@ def open_flat(index: Path) -> tuple[Any, np.ndarray]:
     fp16 = getattr(getattr(flat, "sq", None), "qtype", None) == faiss.ScalarQuantizer.QT_fp16
     known = isinstance(flat, faiss.IndexFlat) or (isinstance(flat, faiss.IndexScalarQuantizer) and fp16)
     if not known or flat.metric_type != faiss.METRIC_INNER_PRODUCT:
-        kind = f"{type(flat).__name__} with metric {flat.metric_type}"
-        raise StoreError(
-            f"{index}: is a {kind}; only IndexFlat or fp16 IndexScalarQuantizer with inner product (0) fits"
-        )
-    codes = np.asarray(faiss.rev_swig_ptr(flat.codes.data(), flat.ntotal * flat.code_size))  # type: ignore[attr-defined]
+        found = f"{type(flat).__name__} with metric {flat.metric_type}"
+        raise StoreError(f"{index}: is {found}, not IndexFlat or fp16 IndexScalarQuantizer with inner product (0)")
+    codes = np.asarray(faiss.rev_swig_ptr(flat.codes.data(), flat.ntotal * flat.code_size))
     return flat, codes.view(np.float16 if fp16 else np.float32).reshape(flat.ntotal, flat.d)
 
 
@@ -95,10 +93,8 @@ def _probe(corpus: Path, index: Path, made: np.ndarray, encoder: Encoder) -> Non
     for row, own in zip(rows, encoder.encode_passages([lines[row].strip() for row in rows]), strict=True):
         agreement = float(made[row].astype(np.float32) @ own.astype(np.float32))
         if not agreement >= AGREEMENT:
-            both = f"{_shown(made[row])}, the encoder makes {_shown(own)} of {corpus}'s passage"
-            raise StoreError(
-                f"{index}: row {row} is {both}: inner product {agreement:.4f}, at least {AGREEMENT} needed"
-            )
+            both = f"{_shown(made[row])}, the encoder makes {_shown(own)} of its passage in {corpus}"
+            raise StoreError(f"{index}: row {row} is {both}; inner product {agreement:.4f}, {AGREEMENT} is needed")
 
 
 def _contents(corpus: Path, rows: list[int]) -> Iterator[tuple[int, str]]:

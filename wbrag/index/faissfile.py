@@ -32,6 +32,7 @@ def flat_header(dimension: int, rows: int, dtype: str = "float16") -> bytes:
     """What stands before the vectors in the file of a flat inner-product index of so many rows."""
     import faiss
 
+    empty: faiss.Index
     if dtype == "float32":
         empty, counted = faiss.IndexFlatIP(dimension), rows * dimension  # FAISS counts floats here, bytes there
     else:
@@ -130,7 +131,7 @@ def _sizes(shard: Path, template: bytes, nlist: int, head: int) -> np.ndarray:
     sizes = np.frombuffer(header[-ID_BYTES * nlist :].ljust(ID_BYTES * nlist, b"\0"), dtype="<i8").astype(np.int64)
     code = EMPTY_LISTS.unpack(template[-EMPTY_LISTS.size :])[2]
     whole = shard.stat().st_size == head + int(sizes.sum()) * (code + ID_BYTES)
-    fits = whole and (sizes >= 0).all() and header == ivf_header(template, sizes)
+    fits = whole and bool((sizes >= 0).all()) and header == ivf_header(template, sizes)
     _require(fits, shard, f"an IVF fp16 index of {nlist} lists from this store's template")
     return sizes
 

@@ -78,8 +78,9 @@ def _unit_vectors(parts: Sequence[Part], ranked: list[list[Hit]]) -> dict[tuple[
     for number, part in enumerate(parts):
         if part.source == "writeback":
             rows = np.unique([hit.row for hits in ranked for hit in hits if hit.part == number]).astype(np.int64)
-            found = rows_of(part.segment.index, rows).astype(np.float32) if len(rows) else []
-            vectors.update(zip(((number, int(row)) for row in rows), found, strict=True))
+            if len(rows):
+                found = rows_of(part.segment.index, rows).astype(np.float32)
+                vectors.update(zip(((number, int(row)) for row in rows), found, strict=True))
     return vectors
 
 

@@ -168,9 +168,7 @@ class KnowledgeBase:
         if encoder is None:
             noted = noted_encoder([store for store in self._stores if store])
             if noted is None:
-                raise StoreError(
-                    f"{self._stores[-1]}: no version says which encoder made it; give KnowledgeBase.open one"
-                )
+                raise StoreError(f"{self._stores[-1]}: no version says which encoder made it; give one to open")
             encoder = open_encoder(noted)
         _require_comparable(self.base, self.base, encoder.fingerprint, "queries")
         return encoder

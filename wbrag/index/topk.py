@@ -75,9 +75,7 @@ def gpu_nearest(xq: np.ndarray, block: np.ndarray, n: int) -> tuple[np.ndarray, 
     import faiss
 
     # FAISS wants queries and vectors of one type; those of wbrag's encoders are float16 to begin with.
-    D, places = faiss.knn_gpu(  # type: ignore[attr-defined]
-        _gpu_resources(), xq.astype(np.float16), block, n, metric=faiss.METRIC_INNER_PRODUCT
-    )
+    D, places = faiss.knn_gpu(_gpu_resources(), xq.astype(np.float16), block, n, metric=faiss.METRIC_INNER_PRODUCT)
     return D, places
 
 
@@ -100,4 +98,4 @@ def gpus() -> int:
 def _gpu_resources() -> Any:  # noqa: ANN401 - a class that only FAISS's GPU build has
     import faiss
 
-    return faiss.StandardGpuResources()  # type: ignore[attr-defined]
+    return faiss.StandardGpuResources()

@@ -161,7 +161,7 @@ def stored(index: faiss.Index, places: np.ndarray) -> np.ndarray:
     found = []
     for place, number in zip(places, np.searchsorted(ends, places, side="right"), strict=True):
         size = ivf.get_list_size(int(number))
-        codes = faiss.rev_swig_ptr(ivf.invlists.get_codes(int(number)), size * ivf.code_size)  # type: ignore[attr-defined]
+        codes = faiss.rev_swig_ptr(ivf.invlists.get_codes(int(number)), size * ivf.code_size)
         found.append(np.asarray(codes).view(np.float16).reshape(size, ivf.d)[place - ends[number] + size])
     return np.stack(found)
 
@@ -171,7 +171,7 @@ def codes_of(index: faiss.Index) -> np.ndarray:
     import faiss
 
     flat: Any = index
-    codes = faiss.rev_swig_ptr(flat.codes.data(), index.ntotal * flat.code_size)  # type: ignore[attr-defined]
+    codes = faiss.rev_swig_ptr(flat.codes.data(), index.ntotal * flat.code_size)
     return np.asarray(codes).view(np.float16).reshape(index.ntotal, index.d)
 
 
@@ -184,7 +184,8 @@ def search_parameters(spec: Spec, visible: np.ndarray | None, nprobe: int) -> fa
 
     arguments: dict[str, Any] = {}
     if visible is not None:
-        arguments["sel"] = faiss.IDSelectorBitmap(np.packbits(visible, bitorder="little"))
+        wrapped: Any = faiss.IDSelectorBitmap  # the stubs know the C++ constructor, not that for arrays
+        arguments["sel"] = wrapped(np.packbits(visible, bitorder="little"))
     # As arguments, which FAISS's stubs lack: only so does the object keep the selector alive.
     if spec.kind == "ivf_fp16":
         return faiss.SearchParametersIVF(nprobe=min(nprobe, spec.nlist), **arguments)  # type: ignore[call-arg]
@@ -204,7 +205,7 @@ def _nearest_lists(template: bytes) -> Callable[[np.ndarray], np.ndarray]:
     """The list of each row of a block; always asked for ASSIGNED rows at once, so that BLAS rounds alike."""
     import faiss
 
-    index: Any = faiss.deserialize_index(np.frombuffer(template, dtype=np.uint8))  # type: ignore[attr-defined]
+    index: Any = faiss.deserialize_index(np.frombuffer(template, dtype=np.uint8))
 
     def assign(block: np.ndarray) -> np.ndarray:
         parts = [block[start : start + ASSIGNED].astype(np.float32) for start in range(0, len(block), ASSIGNED)]
