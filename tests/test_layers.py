@@ -18,7 +18,7 @@ LAYERS = [
         "gates distill prompts metrics benchmarks flashrag llm",
         "training answering inputs methods encoder index curation llm.vllm llm.scripted llm.openai",
         "pipeline plan actors retrieval progress evaluation construction report page plots tables trace runfolder"
-        " runrecord",
+        " runrecord indexing",
     )
 ]
 LAYERS.append(["jobs"])

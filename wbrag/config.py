@@ -133,6 +133,20 @@ class TrainConfig:
     seed: int = 0
 
 
+@dataclass
+class BuildConfig:
+    """Root of `jobs/build_index.py`."""
+
+    encoder: Encoder = field(default_factory=Encoder)
+    index: Index = field(default_factory=Index)
+    cluster: Cluster = field(default_factory=Cluster)
+    corpus: str = MISSING
+    store: str = MISSING
+    adopt: str = ""  # a flat FAISS index of the corpus: its vectors are taken over
+    cache_dir: str = ""  # the corpus as Parquet; default: <store>-cache
+    max_error_rate: float = 0.01
+
+
 def fingerprint(*parts: object) -> str:
     """16 hex digits that change with anything given (dataclasses, dicts, strings)."""
     plain = [asdict(p) if is_dataclass(p) and not isinstance(p, type) else p for p in parts]

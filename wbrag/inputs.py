@@ -73,7 +73,7 @@ def read_inputs(cfg: TrainConfig, cache: Path, training: bool = True) -> Inputs:
     """
     train, rejected_train = _questions(cfg, cfg.benchmark.train, cfg.train_limit) if training else ([], [])
     test, rejected_test = _questions(cfg, cfg.benchmark.test, cfg.test_limit)
-    corpus, rejected_corpus = _corpus(Path(cfg.corpus), cache, cfg.max_error_rate)
+    corpus, rejected_corpus = read_corpus(Path(cfg.corpus), cache, cfg.max_error_rate)
     return Inputs(train, test, corpus, [*rejected_train, *rejected_test, *rejected_corpus])
 
 
@@ -160,7 +160,11 @@ def _questions(cfg: TrainConfig, file: str, limit: int) -> tuple[list[Example], 
     return examples, rejected
 
 
-def _corpus(path: Path, cache: Path, max_error_rate: float) -> tuple[Path, list[Rejected]]:
+def read_corpus(path: Path, cache: Path, max_error_rate: float) -> tuple[Path, list[Rejected]]:
+    """The corpus as a Parquet file in `cache`, made once per content, and the rows left out.
+
+    InputError or OverErrorBudget as `wbrag.benchmarks.write_corpus` raises them.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     folder = cache / f"corpus-{fingerprint(sha256_file(path), max_error_rate)}"

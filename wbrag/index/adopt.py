@@ -16,15 +16,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wbrag import config
-from wbrag.benchmarks import write_corpus
+from wbrag.benchmarks import InputError, write_corpus
 from wbrag.encoder import Encoder, open_encoder
+from wbrag.flashrag import BadRow, parse_passage
 from wbrag.index.files import StoreError, scratch_folder
 from wbrag.index.manifest import Manifest
 from wbrag.index.notes import encoder_note
 from wbrag.index.passages import conform, write_passages
 from wbrag.index.publish import publish_segment
 from wbrag.index.segment import PASSAGES, VECTORS, seal, segments_folder
-from wbrag.index.vectors import spec_of, write_vectors
+from wbrag.index.vectors import check_vectors, spec_of, write_vectors
 
 #: Rows that are encoded again.
 PROBES = 16
@@ -58,8 +59,7 @@ def adopt(
         if lines != len(made):
             raise StoreError(f"{index}: {len(made)} vectors for the {lines} passages of {corpus}")
         write_passages(folder / PASSAGES, _tables(scratch / "corpus.parquet"))
-        blocks = (made[start : start + BLOCK].astype(np.float16) for start in range(0, len(made), BLOCK))
-        write_vectors(folder / VECTORS, blocks, spec)
+        write_vectors(folder / VECTORS, _rounded(index, made), spec)
         del made, owner  # the map of the file goes with its index
         return publish_segment(store, seal(store, folder, spec, opened.fingerprint), {**note, **encoder_note(encoder)})
 
@@ -90,7 +90,7 @@ def _probe(corpus: Path, index: Path, made: np.ndarray, encoder: Encoder) -> Non
     lines = dict(_contents(corpus, rows))
     if len(lines) < len(rows):
         raise StoreError(f"{index}: {len(made)} vectors, but {corpus} has no passage {rows[len(lines)]}")
-    for row, own in zip(rows, encoder.encode_passages([lines[row].strip() for row in rows]), strict=True):
+    for row, own in zip(rows, encoder.encode_passages([lines[row] for row in rows]), strict=True):
         agreement = float(made[row].astype(np.float32) @ own.astype(np.float32))
         if not agreement >= AGREEMENT:
             both = f"{_shown(made[row])}, the encoder makes {_shown(own)} of its passage in {corpus}"
@@ -103,11 +103,20 @@ def _contents(corpus: Path, rows: list[int]) -> Iterator[tuple[int, str]]:
     with corpus.open("rb") as lines:
         for row, line in enumerate(line for line in lines if line.strip()):
             if row in wanted:
-                passage = json.loads(line)
-                title = passage.get("title") or ""
-                yield row, str(passage.get("contents") or f"{title}\n{passage.get('text', '')}")
+                try:
+                    passage = parse_passage(line)
+                except BadRow as error:
+                    raise InputError(f"{corpus}: passage {row}: {error}") from error
+                yield row, json.loads(line).get("contents", passage.contents).strip()
             if row >= rows[-1]:
                 return
+
+
+def _rounded(index: Path, made: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(made), BLOCK):
+        block = made[start : start + BLOCK].astype(np.float16)
+        check_vectors(block, f"{index}: from row {start} on")
+        yield block
 
 
 def _tables(parquet: Path) -> Iterator[pa.Table]:
