@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from wbrag.benchmarks import OverErrorBudget
+from wbrag.benchmarks import InputError, OverErrorBudget
 from wbrag.config import Encoder
 from wbrag.encoder import open_encoder, passage_text
 from wbrag.index.adopt import adopt
@@ -50,9 +50,7 @@ def lines_of(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_the_label_of_the_index_is_the_line_of_the_corpus(
-    stores: tuple[Path, Path], tmp_path: Path, dtype: str
-) -> None:
+def test_label_n_of_the_index_is_line_n_of_the_corpus(stores: tuple[Path, Path], tmp_path: Path, dtype: str) -> None:
     delete(stores[0], ["t0", "t25"], {})
     facts = export(stores, tmp_path / "out", dtype)
     index: Any = faiss.read_index(str(tmp_path / "out" / "flat.index"))
@@ -130,7 +128,7 @@ def flashrag(folder: Path, rows: int = 40) -> tuple[Path, Path]:
 
 def test_a_corpus_with_quoted_titles_is_adopted(tmp_path: Path) -> None:
     adopt(*flashrag(tmp_path / "in"), tmp_path / "store", HASHING, {})
-    hit = KnowledgeBase.open(tmp_path / "store").search_one("mayor of town7", 1)[0]
+    hit = KnowledgeBase.open(tmp_path / "store").search_one("Town 7 The mayor of town7 is mayor7.", 1)[0]
     assert (hit.id, hit.title) == ("7", "Town 7")
 
 
@@ -153,10 +151,13 @@ def test_corpus_and_index_of_unlike_length_are_refused_with_both(tmp_path: Path)
     with pytest.raises(StoreError, match="40 vectors for the 41 passages of"):
         adopt(corpus, index, tmp_path / "store", HASHING, {})
     corpus.write_text("".join(lines[:30]))
-    with pytest.raises(StoreError, match="40 vectors, but .* has no passage"):
+    with pytest.raises(StoreError, match=r"40 vectors, but .* has no passage"):
         adopt(corpus, index, tmp_path / "store", HASHING, {})
-    corpus.write_text("".join([*lines[:20], "{broken\n", *lines[21:]]))
-    with pytest.raises(OverErrorBudget, match="line 21"):
+    corpus.write_text("".join([*lines[:11], "{broken\n", *lines[12:]]))
+    with pytest.raises(OverErrorBudget, match="line 12"):
+        adopt(corpus, index, tmp_path / "store", HASHING, {})
+    corpus.write_text("".join(["{broken\n", *lines[1:]]))  # a probe row
+    with pytest.raises(InputError, match="passage 0: malformed JSON"):
         adopt(corpus, index, tmp_path / "store", HASHING, {})
     assert latest(tmp_path / "store") is None
 
@@ -184,7 +185,7 @@ def test_vectors_that_are_not_unit_norm_are_refused_by_row(tmp_path: Path) -> No
     doubled = faiss.IndexFlatIP(64)
     doubled.add(vectors)
     faiss.write_index(doubled, str(index))
-    with pytest.raises(StoreError, match="row 11 has norm 2"):
+    with pytest.raises(StoreError, match=r"e5_Flat.index: from row 0 on: row 11 has norm 1\.99"):
         adopt(corpus, index, tmp_path / "store", HASHING, {})
 
 
