@@ -150,11 +150,8 @@ def _patch_named(patch: pytest.MonkeyPatch, faults: Faults) -> None:
         patch.setattr(os, name, guarded(name, getattr(os, name)))
 
 
-def _patch_content(patch: pytest.MonkeyPatch, faults: Faults) -> None:
-    import faiss
-    import pyarrow.parquet as pq
-
-    opened, fsynced, write_index = io.open, os.fsync, faiss.write_index
+def _patch_open(patch: pytest.MonkeyPatch, faults: Faults) -> None:
+    opened, fsynced = io.open, os.fsync
 
     def opening(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         if not faults.ours(file) or not set(mode) & set("wxa+"):
@@ -172,6 +169,15 @@ def _patch_content(patch: pytest.MonkeyPatch, faults: Faults) -> None:
 
         faults.around(operation, half=lambda: None) if faults.ours(path) else fsynced(descriptor)
 
+    patch.setattr(io, "open", opening)
+    patch.setattr(os, "fsync", flushing)
+
+
+def _patch_faiss(patch: pytest.MonkeyPatch, faults: Faults) -> None:
+    import faiss
+
+    write_index = faiss.write_index
+
     def writing(index: Any, path: str) -> None:  # noqa: ANN401
         def whole() -> None:
             write_index(index, path)
@@ -183,16 +189,20 @@ def _patch_content(patch: pytest.MonkeyPatch, faults: Faults) -> None:
 
         faults.around(whole, half) if faults.ours(path) else write_index(index, path)
 
-    def parquet(original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(writer: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            path = writer.where
+    patch.setattr(faiss, "write_index", writing)
 
+
+def _patch_parquet(patch: pytest.MonkeyPatch, faults: Faults) -> None:
+    import pyarrow.parquet as pq
+
+    def guarded(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(writer: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
             def operation() -> Any:  # noqa: ANN401
                 result = original(writer, *args, **kwargs)
-                faults.wrote(path)
+                faults.wrote(writer.where)
                 return result
 
-            if not faults.ours(path):
+            if not faults.ours(writer.where):
                 return original(writer, *args, **kwargs)
             try:
                 return faults.around(operation)
@@ -202,11 +212,8 @@ def _patch_content(patch: pytest.MonkeyPatch, faults: Faults) -> None:
 
         return call
 
-    patch.setattr(io, "open", opening)
-    patch.setattr(os, "fsync", flushing)
-    patch.setattr(faiss, "write_index", writing)
     for name in ("write_table", "close"):
-        patch.setattr(pq.ParquetWriter, name, parquet(getattr(pq.ParquetWriter, name)))
+        patch.setattr(pq.ParquetWriter, name, guarded(getattr(pq.ParquetWriter, name)))
 
 
 @contextmanager
@@ -215,7 +222,9 @@ def faults_at(root: Path, step: int, how: How, fail: Callable[[], None]) -> Iter
     faults = Faults(root, step, how, fail)
     with pytest.MonkeyPatch.context() as patch:
         _patch_named(patch, faults)
-        _patch_content(patch, faults)
+        _patch_open(patch, faults)
+        _patch_faiss(patch, faults)
+        _patch_parquet(patch, faults)
         yield faults
 
 
