@@ -27,6 +27,7 @@ OWNERS = {
     "hydra": ("jobs",),
     "ray": ("wbrag.pipeline", "wbrag.plan", "wbrag.actors", "wbrag.retrieval", "wbrag.index.build"),
     "faiss": ("wbrag.index",),
+    "fsspec": ("wbrag.index.objects",),
     "vllm": ("wbrag.llm.vllm",),
     "sentence_transformers": ("wbrag.encoder",),
 }

@@ -16,11 +16,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from wbrag.index.files import StoreError, dump_json, load_json
-from wbrag.index.lease import check_lease, leased
+from wbrag.index.lease import leased
 from wbrag.index.manifest import Manifest, commit, files_of, latest, name_of, read_manifest, versions
 from wbrag.index.storage import SEGMENTS, Storage, Store, read, storage_of
 
 DAY = 86_400.0
+#: What a collector that dies leaves others to wait, and the most that one removal may take.
+LEASE_SECONDS = 120.0
 #: Names that wbrag gives; what is called otherwise is not ours to remove.
 OURS = re.compile(r"\.tmp-[0-9a-f]{32}|\.build-[0-9a-f]{16}|[0-9a-f]{16}|\d{6,}-[0-9a-f]{64}\.npy|[0-9a-f]{64}\.faiss")
 FOLDERS = (SEGMENTS, "tombstones", "templates", "manifests", "leases", "pins")
@@ -60,7 +62,7 @@ def collect_garbage(
     at = storage_of(store)
     if dry_run:
         return _leftovers(at, _oldest(at, grace_seconds, keep_versions), grace_seconds)
-    with leased(store, f"garbage collection {uuid.uuid4().hex}") as lease:
+    with leased(store, "garbage collection", LEASE_SECONDS) as lease:
 
         def change(parent: Manifest | None) -> Manifest | None:
             oldest = _oldest(at, grace_seconds, keep_versions)
@@ -71,7 +73,7 @@ def collect_garbage(
         oldest = commit(store, change, lease).oldest if versions(at) else 1
         names = _leftovers(at, oldest, grace_seconds)
         for name in names:
-            check_lease(at, lease)
+            lease.renew()  # refused when it was lost; so nothing is removed without it
             at.remove(name)
         return names
 

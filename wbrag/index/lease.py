@@ -84,7 +84,7 @@ def check_lease(store: Store, lease: Lease | None) -> None:
         if expires > time.time():
             raise LeaseError(f"{at}: {owner!r} holds lease {token} until {_utc(expires)}; nobody else can commit")
     elif token != lease.token:
-        raise LeaseError(f"{at}: lease {lease.token} of {lease.holder!r} was taken over: {token} is {owner!r}'s")
+        raise LeaseError(f"{at}: lease {lease.token} of {lease.holder!r} was lost: {owner!r} has lease {token} now")
     elif expires <= time.time():
         raise LeaseError(f"{at}: lease {token} of {owner!r} expired at {_utc(expires)}, it is {_utc(time.time())}")
 

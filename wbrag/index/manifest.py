@@ -74,8 +74,6 @@ def read_manifest(store: Store, version: int) -> Manifest:
     """One version. StoreError, naming the file and both values: absent, changed, or of a schema not known here."""
     at = storage_of(store)
     file = f"{at}/{name_of(version)}"
-    if at.size(name_of(version)) is None:
-        raise StoreError(f"{file}: no such version")
     content = load_json(read(at, name_of(version)), file)
     schema = content.pop("schema", None)
     if schema not in READABLE:
