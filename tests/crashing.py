@@ -173,25 +173,6 @@ def _patch_open(patch: pytest.MonkeyPatch, faults: Faults) -> None:
     patch.setattr(os, "fsync", flushing)
 
 
-def _patch_faiss(patch: pytest.MonkeyPatch, faults: Faults) -> None:
-    import faiss
-
-    write_index = faiss.write_index
-
-    def writing(index: Any, path: str) -> None:  # noqa: ANN401
-        def whole() -> None:
-            write_index(index, path)
-            faults.wrote(path)
-
-        def half() -> None:
-            whole()
-            os.truncate(path, os.stat(path).st_size // 2)
-
-        faults.around(whole, half) if faults.ours(path) else write_index(index, path)
-
-    patch.setattr(faiss, "write_index", writing)
-
-
 def _patch_parquet(patch: pytest.MonkeyPatch, faults: Faults) -> None:
     import pyarrow.parquet as pq
 
@@ -223,7 +204,6 @@ def faults_at(root: Path, step: int, how: How, fail: Callable[[], None]) -> Iter
     with pytest.MonkeyPatch.context() as patch:
         _patch_named(patch, faults)
         _patch_open(patch, faults)
-        _patch_faiss(patch, faults)
         _patch_parquet(patch, faults)
         yield faults
 
