@@ -209,13 +209,12 @@ def _spec(
 
 
 def _sample(vectors: list[Path], rows: int) -> np.ndarray:
-    """At most `rows` vectors of these files, evenly spread."""
-    mapped = [np.load(file, mmap_mode="r") for file in vectors]
-    starts = np.cumsum([0, *(len(group) for group in mapped)])
-    chosen = np.unique(np.linspace(0, starts[-1] - 1, min(rows, starts[-1])).astype(np.int64))
-    cuts = np.searchsorted(chosen, starts)
-    groups = zip(mapped, starts, cuts, cuts[1:], strict=False)
-    return np.concatenate([group[chosen[first:stop] - start] for group, start, first, stop in groups])
+    """At most `rows` vectors of these row groups, evenly spread; one file is open at a time."""
+    total = (len(vectors) - 1) * ROW_GROUP + len(np.load(vectors[-1], mmap_mode="r"))
+    chosen = np.unique(np.linspace(0, total - 1, min(rows, total)).astype(np.int64))
+    groups, firsts = np.unique(chosen // ROW_GROUP, return_index=True)
+    cuts = np.split(chosen % ROW_GROUP, firsts[1:])
+    return np.concatenate([np.load(vectors[group])[here] for group, here in zip(groups, cuts, strict=True)])
 
 
 def _write_shard(store: Path, scratch: Path, vectors: list[Path], spec: Spec) -> Path:

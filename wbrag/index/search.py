@@ -88,7 +88,7 @@ class KnowledgeBase:
     @classmethod
     def open(
         cls,
-        path: Path | str,
+        path: Store | str,
         *,
         encoder: Encoder | None = None,
         merge: config.Merge | None = None,
@@ -99,8 +99,10 @@ class KnowledgeBase:
         Questions are encoded by `encoder`, or by the one that the stores' versions name in their note; it is loaded
         with the first question and refused (StoreError) when its fingerprint is not the stores'.
         """
-        path = Path(path)
-        stores = (path / "base", path / "writeback") if (path / "base").is_dir() else (path, None)
+        where: Store = Path(path) if isinstance(path, str) else path
+        stores: tuple[Store, Store | None] = where, None
+        if isinstance(where, Path) and (where / "base").is_dir():
+            stores = where / "base", where / "writeback"
         made = cls(*stores, encoder=encoder.fingerprint if encoder else "", merge=merge, nprobe=nprobe)
         made._given = encoder
         return made
