@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from wbrag.benchmarks import InputError, OverErrorBudget
 from wbrag.config import ConfigError, TrainConfig
+from wbrag.index.files import StoreError
 from wbrag.tables import recall_line, terminal_table
 
 ConfigStore.instance().store(name="train_schema", node=TrainConfig)
@@ -38,14 +39,14 @@ def print_results(metrics: dict[str, Any], k: int, folder: Path) -> None:
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Leave with 2 for settings or inputs that cannot work, with 3 over the error budget; other errors pass.
+    """Leave with 2 for settings, inputs or stores that cannot work, with 3 over the error budget; other errors pass.
 
     It stands around the Hydra main, for the command line's errors, and inside it: Hydra reports what its main raises,
     but lets SystemExit through.
     """
     try:
         yield
-    except (ConfigError, InputError, HydraException, OmegaConfBaseException) as error:
+    except (ConfigError, InputError, StoreError, HydraException, OmegaConfBaseException) as error:
         raise SystemExit(_told(error, 2)) from error
     except OverErrorBudget as error:
         raise SystemExit(_told(error, 3)) from error

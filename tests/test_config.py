@@ -37,6 +37,15 @@ def composed(overrides: list[str], root: str = "train", conf: Path = CONF) -> co
     return result
 
 
+def built(overrides: list[str]) -> config.BuildConfig:
+    """The configuration of jobs/build_index.py."""
+    ConfigStore.instance().store(name="build_index_schema", node=config.BuildConfig)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        result = OmegaConf.to_object(compose("build_index", overrides=overrides))
+    assert isinstance(result, config.BuildConfig)
+    return result
+
+
 def option(group: str, name: str) -> list[str]:
     """A command line that chooses one option of a group, with the values it leaves open."""
     if (group, name) == ("benchmark", "files"):
@@ -79,6 +88,21 @@ def test_defaults_are_the_schemas() -> None:
     assert given.gates == schema.gates
     for key in ("prompts", "cache_dir", "judge", "k", "train_limit", "test_limit", "max_error_rate", "seed"):
         assert getattr(given, key) == getattr(schema, key), key
+
+
+def test_a_build_has_settings_of_its_own() -> None:
+    made = built(["corpus=c.jsonl", "store=/s", "index=ivf_fp16", "index.nlist=64", "encoder=e5_base_v2"])
+    assert (made.index.kind, made.index.nlist, made.index.nprobe) == ("ivf_fp16", 64, config.Index().nprobe)
+    assert (made.encoder.name, made.adopt, made.max_error_rate) == ("e5_base_v2", "", 0.01)
+    with pytest.raises(ConfigCompositionException, match="'k'"):
+        built(["corpus=c.jsonl", "store=/s", "k=5"])
+    with pytest.raises(OmegaConfBaseException, match="store"):
+        built(["corpus=c.jsonl"])
+
+
+def test_the_merge_is_the_papers_unless_told_otherwise() -> None:
+    assert composed(WORLD).merge == config.Merge("plain", 0.95) == config.Merge()
+    assert composed([*WORLD, "merge.policy=supersede"]).merge.policy == "supersede"
 
 
 def test_local_cluster_can_resume() -> None:

@@ -16,9 +16,12 @@ import pytest
 from wbrag import config
 from wbrag.encoder import open_encoder, passage_text
 from wbrag.index import manifest as manifests
+from wbrag.index import publish as publishing
 from wbrag.index.build import build_store
 from wbrag.index.files import StoreError, create_exclusive, dump_json, sha256_file
-from wbrag.index.manifest import Manifest, commit, latest, path_of, publish, read_manifest, verify_chain
+from wbrag.index.manifest import Manifest, commit, latest, name_of, read_manifest, verify_chain
+from wbrag.index.notes import encoder_note
+from wbrag.index.publish import publish
 from wbrag.index.search import KnowledgeBase
 from wbrag.index.segment import SEGMENT, open_segment, segments_folder, verify_segment, write_segment
 from wbrag.index.vectors import spec_of
@@ -224,7 +227,7 @@ def test_row_numbers_are_never_given_twice(tmp_path: Path) -> None:
 
 def test_every_flipped_bit_of_a_manifest_is_refused(tmp_path: Path) -> None:
     add(tmp_path, 3)
-    file = path_of(tmp_path, 1)
+    file = tmp_path / name_of(1)
     content = file.read_bytes()
     for place in range(len(content)):
         damaged = bytearray(content)
@@ -238,14 +241,14 @@ def test_a_replaced_parent_breaks_the_chain(tmp_path: Path) -> None:
     add(tmp_path / "a", 3, "a")
     add(tmp_path / "a", 3, "b", seed=1)
     add(tmp_path / "b", 4, "c", seed=2)
-    path_of(tmp_path / "a", 1).write_bytes(path_of(tmp_path / "b", 1).read_bytes())
+    (tmp_path / "a" / name_of(1)).write_bytes((tmp_path / "b" / name_of(1)).read_bytes())
     with pytest.raises(StoreError, match=r"000001\.json: sha256 is \w+, version 2 says"):
         verify_chain(tmp_path / "a")
 
 
 def test_a_manifest_of_the_future_is_refused_with_advice(tmp_path: Path) -> None:
-    assert create_exclusive(path_of(tmp_path, 1), dump_json({"schema": 2}))
-    with pytest.raises(StoreError, match="schema is 2, this wbrag reads 1; upgrade wbrag"):
+    assert create_exclusive(tmp_path / name_of(1), dump_json({"schema": 3}))
+    with pytest.raises(StoreError, match="schema is 3, this wbrag reads 1 and 2; upgrade wbrag"):
         latest(tmp_path)
 
 
@@ -283,14 +286,14 @@ def test_publishers_from_one_parent_all_succeed(tmp_path: Path) -> None:
 
 
 def test_the_loser_of_a_race_drops_what_the_winner_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish_segment = manifests.publish_segment
+    publish_segment = publishing.publish_segment
 
     def overtaken(store: Path, *rest: object) -> Manifest:
-        monkeypatch.setattr(manifests, "publish_segment", publish_segment)
+        monkeypatch.setattr(publishing, "publish_segment", publish_segment)
         add(store, 6)  # another job commits after this one has written its segment
         return publish_segment(store, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(manifests, "publish_segment", overtaken)
+    monkeypatch.setattr(publishing, "publish_segment", overtaken)
     newest = add(tmp_path, 10)
     assert newest.version == 2
     assert [(ref.row_start, ref.rows) for ref in newest.segments] == [(0, 6), (6, 4)]
@@ -486,7 +489,8 @@ def test_a_build_is_the_same_for_any_number_of_shards_and_equals_publish(tmp_pat
     encoder = open_encoder(HASHING)
     texts = [passage_text(row["title"], row["text"]) for row in table.to_pylist()]
     vectors = encoder.encode_passages(texts)
-    plain = publish(tmp_path / "plain", vectors, table, encoder.fingerprint, {"from": "test"})
+    note = {"from": "test", **encoder_note(HASHING)}
+    plain = publish(tmp_path / "plain", vectors, table, encoder.fingerprint, note)
     assert one == many == plain
     assert one.segments[0].rows == 3000
     assert os.listdir(tmp_path / "many" / "segments") == [one.segments[0].id]  # no scratch left

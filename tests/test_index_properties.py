@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wbrag.index.files import sha256_file
-from wbrag.index.manifest import publish
 from wbrag.index.passages import conform, write_passages
+from wbrag.index.publish import publish
 from wbrag.index.search import KnowledgeBase
 from wbrag.index.vectors import merge_vectors, spec_of, write_vectors
 

@@ -19,7 +19,7 @@ LAYERS = [
         "training answering inputs judging methods searching encoder index curation llm.engine llm.vllm llm.mixture"
         " llm.scripted llm.openai",
         "pipeline plan actors retrieval progress evaluation construction report page plots tables trace runfolder"
-        " runrecord",
+        " runrecord indexing",
     )
 ]
 LAYERS.append(["jobs"])
@@ -28,6 +28,7 @@ OWNERS = {
     "hydra": ("jobs",),
     "ray": ("wbrag.pipeline", "wbrag.plan", "wbrag.actors", "wbrag.retrieval", "wbrag.index.build"),
     "faiss": ("wbrag.index",),
+    "fsspec": ("wbrag.index.objects",),
     "vllm": ("wbrag.llm.vllm", "wbrag.llm.mixture"),
     "httpx": ("wbrag.llm.openai",),
     "sentence_transformers": ("wbrag.encoder",),

@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 from microworld.generate import Plan, generate
 from wbrag.actors import Generator
 from wbrag.benchmarks import OverErrorBudget
-from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Method, TrainConfig
+from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Index, Merge, Method, TrainConfig
 from wbrag.index.manifest import latest
+from wbrag.index.search import KnowledgeBase
 from wbrag.inputs import check_settings, identity_of, over_budget, refuse_other_settings
 from wbrag.pipeline import evaluate, train, units_of
 from wbrag.progress import Counts, status_line
@@ -117,6 +118,28 @@ def test_kept_units_are_published_and_found(trained: TrainConfig) -> None:
     found = {d["id"] for row in documents for d in row if d["source"] == "writeback"}
     assert found
     assert found <= set(units["id"].to_pylist())
+
+
+def test_a_run_folder_opens_as_a_knowledge_base(trained: TrainConfig) -> None:
+    knowledge = KnowledgeBase.open(Path(trained.run_dir))
+    documents = knowledge.search_one("What is the mayor of town3?", 40)
+    assert {document.source for document in documents} == {"base", "writeback"}
+    assert {d.source for d in knowledge.search_one("What is the mayor of town3?", 40, writeback=False)} == {"base"}
+
+
+def test_superseding_units_take_the_place_of_their_sources(trained: TrainConfig, tmp_path: Path) -> None:
+    cfg = replace(trained, run_dir=str(tmp_path / "run"), merge=Merge("supersede"), index=Index("ivf_fp16", nlist=3))
+    train(cfg)
+    sources = {unit["id"]: unit["source_ids"] for unit in units_of(tmp_path / "run" / "traces").to_pylist()}
+    rows = pq.read_table(tmp_path / "run" / "predictions")["documents_writeback"].to_pylist()
+    found = [[document["id"] for document in row] for row in rows]
+    replaced = [{source for key in ids for source in sources.get(key, [])} & set(ids) for ids in found]
+    assert any(set(ids) & set(sources) for ids in found)
+    assert not any(replaced)
+    with pytest.raises(ConfigError, match=r"merge\.policy was 'supersede', now 'plain'"):
+        train(replace(cfg, merge=Merge()))
+    with pytest.raises(ConfigError, match=r"merge\.policy='best' is unknown"):
+        train(replace(cfg, merge=Merge("best")))
 
 
 def test_the_same_answer_serves_equal_documents(trained: TrainConfig) -> None:

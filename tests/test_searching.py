@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from wbrag.config import Encoder, TrainConfig
 from wbrag.encoder import open_encoder, passage_text
-from wbrag.index.manifest import publish
+from wbrag.index.publish import publish
 from wbrag.retrieval import Searcher
 from wbrag.schema import Document
 from wbrag.searching import SearchHandle

@@ -14,7 +14,6 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -28,7 +27,7 @@ from wbrag.llm.engine import resolve_model
 from wbrag.methods import Tools, open_method
 from wbrag.progress import Counts, total
 from wbrag.prompts import Prompts
-from wbrag.retrieval import MergedRetriever
+from wbrag.retrieval import Knowledge, MergedRetriever
 from wbrag.schema import PREDICTION, TRACE, Example, documents_of
 from wbrag.searching import SearchHandle
 from wbrag.training import train_example
@@ -207,20 +206,20 @@ class Dispatcher:
 
     There is one for all generators, so that it knows who is busy; a generator that restarts keeps its blocks (Ray asks
     it again) and gets no new ones meanwhile. With `knowledge`, questions that a `Retriever` encoded first gain
-    Top-K(R(q, K) u R(q, K_wb)): base store, write-back store, K. `searcher` is what generators search with meanwhile.
+    Top-K(R(q, K) u R(q, K_wb)). `searcher` is what generators search with meanwhile.
     """
 
     def __init__(
         self,
         generators: list[Any],
         work: str,
-        knowledge: tuple[Path, Path, int] | None,
+        knowledge: Knowledge | None,
         searcher: Any,  # noqa: ANN401
     ) -> None:
         self.generators, self.work, self.searcher = generators, work, searcher
         self.blocks = [0] * len(generators)
         self.lock = threading.Lock()
-        self.merged = MergedRetriever(*knowledge) if knowledge else None
+        self.merged = MergedRetriever(knowledge) if knowledge else None
 
     def __call__(self, block: pa.Table) -> pa.Table:
         import ray

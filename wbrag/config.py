@@ -100,8 +100,18 @@ class Encoder:
 class Index:
     """How segments are stored and built."""
 
-    kind: str = "flat_fp16"
+    kind: str = "flat_fp16"  # flat_fp16 | ivf_fp16, for a base; write-back is always flat
     shards: int = 1
+    nlist: int = 4096  # IVF: lists
+    nprobe: int = 32  # IVF: lists that a query looks into
+
+
+@dataclass
+class Merge:
+    """How base passages and units share the K places of a top-K (wbrag.index.merge)."""
+
+    policy: str = "plain"  # plain | supersede
+    cosine: float = 0.95  # supersede: two units at least so near count as one
 
 
 @dataclass
@@ -126,6 +136,7 @@ class TrainConfig:
     backbone: Backbone = field(default_factory=Backbone)
     encoder: Encoder = field(default_factory=Encoder)
     index: Index = field(default_factory=Index)
+    merge: Merge = field(default_factory=Merge)
     cluster: Cluster = field(default_factory=Cluster)
     gates: Gates = field(default_factory=Gates)
     prompts: dict[str, str] = field(default_factory=dict)  # overrides of wbrag.prompts.DEFAULTS, by key
@@ -139,6 +150,20 @@ class TrainConfig:
     test_limit: int = 0
     max_error_rate: float = 0.01
     seed: int = 0
+
+
+@dataclass
+class BuildConfig:
+    """Root of `jobs/build_index.py`."""
+
+    encoder: Encoder = field(default_factory=Encoder)
+    index: Index = field(default_factory=Index)
+    cluster: Cluster = field(default_factory=Cluster)
+    corpus: str = MISSING
+    store: str = MISSING
+    adopt: str = ""  # a flat FAISS index of the corpus: its vectors are taken over
+    cache_dir: str = ""  # the corpus as Parquet; default: <store>-cache
+    max_error_rate: float = 0.01
 
 
 def fingerprint(*parts: object) -> str:

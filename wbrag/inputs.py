@@ -18,9 +18,11 @@ from wbrag.benchmarks import (
     write_corpus,
     write_quarantine,
 )
-from wbrag.config import Backbone, ConfigError, Encoder, TrainConfig, fingerprint
+from wbrag.config import Backbone, ConfigError, Encoder, Index, Merge, TrainConfig, fingerprint
 from wbrag.encoder import folder_hash, model_folder
 from wbrag.index.files import sha256_file
+from wbrag.index.merge import check_merge
+from wbrag.index.vectors import check_index
 from wbrag.llm.engine import resolve_model
 from wbrag.methods import open_method
 from wbrag.methods.needs import check_method
@@ -45,6 +47,8 @@ def check_settings(cfg: TrainConfig) -> None:
     check_benchmark(cfg.benchmark)
     open_method(cfg.method)
     check_method(cfg.method, cfg.backbone)
+    check_merge(cfg.merge)
+    check_index(cfg.index)
     if cfg.judge not in ("labels", "llm"):
         raise ConfigError(f"judge={cfg.judge!r} is unknown; known are labels, llm")
     try:
@@ -78,7 +82,7 @@ def read_inputs(cfg: TrainConfig, cache: Path, training: bool = True) -> Inputs:
     by_labels = cfg.judge == "labels"
     train, rejected_train = _questions(cfg, cfg.benchmark.train, cfg.train_limit, by_labels) if training else ([], [])
     test, rejected_test = _questions(cfg, cfg.benchmark.test, cfg.test_limit, True)
-    corpus, rejected_corpus = _corpus(Path(cfg.corpus), cache, cfg.max_error_rate)
+    corpus, rejected_corpus = read_corpus(Path(cfg.corpus), cache, cfg.max_error_rate)
     return Inputs(train, test, corpus, [*rejected_train, *rejected_test, *rejected_corpus])
 
 
@@ -104,7 +108,8 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         **{f"backbone.{key}": getattr(backbone, key) for key in ("dtype", "max_model_len", "chat_template")},
         **{f"backbone.{key}": getattr(backbone, key) for key in ("answer_tokens", "distil_tokens")},
         "encoder": encoder_identity(cfg.encoder),
-        "index.kind": cfg.index.kind,
+        **{f"index.{key}": value for key, value in (index_identity(cfg.index) | search_identity(cfg.index)).items()},
+        **{f"merge.{key}": value for key, value in merge_identity(cfg.merge).items()},
         **{f"prompts.{key}": value for key, value in Prompts(cfg.prompts).templates.items()},
         "k": cfg.k,
         "test_limit": cfg.test_limit,
@@ -131,6 +136,21 @@ def encoder_identity(encoder: Encoder) -> str:
     return fingerprint(encoder.kind, model, kept)
 
 
+def index_identity(index: Index) -> Identity:
+    """What changes the bytes of a base index."""
+    return {"kind": index.kind, **({"nlist": index.nlist} if index.kind == "ivf_fp16" else {})}
+
+
+def search_identity(index: Index) -> Identity:
+    """What changes what is found in it."""
+    return {"nprobe": index.nprobe} if index.kind == "ivf_fp16" else {}
+
+
+def merge_identity(merge: Merge) -> Identity:
+    """What changes the merged top-K."""
+    return asdict(merge) if merge.policy == "supersede" else {"policy": merge.policy}
+
+
 def refuse_other_settings(run: Path, before: Identity, now: Identity) -> None:
     """Raise ConfigError where a run folder holds a run of another identity, naming the first keys and both values."""
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
@@ -152,7 +172,11 @@ def _questions(cfg: TrainConfig, file: str, limit: int, labelled: bool) -> tuple
     return examples, rejected
 
 
-def _corpus(path: Path, cache: Path, max_error_rate: float) -> tuple[Path, list[Rejected]]:
+def read_corpus(path: Path, cache: Path, max_error_rate: float) -> tuple[Path, list[Rejected]]:
+    """The corpus as a Parquet file in `cache`, made once per content, and the rows left out.
+
+    InputError or OverErrorBudget as `wbrag.benchmarks.write_corpus` raises them.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     folder = cache / f"corpus-{fingerprint(sha256_file(path), max_error_rate)}"

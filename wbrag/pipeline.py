@@ -8,6 +8,8 @@ checkpoint (traces, predictions), so the same command goes on where the last one
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,19 @@ from wbrag.config import ConfigError, TrainConfig, fingerprint
 from wbrag.index.build import build_store
 from wbrag.index.files import move_into_place, scratch_folder, sha256_file
 from wbrag.index.manifest import latest
-from wbrag.inputs import Inputs, check_settings, encoder_identity, identity_of, over_budget, read_inputs
+from wbrag.inputs import (
+    Inputs,
+    check_settings,
+    encoder_identity,
+    identity_of,
+    index_identity,
+    over_budget,
+    read_inputs,
+    search_identity,
+)
 from wbrag.plan import Job, generate, opened, ray_session, written
 from wbrag.report import write_report
-from wbrag.retrieval import retrieved, searcher
+from wbrag.retrieval import Knowledge, retrieved, searcher
 from wbrag.runrecord import open_record, resolve_run_dir
 from wbrag.schema import RETRIEVED, UNIT
 
@@ -46,6 +57,7 @@ def train(cfg: TrainConfig) -> dict[str, Any]:
             generators.start()  # its engine loads beside the encoding; on GPUs it would hold what the encoder needs
         with job.record.timed("index"):
             base = base_index(cfg, inputs, cache)
+            link_base(run, base)
         with job.record.timed("retrieve"):
             questions = retrieve(cfg, inputs, base, cache)
         with job.record.timed("train"):
@@ -103,10 +115,17 @@ def read_or_quarantine(cfg: TrainConfig, run: Path, cache: Path) -> Inputs:
 
 def base_index(cfg: TrainConfig, inputs: Inputs, cache: Path) -> Path:
     """The store of the corpus, shared by all runs with this corpus, encoder and kind of index; built if not there."""
-    store = cache / f"index-{fingerprint(sha256_file(inputs.corpus), encoder_identity(cfg.encoder), cfg.index.kind)}"
+    made_from = (sha256_file(inputs.corpus), encoder_identity(cfg.encoder), index_identity(cfg.index))
+    store = cache / f"index-{fingerprint(*made_from)}"
     if latest(store) is None:
         build_store(inputs.corpus, store, cfg.encoder, cfg.index, cfg.cluster, {"corpus": str(cfg.corpus)})
     return store
+
+
+def link_base(run: Path, base: Path) -> None:
+    """`base` in the run folder: the base index, so that `KnowledgeBase.open(run)` finds both stores."""
+    (run / "base").unlink(missing_ok=True)
+    (run / "base").symlink_to(os.path.relpath(base, run))
 
 
 def retrieve(cfg: TrainConfig, inputs: Inputs, base: Path, cache: Path) -> Path:
@@ -117,7 +136,7 @@ def retrieve(cfg: TrainConfig, inputs: Inputs, base: Path, cache: Path) -> Path:
     """
     questions = questions_table(inputs)
     columns = [fingerprint(questions[name].to_pylist()) for name in questions.column_names]
-    out = cache / f"retrieved-{fingerprint(columns, base.name, cfg.k)}"
+    out = cache / f"retrieved-{fingerprint(columns, base.name, cfg.k, search_identity(cfg.index))}"
     if out.is_dir():
         return out
     found = retrieved(cfg, questions, base)
@@ -153,7 +172,8 @@ def write_back(job: Job) -> Path:
     """K_wb: the units of all kept examples, each once, published as the store `writeback/` (absent without units).
 
     The units come in order of their id, so that however the examples were scheduled, the store has the same bytes. A
-    published store is left alone: what was deleted from it since must not come back.
+    published store is left alone: what was deleted from it since must not come back. It is searched exactly, whatever
+    kind of index the base is: thousands of units need no lists.
     """
     store = job.run / "writeback"
     units = units_of(job.run / "traces")
@@ -161,7 +181,8 @@ def write_back(job: Job) -> Path:
         with scratch_folder(job.run) as scratch:
             pq.write_table(units, scratch / "units.parquet")
             note = {"run": job.record.hash}
-            build_store(scratch / "units.parquet", store, job.cfg.encoder, job.cfg.index, job.cfg.cluster, note)
+            flat = replace(job.cfg.index, kind="flat_fp16")
+            build_store(scratch / "units.parquet", store, job.cfg.encoder, flat, job.cfg.cluster, note)
     return store
 
 
@@ -181,8 +202,9 @@ def units_of(traces: Path) -> pa.Table:
 def predict(job: Job, questions: Path, base: Path, writeback: Path, goal: int, generators: Generators) -> None:
     """Every test question answered closed book, over base and over base + write-back, in `predictions/`."""
     if not written(job, "predictions", goal):
-        knowledge = (base, writeback, job.cfg.k)
-        with searcher(job.cfg, base, writeback) as found:
+        cfg = job.cfg
+        knowledge = Knowledge(base, writeback, cfg.k, cfg.merge, cfg.index.nprobe)
+        with searcher(cfg, base, writeback) as found:
             generate(job, generators, "predict", questions / "test.parquet", "predictions", goal, knowledge, found)
 
 

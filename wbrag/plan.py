@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from wbrag.actors import Dispatcher, Generators
 from wbrag.config import Cluster, TrainConfig
 from wbrag.progress import shown
+from wbrag.retrieval import Knowledge
 from wbrag.runrecord import RunRecord
 
 #: Ray's reports about itself, off unless the user set them.
@@ -120,7 +121,7 @@ def generate(
     source: Path,
     table: str,
     goal: int,
-    knowledge: tuple[Path, Path, int] | None = None,
+    knowledge: Knowledge | None = None,
     searcher: Any = None,  # noqa: ANN401
 ) -> None:
     """Fill a table of the run: read `source`, let the generators do `work` block by block, write (`actors.Dispatcher`).

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from wbrag.config import TrainConfig
+from wbrag.config import Merge, TrainConfig
 from wbrag.methods import searches
 from wbrag.schema import DOCUMENT, Document, document_rows
 
@@ -22,6 +23,8 @@ from wbrag.schema import DOCUMENT, Document, document_rows
 MAX_RESTARTS = 10
 #: Questions encoded and searched at once.
 RETRIEVE_ROWS = 256
+#: Vectors that lie on a GPU at once, beside the encoder: a larger index is searched block by block.
+GPU_BLOCK_BYTES = 8 << 30
 #: Encoded queries travel as bytes: float16 lists do not survive every Arrow and Parquet path, bytes do.
 VECTOR = pa.field("vector", pa.binary())
 
@@ -75,17 +78,18 @@ class Searcher:
 
         threads = len(os.sched_getaffinity(0))
         self.encoder = open_encoder(cfg.encoder, device="cpu", threads=threads)
-        self.knowledge = KnowledgeBase(base, writeback, encoder=self.encoder.fingerprint, threads=threads)
+        self.knowledge = KnowledgeBase(
+            base,
+            writeback,
+            encoder=self.encoder.fingerprint,
+            threads=threads,
+            merge=cfg.merge,
+            nprobe=cfg.index.nprobe,
+        )
 
     def search(self, queries: list[str], k: int, merged: Sequence[bool]) -> list[list[Document]]:
         """The k nearest documents of each query: of both stores where its flag is set, else of the base alone."""
-        xq = self.encoder.encode_queries(queries)
-        found: list[list[Document]] = [[] for _ in queries]
-        for writeback in set(merged):
-            chosen = [i for i, flag in enumerate(merged) if flag == writeback]
-            for i, documents in zip(chosen, self.knowledge.search(xq[chosen], k, writeback), strict=True):
-                found[i] = documents
-        return found
+        return self.knowledge.search(self.encoder.encode_queries(queries), k, merged)
 
 
 class Retriever:
@@ -94,10 +98,17 @@ class Retriever:
     def __init__(self, cfg: TrainConfig, base: Path) -> None:
         from wbrag.encoder import open_encoder
         from wbrag.index.search import KnowledgeBase
+        from wbrag.index.topk import gpus
 
         threads = max(1, len(os.sched_getaffinity(0)) // cfg.cluster.encoders)
         self.encoder = open_encoder(cfg.encoder, device="cuda" if cfg.cluster.gpus else "cpu", threads=threads)
-        self.knowledge = KnowledgeBase(base, encoder=self.encoder.fingerprint, threads=threads)
+        self.knowledge = KnowledgeBase(
+            base,
+            encoder=self.encoder.fingerprint,
+            threads=threads,
+            nprobe=cfg.index.nprobe,
+            block_bytes=GPU_BLOCK_BYTES if cfg.cluster.gpus and gpus() else 0,
+        )
         self.k = cfg.k
 
     def retrieve(self, batch: pa.Table) -> pa.Table:
@@ -111,14 +122,25 @@ class Retriever:
         return batch.append_column("first_document", pa.array(first, pa.string()))
 
 
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """The stores that a merged search reads, and how."""
+
+    base: Path
+    writeback: Path
+    k: int
+    merge: Merge
+    nprobe: int
+
+
 class MergedRetriever:
     """Top-K(R(q, K) u R(q, K_wb)) of questions that a `Retriever` encoded; no encoder is loaded."""
 
-    def __init__(self, base: Path, writeback: Path, k: int) -> None:
+    def __init__(self, stores: Knowledge) -> None:
         from wbrag.index.search import KnowledgeBase
 
-        self.knowledge = KnowledgeBase(base, writeback)
-        self.k = k
+        self.knowledge = KnowledgeBase(stores.base, stores.writeback, merge=stores.merge, nprobe=stores.nprobe)
+        self.k = stores.k
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The rows with a column `documents_writeback` in place of the vectors."""

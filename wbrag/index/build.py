@@ -1,16 +1,21 @@
 """A store's new version, built on Ray: passages -> fp16 vectors -> FAISS shards -> one segment -> one manifest.
 
 The passages are first written as the segment's own Parquet file. Its row groups are the units of work: an encoder
-actor turns group g into `vectors/<g>.npy`, a shard task reads a run of those files, one task merges the shards in row
+actor turns group g into a file of vectors, a shard task reads a run of those files, one task merges the shards in row
 order and publishes. Neither passages nor vectors pass through the driver or Ray's object store, and since a group is
 always encoded whole, the bytes do not depend on how many actors or shards there are. The store must lie on a file
-system that every node sees.
+system that every node sees; while it is built it takes three times the index there.
+
+A build that was killed goes on where it stopped when it is asked for again: the staged passages, every encoded row
+group, the template and every shard lie in a scratch folder named by what they are made from (`resume`).
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +25,21 @@ import pyarrow.parquet as pq
 
 from wbrag import config
 from wbrag.encoder import open_encoder, passage_text
-from wbrag.index.files import StoreError, scratch_folder
-from wbrag.index.manifest import Live, Manifest, commit, latest, publish_segment
+from wbrag.index.files import StoreError, sha256_file
+from wbrag.index.live import Live
+from wbrag.index.manifest import Manifest, commit, latest, name_of
+from wbrag.index.notes import encoder_note
 from wbrag.index.passages import ROW_GROUP, PassageFile, check_ids, conform, parquet_files, write_passages
+from wbrag.index.publish import publish_segment
+from wbrag.index.resume import finish, finished, resumable_folder
 from wbrag.index.segment import PASSAGES, VECTORS, seal, segments_folder
-from wbrag.index.vectors import Spec, merge_vectors, spec_of, write_vectors
+from wbrag.index.storage import storage_of
+from wbrag.index.template import TRAINING_ROWS, read_template, template_name, train_template
+from wbrag.index.vectors import Spec, check_index, merge_vectors, spec_of, write_vectors
 
 READ_ROWS = 16_384
+#: Row groups of a shard at most, so that writing an IVF shard of 768 dimensions takes less than 1 GB.
+SHARD_GROUPS = 256
 
 
 def build_store(
@@ -41,50 +54,67 @@ def build_store(
 
     `passages`: a Parquet file, or a folder of them in order of name, with id, title, text and any provenance columns;
     their order is the row order. Ids that are live already are skipped; when all are, the current version is returned.
-    `ray.init` is the caller's. StoreError, naming file and row: null or duplicate ids, null text, no passage at all,
-    an id that is live with another text, another encoder or dimension than the store's.
+    The version's note is `note` and the encoder's settings. `ray.init` is the caller's. StoreError, naming file and
+    row: null or duplicate ids, null text, no passage at all, an id that is live with another text, another encoder,
+    kind of index or dimension than the store's, another process at the same work. ConfigError: more lists than rows.
     """
     import ray
 
     passages, store = passages.resolve(), store.resolve()
-    spec_of(index.kind, encoder.dimension)  # an unknown kind is refused before any work
-    with scratch_folder(segments_folder(store)) as scratch:
-        for name in ("segment", "vectors", "shards"):
-            (scratch / name).mkdir()
-        parent = latest(store)
+    check_index(index)
+    parent = latest(store)
+    if parent and parent.spec.kind != index.kind:
+        raise StoreError(f"{store}: index.kind is {index.kind!r}, version {parent.version} has {parent.spec.kind!r}")
+    name = ray.get(ray.remote(_identity).remote(passages, store, parent, encoder, index))
+    with resumable_folder(segments_folder(store), name) as scratch:
         groups = ray.get(ray.remote(_stage).remote(passages, store, scratch, parent))
         if not groups:
             return commit(store, lambda _: None)
         dimension, fingerprint = _encode(scratch, groups, encoder, cluster, parent.encoder if parent else "")
-        spec = spec_of(index.kind, dimension)
-        cuts = np.array_split(np.arange(groups), min(max(index.shards, 1), groups))
+        vectors = [_vectors_file(scratch, fingerprint, group) for group in range(groups)]
+        spec = ray.get(ray.remote(_spec).remote(store, scratch, vectors, parent, index, dimension))
+        cuts = np.array_split(np.arange(groups), min(max(index.shards, -(-groups // SHARD_GROUPS)), groups))
         shard = ray.remote(_write_shard)
-        shards = ray.get([shard.remote(scratch, int(cut[0]), int(cut[-1]) + 1, spec) for cut in cuts])
-        merge = ray.remote(_merge).remote(store, scratch, shards, spec, fingerprint, note)
+        shards = ray.get([shard.remote(store, scratch, vectors[cut[0] : cut[-1] + 1], spec) for cut in cuts])
+        merge = ray.remote(_merge).remote(store, scratch, shards, spec, fingerprint, {**note, **encoder_note(encoder)})
         manifest: Manifest = ray.get(merge)
         return manifest
 
 
+def _identity(
+    passages: Path, store: Path, parent: Manifest | None, encoder: config.Encoder, index: config.Index
+) -> str:
+    """A hash of all that decides what a build makes, but for the contents of the encoder's model."""
+    before = sha256_file(store / name_of(parent.version)) if parent else ""
+    sources = [sha256_file(file) for file in parquet_files(passages)]
+    return config.fingerprint(sources, before, encoder_note(encoder), index.kind, index.nlist)
+
+
 def _stage(source: Path, store: Path, scratch: Path, parent: Manifest | None) -> int:
-    """Write the passages of `source` that are not live in `parent` to the new segment; returns its row groups."""
-    files = parquet_files(source)
-    chunks = [chunk for table in _read(files) for chunk in table["id"].chunks]
-    ids = pa.chunked_array(chunks, type=pa.string())
-    if not len(ids):
-        raise StoreError(f"{source}: no passages")
-    check_ids(ids, str(source))
-    live = Live(store, parent)
-    rows = live.rows(ids)
+    """Write the passages of `source` that are not live in `parent` as the new segment's; returns their row groups."""
+    staged = scratch / PASSAGES
+    if not finished(staged):
+        files = parquet_files(source)
+        chunks = [chunk for table in _read(files) for chunk in table["id"].chunks]
+        ids = pa.chunked_array(chunks, type=pa.string())
+        if not len(ids):
+            raise StoreError(f"{source}: no passages")
+        check_ids(ids, str(source))
+        live = Live(store, parent)
+        rows = live.rows(ids)
 
-    def new() -> Iterator[pa.Table]:
-        done = 0
-        for table in _read(files):
-            here = rows[done : done + len(table)]
-            live.check_text(here, table, str(source))
-            yield table.filter(pa.array(here < 0))
-            done += len(table)
+        def new() -> Iterator[pa.Table]:
+            done = 0
+            for table in _read(files):
+                here = rows[done : done + len(table)]
+                live.check_text(here, table, str(source))
+                yield table.filter(pa.array(here < 0))
+                done += len(table)
 
-    return -(-write_passages(scratch / "segment" / PASSAGES, new()) // ROW_GROUP)
+        if (rows >= 0).all():
+            return sum(0 for _ in new())  # nothing to write, all to check
+        finish(staged, lambda path: write_passages(path, new()))
+    return -(-PassageFile(staged).rows // ROW_GROUP)
 
 
 def _read(files: list[Path]) -> Iterator[pa.Table]:
@@ -136,46 +166,74 @@ class _GroupEncoder:
         self.encoder = open_encoder(encoder, device="cuda" if gpu else "cpu", threads=threads)
         self.scratch = scratch
         self.expected = expected
-        self.passages = PassageFile(scratch / "segment" / PASSAGES)
+        self.passages = PassageFile(scratch / PASSAGES)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         fingerprint = self.encoder.fingerprint
         if self.expected and fingerprint != self.expected:
             raise StoreError(f"encoder is {fingerprint!r}, the store's current version has {self.expected!r}")
         for group in batch["group"].to_pylist():
-            table = self.passages.group(group)
-            titles, texts = table["title"].to_pylist(), table["text"].to_pylist()
-            vectors = self.encoder.encode_passages([passage_text(*pair) for pair in zip(titles, texts, strict=True)])
-            file = _vectors_file(self.scratch, group)
-            partial = file.with_suffix(f".{os.getpid()}.tmp")
-            with partial.open("wb") as stream:
-                np.save(stream, vectors)
-            os.replace(partial, file)
+            finish(_vectors_file(self.scratch, fingerprint, group), partial(self._encode_group, group))
         return batch.append_column("dimension", pa.array([self.encoder.dimension] * len(batch))).append_column(
             "fingerprint", pa.array([fingerprint] * len(batch))
         )
 
+    def _encode_group(self, group: int, path: Path) -> None:
+        table = self.passages.group(group)
+        titles, texts = table["title"].to_pylist(), table["text"].to_pylist()
+        vectors = self.encoder.encode_passages([passage_text(*pair) for pair in zip(titles, texts, strict=True)])
+        with path.open("wb") as stream:
+            np.save(stream, vectors)
 
-def _vectors_file(scratch: Path, group: int) -> Path:
-    return scratch / "vectors" / f"{group:08d}.npy"
+
+def _vectors_file(scratch: Path, fingerprint: str, group: int) -> Path:
+    return scratch / f"vectors-{config.fingerprint(fingerprint)}" / f"{group:08d}.npy"
 
 
-def _write_shard(scratch: Path, first: int, stop: int, spec: Spec) -> Path:
-    """One FAISS file of the row groups first .. stop - 1."""
-    path = scratch / "shards" / f"{first:08d}.faiss"
-    write_vectors(path, (np.load(_vectors_file(scratch, group)) for group in range(first, stop)), spec)
-    return path
+def _spec(
+    store: Path, scratch: Path, vectors: list[Path], parent: Manifest | None, index: config.Index, dimension: int
+) -> Spec:
+    """How the new segment is stored: the store's own way, else what `index` says, its template trained and stored."""
+    if parent and parent.spec.kind == index.kind:
+        return parent.spec
+    if index.kind == "flat_fp16":
+        return spec_of(index.kind, dimension)
+
+    def train(path: Path) -> None:
+        path.write_bytes(train_template(_sample(vectors, index.nlist * TRAINING_ROWS), index.nlist))
+
+    template = finish(scratch / f"template-{vectors[0].parent.name}.faiss", train).read_bytes()
+    spec = spec_of(index.kind, dimension, template, index.nlist)
+    storage_of(store).create(template_name(str(spec.template)), template)
+    return spec
+
+
+def _sample(vectors: list[Path], rows: int) -> np.ndarray:
+    """At most `rows` vectors of these row groups, evenly spread; one file is open at a time."""
+    total = (len(vectors) - 1) * ROW_GROUP + len(np.load(vectors[-1], mmap_mode="r"))
+    chosen = np.unique(np.linspace(0, total - 1, min(rows, total)).astype(np.int64))
+    groups, firsts = np.unique(chosen // ROW_GROUP, return_index=True)
+    cuts = np.split(chosen % ROW_GROUP, firsts[1:])
+    return np.concatenate([np.load(vectors[group])[here] for group, here in zip(groups, cuts, strict=True)])
+
+
+def _write_shard(store: Path, scratch: Path, vectors: list[Path], spec: Spec) -> Path:
+    """One FAISS file of these row groups; the template is checked against its sha256 before FAISS sees it."""
+    name = f"{config.fingerprint(spec, [file.name for file in vectors], vectors[0].parent.name)}.faiss"
+
+    def write(path: Path) -> None:
+        write_vectors(path, (np.load(file) for file in vectors), spec, read_template(store, spec))
+
+    return finish(scratch / "shards" / name, write)
 
 
 def _merge(
-    store: Path,
-    scratch: Path,
-    shards: list[Path],
-    spec: Spec,
-    fingerprint: str,
-    note: dict[str, Any],
+    store: Path, scratch: Path, shards: list[Path], spec: Spec, fingerprint: str, note: dict[str, Any]
 ) -> Manifest:
     """Merge the shards in row order, seal the segment and publish it."""
-    merge_vectors(scratch / "segment" / VECTORS, shards, spec)
-    segment = seal(store, scratch / "segment", spec, fingerprint)
-    return publish_segment(store, segment, note)
+    folder = scratch / "segment"
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed build left
+    folder.mkdir()
+    merge_vectors(folder / VECTORS, shards, spec, read_template(store, spec))
+    os.link(scratch / PASSAGES, folder / PASSAGES)
+    return publish_segment(store, seal(store, folder, spec, fingerprint), note)

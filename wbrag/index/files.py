@@ -22,15 +22,14 @@ def dump_json(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that `dump_json` wrote to `path`; any other byte raises StoreError with the file's name."""
-    raw = path.read_bytes()
+def load_json(data: bytes, where: str) -> dict[str, Any]:
+    """The object that `dump_json` made these bytes of; StoreError names `where` when any byte is another."""
     try:
-        value = json.loads(raw)
+        value = json.loads(data)
     except ValueError as error:  # both malformed JSON and malformed UTF-8
-        raise StoreError(f"{path}: not JSON: {error}") from error
-    if not isinstance(value, dict) or dump_json(value) != raw:
-        raise StoreError(f"{path}: the bytes are not those that were written")
+        raise StoreError(f"{where}: not JSON: {error}") from error
+    if not isinstance(value, dict) or dump_json(value) != data:
+        raise StoreError(f"{where}: the bytes are not those that were written")
     return value
 
 
@@ -93,6 +92,24 @@ def create_exclusive(path: Path, data: bytes) -> bool:
         temporary.unlink(missing_ok=True)
     fsync(path.parent)
     return True
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Put `source` at `target`, whole, in place of what was there; both lie on one file system."""
+    make_folder(target.parent)
+    fsync(source)
+    os.replace(source, target)
+    fsync(target.parent)
+
+
+def remove_whole(path: Path) -> None:
+    """Remove a file or a folder if it is there; a folder is gone at once, never there without some of its files."""
+    if path.is_dir():
+        doomed = path.parent / f".tmp-{uuid.uuid4().hex}"
+        os.rename(path, doomed)
+        shutil.rmtree(doomed)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def move_into_place(folder: Path, target: Path) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -24,18 +26,19 @@ class PassageFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file = pq.ParquetFile(path, page_checksum_verification=True)
+        with _naming(str(path)):
+            self.file = pq.ParquetFile(path, page_checksum_verification=True)
         self.rows: int = self.file.metadata.num_rows
         self._lock = threading.Lock()  # a ParquetFile serves one thread at a time
         self.group = functools.lru_cache(maxsize=128)(self._read_group)
 
     def _read_group(self, group: int) -> pa.Table:
-        with self._lock:
+        with self._lock, _naming(str(self.path)):
             return self.file.read_row_group(group)
 
     def ids(self) -> pa.ChunkedArray:
         """The id of every row."""
-        with self._lock:
+        with self._lock, _naming(str(self.path)):
             return self.file.read(columns=["id"])["id"]
 
     def take(self, rows: np.ndarray) -> pa.Table:
@@ -44,6 +47,27 @@ class PassageFile:
         tables = [self.group(int(group)) for group in groups]
         starts = np.concatenate([[0], np.cumsum([len(table) for table in tables])])
         return pa.concat_tables(tables).take(pa.array(starts[place] + rows % ROW_GROUP))
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Turn what Parquet says of a damaged file, which does not name it, into a StoreError that does."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{where}: Parquet cannot read it: {error}") from error
+
+
+def check_pages(file: BinaryIO, where: str) -> list[str]:
+    """Read every page of a passages file and compare it with its checksum: what is wrong, or nothing."""
+    try:
+        with _naming(where):
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            for group in range(parquet.num_row_groups):
+                parquet.read_row_group(group)
+    except StoreError as error:
+        return [str(error)]
+    return []
 
 
 def parquet_files(source: Path) -> list[Path]:

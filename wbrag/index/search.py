@@ -7,29 +7,36 @@ searched as one, give the same list, ties included.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from wbrag import config
+from wbrag.encoder import Encoder, open_encoder
 from wbrag.index.files import StoreError
-from wbrag.index.manifest import Manifest, dead_rows, latest, read_manifest, require_same
-from wbrag.index.segment import Segment, open_segment, segments_folder
-from wbrag.index.vectors import exact_top, excluding, use_threads
-from wbrag.schema import PASSAGE, Document, Source
+from wbrag.index.live import dead_rows
+from wbrag.index.manifest import Manifest, latest, read_manifest, require_same
+from wbrag.index.merge import check_merge
+from wbrag.index.notes import noted_encoder
+from wbrag.index.part import Part
+from wbrag.index.ranking import superseding, top
+from wbrag.index.segment import open_ref
+from wbrag.index.storage import Store
+from wbrag.index.vectors import use_threads
+from wbrag.schema import Document, Source
 
-if TYPE_CHECKING:
-    import faiss
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One open segment of a pinned version, and the search parameters that hide its deleted rows."""
-
-    source: Source
-    segment: Segment
-    parameters: faiss.SearchParameters | None
+#: What `KnowledgeBase.table` returns.
+HITS = pa.schema(
+    [
+        *(("query", pa.int64()), ("rank", pa.int32()), ("id", pa.string()), ("title", pa.string())),
+        *(("text", pa.string()), ("score", pa.float32()), ("source", pa.string()), ("version", pa.int64())),
+    ]
+)
 
 
 class KnowledgeBase:
@@ -40,31 +47,65 @@ class KnowledgeBase:
 
     def __init__(
         self,
-        base: Path,
-        writeback: Path | None = None,
+        base: Store,
+        writeback: Store | None = None,
         *,
         encoder: str = "",
         base_version: int = 0,
         writeback_version: int = 0,
         threads: int = 0,
+        merge: config.Merge | None = None,
+        nprobe: int = config.Index.nprobe,
+        block_bytes: int = 0,
     ) -> None:
-        """Open the stores in these folders; a write-back folder that is absent or empty counts as no units.
+        """Open these stores, folders or what `open_storage` gave; a write-back store that is absent or empty counts
+        as no units.
 
         `encoder` is the fingerprint of whoever will encode the queries (empty: not checked); a version of 0 is the
-        current one, a thread count of 0 every core. StoreError, with both values: nothing in base, a changed file,
-        stores or queries of unlike encoders or dimensions.
+        current one, a thread count of 0 every core. `merge`: the policy, plain by default; `nprobe`: lists that an IVF
+        base looks into; `block_bytes`: flat segments go to the GPU (if FAISS has one) in blocks of at most so many
+        bytes, 0: they stay mapped and the CPU searches them. StoreError, with both values: nothing in base, a changed
+        file, stores or queries of unlike encoders or dimensions.
         """
         use_threads(threads)
+        self.merge = merge or config.Merge()
+        check_merge(self.merge)
         pinned = _pin(base, base_version)
         if pinned is None:
             raise StoreError(f"{base}: no version was ever published there")
         self.base: Manifest = pinned
         self.writeback: Manifest | None = _pin(writeback, writeback_version) if writeback else None
-        require_same(self.base, self.base.spec, encoder or self.base.encoder, "queries")
+        _require_comparable(self.base, self.base, encoder or self.base.encoder, "queries")
         self._parts = _open_parts(base, self.base, "base")
         if writeback and self.writeback:
-            require_same(self.base, self.writeback.spec, self.writeback.encoder, str(writeback))
+            _require_comparable(self.base, self.writeback, self.writeback.encoder, str(writeback))
             self._parts += _open_parts(writeback, self.writeback, "writeback")
+        self._columns = pa.unify_schemas([part.schema for part in self._parts]) if self._parts else HITS
+        self._how = (nprobe, block_bytes)
+        self._stores = (writeback, base)
+        self._given: Encoder | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: Store | str,
+        *,
+        encoder: Encoder | None = None,
+        merge: config.Merge | None = None,
+        nprobe: int = config.Index.nprobe,
+    ) -> KnowledgeBase:
+        """The knowledge base in a folder: `base/` and `writeback/` in it, as a run leaves them, or one store.
+
+        Questions are encoded by `encoder`, or by the one that the stores' versions name in their note; it is loaded
+        with the first question and refused (StoreError) when its fingerprint is not the stores'.
+        """
+        where: Store = Path(path) if isinstance(path, str) else path
+        stores: tuple[Store, Store | None] = where, None
+        if isinstance(where, Path) and (where / "base").is_dir():
+            stores = where / "base", where / "writeback"
+        made = cls(*stores, encoder=encoder.fingerprint if encoder else "", merge=merge, nprobe=nprobe)
+        made._given = encoder
+        return made
 
     @property
     def dimension(self) -> int:
@@ -76,65 +117,116 @@ class KnowledgeBase:
         """Fingerprint of the encoder that made the vectors."""
         return self.base.encoder
 
-    def search(self, xq: np.ndarray, k: int, writeback: bool = True) -> list[list[Document]]:
+    def search(
+        self,
+        queries: np.ndarray | Sequence[str],
+        k: int,
+        writeback: bool | Sequence[bool] = True,
+        where: pc.Expression | None = None,
+    ) -> list[list[Document]]:
         """The k best documents of each query, best first; fewer where fewer are live.
 
-        xq: (nq, d) unit-norm queries, float16 or float32. Scores are inner products, float32. `writeback=False`
-        searches the base alone. ValueError for queries of another shape or that are not finite, and for k < 1.
+        queries: (nq, d) unit-norm vectors, float16 or float32, or nq questions, which are then encoded. Scores are
+        inner products, float32. `writeback=False` searches the base alone; a list switches it query by query. `where`:
+        an Arrow expression over the passages' columns; only rows for which it is true are searched (a column that a
+        segment lacks is null there). ValueError for queries of another shape or that are not finite, for k < 1 and for
+        a column that no segment has.
         """
+        xq = self._encoded(queries)
+        self._check(xq, k)
+        if isinstance(writeback, bool | np.bool_):
+            return self._search(xq, k, bool(writeback), where)
+        switched = np.asarray(writeback, dtype=bool)
+        if switched.shape != (len(xq),):
+            raise ValueError(f"writeback has shape {switched.shape} for {len(xq)} queries")
+        found = {on: iter(self._search(xq[switched == on], k, on, where)) for on in (True, False)}
+        return [next(found[bool(on)]) for on in switched]
+
+    def search_one(
+        self, question: str, k: int, writeback: bool = True, where: pc.Expression | None = None
+    ) -> list[Document]:
+        """The k best documents of one question; otherwise as `search`."""
+        return self.search([question], k, writeback, where)[0]
+
+    def table(
+        self,
+        queries: np.ndarray | Sequence[str],
+        k: int,
+        writeback: bool | Sequence[bool] = True,
+        where: pc.Expression | None = None,
+    ) -> pa.Table:
+        """The same as one Arrow table (HITS): a row per hit with its query's number, rank from 1, and store version."""
+        versions = {"base": self.base.version, "writeback": self.writeback.version if self.writeback else 0}
+        rows = [
+            {"query": query, "rank": rank, **asdict(document), "version": versions[document.source]}
+            for query, documents in enumerate(self.search(queries, k, writeback, where))
+            for rank, document in enumerate(documents, 1)
+        ]
+        return pa.Table.from_pylist(rows, HITS)
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        encoder = self._given
+        if encoder is None:
+            noted = noted_encoder([store for store in self._stores if store])
+            if noted is None:
+                raise StoreError(f"{self._stores[-1]}: no version says which encoder made it; give one to open")
+            encoder = open_encoder(noted)
+        _require_comparable(self.base, self.base, encoder.fingerprint, "queries")
+        return encoder
+
+    def _encoded(self, queries: np.ndarray | Sequence[str]) -> np.ndarray:
+        if isinstance(queries, np.ndarray):
+            return queries
+        if isinstance(queries, str):
+            raise ValueError("queries is one string; search_one takes one question, search a list of them")
+        return self._encoder.encode_queries(list(queries))
+
+    def _check(self, xq: np.ndarray, k: int) -> None:
         if k < 1:
             raise ValueError(f"k is {k}, not at least 1")
         if xq.ndim != 2 or xq.shape[1] != self.dimension:
             raise ValueError(f"queries have shape {xq.shape}, not (nq, {self.dimension})")
         if not np.isfinite(xq).all():
             raise ValueError(f"query {np.flatnonzero(~np.isfinite(xq).all(axis=1))[0]} is not finite")
-        parts = [part for part in self._parts if writeback or part.source == "base"]
+
+    def _search(self, xq: np.ndarray, k: int, writeback: bool, where: pc.Expression | None) -> list[list[Document]]:
         xq = np.ascontiguousarray(xq, dtype=np.float32)
-        return _documents(parts, *_fold([exact_top(part.segment.index, xq, k, part.parameters) for part in parts], k))
+        parts = [part for part in self._parts if writeback or part.source == "base"]
+        if not parts:  # all was deleted and compacted away
+            return [[] for _ in xq]
+        searches = [part.search(where, self._columns, *self._how) for part in parts]
+        if writeback and self.merge.policy == "supersede":
+            found = superseding(parts, searches, xq, k, self.merge.cosine)
+        else:
+            found = top(parts, searches, xq, k)
+        return [[hit.document for hit in hits] for hits in found]
 
 
-def _pin(store: Path, version: int) -> Manifest | None:
+def _pin(store: Store, version: int) -> Manifest | None:
     return read_manifest(store, version) if version else latest(store)
 
 
-def _open_parts(store: Path, manifest: Manifest, source: Source) -> list[_Part]:
+def _require_comparable(base: Manifest, other: Manifest, encoder: str, where: str) -> None:
+    """StoreError with both values when scores of `other`, or of queries of `encoder`, do not compare with the base's.
+
+    A flat write-back beside an IVF base is fine: both hold the same codes.
+    """
+    if encoder != base.encoder:
+        raise StoreError(f"{where}: encoder is {encoder!r}, version {base.version} has {base.encoder!r}")
+    if other.spec.space != base.spec.space:
+        raise StoreError(f"{where}: spec is {other.spec}, version {base.version} has {base.spec}")
+
+
+def _open_parts(store: Store, manifest: Manifest, source: Source) -> list[Part]:
     """The segments of a version in row order, each checked against the manifest."""
     dead = dead_rows(store, manifest)
     parts = []
     for ref in sorted(manifest.segments, key=lambda ref: ref.row_start):
-        segment = open_segment(segments_folder(store) / ref.id, ref.sha256)
+        segment = open_ref(store, ref)
         require_same(manifest, segment.spec, segment.encoder, str(segment.path))
         local = dead[(dead >= ref.row_start) & (dead < ref.row_start + ref.rows)] - ref.row_start
-        parts.append(_Part(source, segment, excluding(local)))
+        live = np.ones(ref.rows, dtype=bool)
+        live[local] = False
+        parts.append(Part(source, manifest.version, segment, live if len(local) else None))
     return parts
-
-
-def _fold(found: list[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Merge (scores, rows) of the parts, given in order of preference: scores, parts and rows, each (nq, <= k).
-
-    A stable sort keeps equal scores in the order of parts and, within a part, of rows. Where nothing was left to
-    find, the row is -1 and stands last.
-    """
-    D = np.concatenate([scores for scores, _ in found], axis=1)
-    rows = np.concatenate([rows for _, rows in found], axis=1)
-    P = np.concatenate([np.full(rows.shape, part) for part, (_, rows) in enumerate(found)], axis=1)
-    order = np.argsort(np.where(rows < 0, np.inf, -D), axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(D, order, 1), np.take_along_axis(P, order, 1), np.take_along_axis(rows, order, 1)
-
-
-def _documents(parts: list[_Part], D: np.ndarray, P: np.ndarray, rows: np.ndarray) -> list[list[Document]]:
-    """The hits as documents; each part's passages are looked up once for all queries."""
-    passage: dict[tuple[int, int], dict[str, str]] = {}
-    for number, part in enumerate(parts):
-        wanted = np.unique(rows[(P == number) & (rows >= 0)])
-        if len(wanted):
-            table = part.segment.passages.take(wanted).select(PASSAGE.names)
-            passage.update(zip(((number, int(row)) for row in wanted), table.to_pylist(), strict=True))
-    return [
-        [
-            Document(**passage[int(part), int(row)], score=float(score), source=parts[part].source)
-            for score, part, row in zip(*hits, strict=True)
-            if row >= 0
-        ]
-        for hits in zip(D, P, rows, strict=True)
-    ]

@@ -8,6 +8,7 @@ flipped bits without complaint (measured), which is why the hashes exist.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,18 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from wbrag.index.files import (
-    StoreError,
-    dump_json,
-    move_into_place,
-    read_json,
-    scratch_folder,
-    sha256_bytes,
-    sha256_file,
-    write_durable,
-)
-from wbrag.index.passages import PassageFile, check_ids, conform, write_passages
-from wbrag.index.vectors import Spec, check_vectors, faiss_version, open_vectors, rows_of, write_vectors
+from wbrag.index.files import StoreError, dump_json, load_json, sha256_bytes, sha256_file, write_durable
+from wbrag.index.manifest import SegmentRef
+from wbrag.index.passages import PassageFile, check_ids, check_pages, conform, write_passages
+from wbrag.index.storage import SEGMENTS, LocalStorage, Storage, Store, read, sha256_of, storage_of
+from wbrag.index.template import read_template
+from wbrag.index.vectors import Spec, check_vectors, faiss_version, open_vectors, stored, write_vectors
 
 if TYPE_CHECKING:
     import faiss
@@ -45,7 +40,7 @@ class Segment:
     spec: Spec
     encoder: str  # fingerprint
     sha256: str  # of segment.json
-    index: faiss.IndexScalarQuantizer = field(repr=False)
+    index: faiss.Index = field(repr=False)
     passages: PassageFile = field(repr=False)
 
     @property
@@ -55,12 +50,12 @@ class Segment:
 
 
 def segments_folder(store: Path) -> Path:
-    """Where a store keeps its segments."""
-    return store / "segments"
+    """Where a store in a folder keeps its segments."""
+    return store / SEGMENTS
 
 
 def write_segment(
-    store: Path, vectors: np.ndarray, passages: pa.Table, spec: Spec, encoder_fingerprint: str
+    store: Store, vectors: np.ndarray, passages: pa.Table, spec: Spec, encoder_fingerprint: str
 ) -> Segment:
     """Write row i of `vectors` (n, d) float16 and row i of `passages` (id, title, text, provenance) as a segment.
 
@@ -71,18 +66,19 @@ def write_segment(
     check_vectors(vectors, where)
     if len(vectors) != len(passages) or not len(vectors):
         raise StoreError(f"{where}: {len(vectors)} vectors for {len(passages)} passages")
-    with scratch_folder(segments_folder(store)) as scratch:
+    with storage_of(store).scratch() as scratch:
         folder = scratch / "segment"
         folder.mkdir()
-        write_vectors(folder / VECTORS, [vectors], spec)
+        write_vectors(folder / VECTORS, [vectors], spec, read_template(store, spec))
         write_passages(folder / PASSAGES, [conform(passages, where)])
         return seal(store, folder, spec, encoder_fingerprint)
 
 
-def seal(store: Path, folder: Path, spec: Spec, encoder_fingerprint: str) -> Segment:
+def seal(store: Store, folder: Path, spec: Spec, encoder_fingerprint: str) -> Segment:
     """Make a segment of a folder that holds just the two data files: write segment.json, rename to its id, open it.
 
-    `folder` lies on the store's file system. StoreError when the files differ in rows or an id stands twice.
+    `folder` lies in the store's `scratch()`. StoreError when the files differ in rows, when an id stands twice, or
+    when the same segment is in the store already, damaged.
     """
     index, passages = open_vectors(folder / VECTORS, spec), PassageFile(folder / PASSAGES)
     if index.ntotal != passages.rows:
@@ -99,9 +95,21 @@ def seal(store: Path, folder: Path, spec: Spec, encoder_fingerprint: str) -> Seg
         **identity,
     }
     write_durable(folder / SEGMENT, dump_json(facts))
-    target = segments_folder(store) / sha256_bytes(dump_json(identity))[:16]
-    move_into_place(folder, target)
-    return open_segment(target)
+    at, segment = storage_of(store), sha256_bytes(dump_json(identity))[:16]
+    if at.size(f"{SEGMENTS}/{segment}/{SEGMENT}") is not None:
+        for _, fault in segment_faults(at, f"{SEGMENTS}/{segment}", full=True):
+            raise StoreError(fault)
+    return open_segment(at.add_segment(folder, segment))
+
+
+def open_ref(store: Store, ref: SegmentRef) -> Segment:
+    """`open_segment` for a segment as a version names it; one from an object store is mapped from the local cache."""
+    return open_segment(storage_of(store).segment(ref.id, ref.sha256, verify_segment), ref.sha256)
+
+
+def passages_of(store: Store, ref: SegmentRef) -> PassageFile:
+    """The passages of a segment alone."""
+    return PassageFile(storage_of(store).segment(ref.id, ref.sha256, verify_segment) / PASSAGES)
 
 
 def open_segment(path: Path, sha256: str = "") -> Segment:
@@ -109,7 +117,7 @@ def open_segment(path: Path, sha256: str = "") -> Segment:
 
     `sha256`, where given, is what segment.json must hash to. StoreError names the file and both values.
     """
-    facts, found = _facts(path, sha256)
+    facts, found = facts_of(LocalStorage(path.parent), path.name, sha256)
     for name, fact in facts["files"].items():
         size = (path / name).stat().st_size if (path / name).is_file() else "no file"
         if size != fact["bytes"]:
@@ -128,28 +136,50 @@ def open_segment(path: Path, sha256: str = "") -> Segment:
 
 def verify_segment(path: Path, sha256: str = "") -> None:
     """Hash every byte of a segment; StoreError names the first file that changed, with expected and actual sha256."""
-    facts, _ = _facts(path, sha256)
+    for _, fault in segment_faults(LocalStorage(path.parent), path.name, sha256, full=True):
+        raise StoreError(fault)
+
+
+def segment_faults(at: Storage, folder: str, sha256: str = "", *, full: bool) -> Iterator[tuple[str, str]]:
+    """Everything wrong with the segment in a folder of a storage: file name, then message with both values.
+
+    Not `full`: segment.json and the sizes of the other files; `full`: also their sha256 and Parquet's page checksums.
+    """
+    try:
+        facts, _ = facts_of(at, folder, sha256)
+    except StoreError as error:
+        yield SEGMENT, str(error)
+        return
     for name, fact in facts["files"].items():
-        actual = sha256_file(path / name) if (path / name).is_file() else "no file"
-        if actual != fact["sha256"]:
-            raise StoreError(f"{path / name}: sha256 is {actual}, segment.json says {fact['sha256']}")
-    identity = {name: facts[name] for name in ("spec", "encoder", "files")}
-    expected = sha256_bytes(dump_json(identity))[:16]
-    if path.name != expected:
-        raise StoreError(f"{path / SEGMENT}: describes segment {expected}, the folder's name is {path.name}")
+        file = f"{folder}/{name}"
+        size = at.size(file)
+        if size != fact["bytes"]:
+            found = "no file" if size is None else size
+            yield name, f"{at}/{file}: size is {found}, segment.json says {fact['bytes']} with sha256 {fact['sha256']}"
+        elif full and (actual := sha256_of(at, file)) != fact["sha256"]:
+            yield name, f"{at}/{file}: sha256 is {actual}, segment.json says {fact['sha256']}"
+        elif full and name == PASSAGES:
+            with at.open(file) as stream:
+                yield from ((name, fault) for fault in check_pages(stream, f"{at}/{file}"))
+    expected = sha256_bytes(dump_json({name: facts[name] for name in ("spec", "encoder", "files")}))[:16]
+    if Path(folder).name != expected:
+        yield SEGMENT, f"{at}/{folder}/{SEGMENT}: describes segment {expected}, the folder's name is another"
 
 
-def _facts(path: Path, sha256: str) -> tuple[dict[str, Any], str]:
+def facts_of(at: Storage, folder: str, sha256: str = "") -> tuple[dict[str, Any], str]:
     """segment.json and its sha256, checked against `sha256` unless that is empty."""
-    file = path / SEGMENT
-    if not file.is_file():
-        raise StoreError(f"{file}: no such file; the manifest says sha256 {sha256 or 'nothing'}")
-    found = sha256_file(file)
+    file = f"{folder}/{SEGMENT}"
+    if at.size(file) is None:
+        raise StoreError(f"{at}/{file}: no such file; the manifest says sha256 {sha256 or 'nothing'}")
+    data = read(at, file)
+    found = sha256_bytes(data)
     if sha256 and found != sha256:
-        raise StoreError(f"{file}: sha256 is {found}, the manifest says {sha256}")
-    facts = read_json(file)
+        raise StoreError(f"{at}/{file}: sha256 is {found}, the manifest says {sha256}")
+    facts = load_json(data, f"{at}/{file}")
     if facts.get("schema") != SCHEMA_VERSION:
-        raise StoreError(f"{file}: schema is {facts.get('schema')}, this wbrag reads {SCHEMA_VERSION}; upgrade wbrag")
+        raise StoreError(
+            f"{at}/{file}: schema is {facts.get('schema')}, this wbrag reads {SCHEMA_VERSION}; upgrade wbrag"
+        )
     return facts, found
 
 
@@ -157,5 +187,5 @@ def _fact(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
 
 
-def _probe_hash(index: faiss.IndexScalarQuantizer, rows: list[int]) -> str:
-    return sha256_bytes(rows_of(index, np.array(rows, dtype=np.int64)).tobytes())
+def _probe_hash(index: faiss.Index, rows: list[int]) -> str:
+    return sha256_bytes(stored(index, np.array(rows, dtype=np.int64)).tobytes())

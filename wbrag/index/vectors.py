@@ -1,45 +1,67 @@
-"""The vectors of a segment as one FAISS file: unit norm, fp16, flat; label = row number.
+"""The vectors of a segment as one FAISS file: unit norm, fp16, inner product; label = row number.
 
-FAISS merges unlike codecs without a word and keeps the larger label of two equal scores (both measured, faiss 1.15);
-so what goes in is checked here, and `exact_top` states and keeps its own order.
+`flat_fp16` is searched exactly. `ivf_fp16` holds the same codes (no residuals, so scores are equal, bit for bit) in
+lists around the centroids of a template: an index that was trained once and is empty. All segments of a store share
+it, so that a search of several segments looks into the same lists as a search of one.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wbrag.config import ConfigError
-from wbrag.index.files import StoreError
+from wbrag.config import ConfigError, Index
+from wbrag.index.faissfile import merge_flat, merge_ivf, write_flat, write_ivf
+from wbrag.index.files import StoreError, sha256_bytes
 
 if TYPE_CHECKING:
     import faiss
 
 #: fp16 rounds each component by at most 2**-11 of itself, so a unit vector's norm by no more than that.
 NORM_TOLERANCE = 1e-3
+#: Rows that are put into lists at once; the size of a passage row group, so that all builders cut alike.
+ASSIGNED = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """How the vectors are stored; two segments are searched together only if their specs are equal."""
+    """How the vectors are stored; segments of one store have equal specs."""
 
     kind: str
     dimension: int
     metric: str = "inner_product"
     codec: str = "fp16"
-    template: str | None = None  # sha256 of a trained, empty index; a flat one needs none
+    template: str | None = None  # sha256 of the trained, empty index; a flat one needs none
+    nlist: int = 0  # lists of the template
+
+    @property
+    def space(self) -> tuple[int, str, str]:
+        """What has to be equal for scores to be comparable: dimension, metric, codec."""
+        return self.dimension, self.metric, self.codec
 
 
-def spec_of(kind: str, dimension: int) -> Spec:
-    """The spec for `config.Index.kind`; ConfigError for a kind that is not known."""
-    if kind != "flat_fp16":
-        raise ConfigError(f"index.kind: {kind!r} is not known; choose 'flat_fp16'")
-    return Spec(kind, dimension)
+def spec_of(kind: str, dimension: int, template: bytes = b"", nlist: int = 0) -> Spec:
+    """The spec for `config.Index.kind`, an IVF one with its template; ConfigError for a kind that is not known."""
+    match kind:
+        case "flat_fp16":
+            return Spec(kind, dimension)
+        case "ivf_fp16":
+            return Spec(kind, dimension, template=sha256_bytes(template), nlist=nlist)
+        case _:
+            raise ConfigError(f"index.kind: {kind!r} is not known; choose 'flat_fp16' or 'ivf_fp16'")
+
+
+def check_index(index: Index) -> None:
+    """ConfigError, naming key and value, for a kind of index that is not known or lists that cannot be."""
+    spec_of(index.kind, 0)
+    for key in ("shards", "nlist", "nprobe"):
+        if getattr(index, key) < 1:
+            raise ConfigError(f"index.{key}={getattr(index, key)}: at least 1 is needed")
 
 
 def use_threads(threads: int = 0) -> None:
@@ -66,91 +88,144 @@ def check_vectors(vectors: np.ndarray, where: str) -> None:
         raise StoreError(f"{where}: row {bad[0]} has norm {norms[bad[0]]:.6g}, not 1 +- {NORM_TOLERANCE}")
 
 
-def write_vectors(path: Path, blocks: Iterable[np.ndarray], spec: Spec) -> int:
-    """Write (n, d) float16 blocks, in order, as one FAISS file and return its rows; bad vectors are refused."""
+def write_vectors(path: Path, blocks: Iterable[np.ndarray], spec: Spec, template: bytes = b"") -> int:
+    """Write (n, d) float16 blocks, in order, as one FAISS file and return its rows; bad vectors are refused.
+
+    `template` is what `template.read_template` gives. An IVF file takes twice its size in memory: cut a large one into
+    shards.
+    """
+    checked = _checked(path, blocks, spec)
+    if spec.kind == "flat_fp16":
+        return write_flat(path, checked, spec.dimension)
     import faiss
 
-    index = _empty_index(spec)
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # BLAS may round another way when threads share a product
+    try:
+        return write_ivf(path, checked, template, spec.nlist, _nearest_lists(template))
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
+def merge_vectors(path: Path, shards: Sequence[Path], spec: Spec, template: bytes = b"") -> int:
+    """Write the rows of several FAISS files, in order, as one and return its rows; an unlike file is refused.
+
+    Memory does not depend on the size of the index.
+    """
+    if spec.kind == "flat_fp16":
+        return merge_flat(path, shards, spec.dimension)
+    return merge_ivf(path, shards, template, spec.nlist)
+
+
+def open_vectors(path: Path, spec: Spec) -> faiss.Index:
+    """The FAISS index in a file, memory-mapped.
+
+    StoreError when FAISS cannot read it or its type, lists, dimension, metric or codec are not the spec's.
+    """
+    import faiss
+
+    try:
+        index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
+        raise StoreError(f"{path}: FAISS cannot read it: {error}") from error
+    found, wanted = _facts(index), _facts(empty_index(spec))
+    if found != wanted:
+        raise StoreError(f"{path}: (type, dimension, metric, codec) is {found}, the spec says {wanted}")
+    checked: faiss.Index = index
+    return checked
+
+
+def rows_of(index: faiss.Index, rows: np.ndarray | None = None) -> np.ndarray:
+    """The stored vectors of these rows, or of all: (n, d) float16, bit for bit those that were written.
+
+    The first look-up of single rows in an IVF index reads all its labels, to know in which list each row is.
+    """
+    ivf: Any = index
+    if rows is None:
+        found = ivf.reconstruct_n(0, index.ntotal)
+    else:
+        if hasattr(ivf, "invlists"):
+            ivf.make_direct_map()
+        found = ivf.reconstruct_batch(rows)
+    return np.asarray(found).astype(np.float16)
+
+
+def stored(index: faiss.Index, places: np.ndarray) -> np.ndarray:
+    """The vectors at these places of the file, (n, d) float16: of a flat one its rows, of an IVF one list by list."""
+    import faiss
+
+    ivf: Any = index
+    if not hasattr(ivf, "invlists"):
+        return rows_of(index, places)
+    ends = np.cumsum([ivf.get_list_size(number) for number in range(ivf.nlist)])
+    found = []
+    for place, number in zip(places, np.searchsorted(ends, places, side="right"), strict=True):
+        size = ivf.get_list_size(int(number))
+        codes = faiss.rev_swig_ptr(ivf.invlists.get_codes(int(number)), size * ivf.code_size)
+        found.append(np.asarray(codes).view(np.float16).reshape(size, ivf.d)[place - ends[number] + size])
+    return np.stack(found)
+
+
+def codes_of(index: faiss.Index) -> np.ndarray:
+    """All vectors of a flat index as one (n, d) float16 array, memory-mapped like the index it belongs to."""
+    import faiss
+
+    flat: Any = index
+    codes = faiss.rev_swig_ptr(flat.codes.data(), index.ntotal * flat.code_size)
+    return np.asarray(codes).view(np.float16).reshape(index.ntotal, index.d)
+
+
+def search_parameters(spec: Spec, visible: np.ndarray | None, nprobe: int) -> faiss.SearchParameters | None:
+    """Parameters under which FAISS (CPU) sees the rows that are True in `visible` (n,) only; None: all of them.
+
+    nprobe: the lists that an IVF index looks into.
+    """
+    import faiss
+
+    arguments: dict[str, Any] = {}
+    if visible is not None:
+        wrapped: Any = faiss.IDSelectorBitmap  # the stubs know the C++ constructor, not that for arrays
+        arguments["sel"] = wrapped(np.packbits(visible, bitorder="little"))
+    # As arguments, which FAISS's stubs lack: only so does the object keep the selector alive.
+    if spec.kind == "ivf_fp16":
+        return faiss.SearchParametersIVF(nprobe=min(nprobe, spec.nlist), **arguments)  # type: ignore[call-arg]
+    return faiss.SearchParameters(**arguments) if arguments else None
+
+
+def _checked(path: Path, blocks: Iterable[np.ndarray], spec: Spec) -> Iterable[np.ndarray]:
     for number, block in enumerate(blocks):
         where = f"{path}: block {number}"
         check_vectors(block, where)
         if block.shape[1] != spec.dimension:
             raise StoreError(f"{where} has dimension {block.shape[1]}, the spec says {spec.dimension}")
-        # Codes straight in: FAISS's own rounding of float32 differs from numpy's where it ties.
-        index.add_sa_codes(np.ascontiguousarray(block).view(np.uint8))
-    faiss.write_index(index, str(path))
-    return int(index.ntotal)
+        yield block
 
 
-def merge_vectors(path: Path, shards: Iterable[Path], spec: Spec) -> int:
-    """Write the rows of several FAISS files, in order, as one and return its rows; an unlike file is refused."""
+def _nearest_lists(template: bytes) -> Callable[[np.ndarray], np.ndarray]:
+    """The list of each row of a block; always asked for ASSIGNED rows at once, so that BLAS rounds alike."""
     import faiss
 
-    merged = _empty_index(spec)
-    for shard in shards:
-        merged.merge_from(open_vectors(shard, spec, mapped=False), 0)
-    faiss.write_index(merged, str(path))
-    return int(merged.ntotal)
+    index: Any = faiss.deserialize_index(np.frombuffer(template, dtype=np.uint8))
+
+    def assign(block: np.ndarray) -> np.ndarray:
+        parts = [block[start : start + ASSIGNED].astype(np.float32) for start in range(0, len(block), ASSIGNED)]
+        return np.concatenate([np.asarray(index.quantizer.search(part, 1)[1])[:, 0] for part in parts])
+
+    return assign
 
 
-def open_vectors(path: Path, spec: Spec, *, mapped: bool = True) -> faiss.IndexScalarQuantizer:
-    """The FAISS index in a file, memory-mapped unless it is to be merged (merging a mapped one aborts the process).
+def _facts(index: Any) -> tuple[object, ...]:  # noqa: ANN401 - any class that FAISS has
+    codec = getattr(getattr(index, "sq", None), "qtype", None)
+    lists = f" of {index.nlist} lists" if hasattr(index, "nlist") else ""
+    return type(index).__name__ + lists, index.d, index.metric_type, codec
 
-    StoreError when FAISS cannot read it or its type, dimension, metric or codec is not the spec's.
-    """
+
+def empty_index(spec: Spec) -> Any:  # noqa: ANN401 - one of two classes
+    """A FAISS index of this spec without rows; an IVF one is not trained."""
     import faiss
 
-    try:
-        index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
-    except RuntimeError as error:
-        raise StoreError(f"{path}: FAISS cannot read it: {error}") from error
-    model = _empty_index(spec)
-    found = (type(index).__name__, index.d, index.metric_type, getattr(getattr(index, "sq", None), "qtype", None))
-    wanted = (type(model).__name__, model.d, model.metric_type, model.sq.qtype)
-    if found != wanted:
-        raise StoreError(f"{path}: (type, dimension, metric, codec) is {found}, the spec says {wanted}")
-    checked: faiss.IndexScalarQuantizer = index
-    return checked
-
-
-def rows_of(index: faiss.IndexScalarQuantizer, rows: np.ndarray | None = None) -> np.ndarray:
-    """The stored vectors of these rows, or of all: (n, d) float16, bit for bit those that were written."""
-    found = index.reconstruct_n(0, index.ntotal) if rows is None else index.reconstruct_batch(rows)
-    return np.asarray(found).astype(np.float16)
-
-
-def excluding(dead: np.ndarray) -> faiss.SearchParameters | None:
-    """Search parameters under which FAISS (CPU) does not see these rows; None when there are none."""
-    import faiss
-
-    if not len(dead):
-        return None
-    selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(dead.astype(np.int64)))
-    # As an argument, which FAISS's stubs lack: only so does the object keep the selector alive.
-    return faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
-
-
-def exact_top(
-    index: faiss.IndexScalarQuantizer, xq: np.ndarray, k: int, parameters: faiss.SearchParameters | None, fetch: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k best rows of each query by (score descending, row ascending).
-
-    xq: (nq, d) float32. Returns scores and rows, each (nq, min(k, ntotal)); the row is -1 where fewer can be seen.
-    FAISS leaves open which of several equal scores it keeps at place k: a query whose tie reaches past what was
-    fetched is asked again for twice as much, so that the answer does not depend on how rows are cut into segments.
-    """
-    k = min(k, index.ntotal)
-    fetch = min(fetch or k + 1, index.ntotal)
-    D, rows = index.search(xq, fetch, params=parameters)
-    cut = (D[:, -1] == D[:, k - 1]) & (rows[:, -1] >= 0) & (fetch < index.ntotal)
-    order = np.lexsort((rows, -D))[:, :k]
-    D, rows = np.take_along_axis(D, order, axis=1), np.take_along_axis(rows, order, axis=1)
-    if cut.any():
-        D[cut], rows[cut] = exact_top(index, xq[cut], k, parameters, 2 * fetch)
-    return D, rows
-
-
-def _empty_index(spec: Spec) -> faiss.IndexScalarQuantizer:
-    import faiss
-
-    return faiss.IndexScalarQuantizer(spec.dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    codec, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+    if spec.kind == "flat_fp16":
+        return faiss.IndexScalarQuantizer(spec.dimension, codec, metric)
+    centroids = faiss.IndexFlatIP(spec.dimension)
+    return faiss.IndexIVFScalarQuantizer(centroids, spec.dimension, spec.nlist, codec, metric, False)

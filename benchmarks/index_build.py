@@ -1,0 +1,246 @@
+"""Building, merging, publishing and rolling back, beside plain FAISS (the floor) and autofaiss.
+
+    python benchmarks/index_build.py [--rows 100000] [--dimension 768] [--big-rows 1000000] [--repeats 3]
+
+Every contestant reads the same float32 .npy files, in this run, in turns, each in a process of its own; medians. The
+floor loads, adds and writes an IndexFlatIP. wbrag makes four shards, merges them, writes the passages beside, hashes,
+checks and publishes. Exit code 1 when a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from synthetic import apart, blocks, median, passages, peak_mib, queries, table, timed, write_embeddings
+
+from wbrag.index.manifest import latest
+from wbrag.index.passages import conform, write_passages
+from wbrag.index.publish import publish, publish_segment
+from wbrag.index.revise import rollback
+from wbrag.index.search import KnowledgeBase
+from wbrag.index.segment import PASSAGES, VECTORS, seal
+from wbrag.index.storage import storage_of
+from wbrag.index.template import train_template
+from wbrag.index.vectors import merge_vectors, spec_of, write_vectors
+
+SCRIPT = __file__
+SHARDS = 4
+UNITS = 5_000
+AUTOFAISS = """
+import json, sys, time
+from autofaiss import build_index
+started = time.perf_counter()
+build_index(embeddings=sys.argv[1], index_path=sys.argv[2], index_infos_path=sys.argv[2] + ".json", index_key="Flat",
+            metric_type="ip", max_index_memory_usage="8G", current_memory_available="8G", verbose=30)
+print(json.dumps({"seconds": time.perf_counter() - started}))
+"""
+
+
+def floor(folder: Path, out: Path) -> dict[str, float]:
+    """Plain FAISS: load, add, write."""
+    import faiss
+
+    def work() -> None:
+        index: Any = None
+        for file in sorted(folder.glob("*.npy")):
+            block = np.load(file)
+            index = index or faiss.IndexFlatIP(block.shape[1])
+            index.add(block)
+        faiss.write_index(index, str(out / "floor.faiss"))
+
+    return {"seconds": timed(work), "peak": peak_mib()}
+
+
+def ours(folder: Path, out: Path) -> dict[str, float]:
+    """wbrag: shards, merge, passages, segment, version."""
+    import faiss  # noqa: F401 - its import is nobody's work
+
+    files = sorted(folder.glob("*.npy"))
+    dimension = np.load(files[0], mmap_mode="r").shape[1]
+    spec, rows = spec_of("flat_fp16", dimension), sum(len(np.load(file, mmap_mode="r")) for file in files)
+    table_of_passages = conform(passages(0, rows), "benchmark")
+
+    def work() -> None:
+        store = out / "store"
+        with storage_of(store).scratch() as scratch:
+            shards = []
+            for number, cut in enumerate(np.array_split(np.arange(len(files)), SHARDS)):
+                shards.append(scratch / f"{number}.faiss")
+                write_vectors(shards[-1], (np.load(files[i]).astype(np.float16) for i in cut), spec)
+            (scratch / "segment").mkdir()
+            merge_vectors(scratch / "segment" / VECTORS, shards, spec)
+            write_passages(scratch / "segment" / PASSAGES, [table_of_passages])
+            publish_segment(store, seal(store, scratch / "segment", spec, "benchmark"), {})
+
+    return {"seconds": timed(work), "peak": peak_mib()}
+
+
+def merge(kind: str, shards: int, rows: int, dimension: int, folder: Path) -> dict[str, float]:
+    """Peak memory that merging so many shards adds to a process that has everything imported."""
+    import faiss  # noqa: F401
+
+    template = (folder / f"{kind}.template").read_bytes()
+    spec = spec_of(kind, dimension, template, 256 if template else 0)
+    parts = sorted((folder / f"{kind}-{shards}").glob("*.faiss"))
+    before = peak_mib()
+    seconds = timed(lambda: merge_vectors(folder / "merged", parts, spec, template))
+    return {"seconds": seconds, "added": peak_mib() - before, "size": (folder / "merged").stat().st_size / 2**20}
+
+
+def cut(kind: str, shards: int, rows: int, dimension: int, folder: Path) -> dict[str, float]:
+    """Write the shards that `merge` will join."""
+    sample = next(blocks(rows, dimension)).astype(np.float16)
+    template = train_template(sample, 256) if kind == "ivf_fp16" else b""
+    (folder / f"{kind}.template").write_bytes(template)
+    spec = spec_of(kind, dimension, template, 256 if template else 0)
+    (folder / f"{kind}-{shards}").mkdir()
+    vectors = np.concatenate([block.astype(np.float16) for block in blocks(rows, dimension)])
+    for number, part in enumerate(np.array_split(vectors, shards)):
+        write_vectors(folder / f"{kind}-{shards}" / f"{number:03d}.faiss", [part], spec, template)
+    return {}
+
+
+def big(rows: int, dimension: int, folder: Path) -> dict[str, float]:
+    """A base of so many rows: built, opened, searched; then units published, rolled back."""
+    base, writeback = folder / f"base-{rows}", folder / f"writeback-{rows}"
+    spec, done = spec_of("flat_fp16", dimension), 0
+
+    def build() -> None:
+        with storage_of(base).scratch() as scratch:
+            (scratch / "segment").mkdir()
+            write_vectors(scratch / "segment" / VECTORS, (b.astype(np.float16) for b in blocks(rows, dimension)), spec)
+            tables = (conform(passages(i, min(i + 65_536, rows)), "") for i in range(0, rows, 65_536))
+            write_passages(scratch / "segment" / PASSAGES, tables)
+            publish_segment(base, seal(base, scratch / "segment", spec, "benchmark"), {})
+
+    found = {"build": timed(build), "open": timed(lambda: KnowledgeBase(base))}
+    xq, knowledge = queries(64, dimension), KnowledgeBase(base)
+    found["queries"] = len(xq) / timed(lambda: knowledge.search(xq, 5))
+    into = []
+    beside = []
+    for done in range(3):
+        units = np.concatenate(list(blocks(UNITS, dimension, seed=done + 1))).astype(np.float16)
+        text = passages(done * UNITS, (done + 1) * UNITS, "wb-")
+        beside.append(timed(lambda u=units, t=text: publish(writeback, u, t, "benchmark", {})))
+        into.append(timed(lambda u=units, t=text: publish(base, u, t, "benchmark", {})))
+    found |= {"publish_beside": median(beside), "publish_into": median(into)}
+    found["rollback"] = median([timed(lambda v=v: rollback(base, v, {})) for v in (1, 4, 1)])
+    assert latest(base) is not None
+    return found
+
+
+def autofaiss(folder: Path, out: Path) -> float | str:
+    """Seconds of autofaiss's own build in a virtual environment of its own, or why there is none."""
+    python = out / "autofaiss-venv" / "bin" / "python"
+    if not python.exists():
+        venv.create(out / "autofaiss-venv", with_pip=True)
+        install = [python, "-m", "pip", "install", "-q", "autofaiss", "numpy<2", "pyarrow<20"]
+        ran = subprocess.run(install, capture_output=True, text=True, check=False)
+        if ran.returncode:
+            return f"pip cannot install it: {ran.stderr.strip().splitlines()[-1]}"
+    command = [python, "-c", AUTOFAISS, folder, out / "knn.index"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        return f"it fails: {ran.stderr.strip().splitlines()[-1]}"
+    return float(json.loads(ran.stdout.splitlines()[-1])["seconds"])
+
+
+def compare(args: argparse.Namespace, folder: Path) -> bool:
+    """Contestants in turns."""
+    write_embeddings(folder / "embeddings", args.rows, args.dimension)
+    seconds: dict[str, list[float]] = {"floor": [], "ours": [], "autofaiss": []}
+    told = ""
+    for turn in range(args.repeats):
+        for name in ("floor", "ours"):
+            out = folder / f"{name}-{turn}"
+            out.mkdir()
+            seconds[name].append(apart(SCRIPT, name, folder / "embeddings", out)["seconds"])
+        peer = autofaiss(folder / "embeddings", folder)
+        if isinstance(peer, str):
+            told = peer
+        else:
+            seconds["autofaiss"].append(peer)
+    plain, built = median(seconds["floor"]), median(seconds["ours"])
+    rows: list[tuple[str, str, str, bool | None]] = [
+        ("plain FAISS: load, add, write (fp32)", f"{plain:.2f} s", "", None),
+        ("wbrag: shards, merge, hash, publish", f"{built:.2f} s", "", None),
+        ("wbrag / plain FAISS", f"{built / plain:.2f}", "<= 2", built <= 2 * plain),
+    ]
+    if seconds["autofaiss"]:
+        theirs = median(seconds["autofaiss"])
+        rows.append(("autofaiss Flat", f"{theirs:.2f} s", "", None))
+        rows.append(("wbrag / autofaiss", f"{built / theirs:.2f}", "<= 0.5", built <= theirs / 2))
+    else:
+        rows.append(("autofaiss", told, "", None))
+    return table(f"build of {args.rows:,} x {args.dimension}, median of {args.repeats}", rows)
+
+
+def memory(args: argparse.Namespace, folder: Path) -> bool:
+    """Peak memory of merging by number of shards."""
+    rows: list[tuple[str, str, str, bool | None]] = []
+    for kind in ("flat_fp16", "ivf_fp16"):
+        added = {}
+        for shards in (4, 16, 64):
+            words = (kind, shards, args.rows, args.dimension, folder)
+            apart(SCRIPT, "cut", *words)
+            found = apart(SCRIPT, "merge", *words)
+            added[shards], size = found["added"], found["size"]
+            value = (
+                f"+{found['added']:.0f} MiB = {found['added'] / size:.2f} x {size:.0f} MiB, {found['seconds']:.1f} s"
+            )
+            rows.append((f"{kind}, {shards} shards", value, "<= 1.5 x", found["added"] <= 1.5 * size))
+        spread = added[64] - added[4]
+        rows.append((f"{kind}, 64 against 4 shards", f"{spread:+.0f} MiB", "<= 0.1 x", spread <= 0.1 * size))
+    return table("peak memory that a merge adds", rows)
+
+
+def scale(args: argparse.Namespace, folder: Path) -> bool:
+    """What depends on the size of the base and what must not."""
+    small, large = (apart(SCRIPT, "big", rows, 384, folder) for rows in (args.big_rows // 10, args.big_rows))
+    ratio = large["publish_beside"] / small["publish_beside"]
+    inside = large["publish_into"] / small["publish_into"]
+    rows: list[tuple[str, str, str, bool | None]] = [
+        (f"build {args.big_rows:,} x 384, one process", f"{large['build']:.1f} s", "", None),
+        ("open that version", f"{large['open'] * 1e3:.0f} ms", "< 100", large["open"] < 0.1),
+        ("search it, k = 5, batch of 64", f"{large['queries']:.1f} queries/s", "", None),
+        (f"publish {UNITS:,} units beside it", f"{large['publish_beside']:.2f} s", "", None),
+        ("  against a base a tenth as large", f"{ratio:.2f}", "<= 1.2", ratio <= 1.2),
+        (f"publish {UNITS:,} passages into it", f"{large['publish_into']:.2f} s", "", None),
+        ("  against a base a tenth as large", f"{inside:.2f}", "", None),
+        ("roll it back", f"{large['rollback'] * 1e3:.0f} ms", "< 50", large["rollback"] < 0.05),
+    ]
+    return table("size of the base", rows)
+
+
+def main() -> int:
+    """Run the parts and print their tables."""
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--rows", type=int, default=100_000)
+    asked.add_argument("--dimension", type=int, default=768)
+    asked.add_argument("--big-rows", type=int, default=1_000_000)
+    asked.add_argument("--repeats", type=int, default=3)
+    asked.add_argument("--only", choices=["compare", "memory", "scale"])
+    asked.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
+    args = asked.parse_args()
+    if args.part:
+        name, *words = args.part
+        parts: dict[str, Any] = {"floor": floor, "ours": ours, "merge": merge, "cut": cut, "big": big}
+        typed = [int(w) if w.isdigit() else Path(w) if "/" in w else w for w in words]
+        print(json.dumps(parts[name](*typed)))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = [part for part in (compare, memory, scale) if args.only in (None, part.__name__)]
+        held = [part(args, Path(folder)) for part in chosen]
+    return 0 if all(held) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Merged search: base and write-back as two stores, beside one index over all their rows.
+
+    python benchmarks/merged_search.py [--rows 200000] [--dimension 384] [--queries 256] [--repeats 5]
+
+Rounds in turns, medians; ids are compared with plain FAISS's, up to equal scores. Exit code 1 when a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from synthetic import blocks, median, passages, queries, table, timed
+
+from wbrag.config import Merge
+from wbrag.index.manifest import commit
+from wbrag.index.publish import extended, publish
+from wbrag.index.revise import delete_rows
+from wbrag.index.search import KnowledgeBase
+from wbrag.index.segment import write_segment
+from wbrag.index.storage import storage_of
+from wbrag.index.template import template_name, train_template
+from wbrag.index.vectors import spec_of
+
+K = 10
+NLIST = 512
+
+
+def stores(folder: Path, vectors: np.ndarray, cut: int) -> dict[str, KnowledgeBase]:
+    """The same rows as one segment, as base and write-back, as 16 segments, with deletions, as an IVF base."""
+    rows = len(vectors)
+    publish(folder / "one", vectors, passages(0, rows), "benchmark", {})
+    publish(folder / "base", vectors[:cut], passages(0, cut), "benchmark", {})
+    publish(folder / "units", vectors[cut:], passages(cut, rows), "benchmark", {})
+    for part in np.array_split(np.arange(rows), 16):
+        publish(folder / "many", vectors[part], passages(int(part[0]), int(part[-1]) + 1), "benchmark", {})
+    made = {"one": KnowledgeBase(folder / "one"), "two": KnowledgeBase(folder / "base", folder / "units")}
+    made["many"] = KnowledgeBase(folder / "many")
+    made["supersede"] = KnowledgeBase(folder / "base", folder / "units", merge=Merge("supersede"))
+    dead = np.random.default_rng(3).choice(rows, rows // 20, replace=False)
+    delete_rows(folder / "one", dead, {})
+    made["deleted"] = KnowledgeBase(folder / "one")
+    template = train_template(vectors[: NLIST * 64], NLIST)
+    spec = spec_of("ivf_fp16", vectors.shape[1], template, NLIST)
+    storage_of(folder / "ivf").create(template_name(str(spec.template)), template)
+    segment = write_segment(folder / "ivf", vectors, passages(0, rows), spec, "benchmark")
+    commit(folder / "ivf", lambda parent: extended(parent, segment, {}))
+    made["ivf"] = KnowledgeBase(folder / "ivf", nprobe=16)
+    return made
+
+
+def faiss_index(vectors: np.ndarray) -> Any:  # noqa: ANN401 - SWIG
+    """The floor: one fp16 index in memory."""
+    import faiss
+
+    index: Any = faiss.IndexScalarQuantizer(vectors.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    index.add(vectors.astype(np.float32))
+    return index
+
+
+def agreement(found: list[list[Any]], D: np.ndarray, rows: np.ndarray) -> float:
+    """Share of queries whose ids are FAISS's own, up to the order of scores that differ by less than 1e-6."""
+    same = 0
+    for documents, scores, expected in zip(found, D, rows, strict=True):
+        ids = {f"p{row}" for row, score in zip(expected, scores, strict=True) if score > scores[-1] + 1e-6}
+        same += ids <= {document.id for document in documents} and bool(
+            np.allclose([document.score for document in documents], scores, atol=1e-6)
+        )
+    return same / len(found)
+
+
+def main() -> int:
+    """Measure, print, judge."""
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--rows", type=int, default=200_000)
+    asked.add_argument("--dimension", type=int, default=384)
+    asked.add_argument("--queries", type=int, default=256)
+    asked.add_argument("--repeats", type=int, default=5)
+    args = asked.parse_args()
+    vectors = np.concatenate([block.astype(np.float16) for block in blocks(args.rows, args.dimension)])
+    xq = queries(args.queries, args.dimension)
+    with tempfile.TemporaryDirectory() as folder:
+        made = stores(Path(folder), vectors, args.rows - args.rows // 20)
+        plain = faiss_index(vectors)
+        some = pc.field("id") > "p5"  # about half of the ids
+        work: dict[str, Any] = {name: (lambda kb=kb: kb.search(xq, K)) for name, kb in made.items()}
+        work["faiss"] = lambda: plain.search(xq, K)
+        work["filter"] = lambda: made["one"].search(xq, K, where=some)
+        for one in work.values():
+            one()  # maps are read, filters computed
+        seconds: dict[str, list[float]] = {name: [] for name in work}
+        for _ in range(args.repeats):
+            for name, one in work.items():
+                seconds[name].append(timed(one))
+        D, rows = plain.search(xq, K)
+        equal = {name: agreement(made[name].search(xq, K), D, rows) for name in ("one", "two", "many")}
+        truth = [{f"p{row}" for row in row_list} for row_list in rows]
+        hits = [len(t & {d.id for d in ds}) / K for t, ds in zip(truth, made["ivf"].search(xq, K), strict=True)]
+
+    def against(name: str, other: str) -> float:
+        """Rate of `name` in units of that of `other`: the median over rounds of their ratio."""
+        return median([b / a for a, b in zip(seconds[name], seconds[other], strict=True)])
+
+    rate = {name: args.queries / median(times) for name, times in seconds.items()}
+    shown: list[tuple[str, str, str, bool | None]] = [
+        ("plain FAISS, one fp16 index, no passages", f"{rate['faiss']:.0f} queries/s", "", None),
+        ("one segment, with passages", f"{rate['one']:.0f} queries/s", "", None),
+        ("  against plain FAISS", f"{against('one', 'faiss'):.2f}", "", None),
+    ]
+    for name, what, bar in (
+        ("two", "base + write-back (5 %)", 0.9),
+        ("many", "16 segments", 0.75),
+        ("deleted", "one segment, 5 % deleted", 0.9),
+        ("supersede", "base + write-back, superseding", None),
+        ("filter", "one segment, a filter that half pass", None),
+        ("ivf", f"IVF {NLIST}, 16 probed", None),
+    ):
+        ratio = against(name, "one")
+        held = None if bar is None else ratio >= bar
+        shown.append((f"{what}, against one segment", f"{ratio:.2f}", f">= {bar}" if bar else "", held))
+    for name in ("one", "two", "many"):
+        shown.append((f"{name}: queries with FAISS's ids", f"{equal[name]:.1%}", "100 %", equal[name] == 1))
+    shown.append(("IVF: recall@10", f"{np.mean(hits):.4f}", "", None))
+    return 0 if table(f"{args.rows:,} x {args.dimension}, k = {K}, {args.queries} queries", shown) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""What the index benchmarks share: seeded vectors, their passages, a part run in a process of its own, a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+#: Vectors of a block, here and in the files that all contestants read.
+BLOCK = 16_384
+CLUSTERS = 1_000
+
+
+def blocks(rows: int, dimension: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """Unit vectors around seeded centres, (n, d) float32 that fp16 can hold, in blocks; the same for the same seed."""
+    centres = np.random.default_rng(7).standard_normal((CLUSTERS, dimension)).astype(np.float32)
+    for number, start in enumerate(range(0, rows, BLOCK)):
+        generator = np.random.default_rng([seed, number])
+        n = min(BLOCK, rows - start)
+        drawn = centres[generator.integers(0, CLUSTERS, n)]
+        drawn = drawn + generator.standard_normal((n, dimension), dtype=np.float32)
+        yield (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
+
+
+def queries(n: int, dimension: int) -> np.ndarray:
+    """(n, d) float32 unit vectors of the same kind."""
+    return np.concatenate(list(blocks(n, dimension, seed=99)))
+
+
+def passages(first: int, stop: int, prefix: str = "p") -> pa.Table:
+    """Passages for rows first .. stop - 1."""
+    ids = [f"{prefix}{row}" for row in range(first, stop)]
+    return pa.table({"id": ids, "title": ids, "text": [f"the passage called {key}" for key in ids]})
+
+
+def write_embeddings(folder: Path, rows: int, dimension: int) -> list[Path]:
+    """The vectors as float32 .npy files, as an encoder would leave them for FAISS or autofaiss."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number, block in enumerate(blocks(rows, dimension)):
+        files.append(folder / f"{number:05d}.npy")
+        if not files[-1].exists():
+            np.save(files[-1], block)
+    return files
+
+
+def apart(script: str, part: str, *words: object) -> dict[str, Any]:
+    """Run `script --part PART WORDS` in a new process and return what it reports."""
+    command = [sys.executable, script, "--part", part, *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{ran.stderr}")
+    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return found
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that `work` takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def peak_mib() -> float:
+    """The highest resident memory of this process so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def median(values: Sequence[float]) -> float:
+    """The median."""
+    return float(np.median(values))
+
+
+def table(title: str, rows: Sequence[tuple[str, str, str, bool | None]]) -> bool:
+    """Print measure, value, bar and whether it holds (None: no bar); returns whether all hold."""
+    print(f"\n{title}")
+    width = max(len(row[0]) for row in rows)
+    values = max(len(row[1]) for row in rows)
+    for name, value, bar, holds in rows:
+        verdict = "" if holds is None else "ok" if holds else "MISSED"
+        print(f"  {name:<{width}}  {value:>{values}}  {bar:<12} {verdict}".rstrip())
+    return all(row[3] is not False for row in rows)

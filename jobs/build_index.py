@@ -1,0 +1,35 @@
+"""Build a base index from a corpus, or adopt a flat FAISS index that others built of it.
+
+    python jobs/build_index.py corpus=corpus.jsonl store=DIR encoder=e5_base_v2
+    python jobs/build_index.py corpus=corpus.jsonl store=DIR encoder=e5_base_v2 adopt=e5_Flat.index
+
+Exit codes as those of jobs/train.py; the same command again resumes a build that was killed.
+"""
+
+from __future__ import annotations
+
+import hydra
+from command_line import exit_codes
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from wbrag.config import BuildConfig
+from wbrag.indexing import build_index
+
+ConfigStore.instance().store(name="build_index_schema", node=BuildConfig)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="build_index")
+def main(cfg: DictConfig) -> None:
+    """Build or adopt, then print what the store holds."""
+    with exit_codes():
+        typed = OmegaConf.to_object(cfg)
+        assert isinstance(typed, BuildConfig)
+        made = build_index(typed)
+        rows = sum(ref.rows for ref in made.segments)
+        print(f"{typed.store}: version {made.version}, {rows:,} passages, {made.spec.kind}, encoder {made.encoder}")
+
+
+if __name__ == "__main__":
+    with exit_codes():
+        main()

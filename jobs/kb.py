@@ -1,0 +1,107 @@
+"""Look at a knowledge base's store and take care of it.
+
+    python jobs/kb.py log STORE                      its versions, the newest last
+    python jobs/kb.py show STORE [VERSION]           what one version holds
+    python jobs/kb.py diff STORE A B                 passages that came, went or changed from version A to B
+    python jobs/kb.py rollback STORE VERSION         a new version with the content of an old one
+    python jobs/kb.py verify STORE [--full]          is every byte what was written
+    python jobs/kb.py repair STORE                   encode damaged vectors again
+    python jobs/kb.py compact STORE                  fewer segments, without the deleted rows
+    python jobs/kb.py gc STORE [--grace HOURS] [--keep N] [--dry-run]     remove what no kept version needs
+    python jobs/kb.py export STORE DIR [--with STORE2] [--dtype float16]  FlashRAG's files and a Parquet table
+    python jobs/kb.py import STORE DIR [--encoder conf/encoder/X.yaml]    a store of FlashRAG's files, not encoded again
+
+STORE is a folder (`runs/demo-7/nq/writeback`) or an S3 URL. `--json` prints data. Exit codes: 0 done, 1 verify found
+damage, 2 it cannot be done (the message says why).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import kb_commands as commands
+
+from wbrag.benchmarks import InputError, OverErrorBudget
+from wbrag.config import ConfigError
+from wbrag.index.files import StoreError
+from wbrag.index.objects import open_storage
+
+#: Command, the function that carries it out, and the names and settings of its arguments.
+COMMANDS: list[tuple[str, Any, dict[str, dict[str, Any]]]] = [
+    ("log", commands.log, {}),
+    ("show", commands.show, {"version": {"type": int, "nargs": "?", "default": 0, "help": "default: the current one"}}),
+    ("diff", commands.compare, {"a": {"type": int}, "b": {"type": int}}),
+    ("rollback", commands.roll_back, {"version": {"type": int}}),
+    ("verify", commands.check, {"--full": {"action": "store_true", "help": "hash every byte"}}),
+    ("repair", commands.mend, {"--encoder": {"default": "", "help": "a file of conf/encoder/; default: the store's"}}),
+    (
+        "compact",
+        commands.shrink,
+        {"--keep-rows": {"type": int, "default": 100_000, "help": "clean segments of so many rows stay"}},
+    ),
+    (
+        "gc",
+        commands.collect,
+        {
+            "--grace": {"type": float, "default": 24.0, "help": "hours that a file nobody needs is left alone"},
+            "--keep": {"type": int, "default": 0, "help": "versions to keep, from the newest; 0: all"},
+            "--dry-run": {"action": "store_true", "help": "only say what would go"},
+        },
+    ),
+    (
+        "export",
+        commands.take_out,
+        {
+            "folder": {"help": "a new folder"},
+            "--with": {"action": "append", "default": [], "dest": "beside", "metavar": "STORE", "help": "put after it"},
+            "--dtype": {"choices": ["float32", "float16"], "default": "float32", "help": "of the index"},
+        },
+    ),
+    (
+        "import",
+        commands.take_in,
+        {
+            "folder": {"help": "with one .jsonl and one .index"},
+            "--corpus": {"default": "", "help": "the corpus, where there are several .jsonl"},
+            "--index": {"default": "", "help": "the FAISS index, where there are several .index"},
+            "--encoder": {"default": "", "help": "a file of conf/encoder/; default: what export.json names"},
+        },
+    ),
+]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="kb.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--cache", default=str(Path.home() / ".cache" / "wbrag"), help="segments of stores in S3")
+    added = made.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, arguments in COMMANDS:
+        command = added.add_parser(name, help=run.__doc__)
+        command.add_argument("store", help="folder or s3:// URL")
+        for key, settings in arguments.items():
+            command.add_argument(key, **settings)
+        command.add_argument("--json", action="store_true", help="print data")
+        command.set_defaults(run=run)
+    return made
+
+
+def main(words: list[str] | None = None) -> int:
+    """Carry out one command, print what it says and return the exit code."""
+    args = parser().parse_args(words)
+    try:
+        told = args.run(open_storage(args.store, Path(args.cache)), args)
+    except (StoreError, ConfigError, InputError, OverErrorBudget) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(told.data, indent=2, ensure_ascii=False) if args.json else "\n".join(told.lines))
+    return int(told.code)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,293 @@
+"""Search as a user has it: kinds of index, filters, switches, questions as text, superseding, blocks of a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wbrag.config import Encoder, Merge
+from wbrag.encoder import open_encoder, passage_text
+from wbrag.index.files import StoreError
+from wbrag.index.manifest import Manifest, commit
+from wbrag.index.notes import encoder_note
+from wbrag.index.publish import extended, publish
+from wbrag.index.revise import delete, rollback
+from wbrag.index.search import HITS, KnowledgeBase
+from wbrag.index.segment import write_segment
+from wbrag.index.storage import storage_of
+from wbrag.index.template import template_name, train_template
+from wbrag.index.topk import block_search, cpu_nearest, exact_top
+from wbrag.index.vectors import spec_of
+from wbrag.schema import UNIT
+
+D = 16
+NLIST = 6
+HASHING = Encoder(name="hashing", kind="hashing", model="", dimension=64)
+SUPERSEDE = Merge("supersede", 0.95)
+
+
+def unit_vectors(n: int, seed: int = 0, d: int = D) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+def passages(n: int, prefix: str = "p") -> pa.Table:
+    ids = [f"{prefix}{i}" for i in range(n)]
+    return pa.table({"id": ids, "title": [f"title {i}" for i in ids], "text": [f"text {i}" for i in ids]})
+
+
+def units(sources: list[list[str]]) -> pa.Table:
+    rows = [
+        {"id": f"wb-{i}", "title": "unit", "text": f"unit {i}", "example_id": f"e{i}", "source_ids": ids}
+        | {"source_tokens": 10 * i, "unit_tokens": i}
+        for i, ids in enumerate(sources)
+    ]
+    return pa.Table.from_pylist(rows, UNIT)
+
+
+def ids_of(results: list[list[object]]) -> list[list[str]]:
+    return [[document.id for document in documents] for documents in results]  # type: ignore[attr-defined]
+
+
+def publish_ivf(store: Path, vectors: np.ndarray, table: pa.Table, template: bytes) -> Manifest:
+    """A version with one IVF segment more, as a build publishes it."""
+    spec = spec_of("ivf_fp16", vectors.shape[1], template, NLIST)
+    storage_of(store).create(template_name(str(spec.template)), template)
+    segment = write_segment(store, vectors, table, spec, "test")
+    return commit(store, lambda parent: extended(parent, segment, {}))
+
+
+# IVF
+
+
+def test_ivf_with_every_list_finds_what_flat_finds(tmp_path: Path) -> None:
+    vectors, xq = unit_vectors(600), unit_vectors(30, seed=1)
+    publish(tmp_path / "flat", vectors, passages(600), "test", {})
+    publish_ivf(tmp_path / "ivf", vectors, passages(600), train_template(vectors, NLIST))
+    flat = KnowledgeBase(tmp_path / "flat").search(xq, 9)
+    assert KnowledgeBase(tmp_path / "ivf", nprobe=NLIST).search(xq, 9) == flat
+    fewer = ids_of(KnowledgeBase(tmp_path / "ivf", nprobe=2).search(xq, 9))
+    shared = [len(set(some) & set(all_)) for some, all_ in zip(fewer, ids_of(flat), strict=True)]
+    assert 3 < np.mean(shared) < 9  # approximate, and not by chance: two of six lists
+
+
+@pytest.mark.parametrize("nprobe", [1, 3])
+def test_ivf_segments_of_one_template_are_searched_as_one(tmp_path: Path, nprobe: int) -> None:
+    vectors, table, xq = unit_vectors(500), passages(500), unit_vectors(20, seed=1)
+    template = train_template(vectors, NLIST)
+    publish_ivf(tmp_path / "one", vectors, table, template)
+    for start, stop in ((0, 120), (120, 121), (121, 500)):
+        publish_ivf(tmp_path / "many", vectors[start:stop], table.slice(start, stop - start), template)
+    one = KnowledgeBase(tmp_path / "one", nprobe=nprobe).search(xq, 8)
+    assert KnowledgeBase(tmp_path / "many", nprobe=nprobe).search(xq, 8) == one
+
+
+def test_deletion_in_and_publishing_to_an_ivf_store(tmp_path: Path) -> None:
+    vectors = unit_vectors(300)
+    publish_ivf(tmp_path, vectors, passages(300), train_template(vectors, NLIST))
+    delete(tmp_path, ["p7"], {})
+    newest = publish(tmp_path, unit_vectors(40, seed=5), passages(40, "q"), "test", {})  # takes the store's template
+    assert newest.spec.kind == "ivf_fp16"
+    knowledge = KnowledgeBase(tmp_path, nprobe=NLIST)
+    assert ids_of(knowledge.search(unit_vectors(40, seed=5)[3:4], 1)) == [["q3"]]
+    assert len(found := ids_of(knowledge.search(vectors[7:8], 400))[0]) == 339
+    assert "p7" not in found
+
+
+def test_a_flat_writeback_stands_beside_an_ivf_base(tmp_path: Path) -> None:
+    vectors = unit_vectors(300)
+    publish_ivf(tmp_path / "base", vectors, passages(300), train_template(vectors, NLIST))
+    publish(tmp_path / "wb", unit_vectors(9, seed=3), passages(9, "wb-"), "test", {})
+    hits = KnowledgeBase(tmp_path / "base", tmp_path / "wb", nprobe=NLIST).search(unit_vectors(9, seed=3)[:1], 309)[0]
+    assert (hits[0].id, len(hits)) == ("wb-0", 309)
+
+
+# Filters and switches
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("stores")
+    publish(folder / "base", unit_vectors(40, seed=1), passages(40), "test", {})
+    publish(folder / "wb", unit_vectors(10, seed=2), units([[f"p{i}", "p0"] for i in range(10)]), "test", {})
+    return folder / "base", folder / "wb"
+
+
+def test_a_filter_searches_the_rows_it_lets_through(stores: tuple[Path, Path]) -> None:
+    knowledge = KnowledgeBase(*stores)
+    xq, everything = unit_vectors(4, seed=9), KnowledgeBase(*stores).search(unit_vectors(4, seed=9), 50)
+    wanted = {"p3", "p30", "wb-4"}
+    found = knowledge.search(xq, 2, where=pc.field("id").isin(sorted(wanted)))
+    assert found == [[d for d in documents if d.id in wanted][:2] for documents in everything]
+    assert knowledge.search(xq, 50) == everything  # the filter was that query's alone
+
+
+def test_a_column_that_a_segment_lacks_is_null_there(stores: tuple[Path, Path]) -> None:
+    knowledge = KnowledgeBase(*stores)
+    long = knowledge.search(unit_vectors(1, seed=9), 50, where=pc.field("source_tokens") > 55)
+    assert sorted(ids_of(long)[0]) == ["wb-6", "wb-7", "wb-8", "wb-9"]
+    assert len(knowledge.search(unit_vectors(1), 50, where=pc.field("source_tokens").is_null())[0]) == 40
+    with pytest.raises(ValueError, match="no_such_column"):
+        knowledge.search(unit_vectors(1), 5, where=pc.field("no_such_column") > 1)
+
+
+def test_deleted_rows_stay_hidden_under_a_filter(tmp_path: Path) -> None:
+    publish(tmp_path, unit_vectors(20), passages(20), "test", {})
+    delete(tmp_path, ["p3"], {})
+    found = KnowledgeBase(tmp_path).search(unit_vectors(2), 5, where=pc.field("id").isin(["p2", "p3"]))
+    assert ids_of(found) == [["p2"], ["p2"]]
+
+
+def test_nothing_passes_a_filter(stores: tuple[Path, Path]) -> None:
+    assert KnowledgeBase(*stores).search(unit_vectors(2), 5, where=pc.field("id") == "none") == [[], []]
+
+
+def test_writeback_is_switched_query_by_query(stores: tuple[Path, Path]) -> None:
+    knowledge, xq = KnowledgeBase(*stores), unit_vectors(5, seed=2)
+    on, off = knowledge.search(xq, 4), knowledge.search(xq, 4, writeback=False)
+    assert on != off
+    switches = [True, False, False, True, False]
+    mixed = knowledge.search(xq, 4, writeback=switches)
+    assert mixed == [(on if switch else off)[i] for i, switch in enumerate(switches)]
+    with pytest.raises(ValueError, match=r"writeback has shape \(2,\) for 5 queries"):
+        knowledge.search(xq, 4, writeback=[True, False])
+
+
+# Superseding
+
+
+def slow_supersede(ranked: list[object], sources: dict[str, set[str]], k: int) -> list[str]:
+    """The policy over the whole ranking, told another way: start anew whenever a unit joins."""
+    chosen: list[str] = []
+    dropped: set[str] = set()
+    for document in ranked:
+        key = document.id  # type: ignore[attr-defined]
+        mine = sources.get(key, set())
+        twin = any(mine and mine == sources.get(other) for other in chosen)
+        if len(chosen) < k and key not in dropped and not twin:
+            chosen = [other for other in chosen if other not in mine] + [key]
+            dropped |= mine
+    return chosen
+
+
+@pytest.mark.parametrize("k", [1, 3, 6, 20, 60])
+def test_superseding_is_that_of_the_whole_ranking(stores: tuple[Path, Path], k: int) -> None:
+    xq = np.concatenate([unit_vectors(10, seed=2), unit_vectors(20, seed=7)])
+    sources = {f"wb-{i}": {f"p{i}", "p0"} for i in range(10)}
+    ranked = KnowledgeBase(*stores).search(xq, 50)
+    found = KnowledgeBase(*stores, merge=SUPERSEDE).search(xq, k)
+    assert ids_of(found) == [slow_supersede(documents, sources, k) for documents in ranked]
+
+
+def test_near_units_count_as_one(tmp_path: Path) -> None:
+    vectors = unit_vectors(3)
+    publish(tmp_path / "base", unit_vectors(5, seed=4), passages(5), "test", {})
+    publish(tmp_path / "wb", np.concatenate([vectors, vectors]), units([[f"x{i}"] for i in range(6)]), "test", {})
+    plain = ids_of(KnowledgeBase(tmp_path / "base", tmp_path / "wb").search(vectors[:1], 2))
+    assert plain == [["wb-0", "wb-3"]]
+    near = ids_of(KnowledgeBase(tmp_path / "base", tmp_path / "wb", merge=SUPERSEDE).search(vectors[:1], 11))[0]
+    assert near[0] == "wb-0"
+    assert {"wb-3", "wb-4", "wb-5"}.isdisjoint(near)
+    assert len(near) == 8
+
+
+def test_superseding_leaves_a_search_of_the_base_alone(stores: tuple[Path, Path]) -> None:
+    xq = unit_vectors(5, seed=2)
+    plain = KnowledgeBase(*stores).search(xq, 6, writeback=False)
+    assert KnowledgeBase(*stores, merge=SUPERSEDE).search(xq, 6, writeback=False) == plain
+
+
+# Questions as text
+
+
+def text_base(folder: Path) -> Path:
+    """base/ and writeback/ as a run leaves them, encoded by the hashing encoder that their notes name."""
+    encoder = open_encoder(HASHING)
+    towns = [{"id": f"t{i}", "title": f"Town {i}", "text": f"The mayor of town{i} is mayor{i}."} for i in range(12)]
+    unit = {"id": "wb-1", "title": "Harbour", "text": "The harbour of town3 was built by Ida.", "example_id": "e"}
+    for name, rows in (("base", towns), ("writeback", [unit])):
+        vectors = encoder.encode_passages([passage_text(row["title"], row["text"]) for row in rows])
+        publish(folder / name, vectors, pa.Table.from_pylist(rows), encoder.fingerprint, encoder_note(HASHING))
+    return folder
+
+
+def test_a_question_is_answered_with_documents_of_both_stores(tmp_path: Path) -> None:
+    knowledge = KnowledgeBase.open(text_base(tmp_path))
+    first, second = knowledge.search(["Who built the harbour of town3?", "Who is mayor of town7?"], 2)
+    assert (first[0].id, first[0].source) == ("wb-1", "writeback")
+    assert (second[0].id, second[0].source, second[0].text) == ("t7", "base", "The mayor of town7 is mayor7.")
+    assert knowledge.search_one("Who built the harbour of town3?", 2) == first
+    assert knowledge.search_one("Who built the harbour of town3?", 1, writeback=False)[0].source == "base"
+    with pytest.raises(ValueError, match="search_one"):
+        knowledge.search("Who built the harbour?", 2)
+
+
+def test_hits_as_a_table_say_from_which_version(tmp_path: Path) -> None:
+    delete(text_base(tmp_path) / "base", ["t0"], {})
+    table = KnowledgeBase.open(tmp_path).table(["Who built the harbour of town3?"], 3)
+    assert table.schema.equals(HITS)
+    rows = table.to_pylist()
+    assert [row["rank"] for row in rows] == [1, 2, 3]
+    assert [(row["source"], row["version"]) for row in rows] == [("writeback", 1), ("base", 2), ("base", 2)]
+
+
+def test_the_encoder_is_found_though_the_newest_version_does_not_name_it(tmp_path: Path) -> None:
+    store = text_base(tmp_path) / "base"
+    delete(store, ["t0"], {"by": "test"})
+    rollback(store, 1, {"by": "test"})
+    assert KnowledgeBase.open(store).search_one("mayor of town7", 1)[0].id == "t7"
+
+
+def test_an_encoder_of_another_fingerprint_is_refused(tmp_path: Path) -> None:
+    other = open_encoder(Encoder(name="hashing", kind="hashing", model="", dimension=64, query_prefix="q: "))
+    with pytest.raises(StoreError, match=f"queries: encoder is '{other.fingerprint}', version 1 has 'hashing-64d"):
+        KnowledgeBase.open(text_base(tmp_path), encoder=other)
+
+
+def test_a_store_that_names_no_encoder_wants_one(tmp_path: Path) -> None:
+    publish(tmp_path, unit_vectors(3), passages(3), "test", {})
+    with pytest.raises(StoreError, match="no version says which encoder made it"):
+        KnowledgeBase.open(tmp_path).search(["where?"], 1)
+
+
+# Blocks of a device
+
+
+@settings(max_examples=20)
+@given(
+    rows=st.integers(1, 40),
+    block=st.integers(1, 50),
+    k=st.integers(1, 45),
+    hidden=st.sets(st.integers(0, 39)),
+    distinct=st.integers(1, 40),
+)
+def test_any_block_size_finds_the_same(rows: int, block: int, k: int, hidden: set[int], distinct: int) -> None:
+    """Ties included: few distinct vectors make many."""
+    codes, xq = unit_vectors(40)[np.arange(rows) % distinct], unit_vectors(3, seed=5).astype(np.float32)
+    visible = np.setdiff1d(np.arange(rows), sorted(hidden))
+    scores = xq @ codes.astype(np.float32).T
+    D1, I1 = exact_top(block_search(codes, visible, block, cpu_nearest), rows, xq, k)
+    for query in range(3):
+        found = I1[query][I1[query] >= 0]
+        assert len(found) == min(k, len(visible))
+        assert np.allclose(D1[query][: len(found)], np.sort(scores[query][visible])[::-1][:k], atol=1e-5)
+        assert set(found) <= set(visible)
+        assert len(set(found)) == len(found)
+    whole = exact_top(block_search(codes, visible, rows, cpu_nearest), rows, xq, k)[1]
+    if distinct >= rows:
+        assert (I1 == whole).all()
+
+
+def test_a_base_larger_than_the_device_is_searched_in_blocks(stores: tuple[Path, Path]) -> None:
+    xq = unit_vectors(6, seed=3)
+    whole = KnowledgeBase(*stores).search(xq, 12)
+    blocks = KnowledgeBase(*stores, block_bytes=7 * 2 * D)  # seven rows at a time
+    assert ids_of(blocks.search(xq, 12)) == ids_of(whole)
+    kept = pc.field("id").isin([f"p{i}" for i in range(0, 40, 3)])
+    assert ids_of(blocks.search(xq, 12, where=kept)) == ids_of(KnowledgeBase(*stores).search(xq, 12, where=kept))

@@ -1,0 +1,75 @@
+"""One open segment of a pinned version: which of its rows can be seen, how it is searched, what its rows say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from wbrag.index.segment import Segment
+from wbrag.index.topk import Search, block_search, cpu_nearest, gpu_nearest, gpus
+from wbrag.index.vectors import codes_of, search_parameters
+from wbrag.schema import PASSAGE, Source
+
+
+@dataclass(frozen=True)
+class Part:
+    """A segment as a knowledge base searches it; `live` is (rows,) bool, None where nothing was deleted."""
+
+    source: Source
+    version: int
+    segment: Segment
+    live: np.ndarray | None
+    _filtered: dict[str, np.ndarray] = field(default_factory=dict)  # the last filter and what it lets through
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of its passages."""
+        return self.segment.passages.file.schema_arrow
+
+    def search(self, where: pc.Expression | None, columns: pa.Schema, nprobe: int, block_bytes: int) -> Search:
+        """The search of the rows that are live and for which `where` is true.
+
+        `columns` are those `where` may name; one that this segment has not is null in all its rows. With `block_bytes`
+        a flat segment goes to the device in blocks of at most so many bytes of vectors.
+        """
+        index, spec, visible = self.segment.index, self.segment.spec, self._visible(where, columns)
+        if block_bytes and spec.kind == "flat_fp16":
+            rows = None if visible is None else np.flatnonzero(visible)
+            nearest = gpu_nearest if gpus() else cpu_nearest
+            return block_search(codes_of(index), rows, max(1, block_bytes // (2 * spec.dimension)), nearest)
+        parameters = search_parameters(spec, visible, nprobe)
+
+        def search(xq: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+            D, rows = index.search(xq, n, params=parameters)
+            return D, rows
+
+        return search
+
+    def passages(self, rows: np.ndarray) -> list[tuple[dict[str, Any], frozenset[str]]]:
+        """id, title and text of these rows, and the ids that a unit was distilled from (none in a base)."""
+        table = self.segment.passages.take(rows)
+        sources = table["source_ids"].to_pylist() if "source_ids" in table.column_names else [None] * len(table)
+        return [
+            (row, frozenset(ids or ()))
+            for row, ids in zip(table.select(PASSAGE.names).to_pylist(), sources, strict=True)
+        ]
+
+    def _visible(self, where: pc.Expression | None, columns: pa.Schema) -> np.ndarray | None:
+        if where is None:
+            return self.live
+        key = str(where)
+        if key not in self._filtered:
+            self._filtered.clear()
+            self._filtered[key] = self._matches(where, columns)
+        return self._filtered[key] if self.live is None else self._filtered[key] & self.live
+
+    def _matches(self, where: pc.Expression, columns: pa.Schema) -> np.ndarray:
+        options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        form = ds.ParquetFileFormat(default_fragment_scan_options=options)
+        table = ds.dataset(self.segment.passages.path, schema=columns, format=form).to_table(columns={"true": where})
+        return np.asarray(pc.fill_null(table["true"], False).to_numpy())
