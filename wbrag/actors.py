@@ -130,8 +130,9 @@ class Generator:
     async def _train(self, handle: SearchHandle | None, row: Row) -> Row:
         documents = documents_of(row["documents"])
         tools = replace(self.tools, search=handle.base if handle else None)
-        how = {"method": self.method, "judge": self.judge}
-        made = await train_example(_example(row), documents, tools, self.gates, self.metric, **how)
+        made = await train_example(
+            _example(row), documents, tools, self.gates, self.metric, method=self.method, judge=self.judge
+        )
         self.counts.kept += made["status"] == "kept"
         self.counts.failed += made["status"] == "failed"
         self.counts.calls_saved += made["calls_saved"]
