@@ -96,6 +96,7 @@ def test_one_record_per_metric_primary_first_with_every_number() -> None:
     assert record["writeback_share"] == pytest.approx(1 / 6)
     assert record["questions_with_writeback"] == 1
     assert (record["context_tokens_base"], record["context_tokens_writeback"]) == (64.0, 70.0)
+    assert (record["retrieval_rate_base"], record["retrievals_per_question_writeback"]) == (0.0, 0.0)
     assert {r["metric"]: r["mcnemar_p"] for r in found["results"]}["f1"] is None
 
 
@@ -237,3 +238,16 @@ def test_hits_from_write_back_are_counted_over_all_hits() -> None:
     rows = [prediction(documents_writeback=[UNIT, UNIT | {"id": "wb-2"}]), prediction(id="b", documents_writeback=[])]
     record = evaluate(rows, SETTING)["results"][0]
     assert (record["writeback_share"], record["questions_with_writeback"]) == (1.0, 1)
+
+
+def test_retrievals_of_the_methods_own_are_a_rate_and_a_mean_over_the_rows_that_did_not_fail() -> None:
+    retrievals = [(2, 0), (0, 1), (4, 1), (None, None)]
+    rows = [
+        prediction(
+            id=str(i), retrievals_base=base, retrievals_writeback=both, error=None if base is not None else "E: x"
+        )
+        for i, (base, both) in enumerate(retrievals)
+    ]
+    record = evaluate(rows, SETTING)["results"][0]
+    assert (record["retrieval_rate_base"], record["retrievals_per_question_base"]) == (pytest.approx(2 / 3), 2.0)
+    assert record["retrieval_rate_writeback"] == record["retrievals_per_question_writeback"] == pytest.approx(2 / 3)

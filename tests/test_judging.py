@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wbrag.benchmarks import OverErrorBudget, read_examples
-from wbrag.config import Gates, Method, TrainConfig
+from wbrag.config import Benchmark, ConfigError, Gates, Method, TrainConfig
 from wbrag.construction import construction
+from wbrag.inputs import check_settings
 from wbrag.judging import NoJudgement, llm_judge
 from wbrag.llm.scripted import ScriptedLLM, read
 from wbrag.methods import Tools, naive
@@ -131,3 +132,9 @@ def test_rows_without_labels_are_read_only_for_a_judge(tmp_path: Path) -> None:
 
 def test_labels_judge_unless_told_otherwise() -> None:
     assert (TrainConfig().judge, TrainConfig().method) == ("labels", Method())
+
+
+def test_an_unknown_judge_is_named() -> None:
+    benchmark = Benchmark(name="t", train="a", test="b")
+    with pytest.raises(ConfigError, match="judge='coin' is unknown; known are labels, llm"):
+        check_settings(TrainConfig(benchmark=benchmark, judge="coin"))

@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_pipeline import settings, world
 
 from wbrag.config import Backbone, ConfigError, Gates, Method
 from wbrag.llm import Reply
@@ -25,6 +27,7 @@ from wbrag.llm.scripted import read
 from wbrag.methods import Tools, naive
 from wbrag.methods.needs import check_method
 from wbrag.metrics import acc
+from wbrag.pipeline import train
 from wbrag.prompts import Prompts
 from wbrag.schema import Document, Example
 from wbrag.training import train_example
@@ -226,6 +229,20 @@ def test_an_outage_fails_one_example_with_its_reason_and_not_the_next(server: Se
     assert lost["status"] == "failed"
     assert lost["reason"].startswith(f"EndpointError: {server.url}/chat/completions: no answer in 2 attempts")
     assert (kept["status"], kept["unit_title"]) == ("kept", "The Alder bridge")
+
+
+def test_a_whole_run_over_a_flaky_endpoint_loses_nothing(server: Server, tmp_path: Path, ray_session: None) -> None:
+    server.faults = ["", *["500 oops", "", "", "", "reset", "", "", "", "429 wait", "junk"] * 8]
+    data = world(tmp_path / "world", train_rows=20, test_rows=8)
+    metrics = train(settings(data, tmp_path / "run", backbone=backbone(server, retries=8)))
+    assert metrics["questions"] == {"n": 8, "failed": 0}
+    construction, cost = metrics["construction"], metrics["cost"]
+    assert (construction["examples"], construction["failed"]) == (20, 0)
+    assert construction["kept"] > 0
+    spent = 81 - len(server.faults)
+    failed = sum(bool(fault) for fault in ["", *["500", "", "", "", "reset", "", "", "", "429", "junk"] * 8][:spent])
+    answered = cost["training"]["calls"] + cost["evaluation"]["calls"] + 1  # the one at the start
+    assert len(server.requests) == answered + failed  # no call that succeeded was made again
 
 
 def test_token_log_probabilities_come_back_as_pieces_of_the_text(server: Server) -> None:

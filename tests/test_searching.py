@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbrag.config import Encoder, TrainConfig
+from wbrag.actors import Generator
+from wbrag.config import Backbone, Encoder, Method, TrainConfig
 from wbrag.encoder import open_encoder, passage_text
 from wbrag.index.publish import publish
 from wbrag.retrieval import Searcher
-from wbrag.schema import Document
+from wbrag.schema import RETRIEVED, Document, document_rows
 from wbrag.searching import SearchHandle
 
 HASHING = Encoder(name="hashing", kind="hashing", model="hashing", dimension=64)
@@ -131,3 +133,51 @@ def test_who_gives_up_does_not_disturb_the_others() -> None:
 
     assert [document.id for document in asyncio.run(asyncio.wait_for(work(), timeout=5))] == ["b"]
     assert seen == [["b"]]
+
+
+def test_a_generator_has_one_handle_and_searches_the_base_for_the_base_answer(searcher: Searcher) -> None:
+    """What the actor does with its searcher, without Ray: unsure questions are searched for, in few batches."""
+    sent = Sent(searcher)
+    flags: list[bool] = []
+
+    async def search(queries: list[str], k: int, merged: list[bool]) -> list[list[Document]]:
+        flags.extend(merged)
+        return await sent(queries, k, merged)
+
+    actor = SimpleNamespace(search=SimpleNamespace(remote=search))
+    reader = Backbone(name="scripted", kind="scripted", model="scripted")
+    generator = Generator(TrainConfig(backbone=reader, method=Method(name="flare")))
+    known = Document("d", "t", "The ferry is Alma.")
+    rows = [
+        {"id": f"q{i}", "question": f"What is the {thing}?", "golden_answers": ["Alma"], "metadata": "{}"}
+        | {"documents": document_rows([known]), "documents_writeback": document_rows([known])}
+        for i, thing in enumerate(["ferry", "hill", "mill", "tower"] * 5)
+    ]
+
+    async def work() -> tuple[pa.Table, pa.Table]:
+        schema = RETRIEVED.append(pa.field("documents_writeback", RETRIEVED.field("documents").type))
+        trained = await generator.train(pa.Table.from_pylist(rows, RETRIEVED), _Hashed(actor))
+        flags.append(False)  # between the two
+        return trained, await generator.predict(pa.Table.from_pylist(rows, schema), _Hashed(actor))
+
+    trained, predicted = asyncio.run(work())
+    assert set(flags[:15]) == {False}
+    assert sorted(flags[16:]) == [False] * 15 + [True] * 15
+    assert trained["retrievals"].to_pylist() == [0, 1, 1, 1] * 5
+    for side in ("base", "writeback"):
+        assert predicted[f"retrievals_{side}"].to_pylist() == [0, 1, 1, 1] * 5
+    assert predicted["error"].null_count == len(rows)
+    assert len(sent.batches) < 15
+
+
+class _Hashed:
+    """An actor's handle: a new object each time it arrives, equal to every other to the same actor."""
+
+    def __init__(self, actor: SimpleNamespace) -> None:
+        self.actor, self.search = actor, actor.search
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashed) and self.actor is other.actor
+
+    def __hash__(self) -> int:
+        return id(self.actor)

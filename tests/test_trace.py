@@ -11,7 +11,7 @@ import pytest
 from synthetic_run import CONFIG, PASSAGES, UNIT, failed, gated, kept, prediction, write_run
 
 from wbrag.runfolder import read_config, setting_of
-from wbrag.trace import example_life, life, main, rank_of, rank_of_answer
+from wbrag.trace import example_life, life, main, question_life, rank_of, rank_of_answer
 
 GOLDEN = Path(__file__).parent / "data" / "trace_golden.txt"
 LOST = dict.fromkeys(("answer_closed_book", "answer_base", "answer_writeback"))
@@ -100,3 +100,11 @@ def test_no_line_is_wider_than_a_page(run: Path) -> None:
     text = example_life(long, [prediction(answer_base="a " * 200)], setting_of(read_config(run)))
     assert max(map(len, text.splitlines())) <= 150
     assert max(len(line) for line in text.splitlines() if "answer  " not in line) <= 108
+
+
+def test_retrievals_of_the_methods_own_are_told(run: Path) -> None:
+    setting = setting_of(read_config(run))
+    assert "s_rag = 1.00  after 2 retrievals of the method's own" in example_life(kept(retrievals=2), [], setting)
+    told = question_life(prediction(retrievals_base=1), {}, setting)
+    assert "acc = 0.00  after 1 retrieval of the method's own" in told
+    assert told.count("method's own") == 1

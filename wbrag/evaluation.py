@@ -55,7 +55,8 @@ def evaluate(predictions: Sequence[Row], setting: Setting) -> dict[str, Any]:
 
     Returns `questions` (n, failed), `results` (one record per metric, primary first), `splits` (the same records
     for each value of the metadata key `overlap`) and `exposure` (the same for questions with and without a
-    write-back unit in their top-K; without one, the gain must be 0). A failed row scores 0 in all three answers.
+    write-back unit in their top-K; without one the gain must be 0, but for a method that searches by itself). A failed
+    row scores 0 in all three answers.
     Raises ValueError on a repeated id, or on a row without an answer and without an error.
     """
     check_ids(predictions)
@@ -113,8 +114,9 @@ def retrieval_facts(row: Row, setting: Setting) -> dict[str, float]:
         tokens = row[f"context_tokens_{side}"]
         facts[f"tokens_{side}"] = float("nan") if tokens is None or row["error"] is not None else float(tokens)
         retrievals = row[f"retrievals_{side}"]
-        facts[f"retrievals_{side}"] = float("nan") if retrievals is None or row["error"] else float(retrievals)
-        facts[f"retrieved_{side}"] = min(1.0, facts[f"retrievals_{side}"])
+        unknown = retrievals is None or row["error"] is not None
+        facts[f"retrievals_{side}"] = float("nan") if unknown else float(retrievals)
+        facts[f"retrieved_{side}"] = float("nan") if unknown else float(retrievals > 0)
     merged = row["documents_writeback"] or []
     return facts | {
         "hits": float(len(merged)),

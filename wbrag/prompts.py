@@ -42,11 +42,15 @@ DEFAULTS: dict[str, str] = {
     "support": "Do the documents support this answer to the question? Give exactly yes or no.\nQuestion: {question}\n"
     "Answer: {answer}",
     "retrieve": "Are documents needed to answer the question? Give exactly yes or no.\nQuestion: {question}",
-    "ask": "Question: {question}\nAnswer so far: {answer}\n\nAsk one question to which the answer is {phrase!r}. Give "
+}
+#: What a generator is asked about an answer; apart from DEFAULTS, which the micro models' tokenizer is made of.
+ABOUT_ANSWERS: dict[str, str] = {
+    "ask": "Question: {question}\nAnswer so far: {answer}\n\nAsk one question to which the answer is '{phrase}'. Give "
     "only the question.",
     "judge": "Judge by the documents alone: is this the right and whole answer to the question? Give exactly yes or "
     "no.\nQuestion: {question}\nAnswer: {answer}",
 }
+TEMPLATES = DEFAULTS | ABOUT_ANSWERS
 
 TASKS = ("factoid", "yes_no", "claim", "slot", "multi_hop")
 
@@ -55,10 +59,10 @@ class Prompts:
     """The templates of a run, filled. Every method returns the text of one user message."""
 
     def __init__(self, overrides: Mapping[str, str] | None = None) -> None:
-        unknown = set(overrides or {}) - set(DEFAULTS)
+        unknown = set(overrides or {}) - set(TEMPLATES)
         if unknown:
-            raise KeyError(f"prompts: unknown key {sorted(unknown)[0]!r}; known are {', '.join(DEFAULTS)}")
-        self.templates = DEFAULTS | dict(overrides or {})
+            raise KeyError(f"prompts: unknown key {sorted(unknown)[0]!r}; known are {', '.join(TEMPLATES)}")
+        self.templates = TEMPLATES | dict(overrides or {})
 
     def documents(self, documents: Sequence[Document]) -> str:
         """The documents in retrieval order, one per line, numbered from 1."""

@@ -62,7 +62,7 @@ def example_life(trace: Row, readers: Sequence[Row], setting: Setting) -> str:
         "",
         *_entry("Closed book", [_scored(trace["closed_book_answer"], "s_nr", trace["s_nr"])]),
         *_entry("Retrieved", _document_lines(trace["documents"])),
-        *_entry("With documents", [_scored(trace["rag_answer"], "s_rag", trace["s_rag"])]),
+        *_entry("With documents", [_scored(trace["rag_answer"], "s_rag", trace["s_rag"]) + _own(trace["retrievals"])]),
     ]
     if trace["delta"] is not None:
         lines += _entry("Delta", [f"s_rag - s_nr = {trace['delta']:+.2f}"])
@@ -92,7 +92,8 @@ def question_life(prediction: Row, writers: Mapping[str, str], setting: Setting)
     lines += _entry("Closed book", [_measured(prediction, "closed_book", setting)])
     for label, side in (("Base", "base"), ("+ write-back", "writeback")):
         documents = prediction[f"documents_{side}"]
-        lines += ["", *_entry(label, [_measured(prediction, side, setting)]), *_entry("", _document_lines(documents))]
+        told = _measured(prediction, side, setting) + _own(prediction[f"retrievals_{side}"])
+        lines += ["", *_entry(label, [told]), *_entry("", _document_lines(documents))]
         units = [document["id"] for document in documents if document["id"] in writers]
         lines += _entry("", [f"{unit} was written from training example {writers[unit]}" for unit in units])
     return "\n".join([*lines, "", *_entry("Cost", [_cost(prediction)])])
@@ -130,6 +131,10 @@ def _quoted(answer: str | None) -> str:
 
 def _scored(answer: str | None, symbol: str, value: float | None) -> str:
     return _quoted(answer) if value is None else f"{_quoted(answer)}  {symbol} = {value:.2f}"
+
+
+def _own(retrievals: int | None) -> str:
+    return f"  after {_counted(retrievals, 'retrieval')} of the method's own" if retrievals else ""
 
 
 def _score(prediction: Row, side: str, setting: Setting) -> float:

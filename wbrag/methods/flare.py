@@ -61,7 +61,7 @@ async def answer(question: str, documents: Sequence[Document], tools: Tools) -> 
         sentence = first_sentence(draft.tokens)
         said += [text] if (text := _text(sentence).strip()) else []
         left -= len(sentence)
-        if not text or len(_text(sentence)) == len(_text(draft.tokens)):
+        if not text or _text(sentence).rstrip() == _text(draft.tokens).rstrip():
             break  # the draft ended with this sentence, and so does the text
     return answered(" ".join(said), asked, dropped, retrievals)
 
