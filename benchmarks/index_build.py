@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,7 @@ import json, sys, time
 from autofaiss import build_index
 started = time.perf_counter()
 build_index(embeddings=sys.argv[1], index_path=sys.argv[2], index_infos_path=sys.argv[2] + ".json", index_key="Flat",
-            metric_type="ip", max_index_memory_usage="8G", current_memory_available="8G", verbose=30)
+            metric_type="ip", max_index_memory_usage="8G", current_memory_available="16G", verbose=20)
 print(json.dumps({"seconds": time.perf_counter() - started}))
 """
 
@@ -138,7 +139,7 @@ def big(rows: int, dimension: int, folder: Path) -> dict[str, float]:
 
 
 def autofaiss(folder: Path, out: Path) -> float | str:
-    """Seconds of autofaiss's own build in a virtual environment of its own, or why there is none."""
+    """Seconds of autofaiss's build without the metrics it computes, in a virtual environment; or why there are none."""
     python = out / "autofaiss-venv" / "bin" / "python"
     if not python.exists():
         venv.create(out / "autofaiss-venv", with_pip=True)
@@ -146,11 +147,13 @@ def autofaiss(folder: Path, out: Path) -> float | str:
         ran = subprocess.run(install, capture_output=True, text=True, check=False)
         if ran.returncode:
             return f"pip cannot install it: {ran.stderr.strip().splitlines()[-1]}"
-    command = [python, "-c", AUTOFAISS, folder, out / "knn.index"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ran.returncode:
-        return f"it fails: {ran.stderr.strip().splitlines()[-1]}"
-    return float(json.loads(ran.stdout.splitlines()[-1])["seconds"])
+    made = out / "knn.index"
+    made.unlink(missing_ok=True)
+    ran = subprocess.run([python, "-c", AUTOFAISS, folder, made], capture_output=True, text=True, check=False)
+    if ran.returncode or not made.exists():
+        return f"it fails: {[*ran.stderr.splitlines(), 'no word why'][-1 if ran.returncode else -2]}"
+    measuring = re.findall(r'Finished "Compute fast metrics" in ([0-9.]+) secs', ran.stdout + ran.stderr)
+    return float(json.loads(ran.stdout.splitlines()[-1])["seconds"]) - sum(map(float, measuring))
 
 
 def compare(args: argparse.Namespace, folder: Path) -> bool:
@@ -176,7 +179,7 @@ def compare(args: argparse.Namespace, folder: Path) -> bool:
     ]
     if seconds["autofaiss"]:
         theirs = median(seconds["autofaiss"])
-        rows.append(("autofaiss Flat", f"{theirs:.2f} s", "", None))
+        rows.append(("autofaiss Flat, without its metrics", f"{theirs:.2f} s", "", None))
         rows.append(("wbrag / autofaiss", f"{built / theirs:.2f}", "<= 0.5", built <= theirs / 2))
     else:
         rows.append(("autofaiss", told, "", None))
