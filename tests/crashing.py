@@ -63,7 +63,7 @@ class Faults:
         except Crash:
             self.dead = True
             if self.how in ("power", "unnamed"):
-                self._lose_power()
+                self.lose_power()
             raise
 
     def wrote(self, path: str | Path) -> None:
@@ -77,7 +77,8 @@ class Faults:
         self.unflushed.discard((found.st_dev, found.st_ino))
         self.names = [entry for entry in self.names if os.path.dirname(entry[2]) != path]
 
-    def _lose_power(self) -> None:
+    def lose_power(self) -> None:
+        """Undo what was not flushed."""
         self.losing = True
         for operation, source, target in reversed(list(self.names) if self.how == "unnamed" else []):
             if not os.path.lexists(target):
@@ -229,7 +230,10 @@ def faults_at(root: Path, step: int, how: How, fail: Callable[[], None]) -> Iter
 
 
 def crashes(root: Path, step: int, how: How, work: Callable[[], object]) -> bool:
-    """Do some work on `root` with a crash at its step-th file operation; False when the work has fewer."""
+    """Do some work on `root` with a crash at its step-th file operation; False when the work has fewer.
+
+    Then what is left shows what lasts: with "power" and "unnamed" the power is lost when the work is done.
+    """
 
     def fail() -> None:
         raise Crash
@@ -240,4 +244,6 @@ def crashes(root: Path, step: int, how: How, work: Callable[[], object]) -> bool
         except Crash:
             assert faults.dead
             return True
+        if how in ("power", "unnamed"):
+            faults.lose_power()
     return False
