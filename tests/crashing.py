@@ -87,8 +87,10 @@ class Faults:
                 shutil.rmtree(target)
             elif operation == "link":
                 os.unlink(target)
-            elif operation == "rename" and not os.path.lexists(source) and os.path.isdir(os.path.dirname(source)):
+            elif operation == "rename" and os.path.isdir(os.path.dirname(source)):
                 os.rename(target, source)
+            elif operation == "rename":  # the folder it came from is gone
+                shutil.rmtree(target)
         for folder, _, files in os.walk(self.root):
             for name in files:
                 path = os.path.join(folder, name)
