@@ -36,6 +36,7 @@ class Faults:
         self.dead = self.losing = False
         self.unflushed: set[tuple[int, int]] = set()
         self.names: list[tuple[str, str, str]] = []  # operation, source, target: folder not flushed yet
+        self.replaced: dict[str, bytes] = {}  # what stood at a target before
 
     def ours(self, path: object) -> bool:
         """Whether an operation's path lies under the root."""
@@ -86,6 +87,10 @@ class Faults:
             if operation == "mkdir":
                 shutil.rmtree(target)
             elif operation == "link":
+                os.unlink(target)
+            elif operation == "replace" and target in self.replaced:
+                Path(target).write_bytes(self.replaced[target])
+            elif operation == "replace":
                 os.unlink(target)
             elif operation == "rename" and os.path.isdir(os.path.dirname(source)):
                 os.rename(target, source)
@@ -139,9 +144,11 @@ def _patch_named(patch: pytest.MonkeyPatch, faults: Faults) -> None:
                 return original(*args, **kwargs)
 
             def operation() -> Any:  # noqa: ANN401
+                source, target = os.path.abspath(args[0]), os.path.abspath(args[-1] if name != "mkdir" else args[0])
+                if name == "replace" and os.path.isfile(target):
+                    faults.replaced[target] = Path(target).read_bytes()
                 result = original(*args, **kwargs)
                 if name in ("link", "rename", "replace", "mkdir"):
-                    source, target = os.path.abspath(args[0]), os.path.abspath(args[-1] if name != "mkdir" else args[0])
                     faults.names.append((name, source, target))
                 return result
 
