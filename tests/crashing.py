@@ -70,7 +70,8 @@ class Faults:
     def wrote(self, path: str | Path) -> None:
         """Content of this file is not on the disk yet."""
         found = os.stat(path)
-        self.unflushed.add((found.st_dev, found.st_ino))
+        if not self.losing:
+            self.unflushed.add((found.st_dev, found.st_ino))
 
     def flushed(self, path: str) -> None:
         """A file's content, or a folder's names, are on the disk."""
@@ -82,20 +83,8 @@ class Faults:
         """Undo what was not flushed."""
         self.losing = True
         for operation, source, target in reversed(list(self.names) if self.how == "unnamed" else []):
-            if not os.path.lexists(target):
-                continue
-            if operation == "mkdir":
-                shutil.rmtree(target)
-            elif operation == "link":
-                os.unlink(target)
-            elif operation == "replace" and target in self.replaced:
-                Path(target).write_bytes(self.replaced[target])
-            elif operation == "replace":
-                os.unlink(target)
-            elif operation == "rename" and os.path.isdir(os.path.dirname(source)):
-                os.rename(target, source)
-            elif operation == "rename":  # the folder it came from is gone
-                shutil.rmtree(target)
+            if os.path.lexists(target):
+                self._undo(operation, source, target)
         for folder, _, files in os.walk(self.root):
             for name in files:
                 path = os.path.join(folder, name)
@@ -103,6 +92,16 @@ class Faults:
                 if (found.st_dev, found.st_ino) in self.unflushed:
                     os.truncate(path, found.st_size // 2)
         self.losing = False
+
+    def _undo(self, operation: str, source: str, target: str) -> None:
+        if operation == "rename" and os.path.isdir(os.path.dirname(source)):
+            os.rename(target, source)
+        elif operation in ("rename", "mkdir"):  # of a rename: the folder it came from is gone
+            shutil.rmtree(target)
+        elif operation == "replace" and target in self.replaced:
+            Path(target).write_bytes(self.replaced[target])
+        else:
+            os.unlink(target)
 
 
 class _File:
