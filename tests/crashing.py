@@ -36,6 +36,7 @@ class Faults:
         self.dead = self.losing = False
         self.unflushed: set[tuple[int, int]] = set()
         self.names: list[tuple[str, str, str]] = []  # operation, source, target: folder not flushed yet
+        self.replaced: dict[str, bytes] = {}  # what stood at a target before
 
     def ours(self, path: object) -> bool:
         """Whether an operation's path lies under the root."""
@@ -63,13 +64,14 @@ class Faults:
         except Crash:
             self.dead = True
             if self.how in ("power", "unnamed"):
-                self._lose_power()
+                self.lose_power()
             raise
 
     def wrote(self, path: str | Path) -> None:
         """Content of this file is not on the disk yet."""
         found = os.stat(path)
-        self.unflushed.add((found.st_dev, found.st_ino))
+        if not self.losing:
+            self.unflushed.add((found.st_dev, found.st_ino))
 
     def flushed(self, path: str) -> None:
         """A file's content, or a folder's names, are on the disk."""
@@ -77,17 +79,12 @@ class Faults:
         self.unflushed.discard((found.st_dev, found.st_ino))
         self.names = [entry for entry in self.names if os.path.dirname(entry[2]) != path]
 
-    def _lose_power(self) -> None:
+    def lose_power(self) -> None:
+        """Undo what was not flushed."""
         self.losing = True
         for operation, source, target in reversed(list(self.names) if self.how == "unnamed" else []):
-            if not os.path.lexists(target):
-                continue
-            if operation == "mkdir":
-                shutil.rmtree(target)
-            elif operation == "link":
-                os.unlink(target)
-            elif operation == "rename" and not os.path.lexists(source) and os.path.isdir(os.path.dirname(source)):
-                os.rename(target, source)
+            if os.path.lexists(target):
+                self._undo(operation, source, target)
         for folder, _, files in os.walk(self.root):
             for name in files:
                 path = os.path.join(folder, name)
@@ -95,6 +92,16 @@ class Faults:
                 if (found.st_dev, found.st_ino) in self.unflushed:
                     os.truncate(path, found.st_size // 2)
         self.losing = False
+
+    def _undo(self, operation: str, source: str, target: str) -> None:
+        if operation == "rename" and os.path.isdir(os.path.dirname(source)):
+            os.rename(target, source)
+        elif operation in ("rename", "mkdir"):  # of a rename: the folder it came from is gone
+            shutil.rmtree(target)
+        elif operation == "replace" and target in self.replaced:
+            Path(target).write_bytes(self.replaced[target])
+        else:
+            os.unlink(target)
 
 
 class _File:
@@ -136,9 +143,11 @@ def _patch_named(patch: pytest.MonkeyPatch, faults: Faults) -> None:
                 return original(*args, **kwargs)
 
             def operation() -> Any:  # noqa: ANN401
+                source, target = os.path.abspath(args[0]), os.path.abspath(args[-1] if name != "mkdir" else args[0])
+                if name == "replace" and os.path.isfile(target):
+                    faults.replaced[target] = Path(target).read_bytes()
                 result = original(*args, **kwargs)
                 if name in ("link", "rename", "replace", "mkdir"):
-                    source, target = os.path.abspath(args[0]), os.path.abspath(args[-1] if name != "mkdir" else args[0])
                     faults.names.append((name, source, target))
                 return result
 
@@ -209,7 +218,10 @@ def faults_at(root: Path, step: int, how: How, fail: Callable[[], None]) -> Iter
 
 
 def crashes(root: Path, step: int, how: How, work: Callable[[], object]) -> bool:
-    """Do some work on `root` with a crash at its step-th file operation; False when the work has fewer."""
+    """Do some work on `root` with a crash at its step-th file operation; False when the work has fewer.
+
+    Then what is left shows what lasts: with "power" and "unnamed" the power is lost when the work is done.
+    """
 
     def fail() -> None:
         raise Crash
@@ -220,4 +232,6 @@ def crashes(root: Path, step: int, how: How, work: Callable[[], object]) -> bool
         except Crash:
             assert faults.dead
             return True
+        if how in ("power", "unnamed"):
+            faults.lose_power()
     return False

@@ -17,7 +17,8 @@ from wbrag.index.files import StoreError
 from wbrag.index.garbage import collect_garbage, pinned
 from wbrag.index.lease import LeaseError, leased
 from wbrag.index.live import diff
-from wbrag.index.manifest import files_of, latest, name_of, versions
+from wbrag.index.manifest import files_of, latest, name_of, read_manifest, versions
+from wbrag.index.mirror import mirror
 from wbrag.index.objects import ObjectStorage, open_storage
 from wbrag.index.publish import publish_segment
 from wbrag.index.revise import compact, delete, rollback
@@ -184,6 +185,37 @@ def test_a_segment_that_is_not_there_cannot_be_committed(s3: ObjectStorage, tmp_
     (ref,) = add(tmp_path / "folder", range(5)).segments
     with pytest.raises(StoreError, match=rf"{s3.url}/segments/{ref.id}/segment\.json: no such file"):
         publish_segment(s3, open_ref(tmp_path / "folder", ref), {})
+
+
+def test_a_store_is_mirrored_to_s3_and_back(s3: ObjectStorage, tmp_path: Path) -> None:
+    folder, back = tmp_path / "folder", tmp_path / "back"
+    add(folder, range(5))
+    delete(folder, ["p1"], {})
+    assert mirror(folder, s3) == [1, 2]
+    compact(folder, {})
+    collect_garbage(folder, grace_seconds=0, keep_versions=1)
+    assert mirror(folder, s3) == [3, 4]
+    assert mirror(folder, s3) == []
+    assert answers(s3) == answers(folder)
+    assert mirror(s3, back) == [1, 2, 3, 4]
+    assert [(back / name_of(v)).read_bytes() for v in versions(back)] == [read(s3, name_of(v)) for v in range(1, 5)]
+    assert (verify(back, full=True), answers(back)) == ([], answers(folder))
+
+
+def test_a_mirror_of_something_else_or_of_damage_is_refused(s3: ObjectStorage, tmp_path: Path) -> None:
+    add(tmp_path / "a", [1])
+    add(tmp_path / "b", [2])
+    mirror(tmp_path / "a", s3)
+    with pytest.raises(StoreError, match=rf"{name_of(1)}: another version of this number; its sha256 is \w+, that of"):
+        mirror(tmp_path / "b", s3)
+    add(s3, [3])
+    with pytest.raises(StoreError, match=rf"{s3.url}: has version 2, .*/a has not"):
+        mirror(tmp_path / "a", s3)
+    vectors = tmp_path / "b" / "segments" / read_manifest(tmp_path / "b", 1).segments[0].id / VECTORS
+    vectors.write_bytes(vectors.read_bytes()[:-1] + b"!")
+    with pytest.raises(StoreError, match=r"vectors\.faiss: sha256 is"):
+        mirror(tmp_path / "b", tmp_path / "c")
+    assert versions(tmp_path / "c") == []
 
 
 def test_a_place_that_cannot_commit_is_refused(tmp_path: Path) -> None:

@@ -94,12 +94,13 @@ def pins(store: Store) -> set[int]:
     at = storage_of(store)
     found = set()
     for name in at.names("pins"):
+        if not name.endswith(".json"):
+            continue  # being written
         try:
-            pin = load_json(read(at, f"pins/{name}"), f"{at}/pins/{name}")
+            data = read(at, f"pins/{name}")
         except StoreError:
-            if name in at.names("pins") and not OURS.fullmatch(name):
-                raise
-            continue  # released meanwhile, or being written
+            continue  # released meanwhile
+        pin = load_json(data, f"{at}/pins/{name}")
         if pin["expires"] > time.time():
             found.add(int(pin["version"]))
     return found
