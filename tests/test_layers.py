@@ -16,8 +16,8 @@ LAYERS = [
     for names in (
         "schema config",
         "gates distill prompts metrics benchmarks flashrag llm",
-        "training answering inputs methods encoder index curation llm.vllm llm.scripted llm.openai",
-        "pipeline plan actors retrieval progress evaluation construction report page plots tables trace runfolder"
+        "training answering unit_writing inputs methods encoder index curation llm.vllm llm.scripted llm.openai",
+        "pipeline plan actors dispatch retrieval progress evaluation construction report page plots tables trace runfolder"
         " runrecord",
     )
 ]
@@ -25,7 +25,7 @@ LAYERS.append(["jobs"])
 #: Who may import a library at all.
 OWNERS = {
     "hydra": ("jobs",),
-    "ray": ("wbrag.pipeline", "wbrag.plan", "wbrag.actors", "wbrag.retrieval", "wbrag.index.build"),
+    "ray": ("wbrag.pipeline", "wbrag.plan", "wbrag.actors", "wbrag.dispatch", "wbrag.retrieval", "wbrag.index.build"),
     "faiss": ("wbrag.index",),
     "vllm": ("wbrag.llm.vllm",),
     "sentence_transformers": ("wbrag.encoder",),

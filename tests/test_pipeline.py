@@ -295,7 +295,7 @@ def test_a_block_comes_back_in_input_order() -> None:
     rows = [{**question(i, "train"), "metadata": "{}", "documents": documents} for i in range(20)]
 
     async def work() -> pa.Table:
-        return await Generator(cfg).train(pa.Table.from_pylist(rows, RETRIEVED))
+        return await Generator(cfg).train(pa.Table.from_pylist(rows, RETRIEVED), cfg)
 
     made = asyncio.run(work())
     assert made.schema.equals(TRACE)

@@ -1,4 +1,4 @@
-"""The actors of a run: generators, and the dispatcher that takes blocks to them.
+"""The generators of a run: actors with one engine each.
 
 A generator actor holds one engine and takes whole blocks of examples, each example a coroutine of its own, so that the
 calls of many examples share one continuous batch. It belongs to the driver and not to a Ray Data plan: training and
@@ -9,12 +9,10 @@ call and comes back as one table in input order, so whatever dies, a block is wr
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -26,15 +24,13 @@ from wbrag.llm import LLM
 from wbrag.methods import Tools, open_method
 from wbrag.progress import Counts, total
 from wbrag.prompts import Prompts
-from wbrag.retrieval import MergedRetriever
-from wbrag.schema import PREDICTION, TRACE, Example, documents_of
+from wbrag.schema import PREDICTION, TRACE, WRITTEN, Example, documents_of
 from wbrag.training import train_example
+from wbrag.unit_writing import write_unit
 
 Row = dict[str, Any]
 RowWork = Callable[[Row], Awaitable[Row]]
 
-#: What a generator can be asked to do with a block, and the table it makes of it.
-OUTPUT = {"train": TRACE, "predict": PREDICTION}
 #: Times a generator that died is started again before the run gives up.
 MAX_RESTARTS = 10
 #: An engine that takes longer to close is killed.
@@ -64,27 +60,50 @@ def model_path(backbone: Backbone) -> str:
 
 
 class Generator:
-    """An asyncio Ray actor with one engine: blocks of examples in, blocks of rows out."""
+    """An asyncio Ray actor with one engine: blocks of examples in, blocks of rows out.
+
+    It knows its backbone alone. Method, benchmark and gates come with each block, so that the points of a sweep that
+    have a backbone in common share its engine.
+    """
 
     def __init__(self, cfg: TrainConfig) -> None:
         started = time.perf_counter()
-        backbone, task = cfg.backbone, cfg.benchmark.task
-        llm = open_llm(backbone)
-        self.tools = Tools(llm, Prompts(cfg.prompts), task, backbone.answer_tokens, backbone.distil_tokens)
-        self.method = open_method(cfg.method)
-        self.metric = partial(metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels)
-        self.gates = cfg.gates
+        self.llm = open_llm(cfg.backbone)
         self.places = asyncio.Semaphore(cfg.cluster.examples_in_flight)
         self.counts = Counts()
         self.start_seconds = time.perf_counter() - started
 
-    async def train(self, block: pa.Table) -> pa.Table:
+    async def train(self, block: pa.Table, cfg: TrainConfig) -> pa.Table:
         """`schema.RETRIEVED` rows to `schema.TRACE` rows (Algorithm 1), in input order."""
-        return await self._all(block, self._train, TRACE)
+        tools, method = self._tools(cfg), open_method(cfg.method)
+        metric = partial(metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels)
 
-    async def predict(self, block: pa.Table) -> pa.Table:
+        async def work(row: Row) -> Row:
+            known, documents = (row.get("known") or {}).get("answer_closed_book"), documents_of(row["documents"])
+            made = await train_example(
+                _example(row), documents, tools, cfg.gates, metric, method=method, closed_book_answer=known
+            )
+            self.counts.calls_saved += made["calls_saved"]
+            return made
+
+        return await self._all(block, work, TRACE)
+
+    async def predict(self, block: pa.Table, cfg: TrainConfig) -> pa.Table:
         """Test questions with both lists of documents to `schema.PREDICTION` rows, in input order."""
-        return await self._all(block, self._predict, PREDICTION)
+        tools, method = self._tools(cfg), open_method(cfg.method)
+
+        async def work(row: Row) -> Row:
+            base, both = documents_of(row["documents"]), documents_of(row["documents_writeback"])
+            made, saved = await answer_question(_example(row), base, both, tools, method, row.get("known"))
+            self.counts.calls_saved += saved
+            return made
+
+        return await self._all(block, work, PREDICTION)
+
+    async def write(self, block: pa.Table, cfg: TrainConfig) -> pa.Table:
+        """`schema.REQUEST` rows to `schema.WRITTEN` rows, in input order."""
+        tools = self._tools(cfg)
+        return await self._all(block, lambda row: write_unit(row, tools, cfg.gates.n_min), WRITTEN)
 
     async def progress(self) -> Counts:
         """What this process has done so far."""
@@ -96,7 +115,7 @@ class Generator:
 
     async def close(self) -> None:
         """End the engine's processes now; after a kill they go by themselves, but seconds later."""
-        if close := getattr(self.tools.llm, "close", None):
+        if close := getattr(self.llm, "close", None):
             close()
 
     async def _all(self, block: pa.Table, work: RowWork, schema: pa.Schema) -> pa.Table:
@@ -111,22 +130,13 @@ class Generator:
         self.counts.calls += made["calls"]
         self.counts.prompt_tokens += made["prompt_tokens"]
         self.counts.completion_tokens += made["completion_tokens"]
+        self.counts.kept += made.get("status") == "kept"
+        self.counts.failed += made.get("status") == "failed" or made.get("error") is not None
         return made
 
-    async def _train(self, row: Row) -> Row:
-        documents = documents_of(row["documents"])
-        made = await train_example(_example(row), documents, self.tools, self.gates, self.metric, method=self.method)
-        self.counts.kept += made["status"] == "kept"
-        self.counts.failed += made["status"] == "failed"
-        self.counts.calls_saved += made["calls_saved"]
-        return made
-
-    async def _predict(self, row: Row) -> Row:
-        base, both = documents_of(row["documents"]), documents_of(row["documents_writeback"])
-        made, saved = await answer_question(_example(row), base, both, self.tools, self.method)
-        self.counts.failed += made["error"] is not None
-        self.counts.calls_saved += saved
-        return made
+    def _tools(self, cfg: TrainConfig) -> Tools:
+        backbone = cfg.backbone
+        return Tools(self.llm, Prompts(cfg.prompts), cfg.benchmark.task, backbone.answer_tokens, backbone.distil_tokens)
 
 
 class Generators:
@@ -181,37 +191,6 @@ class Generators:
         for handle in self.handles:
             ray.kill(handle)
         self.handles = []
-
-
-class Dispatcher:
-    """A Ray Data actor of many threads: takes blocks to the generator with the fewest of them, and waits.
-
-    There is one for all generators, so that it knows who is busy; a generator that restarts keeps its blocks (Ray asks
-    it again) and gets no new ones meanwhile. With `knowledge`, questions that a `Retriever` encoded first gain
-    Top-K(R(q, K) u R(q, K_wb)): base store, write-back store, K.
-    """
-
-    def __init__(self, generators: list[Any], work: str, knowledge: tuple[Path, Path, int] | None) -> None:
-        self.generators, self.work = generators, work
-        self.blocks = [0] * len(generators)
-        self.lock = threading.Lock()
-        self.merged = MergedRetriever(*knowledge) if knowledge else None
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        import ray
-
-        if not block.num_rows:
-            return OUTPUT[self.work].empty_table()
-        block = self.merged(block) if self.merged else block
-        with self.lock:
-            chosen = min(range(len(self.blocks)), key=self.blocks.__getitem__)
-            self.blocks[chosen] += 1
-        try:
-            made: pa.Table = ray.get(getattr(self.generators[chosen], self.work).remote(block))
-        finally:
-            with self.lock:
-                self.blocks[chosen] -= 1
-        return made
 
 
 def _example(row: Row) -> Example:

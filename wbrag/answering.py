@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from wbrag.methods import Method, Tools, closed_book
+from wbrag.methods import Answer, Method, Tools, closed_book
 from wbrag.schema import PREDICTION, Document, Example, document_rows
 from wbrag.training import CountedLLM
 
@@ -15,13 +15,20 @@ Row = dict[str, Any]
 
 
 async def answer_question(
-    example: Example, base: Sequence[Document], writeback: Sequence[Document], tools: Tools, method: Method
+    example: Example,
+    base: Sequence[Document],
+    writeback: Sequence[Document],
+    tools: Tools,
+    method: Method,
+    known: Mapping[str, Any] | None = None,
 ) -> tuple[Row, int]:
     """One row of `schema.PREDICTION`, whatever becomes of it, and the calls that were not repeated.
 
     `base` is R(q, K), `writeback` the merged Top-K(R(q, K) u R(q, K_wb)) (paper, section 3.1). Where both hold the
     same documents in the same order their prompts are equal, and the one reply serves both. Context tokens are those
     of the documents that were read, without instruction and question. An exception becomes the row's error.
+
+    `known` holds columns of `schema.KNOWN` from an earlier run of the same settings; what is known is not asked again.
     """
     llm = CountedLLM(tools.llm, remember=True)
     row: Row = dict.fromkeys(PREDICTION.names) | {
@@ -32,30 +39,38 @@ async def answer_question(
         "documents_base": document_rows(list(base)),
         "documents_writeback": document_rows(list(writeback)),
     }
+    earlier = {column: value for column, value in (known or {}).items() if value is not None}
     try:
-        row |= await _answers(example.question, base, writeback, replace(tools, llm=llm), method)
+        row |= await _answers(example.question, base, writeback, replace(tools, llm=llm), method, earlier)
     except Exception as error:  # one bad question must not take its block along
         row["error"] = f"{type(error).__name__}: {error}".encode("utf-8", "replace").decode()
     row |= {"calls": llm.calls, "prompt_tokens": llm.prompt_tokens_sent, "completion_tokens": llm.completion_tokens}
-    return row, llm.calls_saved
+    return row, llm.calls_saved + sum(column in earlier for column in ("answer_closed_book", "answer_base"))
 
 
 async def _answers(
-    question: str, base: Sequence[Document], writeback: Sequence[Document], tools: Tools, method: Method
+    question: str,
+    base: Sequence[Document],
+    writeback: Sequence[Document],
+    tools: Tools,
+    method: Method,
+    known: Mapping[str, Any],
 ) -> Row:
-    alone, with_base, with_both = await asyncio.gather(
-        closed_book(question, tools),
-        method.answer(question, base, tools),
-        method.answer(question, writeback, tools),
-    )
+    async def alone() -> Row:
+        return {"answer_closed_book": (await closed_book(question, tools)).text}
 
-    def context(documents: Sequence[Document], dropped: int) -> int:
-        return tools.llm.count_tokens(tools.prompts.documents(documents[: len(documents) - dropped]))
+    async def read(side: str, documents: Sequence[Document]) -> Row:
+        answer = await method.answer(question, documents, tools)
+        return {f"answer_{side}": answer.text, f"context_tokens_{side}": _context(documents, answer, tools)}
 
-    return {
-        "answer_closed_book": alone.text,
-        "answer_base": with_base.text,
-        "answer_writeback": with_both.text,
-        "context_tokens_base": context(base, with_base.dropped_documents),
-        "context_tokens_writeback": context(writeback, with_both.dropped_documents),
-    }
+    asked = [read("writeback", writeback)]
+    asked += [] if "answer_closed_book" in known else [alone()]
+    asked += [] if "answer_base" in known else [read("base", base)]
+    answers = dict(known)
+    for found in await asyncio.gather(*asked):
+        answers |= found
+    return answers
+
+
+def _context(documents: Sequence[Document], answer: Answer, tools: Tools) -> int:
+    return tools.llm.count_tokens(tools.prompts.documents(documents[: len(documents) - answer.dropped_documents]))

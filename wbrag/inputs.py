@@ -101,6 +101,16 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
     }
 
 
+def closed_book_identity(cfg: TrainConfig) -> Identity:
+    """What a closed-book answer depends on, by configuration key: the generator and its prompt, no method, no corpus."""
+    key = f"closed_book_{cfg.benchmark.task}"
+    return {
+        **{f"backbone.{name}": getattr(cfg.backbone, name) for name in ("dtype", "max_model_len", "answer_tokens")},
+        "backbone.model": model_identity(cfg.backbone),
+        f"prompts.{key}": Prompts(cfg.prompts).templates[key],
+    }
+
+
 def model_identity(backbone: Backbone) -> str:
     """Hash of a local checkpoint's files, chat template included; a hub model's name; `scripted` for the script."""
     if backbone.kind != "vllm":

@@ -8,6 +8,7 @@ checkpoint (traces, predictions), so the same command goes on where the last one
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,30 @@ import pyarrow.parquet as pq
 from wbrag.actors import Generators
 from wbrag.benchmarks import OverErrorBudget, examples_table, write_quarantine
 from wbrag.config import ConfigError, TrainConfig, fingerprint
+from wbrag.dispatch import Stage
 from wbrag.index.build import build_store
 from wbrag.index.files import move_into_place, scratch_folder, sha256_file
 from wbrag.index.manifest import latest
-from wbrag.inputs import Inputs, check_settings, encoder_identity, identity_of, over_budget, read_inputs
-from wbrag.plan import Job, generate, opened, ray_session, written
+from wbrag.inputs import (
+    Inputs,
+    check_settings,
+    closed_book_identity,
+    encoder_identity,
+    identity_of,
+    over_budget,
+    read_inputs,
+)
+from wbrag.plan import Job, Session, generate, opened, written
 from wbrag.report import write_report
 from wbrag.retrieval import retrieved
 from wbrag.runrecord import open_record, resolve_run_dir
 from wbrag.schema import RETRIEVED, UNIT
 
 
-def train(cfg: TrainConfig) -> dict[str, Any]:
+def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
     """Train the knowledge base and measure what it changed; returns what metrics.json holds.
+
+    Ray and the engines are those of `session`, which keeps them for the next point of a sweep, or the run's own.
 
     ConfigError and InputError before anything is computed; OverErrorBudget after all is written, where more examples
     or questions failed than `max_error_rate` allows. The same call again goes on where a killed one stopped.
@@ -41,7 +53,7 @@ def train(cfg: TrainConfig) -> dict[str, Any]:
     inputs = read_or_quarantine(cfg, run, cache)
     job = Job(cfg, run, open_record(run, cfg, identity_of(cfg)))
     write_quarantine(inputs.rejected, run / "quarantine.jsonl")
-    with ray_session(cfg.cluster), opened(Generators(cfg)) as generators:
+    with opened(cfg, session) as generators:
         if not cfg.cluster.gpus and not written(job, "predictions", len(inputs.test)):
             generators.start()  # its engine loads beside the encoding; on GPUs it would hold what the encoder needs
         with job.record.timed("index"):
@@ -49,17 +61,17 @@ def train(cfg: TrainConfig) -> dict[str, Any]:
         with job.record.timed("retrieve"):
             questions = retrieve(cfg, inputs, base, cache)
         with job.record.timed("train"):
-            train_examples(job, questions, len(inputs.train), generators)
+            train_examples(job, questions, len(inputs.train), generators, cache)
         with job.record.timed("write_back"):
             writeback = write_back(job)
         with job.record.timed("predict"):
-            predict(job, questions, base, writeback, len(inputs.test), generators)
+            predict(job, questions, (base, writeback, cfg.k), len(inputs.test), generators, cache)
     metrics = write_report(run)
     check_errors(job)
     return metrics
 
 
-def evaluate(cfg: TrainConfig) -> tuple[Path, dict[str, Any]]:
+def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, dict[str, Any]]:
     """Measure the published knowledge base of `cfg.run_dir` on `cfg.benchmark.test`.
 
     Returns the evaluation's own folder, `<run_dir>/evaluations/<benchmark>-<hash>`, which is laid out as a run without
@@ -69,27 +81,29 @@ def evaluate(cfg: TrainConfig) -> tuple[Path, dict[str, Any]]:
     trained = resolve_run_dir(cfg.run_dir)
     if not (trained / "metrics.json").is_file():
         raise ConfigError(f"run_dir={trained} holds no trained knowledge base (no metrics.json)")
-    inputs = read_inputs(cfg, cache_of(cfg, trained), training=False)
+    cache = cache_of(cfg, trained)
+    inputs = read_inputs(cfg, cache, training=False)
     manifest = latest(trained / "writeback")
     identity = {**identity_of(cfg, training=False), "writeback": fingerprint(manifest) if manifest else "none"}
     run = trained / "evaluations" / f"{cfg.benchmark.name}-{fingerprint(identity)[:8]}"
     job = Job(cfg, run, open_record(run, cfg, identity))
     write_quarantine(inputs.rejected, run / "quarantine.jsonl")
-    with ray_session(cfg.cluster), opened(Generators(cfg)) as generators:
+    with opened(cfg, session) as generators:
         with job.record.timed("index"):
-            base = base_index(cfg, inputs, cache_of(cfg, trained))
+            base = base_index(cfg, inputs, cache)
         with job.record.timed("retrieve"):
-            questions = retrieve(cfg, inputs, base, cache_of(cfg, trained))
+            questions = retrieve(cfg, inputs, base, cache)
         with job.record.timed("predict"):
-            predict(job, questions, base, trained / "writeback", len(inputs.test), generators)
+            knowledge = (base, trained / "writeback", cfg.k)
+            predict(job, questions, knowledge, len(inputs.test), generators, cache)
     metrics = write_report(run)
     check_errors(job)
     return run, metrics
 
 
 def cache_of(cfg: TrainConfig, run: Path) -> Path:
-    """The folder of what runs can share: corpora as Parquet, base indices, retrieved documents."""
-    return Path(cfg.cache_dir).absolute() if cfg.cache_dir else run / "cache"
+    """The folder of what runs can share: corpora as Parquet, base indices, retrieved documents, closed-book answers."""
+    return Path(cfg.cache_dir).absolute() if cfg.cache_dir else run.parent / "cache"
 
 
 def read_or_quarantine(cfg: TrainConfig, run: Path, cache: Path) -> Inputs:
@@ -140,10 +154,14 @@ def questions_table(inputs: Inputs) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def train_examples(job: Job, questions: Path, goal: int, generators: Generators) -> None:
+def train_examples(job: Job, questions: Path, goal: int, generators: Generators, cache: Path) -> None:
     """Algorithm 1 for every training example: one row of `schema.TRACE` each, in `traces/`."""
+    source = questions / "train.parquet"
+    known = closed_book_file(job.cfg, source, cache)
     if not written(job, "traces", goal):
-        generate(job, generators, "train", questions / "train.parquet", "traces", goal)
+        stage = Stage(job.cfg, "train", known=known if known.exists() else None)
+        generate(job, generators, stage, source, "traces", goal)
+    keep_closed_book(job.run / "traces", "closed_book_answer", known)
     if job.cfg.cluster.gpus:
         generators.stop()  # write-back encodes on the same GPUs
 
@@ -177,11 +195,37 @@ def units_of(traces: Path) -> pa.Table:
     return pa.Table.from_pylist(list(units.values()), UNIT)
 
 
-def predict(job: Job, questions: Path, base: Path, writeback: Path, goal: int, generators: Generators) -> None:
-    """Every test question answered closed book, over base and over base + write-back, in `predictions/`."""
+def predict(
+    job: Job, questions: Path, knowledge: tuple[Path, Path, int], goal: int, generators: Generators, cache: Path
+) -> None:
+    """Every test question answered closed book, over base and over base + write-back, in `predictions/`.
+
+    `knowledge` is base store, write-back store and K.
+    """
+    source = questions / "test.parquet"
+    known = closed_book_file(job.cfg, source, cache)
     if not written(job, "predictions", goal):
-        knowledge = (base, writeback, job.cfg.k)
-        generate(job, generators, "predict", questions / "test.parquet", "predictions", goal, knowledge)
+        stage = Stage(job.cfg, "predict", knowledge, known if known.exists() else None)
+        generate(job, generators, stage, source, "predictions", goal)
+    keep_closed_book(job.run / "predictions", "answer_closed_book", known)
+
+
+def closed_book_file(cfg: TrainConfig, source: Path, cache: Path) -> Path:
+    """Where the closed-book answers to the questions of `source` lie once any run has asked for them.
+
+    They depend on generator, prompt and questions alone: all methods, and all gates, share them.
+    """
+    questions = pq.read_table(source, columns=["id", "question"]).sort_by("id").to_pydict()
+    return cache / f"closed-book-{fingerprint(closed_book_identity(cfg), questions)}.parquet"
+
+
+def keep_closed_book(table: Path, column: str, out: Path) -> None:
+    """Write the answers of a finished table of a run to `out`; failed ones are left out and so asked again."""
+    if not out.exists():
+        answered = pq.read_table(table, columns=["id", column], filters=pc.field(column).is_valid())
+        with scratch_folder(out.parent) as scratch:
+            pq.write_table(answered.rename_columns(["id", "answer_closed_book"]), scratch / out.name)
+            os.replace(scratch / out.name, out)
 
 
 def check_errors(job: Job) -> None:

@@ -38,6 +38,8 @@ DEFAULTS: dict[str, str] = {
     "rewrite": "Evidence:\n{evidence}\n\nRewrite the evidence into one compact, self-contained, encyclopaedic passage "
     "meant for retrieval: first a title line that names its subject, then the passage. State each fact once, add "
     "nothing, do not answer the question.\nQuestion: {question}",
+    "unaided": "Write one compact, self-contained, encyclopaedic passage from your own knowledge about what is asked: "
+    "first a title line that names its subject, then the passage.\nQuestion: {question}",
     "relevance": "Do the documents help to answer the question? Give exactly yes or no.\nQuestion: {question}",
     "support": "Do the documents support this answer to the question? Give exactly yes or no.\nQuestion: {question}\n"
     "Answer: {answer}",
@@ -76,6 +78,10 @@ class Prompts:
     def rewrite(self, question: str, evidence: str) -> str:
         """Distillation, step 2: the evidence as one passage."""
         return self.templates["rewrite"].format(question=question, evidence=evidence)
+
+    def unaided(self, question: str) -> str:
+        """A passage without documents: the placebo of a unit that the model writes from its own knowledge."""
+        return self.templates["unaided"].format(question=question)
 
     def relevance(self, question: str, documents: Sequence[Document]) -> str:
         """A critique: do these documents help?"""
