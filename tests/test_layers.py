@@ -15,10 +15,10 @@ LAYERS = [
     [f"wbrag.{name}" for name in names.split()]
     for names in (
         "schema config",
-        "gates distill prompts metrics benchmarks flashrag llm",
+        "gates distill prompts metrics benchmarks flashrag statistics overlap placebos ablation llm",
         "training answering unit_writing inputs methods encoder index curation llm.vllm llm.scripted llm.openai",
-        "pipeline plan actors dispatch retrieval progress evaluation construction report page plots tables trace runfolder"
-        " runrecord",
+        "pipeline plan actors dispatch retrieval progress evaluation construction report page plots tables trace"
+        " runfolder runrecord variants gate_variants lives grid grid_report grid_tables grid_plots paper",
     )
 ]
 LAYERS.append(["jobs"])

@@ -38,6 +38,7 @@ class Benchmark:
     task: str = "factoid"  # factoid | yes_no | claim | slot | multi_hop: a key of wbrag.prompts
     metric: str = "acc"  # the primary metric: the gates' M and the headline of the report
     labels: dict[str, list[str]] = field(default_factory=dict)  # canonical label -> spellings, for label accuracy
+    rows: dict[str, int] = field(default_factory=dict)  # split (train, test) -> rows its file has to have
 
 
 @dataclass
@@ -112,14 +113,59 @@ class TrainConfig:
     gates: Gates = field(default_factory=Gates)
     prompts: dict[str, str] = field(default_factory=dict)  # overrides of wbrag.prompts.DEFAULTS, by key
     world: str = MISSING  # folder of a generated microworld; conf/benchmark/*.yaml point into it
+    data_dir: str = MISSING  # folder of the FlashRAG release; conf/benchmark/flashrag_*.yaml point into it
     corpus: str = MISSING
     run_dir: str = MISSING
-    cache_dir: str = ""  # base indices shared between runs; default: <run_dir>/cache
+    cache_dir: str = ""  # what runs share; default: cache/ beside run_dir
     k: int = 5
     train_limit: int = 0  # 0: all
     test_limit: int = 0
     max_error_rate: float = 0.01
     seed: int = 0
+
+
+@dataclass
+class TransferConfig:
+    """Root of `jobs/transfer.py`."""
+
+    runs: list[str] = MISSING  # finished run folders that differ in their method alone
+    report_dir: str = MISSING
+
+
+@dataclass
+class PlaceboConfig:
+    """Root of `jobs/placebo.py`."""
+
+    runs: list[str] = MISSING  # finished run folders
+    placebos: list[str] = MISSING  # names of wbrag.placebos
+    repeat: bool = True  # the run itself once more: A/A
+    report_dir: str = MISSING
+
+
+@dataclass
+class AblateConfig:
+    """Root of `jobs/ablate.py`."""
+
+    runs: list[str] = MISSING  # finished run folders
+    thresholds: dict[str, list[float]] = field(default_factory=dict)  # name of a gate's threshold -> values
+    report_dir: str = MISSING
+
+
+@dataclass
+class ReproduceConfig:
+    """Root of `jobs/reproduce.py`: a grid of runs, what is measured in them afterwards, one report."""
+
+    run_dir: str = MISSING
+    methods: list[str] = MISSING
+    benchmarks: list[str] = MISSING
+    backbones: list[str] = MISSING
+    overrides: list[str] = field(default_factory=list)  # of conf/train.yaml, for every point
+    transfer: list[str] = field(default_factory=list)  # benchmarks
+    ablate: list[str] = field(default_factory=list)  # benchmark/method
+    thresholds: dict[str, list[float]] = field(default_factory=dict)
+    placebo: list[str] = field(default_factory=list)  # benchmark/method
+    placebos: list[str] = field(default_factory=list)
+    repeat: list[str] = field(default_factory=list)  # benchmark/method
 
 
 def fingerprint(*parts: object) -> str:

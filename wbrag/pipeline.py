@@ -35,7 +35,7 @@ from wbrag.inputs import (
 from wbrag.plan import Job, Session, generate, opened, written
 from wbrag.report import write_report
 from wbrag.retrieval import retrieved
-from wbrag.runrecord import open_record, resolve_run_dir
+from wbrag.runrecord import RunRecord, open_record, resolve_run_dir
 from wbrag.schema import RETRIEVED, UNIT
 
 
@@ -69,6 +69,16 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
     metrics = write_report(run)
     check_errors(job)
     return metrics
+
+
+def finished(cfg: TrainConfig) -> bool:
+    """Whether `train` has nothing left to do: a run of these settings is measured, and within its error budget."""
+    run = resolve_run_dir(cfg.run_dir)
+    if not (run / "metrics.json").is_file():
+        return False
+    job = Job(cfg, run, RunRecord(run, identity_of(cfg)))
+    check_errors(job)
+    return True
 
 
 def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, dict[str, Any]]:
