@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from wbrag.benchmarks import InputError, OverErrorBudget
 from wbrag.config import AblateConfig, ConfigError, PlaceboConfig, ReproduceConfig, TrainConfig, TransferConfig
 from wbrag.plan import Session
+from wbrag.runfolder import RunError
 from wbrag.tables import recall_line, terminal_table
 
 Config = TypeVar("Config", AblateConfig, PlaceboConfig, ReproduceConfig, TrainConfig, TransferConfig)
@@ -40,7 +41,7 @@ SESSION = Session()
 #: Points that failed, each with its error; the job names them at its end and leaves with 1.
 failed: list[str] = []
 #: Errors that say in one line what is wrong with settings or inputs; any other also shows where it happened.
-TOLD = (ConfigError, InputError, HydraException, OmegaConfBaseException, OverErrorBudget)
+TOLD = (ConfigError, InputError, HydraException, OmegaConfBaseException, OverErrorBudget, RunError)
 
 
 def start(main: Callable[[], None]) -> None:

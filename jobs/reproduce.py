@@ -1,7 +1,7 @@
 """The paper's experiments from one command: a grid of runs, transfer, ablation, placebos, A/A, and one report.
 
     python jobs/reproduce.py run_dir=runs/reproduce 'overrides=[world=DIR,train_limit=200,test_limit=300]'
-    python jobs/reproduce.py run_dir=DIR 'methods=[naive]' 'backbones=[scripted]' 'overrides=[world=DIR,encoder=hashing]'
+    python jobs/reproduce.py run_dir=DIR 'methods=[naive]' 'backbones=[scripted]' 'overrides=[world=DIR]'
 
 The same command again goes on where it stopped; what is done is not run again. A point that fails does not stop the
 others: it is named in the report and at the end, with exit code 1. Other exit codes as jobs/train.py.

@@ -45,6 +45,8 @@ def gates_of(own: Gates, thresholds: Mapping[str, Sequence[float]]) -> dict[str,
     for name, values in thresholds.items():
         if name not in asdict(own):
             raise ConfigError(f"thresholds.{name}: unknown; known are {', '.join(asdict(own))}")
+        if strange := [value for value in values if isinstance(value, bool) or not isinstance(value, int | float)]:
+            raise ConfigError(f"thresholds.{name}: {strange[0]!r} is not a number")
         for value in sorted({*values, getattr(own, name)}):
             if not (value >= 1 and value == int(value) if name == "n_min" else 0 <= value < 1):
                 raise ConfigError(f"thresholds.{name}: {value} is out of range")

@@ -147,7 +147,7 @@ class AblateConfig:
     """Root of `jobs/ablate.py`."""
 
     runs: list[str] = MISSING  # finished run folders
-    thresholds: dict[str, list[float]] = field(default_factory=dict)  # name of a gate's threshold -> values
+    thresholds: dict[str, list[Any]] = field(default_factory=dict)  # name of a gate's threshold -> numbers
     report_dir: str = MISSING
 
 
@@ -162,7 +162,7 @@ class ReproduceConfig:
     overrides: list[str] = field(default_factory=list)  # of conf/train.yaml, for every point
     transfer: list[str] = field(default_factory=list)  # benchmarks
     ablate: list[str] = field(default_factory=list)  # benchmark/method
-    thresholds: dict[str, list[float]] = field(default_factory=dict)
+    thresholds: dict[str, list[Any]] = field(default_factory=dict)  # name of a gate's threshold -> numbers
     placebo: list[str] = field(default_factory=list)  # benchmark/method
     placebos: list[str] = field(default_factory=list)
     repeat: list[str] = field(default_factory=list)  # benchmark/method

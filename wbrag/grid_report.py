@@ -38,9 +38,10 @@ Record = Mapping[str, Any]
 
 METHOD_NOTE = (
     "Scores in percent, gains in points: + write-back minus base, on the same questions. Intervals are paired "
-    f"percentile bootstraps of {RESAMPLES:,} resamples; pooled gains count each setting once and resample the questions "
-    "of a benchmark for all its settings together. * and Holm p: McNemar's exact test, corrected over all settings of the "
-    "grid, for 0/1 metrics. Settings share questions, corpus and generator: they are not so many independent trials."
+    f"percentile bootstraps of {RESAMPLES:,} resamples; pooled gains count each setting once and resample the "
+    "questions of a benchmark for all its settings together. * and Holm p: McNemar's exact test, corrected over all "
+    "settings of the grid, for 0/1 metrics. Settings share questions, corpus and generator: they are not so many "
+    "independent trials."
 )
 
 

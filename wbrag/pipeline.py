@@ -76,8 +76,7 @@ def finished(cfg: TrainConfig) -> bool:
     run = resolve_run_dir(cfg.run_dir)
     if not (run / "metrics.json").is_file():
         return False
-    job = Job(cfg, run, RunRecord(run, identity_of(cfg)))
-    check_errors(job)
+    check_errors(Job(cfg, run, RunRecord(run, identity_of(cfg))))
     return True
 
 
@@ -215,8 +214,8 @@ def predict(
     source = questions / "test.parquet"
     known = closed_book_file(job.cfg, source, cache)
     if not written(job, "predictions", goal):
-        stage = Stage(job.cfg, "predict", knowledge, known if known.exists() else None)
-        generate(job, generators, stage, source, "predictions", goal)
+        answers = known if known.exists() else None
+        generate(job, generators, Stage(job.cfg, "predict", knowledge, answers), source, "predictions", goal)
     keep_closed_book(job.run / "predictions", "answer_closed_book", known)
 
 
