@@ -191,7 +191,7 @@ def test_a_variant_of_other_questions_is_refused(runs: list[Path], tmp_path: Pat
 
 def test_two_runs_of_one_setting_are_refused(runs: list[Path], tmp_path: Path) -> None:
     twin = write_run(tmp_path / "twin", *POPULATION, config_of("naive", "nq"))
-    write_report(twin)
+    write_metrics(twin, *POPULATION)
     with pytest.raises(RunError, match=r"twin: the same setting as .*nq-naive: micro_small / naive / nq"):
         read_points([runs[0], twin])
 
