@@ -1,7 +1,7 @@
 """The paper's experiments from one command: a grid of runs, transfer, ablation, placebos, A/A, and one report.
 
-    python jobs/reproduce.py run_dir=runs/reproduce 'overrides=[world=DIR,train_limit=200,test_limit=300]'
-    python jobs/reproduce.py run_dir=DIR 'methods=[naive]' 'backbones=[scripted]' 'overrides=[world=DIR]'
+    python jobs/reproduce.py world=DIR run_dir=runs/reproduce
+    python jobs/reproduce.py run_dir=DIR 'methods=[naive]' 'backbones=[scripted]' world=DIR
 
 The same command again goes on where it stopped; what is done is not run again. A point that fails does not stop the
 others: it is named in the report and at the end, with exit code 1. Other exit codes as jobs/train.py.
@@ -57,6 +57,7 @@ def run_point(typed: ReproduceConfig, out: Path, backbone: str, benchmark: str, 
     """Train and measure one point, unless that is done."""
     run = run_of(out, backbone, benchmark, method)
     names = [f"backbone={backbone}", f"benchmark={benchmark}", f"method={method}", f"run_dir={run}"]
+    names += [f"world={typed.world}"] if typed.world else []
     cfg = settings(compose("train", overrides=[*names, f"cache_dir={out / 'cache'}", *typed.overrides]), TrainConfig)
     if not finished(cfg):
         metrics = train(cfg, session)
@@ -69,8 +70,7 @@ def measure_more(typed: ReproduceConfig, out: Path, backbone: str, session: Sess
     for benchmark in typed.transfer:
         with noted(f"transfer {backbone}/{benchmark}"):
             runs = [run_of(out, backbone, benchmark, method) for method in typed.methods]
-            if len(runs) > 1:
-                transfer([trained(run, session) for run in runs], session)
+            transfer([trained(run, session) for run in runs if (run / "metrics.json").is_file()], session)
     for name in typed.ablate:
         with noted(f"ablation {backbone}/{name}"):
             ablate(trained(named(out, backbone, name), session), typed.thresholds, session)

@@ -159,6 +159,7 @@ class ReproduceConfig:
     methods: list[str] = MISSING
     benchmarks: list[str] = MISSING
     backbones: list[str] = MISSING
+    world: str = ""  # folder of a generated microworld
     overrides: list[str] = field(default_factory=list)  # of conf/train.yaml, for every point
     transfer: list[str] = field(default_factory=list)  # benchmarks
     ablate: list[str] = field(default_factory=list)  # benchmark/method

@@ -9,6 +9,7 @@ from wbrag.plots import BLUE, GREY, INK, ORANGE, QUIET, VECTOR_POINTS, drawn, sv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: Panels side by side; a page is two of them wide in print and three on a screen.
 ACROSS = 3
@@ -19,18 +20,18 @@ Named = Mapping[str, Mapping[str, float]]
 def ranks_figure(panels: Mapping[str, Named]) -> str:
     """Figure 3: for each benchmark, the share of retained documents at each retrieval rank, one line a generator."""
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
-    figure, axes = drawn(len(panels), ACROSS, width=9.0, height=2.3)
-    for place, (title, panel) in enumerate(panels.items()):
+    deepest = max(int(rank) for panel in panels.values() for shares in panel.values() for rank in shares)
+    figure, axes = drawn(len(panels), ACROSS, width=9.0, height=2.2)
+    for place, panel in enumerate(panels.values()):
         for name, shares in panel.items():
             colour = SERIES[names.index(name) % len(SERIES)]
-            ranks = [int(rank) for rank in shares]
-            axes[place].plot(
-                ranks, [100 * s for s in shares.values()], color=colour, marker="o", markersize=4, label=name
-            )
+            ranks, heights = [int(rank) for rank in shares], [100 * share for share in shares.values()]
+            axes[place].plot(ranks, heights, color=colour, marker="o", markersize=4)
         axes[place].set_ylim(0, 100)
-        axes[place].set_xticks(range(1, 1 + max((len(shares) for shares in panel.values()), default=1)))
-        axes[place].set_title(f"{title}, % by retrieval rank", loc="left")
-    _legend(axes[0], len(names))
+        axes[place].set_xlim(0.7, deepest + 0.3)
+        axes[place].set_xticks(range(1, deepest + 1))
+    _labelled(figure, axes, list(panels), "retrieval rank", "% of retained")
+    _legend(figure, names)
     return svg(figure, "ranks")
 
 
@@ -54,7 +55,7 @@ def transfer_figure(panels: Mapping[str, tuple[list[str], list[list[float | None
         axes[place].set_xticks(range(len(names)), names)
         axes[place].set_yticks(range(len(names)), names)
         axes[place].set_xlabel("write-back corpus made by")
-        axes[place].set_title(f"{title}: answered by", loc="left")
+        axes[place].set_title(f"{title}: answered by", loc="left", fontsize=9.5)
         axes[place].spines[:].set_visible(False)
     return svg(figure, "transfer")
 
@@ -65,7 +66,7 @@ def tokens_figure(panels: Mapping[str, Mapping[str, Sequence[tuple[int, int]]]])
     figure, axes = drawn(len(panels), ACROSS, width=9.0, height=2.5)
     points = [pair for panel in panels.values() for pairs in panel.values() for pair in pairs]
     right, top = 1.05 * max(source for source, _ in points), 1.1 * max(unit for _, unit in points)
-    for place, (title, panel) in enumerate(panels.items()):
+    for place, panel in enumerate(panels.values()):
         for ratio in (1, 2, 5, 10):
             end = min(right, top * ratio)
             axes[place].plot([0, end], [0, end / ratio], color=GREY, linewidth=0.7, linestyle=(0, (4, 3)))
@@ -89,15 +90,28 @@ def tokens_figure(panels: Mapping[str, Mapping[str, Sequence[tuple[int, int]]]])
                 alpha=0.35,
                 linewidths=0,
                 rasterized=len(points) > VECTOR_POINTS,
-                label=name,
             )
         axes[place].set_xlim(0, right)
         axes[place].set_ylim(0, top)
-        axes[place].set_title(f"{title}, unit over source tokens", loc="left", pad=14)
-    _legend(axes[0], len(names))
+    _labelled(figure, axes, list(panels), "tokens of the sources", "tokens of the unit")
+    _legend(figure, names)
     return svg(figure, "tokens")
 
 
-def _legend(axes: Axes, names: int) -> None:
-    if names > 1:
-        axes.legend(frameon=False, fontsize=8, loc="upper right", handletextpad=0.4, borderaxespad=0.1)
+def _labelled(figure: Figure, axes: Sequence[Axes], titles: Sequence[str], across: str, up: str) -> None:
+    """Titles on every panel, labels only on the outer ones."""
+    for place, (panel, title) in enumerate(zip(axes, titles, strict=True)):
+        panel.set_title(title, loc="left", fontsize=9.5, pad=14)
+        if place % ACROSS == 0:
+            panel.set_ylabel(up)
+        if place + ACROSS >= len(axes):
+            panel.set_xlabel(across)
+
+
+def _legend(figure: Figure, names: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    if len(names) > 1:
+        colours = [SERIES[i % len(SERIES)] for i in range(len(names))]
+        marks = [Line2D([], [], color=colour, marker="o", markersize=5, linestyle="") for colour in colours]
+        figure.legend(marks, names, loc="outside upper right", ncols=len(names), frameon=False, handletextpad=0.1)

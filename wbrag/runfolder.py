@@ -42,12 +42,16 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def load_config(run: Path) -> TrainConfig:
-    """The run's resolved configuration, typed; its `run_dir` is where the folder lies now."""
+    """The run's resolved configuration, typed; its `run_dir` is where the folder lies now. RunError names the file."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     keys = [field.name for field in fields(TrainConfig)]
     known = {key: value for key, value in read_config(run).items() if key in keys}
-    typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), known))
+    try:
+        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), known))
+    except OmegaConfBaseException as error:
+        raise RunError(f"{run / 'config.yaml'}: {error}") from error
     assert isinstance(typed, TrainConfig)
     return replace(typed, run_dir=str(run.absolute()))
 
