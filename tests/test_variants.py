@@ -45,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("variants")
     texts = [" ".join(f"The {thing} of town{i} is {thing.title()}{i}." for thing in THINGS) for i in range(TOWNS)]
     files = {
-        "corpus": [{"id": f"p{i}", "contents": f"Town {i}\n{text}"} for i, text in enumerate(texts)],
+        "corpus": [{"id": f"p{i}", "contents": f"town{i}\n{text}"} for i, text in enumerate(texts)],
         "train": [question(i, "train") for i in range(30)],
         "test": [question(i, "test") for i in range(20)],
     }
