@@ -248,7 +248,8 @@ def test_a_failing_point_of_a_sweep_is_named_and_the_others_are_done(data: Path,
 def test_reproduce_runs_the_grid_once_and_reports_it(data: Path, tmp_path: Path) -> None:
     lists = ["methods=[naive,nosuch]", "benchmarks=[files]", "backbones=[scripted]", "transfer=[]"]
     lists += ["ablate=[files/naive]", "placebo=[files/naive]", "placebos=[raw]", "repeat=[files/naive]"]
-    grid = [f"run_dir={tmp_path}", *lists, f"overrides=[{','.join(overrides(data))}]"]
+    quoted = ",".join(f"'{text}'" for text in overrides(data))
+    grid = [f"run_dir={tmp_path}", *lists, f"overrides=[{quoted}]"]
     ended = job("reproduce", *grid)
     assert ended.returncode == 1, ended.stderr
     assert "scripted/files/nosuch" in ended.stderr
