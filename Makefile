@@ -12,15 +12,19 @@ TORCH := 2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 RUN := runs/demo-$(SEED)
 
-.PHONY: help demo test check fix clean
+.PHONY: help demo reproduce test check fix clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: .venv/.installed ## generate a microworld, train its knowledge base, print what write-back changed
 	$(PY) -m microworld.generate --seed $(SEED) --out $(RUN)/world
 	$(PY) jobs/train.py benchmark=nq world=$(RUN)/world run_dir=$(RUN)/nq
+
+reproduce: .venv/.installed ## the paper's 48 settings in a microworld: every table and figure in one report
+	$(PY) -m microworld.generate --seed $(SEED) --out runs/reproduce-$(SEED)/world
+	$(PY) jobs/reproduce.py world=runs/reproduce-$(SEED)/world run_dir=runs/reproduce-$(SEED)
 
 test: .venv/.installed-test ## every test, real vLLM on the tiny models included
 	$(PY) -m pytest

@@ -9,22 +9,18 @@ Exit codes as those of jobs/train.py; the same command again resumes a build tha
 from __future__ import annotations
 
 import hydra
-from command_line import exit_codes
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from command_line import exit_codes, settings
+from omegaconf import DictConfig
 
 from wbrag.config import BuildConfig
 from wbrag.indexing import build_index
-
-ConfigStore.instance().store(name="build_index_schema", node=BuildConfig)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="build_index")
 def main(cfg: DictConfig) -> None:
     """Build or adopt, then print what the store holds."""
     with exit_codes():
-        typed = OmegaConf.to_object(cfg)
-        assert isinstance(typed, BuildConfig)
+        typed = settings(cfg, BuildConfig)
         made = build_index(typed)
         rows = sum(ref.rows for ref in made.segments)
         print(f"{typed.store}: version {made.version}, {rows:,} passages, {made.spec.kind}, encoder {made.encoder}")

@@ -1,33 +1,96 @@
-"""What the jobs share: the configuration schema, printed results, exit codes with a clear line for a traceback."""
+"""What the jobs share: configuration schemas, one session for all points of a sweep, exit codes with a clear line."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wbrag.benchmarks import InputError, OverErrorBudget
-from wbrag.config import ConfigError, TrainConfig
+from wbrag.config import (
+    AblateConfig,
+    BuildConfig,
+    ConfigError,
+    PlaceboConfig,
+    ReproduceConfig,
+    TrainConfig,
+    TransferConfig,
+)
 from wbrag.index.files import StoreError
+from wbrag.plan import Session
+from wbrag.runfolder import RunError
 from wbrag.tables import recall_line, terminal_table
 
-ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+Config = TypeVar("Config", AblateConfig, BuildConfig, PlaceboConfig, ReproduceConfig, TrainConfig, TransferConfig)
+
+for _name, _schema in {
+    "train_schema": TrainConfig,
+    "build_index_schema": BuildConfig,
+    "transfer_schema": TransferConfig,
+    "placebo_schema": PlaceboConfig,
+    "ablate_schema": AblateConfig,
+    "reproduce_schema": ReproduceConfig,
+}.items():
+    ConfigStore.instance().store(name=_name, node=_schema)
 #: Hydra then raises the errors of a command line, instead of printing them and leaving with 1.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
+#: Ray and engine of this process: Hydra's basic launcher runs all points of a sweep in it.
+SESSION = Session()
+#: Points that failed, each with its error; the job names them at its end and leaves with 1.
+failed: list[str] = []
+#: Errors that say in one line what is wrong with settings, inputs or stores; any other also shows where it happened.
+TOLD = (ConfigError, InputError, StoreError, HydraException, OmegaConfBaseException, OverErrorBudget, RunError)
 
-def settings(cfg: DictConfig) -> TrainConfig:
+
+def start(main: Callable[[], None]) -> None:
+    """Run a job: its Hydra main with one session for all its points, then the exit code."""
+    with exit_codes(), SESSION:
+        main()
+    if failed:
+        print(f"\n{len(failed)} points failed:", *failed, sep="\n  ", file=sys.stderr)
+        raise SystemExit(1)
+
+
+@contextmanager
+def point() -> Iterator[Session]:
+    """A run, or one point of a sweep: there an error is noted and the next point goes on."""
+    settings = HydraConfig.get()
+    if settings.mode is RunMode.MULTIRUN:
+        with noted(" ".join(settings.overrides.task)):
+            yield SESSION
+    else:
+        with exit_codes():
+            yield SESSION
+
+
+@contextmanager
+def noted(name: str) -> Iterator[None]:
+    """Note in `failed` what goes wrong in the block, so that it does not take other points along."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, TOLD):
+            traceback.print_exc()
+        failed.append(f"{name}: {type(error).__name__}: {_line(error)}")
+        print(f"failed: {failed[-1]}", file=sys.stderr, flush=True)
+
+
+def settings(cfg: DictConfig, schema: type[Config]) -> Config:
     """The composed configuration as typed data; OmegaConf's errors name the key that is missing or of a wrong type."""
     typed = OmegaConf.to_object(cfg)
-    assert isinstance(typed, TrainConfig)
+    assert isinstance(typed, schema)
     return typed
 
 
@@ -46,13 +109,16 @@ def exit_codes() -> Iterator[None]:
     """
     try:
         yield
-    except (ConfigError, InputError, StoreError, HydraException, OmegaConfBaseException) as error:
-        raise SystemExit(_told(error, 2)) from error
     except OverErrorBudget as error:
         raise SystemExit(_told(error, 3)) from error
+    except TOLD as error:
+        raise SystemExit(_told(error, 2)) from error
 
 
 def _told(error: Exception, code: int) -> int:
-    lines = (line.strip() for line in str(error).splitlines())
-    print(f"error: {'; '.join(line for line in lines if line)}", file=sys.stderr)
+    print(f"error: {_line(error)}", file=sys.stderr)
     return code
+
+
+def _line(error: Exception) -> str:
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())

@@ -2,8 +2,13 @@
 
     python jobs/train.py benchmark=nq world=DIR run_dir=DIR
     python jobs/train.py benchmark=files benchmark.train=F benchmark.test=F corpus=F run_dir=DIR
+    python jobs/train.py -m backbone=A,B benchmark=nq,fever method=naive,replug world=DIR
 
-Exit codes: 0 done, 1 failed, 2 settings or inputs that cannot work, 3 more rows failed than max_error_rate allows.
+A sweep runs its points one after another in one Ray session, the first override varying slowest: with `backbone` first
+each engine starts once. A point that fails does not stop the others.
+
+Exit codes: 0 done, 1 failed (a sweep: at least one point, all named at the end), 2 settings or inputs that cannot
+work, 3 more rows failed than max_error_rate allows.
 """
 
 from __future__ import annotations
@@ -11,20 +16,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import hydra
-from command_line import exit_codes, print_results, settings
+from command_line import point, print_results, settings, start
 from omegaconf import DictConfig
 
+from wbrag.config import TrainConfig
 from wbrag.pipeline import train
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     """Train, then print the table of results and where the report is."""
-    with exit_codes():
-        typed = settings(cfg)
-        print_results(train(typed), typed.k, Path(typed.run_dir))
+    with point() as session:
+        typed = settings(cfg, TrainConfig)
+        print_results(train(typed, session), typed.k, Path(typed.run_dir))
 
 
 if __name__ == "__main__":
-    with exit_codes():
-        main()
+    start(main)

@@ -177,10 +177,10 @@ def _random_prediction(i: int, generator: np.random.Generator) -> Row:
     )
 
 
-def write_run(folder: Path, traces: Sequence[Row], predictions: Sequence[Row]) -> Path:
+def write_run(folder: Path, traces: Sequence[Row], predictions: Sequence[Row], config: str = CONFIG) -> Path:
     """A run folder with these rows, each table in two files as parallel writers leave them; returns the folder."""
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "config.yaml").write_text(config)
     (folder / "run.json").write_text(json.dumps(RUN))
     rejected = {"file": "train.jsonl", "line": 3, "reason": "question is empty", "raw": '{"id": "x", "question": ""}'}
     (folder / "quarantine.jsonl").write_text(json.dumps(rejected) + "\n")

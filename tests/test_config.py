@@ -14,19 +14,29 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wbrag import config
+from wbrag.ablation import gates_of
+from wbrag.paper import paper
+from wbrag.placebos import check_placebos
 from wbrag.prompts import DEFAULTS, TASKS
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 GROUPS = ("benchmark", "method", "backbone", "encoder", "index", "cluster")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
-WORLD = ["world=/w", "run_dir=/r"]
+WORLD = ["world=/w", "data_dir=/d", "run_dir=/r"]
+JOBS = {
+    "transfer": config.TransferConfig,
+    "placebo": config.PlaceboConfig,
+    "ablate": config.AblateConfig,
+    "reproduce": config.ReproduceConfig,
+}
 OWN_FILES = ["benchmark=files", "benchmark.train=a.jsonl", "benchmark.test=b.jsonl", "run_dir=/r"]
 
 
 @pytest.fixture(autouse=True)
 def _schema() -> None:
     """The schema, registered as jobs/ register it."""
-    ConfigStore.instance().store(name="train_schema", node=config.TrainConfig)
+    for name, schema in {"train": config.TrainConfig, **JOBS}.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
 
 
 def composed(overrides: list[str], root: str = "train", conf: Path = CONF) -> config.TrainConfig:
@@ -50,8 +60,9 @@ def option(group: str, name: str) -> list[str]:
     """A command line that chooses one option of a group, with the values it leaves open."""
     if (group, name) == ("benchmark", "files"):
         return [*OWN_FILES, "corpus=c.jsonl"]
-    endpoint = ["backbone.model=m", "backbone.base_url=http://host/v1"] if name == "openai" else []
-    return [f"{group}={name}", *endpoint, *WORLD]
+    model = ["backbone.model=m"] if (group, name) in (("backbone", "hf"), ("backbone", "openai")) else []
+    endpoint = ["backbone.base_url=http://host/v1"] if name == "openai" else []
+    return [f"{group}={name}", *model, *endpoint, *WORLD]
 
 
 @pytest.mark.parametrize("root", ["train", "evaluate"])
@@ -70,13 +81,46 @@ def test_benchmark_is_one_that_prompts_and_metrics_know(name: str) -> None:
     benchmark = composed(option("benchmark", name)).benchmark
     assert benchmark.task in TASKS
     assert benchmark.metric in ("em", "acc", "f1", "precision", "recall", "label")
-    assert (benchmark.metric == "label") == bool(benchmark.labels)
+    assert bool(benchmark.labels) == (benchmark.task in ("yes_no", "claim"))
+    assert benchmark.metric != "label" or benchmark.labels
 
 
 def test_embedded_benchmarks_read_the_world() -> None:
     nq = composed(["benchmark=nq", *WORLD])
     assert (nq.benchmark.train, nq.benchmark.test) == ("/w/nq/train.jsonl", "/w/nq/test.jsonl")
     assert nq.corpus == "/w/corpus.jsonl"
+
+
+@pytest.mark.parametrize("root", JOBS)
+def test_each_job_has_a_schema_and_knows_its_thresholds_and_placebos(root: str) -> None:
+    given = ["runs=[/a,/b]", "report_dir=/o"] if root != "reproduce" else ["run_dir=/o"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        typed = OmegaConf.to_object(compose(root, overrides=given))
+    assert isinstance(typed, JOBS[root])
+    gates_of(config.Gates(), getattr(typed, "thresholds", {}))
+    check_placebos(getattr(typed, "placebos", []))
+
+
+def test_reproduce_names_what_conf_holds_or_the_paper_has() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        typed = OmegaConf.to_object(compose("reproduce", overrides=["run_dir=/o"]))
+    assert len(typed.methods) * len(typed.benchmarks) * len(typed.backbones) == paper()["table2"]["settings"]
+    assert {("benchmark", name) for name in typed.benchmarks} <= set(OPTIONS)
+    assert {("backbone", name) for name in typed.backbones} <= set(OPTIONS)
+    assert set(typed.methods) == set(paper()["table2"]["method"])
+
+
+@pytest.mark.parametrize("name", [name for group, name in OPTIONS if name.startswith("flashrag_")])
+def test_the_releases_files_are_checked_by_their_length(name: str) -> None:
+    cfg = composed([f"benchmark={name}", "data_dir=/d", "run_dir=/r"])
+    assert cfg.corpus == "/d/wiki18_100w.jsonl"
+    assert cfg.benchmark.train.startswith("/d/")
+    assert set(cfg.benchmark.rows) == {"train", "test"}
+
+
+def test_a_sweep_gives_each_point_its_own_folder() -> None:
+    cfg = composed(["benchmark=fever", "world=/w", "data_dir=/d"])
+    assert cfg.run_dir == "runs/fever-naive-micro_small"
 
 
 def test_labels_are_strings_and_not_yaml_booleans() -> None:
@@ -118,7 +162,7 @@ def test_prompts_can_be_replaced_by_key() -> None:
     ("overrides", "key"),
     [
         (["run_dir=/r"], "world"),
-        (["world=/w"], "run_dir"),
+        (["benchmark=flashrag_nq"], "data_dir"),
         (OWN_FILES, "corpus"),
         (["benchmark=files", "corpus=c.jsonl", "run_dir=/r"], "benchmark.train"),
     ],

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from synthetic_run import PASSAGES, UNIT, document, failed, gated, kept, population, prediction
 
-from wbrag import evaluation
+from wbrag import statistics
 from wbrag.construction import construction, cost, retained_by_rank, rule_of
-from wbrag.evaluation import Setting, evaluate, mcnemar, paired_bootstrap
+from wbrag.evaluation import Setting, evaluate
+from wbrag.statistics import mcnemar, paired_bootstrap
 
 SETTING = Setting("toy_nq", "naive", "micro_small", "acc", seed=3)
 YES_NO = Setting("toy_boolq", "naive", "micro_small", "label", labels={"yes": ["true"], "no": ["false"]})
@@ -61,7 +62,7 @@ def test_the_interval_is_that_of_questions_drawn_one_by_one() -> None:
 def test_the_interval_does_not_depend_on_how_the_resamples_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     differences = [0.0, 1.0, -1.0, 1.0, 0.5]
     whole = bootstrap(differences)
-    monkeypatch.setattr(evaluation, "COUNTS_AT_ONCE", 7)
+    monkeypatch.setattr(statistics, "COUNTS_AT_ONCE", 7)
     assert bootstrap(differences) == whole
 
 
@@ -146,7 +147,7 @@ def test_splits_by_overlap_and_exposure_hold_all_rows_once() -> None:
         assert sum(part["n"] for part in parts) == whole["n"]
         assert sum(part["n"] * part["gain"] for part in parts) == pytest.approx(whole["n"] * whole["gain"])
     assert list(found["splits"]) == ["none", "answer", "question"]
-    assert found["exposure"]["no_unit"][0]["gain"] == 0.0
+    assert found["exposure"]["none"][0]["gain"] == 0.0
     assert set(found["splits"]["none"][0]) == set(whole)
 
 

@@ -27,10 +27,11 @@ from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Ind
 from wbrag.index.manifest import latest
 from wbrag.index.search import KnowledgeBase
 from wbrag.inputs import check_settings, identity_of, over_budget, refuse_other_settings
-from wbrag.pipeline import evaluate, train, units_of
+from wbrag.pipeline import evaluate, train
 from wbrag.progress import Counts, status_line
 from wbrag.runrecord import resolve_run_dir
 from wbrag.schema import RETRIEVED, TRACE
+from wbrag.writeback import units_of
 
 ROOT = Path(__file__).parents[1]
 THINGS = ("mayor", "river", "hill")
@@ -342,7 +343,7 @@ def test_a_block_comes_back_in_input_order(method: str, calls: int) -> None:
     rows = [{**question(i, "train"), "metadata": "{}", "documents": documents} for i in range(20)]
 
     async def work() -> pa.Table:
-        return await Generator(cfg).train(pa.Table.from_pylist(rows, RETRIEVED))
+        return await Generator(cfg).train(pa.Table.from_pylist(rows, RETRIEVED), cfg)
 
     made = asyncio.run(work())
     assert made.schema.equals(TRACE)

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_run import PASSAGES, document, failed, gated, kept, population, prediction, write_run
 
+from wbrag.lives import lives_to_show
 from wbrag.page import Table, Text, Verbatim, html, markdown
-from wbrag.report import lives_to_show, write_report
+from wbrag.report import write_report
 from wbrag.runfolder import RunError, read_config, read_records, setting_of
 from wbrag.tables import headline, p_value, points, recall_line, terminal_table
 

@@ -146,7 +146,8 @@ def test_a_generator_has_one_handle_and_searches_the_base_for_the_base_answer(se
 
     actor = SimpleNamespace(search=SimpleNamespace(remote=search))
     reader = Backbone(name="scripted", kind="scripted", model="scripted")
-    generator = Generator(TrainConfig(backbone=reader, method=Method(name="flare")))
+    cfg = TrainConfig(backbone=reader, method=Method(name="flare"))
+    generator = Generator(cfg)
     known = Document("d", "t", "The ferry is Alma.")
     rows = [
         {"id": f"q{i}", "question": f"What is the {thing}?", "golden_answers": ["Alma"], "metadata": "{}"}
@@ -156,9 +157,9 @@ def test_a_generator_has_one_handle_and_searches_the_base_for_the_base_answer(se
 
     async def work() -> tuple[pa.Table, pa.Table]:
         schema = RETRIEVED.append(pa.field("documents_writeback", RETRIEVED.field("documents").type))
-        trained = await generator.train(pa.Table.from_pylist(rows, RETRIEVED), _Hashed(actor))
+        trained = await generator.train(pa.Table.from_pylist(rows, RETRIEVED), cfg, _Hashed(actor))
         flags.append(False)  # between the two
-        return trained, await generator.predict(pa.Table.from_pylist(rows, schema), _Hashed(actor))
+        return trained, await generator.predict(pa.Table.from_pylist(rows, schema), cfg, _Hashed(actor))
 
     trained, predicted = asyncio.run(work())
     assert set(flags[:15]) == {False}

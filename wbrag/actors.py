@@ -1,4 +1,4 @@
-"""The actors of a run: generators, and the dispatcher that takes blocks to them.
+"""The generators of a run: actors with one engine each.
 
 A generator actor holds one engine and takes whole blocks of examples, each example a coroutine of its own, so that the
 calls of many examples share one continuous batch. It belongs to the driver and not to a Ray Data plan: training and
@@ -9,7 +9,6 @@ call and comes back as one table in input order, so whatever dies, a block is wr
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -27,16 +26,14 @@ from wbrag.llm.engine import resolve_model
 from wbrag.methods import Tools, open_method
 from wbrag.progress import Counts, total
 from wbrag.prompts import Prompts
-from wbrag.retrieval import Knowledge, MergedRetriever
-from wbrag.schema import PREDICTION, TRACE, Example, documents_of
+from wbrag.schema import PREDICTION, TRACE, WRITTEN, Example, documents_of
 from wbrag.searching import SearchHandle
 from wbrag.training import train_example
+from wbrag.unit_writing import write_unit
 
 Row = dict[str, Any]
 RowWork = Callable[[Row], Awaitable[Row]]
 
-#: What a generator can be asked to do with a block, and the table it makes of it.
-OUTPUT = {"train": TRACE, "predict": PREDICTION}
 #: Times a generator that died is started again before the run gives up.
 MAX_RESTARTS = 10
 #: An engine that takes longer to close is killed.
@@ -68,30 +65,52 @@ def model_path(backbone: Backbone) -> str:
 
 
 class Generator:
-    """An asyncio Ray actor with one engine: blocks of examples in, blocks of rows out."""
+    """An asyncio Ray actor with one engine: blocks of examples in, blocks of rows out.
+
+    It knows its backbone alone. Method, benchmark and gates come with each block, so that the points of a sweep that
+    have a backbone in common share its engine.
+    """
 
     def __init__(self, cfg: TrainConfig) -> None:
         started = time.perf_counter()
-        backbone, task = cfg.backbone, cfg.benchmark.task
-        llm = open_llm(backbone)
-        replies = (backbone.answer_tokens, backbone.distil_tokens)
-        self.tools = Tools(llm, Prompts(cfg.prompts), task, *replies, cfg.method)
+        self.llm = open_llm(cfg.backbone)
         self.handles: dict[Any, SearchHandle] = {}
-        self.method = open_method(cfg.method)
-        self.metric = partial(metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels)
-        self.judge = llm_judge if cfg.judge == "llm" else None
-        self.gates = cfg.gates
         self.places = asyncio.Semaphore(cfg.cluster.examples_in_flight)
         self.counts = Counts()
         self.start_seconds = time.perf_counter() - started
 
-    async def train(self, block: pa.Table, searcher: Any = None) -> pa.Table:  # noqa: ANN401
+    async def train(self, block: pa.Table, cfg: TrainConfig, searcher: Any = None) -> pa.Table:  # noqa: ANN401
         """`schema.RETRIEVED` rows to `schema.TRACE` rows (Algorithm 1), in input order."""
-        return await self._all(block, partial(self._train, self._handle(searcher)), TRACE)
+        tools, method = self._tools(cfg, self._handle(searcher)), open_method(cfg.method)
+        metric = partial(metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels)
+        judge = llm_judge if cfg.judge == "llm" else None
 
-    async def predict(self, block: pa.Table, searcher: Any = None) -> pa.Table:  # noqa: ANN401
+        async def work(row: Row) -> Row:
+            known, documents = (row.get("known") or {}).get("answer_closed_book"), documents_of(row["documents"])
+            how: dict[str, Any] = {"method": method, "judge": judge, "closed_book_answer": known}
+            made = await train_example(_example(row), documents, tools, cfg.gates, metric, **how)
+            self.counts.calls_saved += made["calls_saved"]
+            return made
+
+        return await self._all(block, work, TRACE)
+
+    async def predict(self, block: pa.Table, cfg: TrainConfig, searcher: Any = None) -> pa.Table:  # noqa: ANN401
         """Test questions with both lists of documents to `schema.PREDICTION` rows, in input order."""
-        return await self._all(block, partial(self._predict, self._handle(searcher)), PREDICTION)
+        handle, method = self._handle(searcher), open_method(cfg.method)
+        tools, merged = self._tools(cfg, handle), handle.merged if handle else None
+
+        async def work(row: Row) -> Row:
+            base, both = documents_of(row["documents"]), documents_of(row["documents_writeback"])
+            made, saved = await answer_question(_example(row), base, both, tools, method, merged, row.get("known"))
+            self.counts.calls_saved += saved
+            return made
+
+        return await self._all(block, work, PREDICTION)
+
+    async def write(self, block: pa.Table, cfg: TrainConfig, searcher: Any = None) -> pa.Table:  # noqa: ANN401
+        """`schema.REQUEST` rows to `schema.WRITTEN` rows, in input order."""
+        tools = self._tools(cfg, self._handle(searcher))
+        return await self._all(block, lambda row: write_unit(row, tools, cfg.gates.n_min), WRITTEN)
 
     async def progress(self) -> Counts:
         """What this process has done so far."""
@@ -103,7 +122,7 @@ class Generator:
 
     async def close(self) -> None:
         """End the engine's processes now; after a kill they go by themselves, but seconds later."""
-        if close := getattr(self.tools.llm, "close", None):
+        if close := getattr(self.llm, "close", None):
             close()
 
     def _handle(self, searcher: Any) -> SearchHandle | None:  # noqa: ANN401
@@ -124,27 +143,14 @@ class Generator:
         self.counts.calls += made["calls"]
         self.counts.prompt_tokens += made["prompt_tokens"]
         self.counts.completion_tokens += made["completion_tokens"]
+        self.counts.kept += made.get("status") == "kept"
+        self.counts.failed += made.get("status") == "failed" or made.get("error") is not None
         return made
 
-    async def _train(self, handle: SearchHandle | None, row: Row) -> Row:
-        documents = documents_of(row["documents"])
-        tools = replace(self.tools, search=handle.base if handle else None)
-        made = await train_example(
-            _example(row), documents, tools, self.gates, self.metric, method=self.method, judge=self.judge
-        )
-        self.counts.kept += made["status"] == "kept"
-        self.counts.failed += made["status"] == "failed"
-        self.counts.calls_saved += made["calls_saved"]
-        return made
-
-    async def _predict(self, handle: SearchHandle | None, row: Row) -> Row:
-        base, both = documents_of(row["documents"]), documents_of(row["documents_writeback"])
-        tools = replace(self.tools, search=handle.base if handle else None)
-        merged = handle.merged if handle else None
-        made, saved = await answer_question(_example(row), base, both, tools, self.method, merged)
-        self.counts.failed += made["error"] is not None
-        self.counts.calls_saved += saved
-        return made
+    def _tools(self, cfg: TrainConfig, handle: SearchHandle | None) -> Tools:
+        replies = (cfg.backbone.answer_tokens, cfg.backbone.distil_tokens)
+        search = handle.base if handle else None
+        return Tools(self.llm, Prompts(cfg.prompts), cfg.benchmark.task, *replies, cfg.method, search)
 
 
 class Generators:
@@ -199,43 +205,6 @@ class Generators:
         for handle in self.handles:
             ray.kill(handle)
         self.handles = []
-
-
-class Dispatcher:
-    """A Ray Data actor of many threads: takes blocks to the generator with the fewest of them, and waits.
-
-    There is one for all generators, so that it knows who is busy; a generator that restarts keeps its blocks (Ray asks
-    it again) and gets no new ones meanwhile. With `knowledge`, questions that a `Retriever` encoded first gain
-    Top-K(R(q, K) u R(q, K_wb)). `searcher` is what generators search with meanwhile.
-    """
-
-    def __init__(
-        self,
-        generators: list[Any],
-        work: str,
-        knowledge: Knowledge | None,
-        searcher: Any,  # noqa: ANN401
-    ) -> None:
-        self.generators, self.work, self.searcher = generators, work, searcher
-        self.blocks = [0] * len(generators)
-        self.lock = threading.Lock()
-        self.merged = MergedRetriever(knowledge) if knowledge else None
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        import ray
-
-        if not block.num_rows:
-            return OUTPUT[self.work].empty_table()
-        block = self.merged(block) if self.merged else block
-        with self.lock:
-            chosen = min(range(len(self.blocks)), key=self.blocks.__getitem__)
-            self.blocks[chosen] += 1
-        try:
-            made: pa.Table = ray.get(getattr(self.generators[chosen], self.work).remote(block, self.searcher))
-        finally:
-            with self.lock:
-                self.blocks[chosen] -= 1
-        return made
 
 
 def _example(row: Row) -> Example:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from wbrag.methods import Method, Search, Tools, closed_book
+from wbrag.methods import Answer, Method, Search, Tools, closed_book
 from wbrag.schema import PREDICTION, Document, Example, document_rows
 from wbrag.training import CountedLLM
 
@@ -21,6 +21,7 @@ async def answer_question(
     tools: Tools,
     method: Method,
     merged_search: Search | None = None,
+    known: Mapping[str, Any] | None = None,
 ) -> tuple[Row, int]:
     """One row of `schema.PREDICTION`, whatever becomes of it, and the calls that were not repeated.
 
@@ -29,6 +30,8 @@ async def answer_question(
     while it answers has `tools.search` for the base answer, and `merged_search`, over both stores, for the other.
     Context tokens are those of the documents given that fitted, without instruction and question. An exception becomes
     the row's error.
+
+    `known` holds columns of `schema.KNOWN` from an earlier run of the same settings; what is known is not asked again.
     """
     llm = CountedLLM(tools.llm, remember=True)
     row: Row = dict.fromkeys(PREDICTION.names) | {
@@ -39,37 +42,45 @@ async def answer_question(
         "documents_base": document_rows(list(base)),
         "documents_writeback": document_rows(list(writeback)),
     }
+    earlier = {column: value for column, value in (known or {}).items() if value is not None}
     try:
-        row |= await _answers(example.question, base, writeback, replace(tools, llm=llm), method, merged_search)
+        over_both = replace(tools, llm=llm, search=merged_search)
+        tools = replace(tools, llm=llm)
+        row |= await _answers(example.question, (base, tools), (writeback, over_both), method, earlier)
     except Exception as error:  # one bad question must not take its block along
         row["error"] = f"{type(error).__name__}: {error}".encode("utf-8", "replace").decode()
     row |= {"calls": llm.calls, "prompt_tokens": llm.prompt_tokens_sent, "completion_tokens": llm.completion_tokens}
-    return row, llm.calls_saved
+    return row, llm.calls_saved + sum(column in earlier for column in ("answer_closed_book", "answer_base"))
 
 
 async def _answers(
     question: str,
-    base: Sequence[Document],
-    writeback: Sequence[Document],
-    tools: Tools,
+    base: tuple[Sequence[Document], Tools],
+    writeback: tuple[Sequence[Document], Tools],
     method: Method,
-    merged_search: Search | None,
+    known: Mapping[str, Any],
 ) -> Row:
-    alone, with_base, with_both = await asyncio.gather(
-        closed_book(question, tools),
-        method.answer(question, base, tools),
-        method.answer(question, writeback, replace(tools, search=merged_search)),
-    )
+    """What is not `known`; each side's documents with the tools that search where they come from."""
 
-    def context(documents: Sequence[Document], dropped: int) -> int:
-        return tools.llm.count_tokens(tools.prompts.documents(documents[: len(documents) - dropped]))
+    async def alone() -> Row:
+        return {"answer_closed_book": (await closed_book(question, base[1])).text}
 
-    return {
-        "answer_closed_book": alone.text,
-        "answer_base": with_base.text,
-        "answer_writeback": with_both.text,
-        "context_tokens_base": context(base, with_base.dropped_documents),
-        "context_tokens_writeback": context(writeback, with_both.dropped_documents),
-        "retrievals_base": with_base.retrievals,
-        "retrievals_writeback": with_both.retrievals,
-    }
+    async def read(side: str, documents: Sequence[Document], tools: Tools) -> Row:
+        answer = await method.answer(question, documents, tools)
+        return {
+            f"answer_{side}": answer.text,
+            f"context_tokens_{side}": _context(documents, answer, tools),
+            f"retrievals_{side}": answer.retrievals,
+        }
+
+    asked = [read("writeback", *writeback)]
+    asked += [] if "answer_closed_book" in known else [alone()]
+    asked += [] if "answer_base" in known else [read("base", *base)]
+    answers = dict(known)
+    for found in await asyncio.gather(*asked):
+        answers |= found
+    return answers
+
+
+def _context(documents: Sequence[Document], answer: Answer, tools: Tools) -> int:
+    return tools.llm.count_tokens(tools.prompts.documents(documents[: len(documents) - answer.dropped_documents]))

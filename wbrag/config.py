@@ -38,6 +38,7 @@ class Benchmark:
     task: str = "factoid"  # factoid | yes_no | claim | slot | multi_hop: a key of wbrag.prompts
     metric: str = "acc"  # the primary metric: the gates' M and the headline of the report
     labels: dict[str, list[str]] = field(default_factory=dict)  # canonical label -> spellings, for label accuracy
+    rows: dict[str, int] = field(default_factory=dict)  # split (train, test) -> rows its file has to have
 
 
 @dataclass
@@ -141,9 +142,10 @@ class TrainConfig:
     gates: Gates = field(default_factory=Gates)
     prompts: dict[str, str] = field(default_factory=dict)  # overrides of wbrag.prompts.DEFAULTS, by key
     world: str = MISSING  # folder of a generated microworld; conf/benchmark/*.yaml point into it
+    data_dir: str = MISSING  # folder of the FlashRAG release; conf/benchmark/flashrag_*.yaml point into it
     corpus: str = MISSING
     run_dir: str = MISSING
-    cache_dir: str = ""  # base indices shared between runs; default: <run_dir>/cache
+    cache_dir: str = ""  # what runs share; default: cache/ beside run_dir
     judge: str = "labels"  # labels | llm
     k: int = 5
     train_limit: int = 0  # 0: all
@@ -164,6 +166,51 @@ class BuildConfig:
     adopt: str = ""  # a flat FAISS index of the corpus: its vectors are taken over
     cache_dir: str = ""  # the corpus as Parquet; default: <store>-cache
     max_error_rate: float = 0.01
+
+
+@dataclass
+class TransferConfig:
+    """Root of `jobs/transfer.py`."""
+
+    runs: list[str] = MISSING  # finished run folders that differ in their method alone
+    report_dir: str = MISSING
+
+
+@dataclass
+class PlaceboConfig:
+    """Root of `jobs/placebo.py`."""
+
+    runs: list[str] = MISSING  # finished run folders
+    placebos: list[str] = MISSING  # names of wbrag.placebos
+    repeat: bool = True  # the run itself once more: A/A
+    report_dir: str = MISSING
+
+
+@dataclass
+class AblateConfig:
+    """Root of `jobs/ablate.py`."""
+
+    runs: list[str] = MISSING  # finished run folders
+    thresholds: dict[str, list[Any]] = field(default_factory=dict)  # name of a gate's threshold -> numbers
+    report_dir: str = MISSING
+
+
+@dataclass
+class ReproduceConfig:
+    """Root of `jobs/reproduce.py`: a grid of runs, what is measured in them afterwards, one report."""
+
+    run_dir: str = MISSING
+    methods: list[str] = MISSING
+    benchmarks: list[str] = MISSING
+    backbones: list[str] = MISSING
+    world: str = ""  # folder of a generated microworld
+    overrides: list[str] = field(default_factory=list)  # of conf/train.yaml, for every point
+    transfer: list[str] = field(default_factory=list)  # benchmarks
+    ablate: list[str] = field(default_factory=list)  # benchmark/method
+    thresholds: dict[str, list[Any]] = field(default_factory=dict)  # name of a gate's threshold -> numbers
+    placebo: list[str] = field(default_factory=list)  # benchmark/method
+    placebos: list[str] = field(default_factory=list)
+    repeat: list[str] = field(default_factory=list)  # benchmark/method
 
 
 def fingerprint(*parts: object) -> str:

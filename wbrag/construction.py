@@ -11,6 +11,7 @@ Row = Mapping[str, Any]
 
 #: The columns of `schema.TRACE` that the statistics need: no text of a document among them.
 TRACE_COLUMNS = (
+    *("question", "golden_answers"),
     *("id", "status", "reason", "kept_ranks", "fallback", "unit_id", "source_tokens", "unit_tokens"),
     *("calls", "calls_saved", "prompt_tokens", "completion_tokens", "dropped_documents", "judge_agrees"),
 )

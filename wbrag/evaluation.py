@@ -14,22 +14,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from wbrag.metrics import acc, score
+from wbrag.overlap import EXPOSURES, OVERLAPS, TrainingQuestions
+from wbrag.statistics import Floats, mcnemar, paired_bootstrap
 
-Floats = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
 
 TEXT_METRICS = ("em", "acc", "f1", "precision", "recall")
 BINARY = ("em", "acc", "label")
-OVERLAPS = ("none", "answer", "question")
 ANSWERS = ("answer_closed_book", "answer_base", "answer_writeback")
 SIDES = ("base", "writeback")
-RESAMPLES = 10_000
 NO_MCNEMAR: dict[str, Any] = {"mcnemar_p": None, "b": None, "c": None}
-#: Bootstrap counts held at once: 16 MB.
-COUNTS_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +46,20 @@ class Setting:
         return [self.metric, *(m for m in known if m != self.metric)]
 
 
-def evaluate(predictions: Sequence[Row], setting: Setting) -> dict[str, Any]:
+def evaluate(predictions: Sequence[Row], setting: Setting, training: TrainingQuestions | None = None) -> dict[str, Any]:
     """All results of a run's predictions (rows of `schema.PREDICTION`, one per test question).
 
-    Returns `questions` (n, failed), `results` (one record per metric, primary first), `splits` (the same records
-    for each value of the metadata key `overlap`) and `exposure` (the same for questions with and without a
-    write-back unit in their top-K; without one the gain must be 0, but for a method that searches by itself). A failed
-    row scores 0 in all three answers.
-    Raises ValueError on a repeated id, or on a row without an answer and without an error.
+    Returns `questions` (n, failed), `results` (one record per metric, primary first), `splits` (the same records by
+    overlap with training, `overlap_of`) and `exposure` (the same by what units were read: `overlap.EXPOSURES`; without
+    `training` only "unit" and "none" can be told apart). Without a unit the gain must be 0, but for a method that
+    searches by itself. A failed row scores 0 in all three answers. Raises ValueError on a repeated id, or on a row
+    without an answer and without an error.
     """
     check_ids(predictions)
     scores = score_rows(predictions, setting)
     facts = [retrieval_facts(row, setting) for row in predictions]
-    overlap = [overlap_of(row) for row in predictions]
-    exposed = ["unit" if fact["writeback_hits"] else "no_unit" for fact in facts]
+    overlap = [overlap_of(row, training) for row in predictions]
+    exposed = [exposure_of(row, training) for row in predictions]
 
     def records(chosen: list[int]) -> list[dict[str, Any]]:
         return result_records(scores[chosen], [facts[i] for i in chosen], setting)
@@ -72,7 +68,7 @@ def evaluate(predictions: Sequence[Row], setting: Setting) -> dict[str, Any]:
         "questions": {"n": len(predictions), "failed": sum(row["error"] is not None for row in predictions)},
         "results": records(list(range(len(predictions)))),
         "splits": {key: records(_where(overlap, key)) for key in OVERLAPS if key in overlap},
-        "exposure": {key: records(_where(exposed, key)) for key in ("unit", "no_unit") if key in exposed},
+        "exposure": {key: records(_where(exposed, key)) for key in ("unit", *EXPOSURES) if key in exposed},
     }
 
 
@@ -124,16 +120,24 @@ def retrieval_facts(row: Row, setting: Setting) -> dict[str, float]:
     }
 
 
-def overlap_of(row: Row) -> str | None:
-    """How a test question overlaps with training, by its metadata: "question", "answer", "none", or None if unlabelled.
+def overlap_of(row: Row, training: TrainingQuestions | None = None) -> str | None:
+    """How a test question overlaps with training: "question", "answer" or "none".
 
-    Raises ValueError where the metadata names anything else.
+    Its metadata says so (`overlap`), else the `training` questions; None where neither does. Raises ValueError where
+    the metadata names anything else.
     """
     metadata = json.loads(row["metadata"] or "{}")
     overlap = metadata.get("overlap") if isinstance(metadata, dict) else None
     if overlap is not None and overlap not in OVERLAPS:
         raise ValueError(f"predictions: row {row['id']!r}, metadata.overlap is {overlap!r}, not one of {OVERLAPS}")
-    return overlap
+    return training.overlap(row) if overlap is None and training else overlap
+
+
+def exposure_of(row: Row, training: TrainingQuestions | None = None) -> str:
+    """What the units among a question's documents give away: one of `overlap.EXPOSURES`, or "unit" untold."""
+    if training:
+        return training.exposure(row)
+    return "unit" if any(d["source"] == "writeback" for d in row["documents_writeback"] or []) else "none"
 
 
 def result_records(scores: Floats, facts: Sequence[Row], setting: Setting) -> list[dict[str, Any]]:
@@ -161,42 +165,6 @@ def result_records(scores: Floats, facts: Sequence[Row], setting: Setting) -> li
             }
         )
     return records
-
-
-def paired_bootstrap(differences: Floats, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """95 % percentile intervals of mean differences, by resampling questions with replacement.
-
-    `differences` has shape (questions, metrics); returns (metrics, 2), low and high. All metrics share their
-    resamples. Memory stays bounded whatever the number of questions; no question at all gives zeros.
-    """
-    questions, metrics = differences.shape
-    if questions == 0:
-        return np.zeros((metrics, 2))
-    # How often each distinct row of differences is drawn is multinomial: the same bootstrap, and a few dozen numbers a
-    # resample instead of thousands. In the order of first occurrence, so that swapped answers mirror the interval.
-    rows, first, counts = np.unique(differences, axis=0, return_index=True, return_counts=True)
-    order = np.argsort(first)
-    rows, shares = rows[order], counts[order] / questions
-    generator = np.random.default_rng(seed)
-    means = np.empty((resamples, metrics))
-    step = max(1, COUNTS_AT_ONCE // len(rows))
-    for start in range(0, resamples, step):
-        drawn = generator.multinomial(questions, shares, size=min(step, resamples - start))
-        means[start : start + len(drawn)] = drawn @ rows / questions
-    return np.asarray(np.quantile(means, (0.025, 0.975), axis=0).T)
-
-
-def mcnemar(base: Floats, writeback: Floats) -> dict[str, Any]:
-    """McNemar's exact test on two 0/1 score vectors: two-sided binomial p of the discordant counts.
-
-    `b` questions were right with base only, `c` with write-back only; p = 1 where no question changed.
-    """
-    from scipy.stats import binomtest
-
-    b = int(np.sum((base == 1) & (writeback == 0)))
-    c = int(np.sum((base == 0) & (writeback == 1)))
-    p = float(binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
-    return {"mcnemar_p": p, "b": b, "c": c}
 
 
 def _retrieval_means(facts: Sequence[Row]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,8 @@ def read_inputs(cfg: TrainConfig, cache: Path, training: bool = True) -> Inputs:
     Without `training` the training file is not read; with a judge its rows may lack golden answers.
     InputError or OverErrorBudget as `wbrag.benchmarks` raises them; nothing is written for a file that is refused.
     """
-    by_labels = cfg.judge == "labels"
-    train, rejected_train = _questions(cfg, cfg.benchmark.train, cfg.train_limit, by_labels) if training else ([], [])
-    test, rejected_test = _questions(cfg, cfg.benchmark.test, cfg.test_limit, True)
+    train, rejected_train = _questions(cfg, "train", cfg.judge == "labels") if training else ([], [])
+    test, rejected_test = _questions(cfg, "test", True)
     corpus, rejected_corpus = read_corpus(Path(cfg.corpus), cache, cfg.max_error_rate)
     return Inputs(train, test, corpus, [*rejected_train, *rejected_test, *rejected_corpus])
 
@@ -113,6 +112,20 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         **{f"prompts.{key}": value for key, value in Prompts(cfg.prompts).templates.items()},
         "k": cfg.k,
         "test_limit": cfg.test_limit,
+    }
+
+
+def closed_book_identity(cfg: TrainConfig) -> Identity:
+    """What a closed-book answer depends on, by configuration key: generator and prompt, no corpus.
+
+    Of the method only whether it takes the reflection tokens out of the answer.
+    """
+    key, kept = f"closed_book_{cfg.benchmark.task}", ("dtype", "max_model_len", "chat_template", "answer_tokens")
+    return {
+        "method.mode": cfg.method.mode,
+        **{f"backbone.{name}": getattr(cfg.backbone, name) for name in kept},
+        "backbone.model": model_identity(cfg.backbone),
+        f"prompts.{key}": Prompts(cfg.prompts).templates[key],
     }
 
 
@@ -164,12 +177,25 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:12]}...{text[-4:]}"
 
 
-def _questions(cfg: TrainConfig, file: str, limit: int, labelled: bool) -> tuple[list[Example], list[Rejected]]:
-    path = Path(file)
+def _questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[list[Example], list[Rejected]]:
+    benchmark, limit = cfg.benchmark, getattr(cfg, f"{split}_limit")
+    path = Path(getattr(benchmark, split))
     examples, rejected = read_examples(path, limit, cfg.max_error_rate, labelled)
-    if cfg.benchmark.metric == "label":
-        check_labels(examples, cfg.benchmark.labels, path)
+    check_rows(path, split, len(examples) + len(rejected), limit, benchmark.rows)
+    if benchmark.labels:
+        check_labels(examples, benchmark.labels, path)
     return examples, rejected
+
+
+def check_rows(path: Path, split: str, found: int, limit: int, rows: Mapping[str, int]) -> None:
+    """Raise InputError, with both counts, where a file that was read whole is not as long as the benchmark's release.
+
+    A truncated or other file would give figures that cannot be held against published ones.
+    """
+    wanted = rows.get(split, 0)
+    if wanted and found != wanted and (not limit or found < min(limit, wanted)):
+        told = f"{path}: {found:,} rows, but the release has {wanted:,} (benchmark.rows.{split})"
+        raise InputError(f"{told}; is the file whole? benchmark.rows.{split}=0 takes any other")
 
 
 def read_corpus(path: Path, cache: Path, max_error_rate: float) -> tuple[Path, list[Rejected]]:

@@ -57,6 +57,9 @@ class Verbatim:
     caption: str = ""
 
 
+#: Tables of more columns are set in smaller type.
+WIDE = 6
+
 Block = Heading | Text | Table | Pictures | Verbatim
 
 STYLE = """
@@ -78,6 +81,10 @@ th, td { padding: .32rem .9rem .32rem 0; text-align: left; vertical-align: top; 
 th { font-weight: 600; color: var(--quiet); font-size: .82rem; white-space: nowrap; overflow-wrap: normal; }
 .numbers th:not(:first-child), .numbers td:not(:first-child) { text-align: right; padding: .32rem 0 .32rem 1.3rem;
   white-space: nowrap; }
+.numbers td:first-child { min-width: 7.5rem; overflow-wrap: break-word; }
+.wide { font-size: .84rem; }
+.wide th { font-size: .76rem; white-space: normal; vertical-align: bottom; }
+.wide.numbers th:not(:first-child), .wide.numbers td:not(:first-child) { padding-left: .8rem; }
 tr.strong td { font-weight: 650; background: var(--tint); }
 .pictures { display: flex; flex-wrap: wrap; gap: 1.6rem; margin: 1.2rem 0; }
 figure { margin: 0; flex: 1 1 20rem; }
@@ -90,6 +97,12 @@ pre { background: var(--tint); border: 1px solid var(--rule); border-radius: 6px
   @page { margin: 16mm; }
   body { max-width: none; padding: 0; font-size: 10.5pt; }
   pre { white-space: pre-wrap; font-size: 7.5pt; }
+  .scroll { overflow: visible; }
+  table { font-size: 8.5pt; }
+  th { white-space: normal; vertical-align: bottom; }
+  .wide { font-size: 7pt; }
+  .wide th { font-size: 6.5pt; }
+  .wide.numbers th:not(:first-child), .wide.numbers td:not(:first-child) { padding-left: .5rem; }
   h2 { break-after: avoid; }
   figure, tr, pre, .lead { break-inside: avoid; }
   tr.strong td, pre { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
@@ -136,7 +149,8 @@ def _html_table(table: Table) -> str:
     for i, cells in enumerate(table.rows):
         strong = ' class="strong"' if i in table.strong else ""
         rows.append(f"<tr{strong}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
-    kind = ' class="numbers"' if table.numbers else ""
+    kinds = [name for name, is_so in (("numbers", table.numbers), ("wide", len(table.header) > WIDE)) if is_so]
+    kind = f' class="{" ".join(kinds)}"' if kinds else ""
     body = "\n".join(rows)
     return f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 

@@ -9,7 +9,6 @@ checkpoint (traces, predictions), so the same command goes on where the last one
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,14 @@ import pyarrow.parquet as pq
 from wbrag.actors import Generators
 from wbrag.benchmarks import OverErrorBudget, examples_table, write_quarantine
 from wbrag.config import ConfigError, TrainConfig, fingerprint
+from wbrag.dispatch import Stage
 from wbrag.index.build import build_store
 from wbrag.index.files import move_into_place, scratch_folder, sha256_file
 from wbrag.index.manifest import latest
 from wbrag.inputs import (
     Inputs,
     check_settings,
+    closed_book_identity,
     encoder_identity,
     identity_of,
     index_identity,
@@ -33,15 +34,18 @@ from wbrag.inputs import (
     read_inputs,
     search_identity,
 )
-from wbrag.plan import Job, generate, opened, ray_session, written
+from wbrag.plan import Job, Session, generate, opened, written
 from wbrag.report import write_report
 from wbrag.retrieval import Knowledge, retrieved, searcher
-from wbrag.runrecord import open_record, resolve_run_dir
-from wbrag.schema import RETRIEVED, UNIT
+from wbrag.runrecord import RunRecord, open_record, resolve_run_dir
+from wbrag.schema import RETRIEVED
+from wbrag.writeback import write_back
 
 
-def train(cfg: TrainConfig) -> dict[str, Any]:
+def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
     """Train the knowledge base and measure what it changed; returns what metrics.json holds.
+
+    Ray and the engines are those of `session`, which keeps them for the next point of a sweep, or the run's own.
 
     ConfigError and InputError before anything is computed; OverErrorBudget after all is written, where more examples
     or questions failed than `max_error_rate` allows. The same call again goes on where a killed one stopped.
@@ -52,7 +56,7 @@ def train(cfg: TrainConfig) -> dict[str, Any]:
     inputs = read_or_quarantine(cfg, run, cache)
     job = Job(cfg, run, open_record(run, cfg, identity_of(cfg)))
     write_quarantine(inputs.rejected, run / "quarantine.jsonl")
-    with ray_session(cfg.cluster), opened(Generators(cfg)) as generators:
+    with opened(cfg, session) as generators:
         if not cfg.cluster.gpus and not written(job, "predictions", len(inputs.test)):
             generators.start()  # its engine loads beside the encoding; on GPUs it would hold what the encoder needs
         with job.record.timed("index"):
@@ -61,17 +65,26 @@ def train(cfg: TrainConfig) -> dict[str, Any]:
         with job.record.timed("retrieve"):
             questions = retrieve(cfg, inputs, base, cache)
         with job.record.timed("train"):
-            train_examples(job, questions, base, len(inputs.train), generators)
+            train_examples(job, questions, base, len(inputs.train), generators, cache)
         with job.record.timed("write_back"):
             writeback = write_back(job)
         with job.record.timed("predict"):
-            predict(job, questions, base, writeback, len(inputs.test), generators)
+            predict(job, questions, (base, writeback), len(inputs.test), generators, cache)
     metrics = write_report(run)
     check_errors(job)
     return metrics
 
 
-def evaluate(cfg: TrainConfig) -> tuple[Path, dict[str, Any]]:
+def finished(cfg: TrainConfig) -> bool:
+    """Whether `train` has nothing left to do: a run of these settings is measured, and within its error budget."""
+    run = resolve_run_dir(cfg.run_dir)
+    if not (run / "metrics.json").is_file():
+        return False
+    check_errors(Job(cfg, run, RunRecord(run, identity_of(cfg))))
+    return True
+
+
+def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, dict[str, Any]]:
     """Measure the published knowledge base of `cfg.run_dir` on `cfg.benchmark.test`.
 
     Returns the evaluation's own folder, `<run_dir>/evaluations/<benchmark>-<hash>`, which is laid out as a run without
@@ -81,27 +94,28 @@ def evaluate(cfg: TrainConfig) -> tuple[Path, dict[str, Any]]:
     trained = resolve_run_dir(cfg.run_dir)
     if not (trained / "metrics.json").is_file():
         raise ConfigError(f"run_dir={trained} holds no trained knowledge base (no metrics.json)")
-    inputs = read_inputs(cfg, cache_of(cfg, trained), training=False)
+    cache = cache_of(cfg, trained)
+    inputs = read_inputs(cfg, cache, training=False)
     manifest = latest(trained / "writeback")
     identity = {**identity_of(cfg, training=False), "writeback": fingerprint(manifest) if manifest else "none"}
     run = trained / "evaluations" / f"{cfg.benchmark.name}-{fingerprint(identity)[:8]}"
     job = Job(cfg, run, open_record(run, cfg, identity))
     write_quarantine(inputs.rejected, run / "quarantine.jsonl")
-    with ray_session(cfg.cluster), opened(Generators(cfg)) as generators:
+    with opened(cfg, session) as generators:
         with job.record.timed("index"):
-            base = base_index(cfg, inputs, cache_of(cfg, trained))
+            base = base_index(cfg, inputs, cache)
         with job.record.timed("retrieve"):
-            questions = retrieve(cfg, inputs, base, cache_of(cfg, trained))
+            questions = retrieve(cfg, inputs, base, cache)
         with job.record.timed("predict"):
-            predict(job, questions, base, trained / "writeback", len(inputs.test), generators)
+            predict(job, questions, (base, trained / "writeback"), len(inputs.test), generators, cache)
     metrics = write_report(run)
     check_errors(job)
     return run, metrics
 
 
 def cache_of(cfg: TrainConfig, run: Path) -> Path:
-    """The folder of what runs can share: corpora as Parquet, base indices, retrieved documents."""
-    return Path(cfg.cache_dir).absolute() if cfg.cache_dir else run / "cache"
+    """The folder of what runs can share: corpora as Parquet, base indices, retrieved documents, closed-book answers."""
+    return Path(cfg.cache_dir).absolute() if cfg.cache_dir else run.parent / "cache"
 
 
 def read_or_quarantine(cfg: TrainConfig, run: Path, cache: Path) -> Inputs:
@@ -159,53 +173,59 @@ def questions_table(inputs: Inputs) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def train_examples(job: Job, questions: Path, base: Path, goal: int, generators: Generators) -> None:
+def train_examples(job: Job, questions: Path, base: Path, goal: int, generators: Generators, cache: Path) -> None:
     """Algorithm 1 for every training example: one row of `schema.TRACE` each, in `traces/`."""
+    source = questions / "train.parquet"
+    known = closed_book_file(job.cfg, source, cache)
     if not written(job, "traces", goal):
         with searcher(job.cfg, base) as found:
-            generate(job, generators, "train", questions / "train.parquet", "traces", goal, searcher=found)
+            stage = Stage(job.cfg, "train", known=known if known.exists() else None, searcher=found)
+            generate(job, generators, stage, source, "traces", goal)
+    keep_closed_book(job.run / "traces", "closed_book_answer", known)
     if job.cfg.cluster.gpus:
         generators.stop()  # write-back encodes on the same GPUs
 
 
-def write_back(job: Job) -> Path:
-    """K_wb: the units of all kept examples, each once, published as the store `writeback/` (absent without units).
-
-    The units come in order of their id, so that however the examples were scheduled, the store has the same bytes. A
-    published store is left alone: what was deleted from it since must not come back. It is searched exactly, whatever
-    kind of index the base is: thousands of units need no lists.
-    """
-    store = job.run / "writeback"
-    units = units_of(job.run / "traces")
-    if len(units) and latest(store) is None:
-        with scratch_folder(job.run) as scratch:
-            pq.write_table(units, scratch / "units.parquet")
-            note = {"run": job.record.hash}
-            flat = replace(job.cfg.index, kind="flat_fp16")
-            build_store(scratch / "units.parquet", store, job.cfg.encoder, flat, job.cfg.cluster, note)
-    return store
-
-
-def units_of(traces: Path) -> pa.Table:
-    """The knowledge units of a folder of traces (schema.UNIT), in order of unit id; of equal ids the least example."""
-    columns = ["id", "unit_id", "unit_title", "unit_text", "documents", "kept_ranks", "source_tokens", "unit_tokens"]
-    rows = pq.read_table(traces, columns=columns, filters=pc.field("status") == "kept")
-    units: dict[str, dict[str, Any]] = {}
-    for row in sorted(rows.to_pylist(), key=lambda row: (row["unit_id"], row["id"])):
-        sources = [row["documents"][rank - 1]["id"] for rank in row["kept_ranks"]]
-        unit = {"id": row["unit_id"], "title": row["unit_title"], "text": row["unit_text"], "example_id": row["id"]}
-        tokens = {"source_tokens": row["source_tokens"], "unit_tokens": row["unit_tokens"]}
-        units.setdefault(row["unit_id"], {**unit, "source_ids": sources, **tokens})
-    return pa.Table.from_pylist(list(units.values()), UNIT)
-
-
-def predict(job: Job, questions: Path, base: Path, writeback: Path, goal: int, generators: Generators) -> None:
-    """Every test question answered closed book, over base and over base + write-back, in `predictions/`."""
+def predict(
+    job: Job, questions: Path, stores: tuple[Path, Path], goal: int, generators: Generators, cache: Path
+) -> None:
+    """Every test question answered closed book, over base and over base + write-back `stores`, in `predictions/`."""
+    source = questions / "test.parquet"
+    known = closed_book_file(job.cfg, source, cache)
     if not written(job, "predictions", goal):
-        cfg = job.cfg
-        knowledge = Knowledge(base, writeback, cfg.k, cfg.merge, cfg.index.nprobe)
-        with searcher(cfg, base, writeback) as found:
-            generate(job, generators, "predict", questions / "test.parquet", "predictions", goal, knowledge, found)
+        predict_missing(job, generators, stores, source, known if known.exists() else None, goal)
+    keep_closed_book(job.run / "predictions", "answer_closed_book", known)
+
+
+def predict_missing(
+    job: Job, generators: Generators, stores: tuple[Path, Path], source: Path, known: Path | None, goal: int
+) -> None:
+    """The part of `predictions/` that is not written yet: `source` read over base and write-back `stores`.
+
+    `known` holds answers that need not be asked again (`retrieval.KnownAnswers`).
+    """
+    cfg = job.cfg
+    knowledge = Knowledge(*stores, cfg.k, cfg.merge, cfg.index.nprobe)
+    with searcher(cfg, *stores) as found:
+        generate(job, generators, Stage(cfg, "predict", knowledge, known, found), source, "predictions", goal)
+
+
+def closed_book_file(cfg: TrainConfig, source: Path, cache: Path) -> Path:
+    """Where the closed-book answers to the questions of `source` lie once any run has asked for them.
+
+    They depend on generator, prompt and questions alone: all methods, and all gates, share them.
+    """
+    questions = pq.read_table(source, columns=["id", "question"]).sort_by("id").to_pydict()
+    return cache / f"closed-book-{fingerprint(closed_book_identity(cfg), questions)}.parquet"
+
+
+def keep_closed_book(table: Path, column: str, out: Path) -> None:
+    """Write the answers of a finished table of a run to `out`; failed ones are left out and so asked again."""
+    if not out.exists():
+        answered = pq.read_table(table, columns=["id", column], filters=pc.field(column).is_valid())
+        with scratch_folder(out.parent) as scratch:
+            pq.write_table(answered.rename_columns(["id", "answer_closed_book"]), scratch / out.name)
+            os.replace(scratch / out.name, out)
 
 
 def check_errors(job: Job) -> None:

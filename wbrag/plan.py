@@ -7,17 +7,18 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from wbrag.actors import Dispatcher, Generators
-from wbrag.config import Cluster, TrainConfig
+from wbrag.actors import Generators
+from wbrag.config import Cluster, TrainConfig, fingerprint
+from wbrag.dispatch import Dispatcher, Stage
 from wbrag.progress import shown
-from wbrag.retrieval import Knowledge
 from wbrag.runrecord import RunRecord
 
 #: Ray's reports about itself, off unless the user set them.
@@ -71,13 +72,55 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
             ray.shutdown()
 
 
+class Session:
+    """Ray and one set of generators, for one run or for all points of a sweep that runs in this process.
+
+    Ray starts with the first point. The generators stay for the next point where backbone and cluster are the same;
+    a point of another backbone replaces them, so that two models never hold one device's memory.
+    """
+
+    def __init__(self) -> None:
+        self.stack = ExitStack()
+        self.generators: Generators | None = None
+        self.key = ""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self.stack.__exit__(kind, error, trace)
+
+    def open(self, cfg: TrainConfig) -> Generators:
+        """Ray, started if need be, and the generators for this configuration; their engines start when asked for."""
+        if self.generators is None:
+            self.stack.enter_context(ray_session(cfg.cluster))
+        key = fingerprint(cfg.backbone, cfg.cluster)
+        if self.generators is None or key != self.key:
+            self.stop()
+            self.generators, self.key = Generators(cfg), key
+        return self.generators
+
+    def stop(self) -> None:
+        """End the generators; the next point starts new ones."""
+        if self.generators is not None:
+            self.generators.stop()
+
+
 @contextmanager
-def opened(generators: Generators) -> Iterator[Generators]:
-    """The generators for the block, stopped at its end."""
-    try:
-        yield generators
-    finally:
-        generators.stop()
+def opened(cfg: TrainConfig, session: Session | None) -> Iterator[Generators]:
+    """The generators for the block: of `session`, where they outlive it, or of a session of its own.
+
+    A block that fails ends them, so that what broke one point of a sweep does not break the next.
+    """
+    with nullcontext(session) if session else Session() as current:
+        try:
+            yield current.open(cfg)
+        except BaseException:
+            current.stop()
+            raise
 
 
 def checkpoint_folder(job: Job, table: str) -> Path:
@@ -114,17 +157,8 @@ def checkpoints(folder: Path) -> Iterator[None]:
         context.checkpoint_config = None
 
 
-def generate(
-    job: Job,
-    generators: Generators,
-    work: str,
-    source: Path,
-    table: str,
-    goal: int,
-    knowledge: Knowledge | None = None,
-    searcher: Any = None,  # noqa: ANN401
-) -> None:
-    """Fill a table of the run: read `source`, let the generators do `work` block by block, write (`actors.Dispatcher`).
+def generate(job: Job, generators: Generators, stage: Stage, source: Path, table: str, goal: int) -> None:
+    """Fill a table of the run: read `source`, let the generators do `stage.work` block by block, write.
 
     Ids that are written already are not read again. RuntimeError where the table does not hold `goal` ids, each once.
     """
@@ -132,18 +166,18 @@ def generate(
 
     done = written_ids(job, table)
     if done:
-        print(f"resuming: {done} of {goal} examples already done ({work})", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"resuming: {done} of {goal} examples already done ({stage.work})", file=sys.stderr, flush=True)  # noqa: T201
     cluster = job.cfg.cluster
     blocks_in_flight = cluster.engines * (cluster.examples_in_flight // cluster.block_rows + 1)
     handles = generators.start()
-    with shown(work, done, goal, generators.counts_now):
+    with shown(stage.work, done, goal, generators.counts_now):
         generators.wait()
         started, first = time.perf_counter(), generators.counts()
         with checkpoints(checkpoint_folder(job, table)):
             rows = ray.data.read_parquet(str(source))
             rows.repartition(target_num_rows_per_block=cluster.block_rows).map_batches(
                 Dispatcher,
-                fn_constructor_args=(handles, work, knowledge, searcher),
+                fn_constructor_args=(handles, stage),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(
@@ -155,7 +189,7 @@ def generate(
                 num_cpus=0.5,
             ).write_parquet(str(job.run / table), mode=ray.data.SaveMode.APPEND)
         counts = generators.counts() - first
-    job.record.add_work(work, counts, time.perf_counter() - started, generators.start_seconds)
+    job.record.add_work(stage.work, counts, time.perf_counter() - started, generators.start_seconds)
     require_once(job.run / table, goal)
 
 

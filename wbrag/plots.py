@@ -42,7 +42,7 @@ def gain_figure(name: str, record: Record, gains: Mapping[str, Record]) -> str:
     bars.set_title(f"{name}, % of {record['n']:,} test questions", loc="left")
     bars.invert_yaxis()
     _forest(forest, gains)
-    return _svg(figure, "gains")
+    return svg(figure, "gains")
 
 
 def rank_figure(shares: Mapping[str, float]) -> str:
@@ -56,7 +56,7 @@ def rank_figure(shares: Mapping[str, float]) -> str:
     axes.set_ylim(0, 1.15 * max(heights))
     axes.set_xlabel("retrieval rank")
     axes.set_title("% of retained documents", loc="left", pad=18)
-    return _svg(figure, "ranks")
+    return svg(figure, "ranks")
 
 
 def compression_figure(tokens: Sequence[tuple[int, int]]) -> str:
@@ -85,7 +85,7 @@ def compression_figure(tokens: Sequence[tuple[int, int]]) -> str:
     axes.set_ylim(0, top)
     axes.set_xlabel("tokens of the sources")
     axes.set_title("tokens of the unit", loc="left", pad=18)
-    return _svg(figure, "compression")
+    return svg(figure, "compression")
 
 
 def _forest(axes: Axes, gains: Mapping[str, Record]) -> None:
@@ -105,24 +105,35 @@ def _forest(axes: Axes, gains: Mapping[str, Record]) -> None:
 
 
 def _panels(width: float, height: float, widths: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
+    return drawn(len(widths), len(widths), width, height, widths)
+
+
+def drawn(
+    panels: int, across: int, width: float, height: float, widths: Sequence[float] | None = None
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure of `panels`, at most `across` in a row of `height` inches, in the style of the report."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    rows = -(-panels // across)
     with mpl.rc_context():
         mpl.rc("font", size=9.5, family="sans-serif")
         mpl.rc("axes", titlesize=9.5, titlepad=10, labelcolor=INK, edgecolor=RULE)
         mpl.rc("text", color=INK)
         mpl.rc("xtick", color=INK)
         mpl.rc("ytick", color=INK)
-        figure = Figure(figsize=(width, height), layout="constrained")
-        panels = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
-    for axes in panels:
+        figure = Figure(figsize=(width, rows * height), layout="constrained")
+        grid = figure.subplots(rows, across, squeeze=False, width_ratios=widths)
+    every = list(grid.flat)
+    for axes in every[panels:]:
+        axes.set_visible(False)
+    for axes in every[:panels]:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(length=0)
-    return figure, list(panels)
+    return figure, every[:panels]
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg(figure: Figure, name: str) -> str:
     """The figure as an `<svg>` element; its ids begin with `name`, so that several can share a page."""
     import matplotlib as mpl
 

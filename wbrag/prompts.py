@@ -43,14 +43,16 @@ DEFAULTS: dict[str, str] = {
     "Answer: {answer}",
     "retrieve": "Are documents needed to answer the question? Give exactly yes or no.\nQuestion: {question}",
 }
-#: What a generator is asked about an answer; apart from DEFAULTS, which the micro models' tokenizer is made of.
-ABOUT_ANSWERS: dict[str, str] = {
+#: What no lesson of the micro models holds; apart from DEFAULTS, which their tokenizer is made of.
+UNTAUGHT: dict[str, str] = {
+    "unaided": "Write one compact, self-contained, encyclopaedic passage from your own knowledge about what is asked: "
+    "first a title line that names its subject, then the passage.\nQuestion: {question}",
     "ask": "Question: {question}\nAnswer so far: {answer}\n\nAsk one question to which the answer is '{phrase}'. Give "
     "only the question.",
     "judge": "Judge by the documents alone: is this the right and whole answer to the question? Give exactly yes or "
     "no.\nQuestion: {question}\nAnswer: {answer}",
 }
-TEMPLATES = DEFAULTS | ABOUT_ANSWERS
+TEMPLATES = DEFAULTS | UNTAUGHT
 
 TASKS = ("factoid", "yes_no", "claim", "slot", "multi_hop")
 
@@ -88,6 +90,10 @@ class Prompts:
     def rewrite(self, question: str, evidence: str) -> str:
         """Distillation, step 2: the evidence as one passage."""
         return self.templates["rewrite"].format(question=question, evidence=evidence)
+
+    def unaided(self, question: str) -> str:
+        """A passage without documents: the placebo of a unit that the model writes from its own knowledge."""
+        return self.templates["unaided"].format(question=question)
 
     def relevance(self, question: str, documents: Sequence[Document]) -> str:
         """A critique: do these documents help?"""

@@ -9,12 +9,24 @@ from typing import Any
 
 from wbrag import schema
 from wbrag.construction import TRACE_COLUMNS, construction, cost
-from wbrag.evaluation import RESAMPLES, Setting, evaluate
-from wbrag.metrics import score
+from wbrag.evaluation import Setting, evaluate
+from wbrag.lives import lives_to_show
+from wbrag.overlap import RULE, TrainingQuestions
 from wbrag.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, html, markdown
 from wbrag.plots import compression_figure, gain_figure, rank_figure
-from wbrag.runfolder import RunError, read_config, read_record, read_records, read_rows, setting_of, write_text
+from wbrag.runfolder import (
+    RunError,
+    read_config,
+    read_record,
+    read_records,
+    read_rows,
+    setting_of,
+    trained_run,
+    write_text,
+)
+from wbrag.statistics import RESAMPLES
 from wbrag.tables import (
+    EXPOSURE_NAMES,
     METRIC_NAMES,
     SPLIT_NAMES,
     construction_rows,
@@ -30,6 +42,7 @@ from wbrag.trace import life
 __all__ = ["measure", "write_report"]
 
 Row = Mapping[str, Any]
+QUESTION_COLUMNS = ("question", "golden_answers", "unit_id")
 QUARANTINE_SHOWN = 10
 REASONS_SHOWN = 12
 METHOD_NOTE = (
@@ -55,7 +68,8 @@ def write_report(run: Path) -> dict[str, Any]:
     if not predictions:
         raise RunError(f"{run / 'predictions'}: no prediction to report on")
     facts = read_record(run / "run.json")
-    metrics = measure(traces, predictions, setting) | {"seconds": facts.get("seconds", {})}
+    training = traces or list(read_rows(trained_run(run) / "traces", schema.TRACE, QUESTION_COLUMNS))
+    metrics = measure(traces, predictions, setting, training) | {"seconds": facts.get("seconds", {})}
     pictures = _pictures(metrics, traces)
     blocks = [
         *_result_blocks(metrics, pictures[:1]),
@@ -75,37 +89,17 @@ def write_report(run: Path) -> dict[str, Any]:
     return metrics
 
 
-def measure(traces: Sequence[Row], predictions: Sequence[Row], setting: Setting) -> dict[str, Any]:
-    """What metrics.json holds but for the run's seconds: `evaluation.evaluate`, construction statistics and cost."""
-    return evaluate(predictions, setting) | {"construction": construction(traces), "cost": cost(traces, predictions)}
+def measure(
+    traces: Sequence[Row], predictions: Sequence[Row], setting: Setting, training: Sequence[Row]
+) -> dict[str, Any]:
+    """What metrics.json holds but for the run's seconds: `evaluation.evaluate`, construction statistics and cost.
 
-
-def lives_to_show(traces: Sequence[Row], predictions: Sequence[Row], setting: Setting) -> list[tuple[str, str]]:
-    """Up to three (caption, id): an example whose unit a fixed question read, one gated out, one that got worse.
-
-    A kept and a failed example stand in for the first and the last; the lowest id is taken, not the most beautiful.
+    `training` are the rows behind the units (`QUESTION_COLUMNS`): the run's own traces or, for an evaluation, which has
+    none, those of the run that it measures.
     """
-    writer = {row["unit_id"]: row["id"] for row in reversed(traces) if row["unit_id"]}
-    fixed, worse = None, None
-    for row in predictions:
-        units = [d["id"] for d in row["documents_writeback"] or [] if d["id"] in writer]
-        if not units or row["error"] is not None:
-            continue
-        answers = (row[f"answer_{side}"] for side in ("base", "writeback"))
-        before, after = (score(setting.metric, text, row["golden_answers"], setting.labels) for text in answers)
-        fixed = fixed or (writer[units[0]] if after > before else None)
-        worse = worse or (row["id"] if after < before else None)
-    first: dict[str, str] = {}
-    for row in traces:
-        first.setdefault(row["status"], row["id"])
-    chosen = [
-        ("Kept; its unit was read for a test question that write-back fixed.", fixed)
-        if fixed
-        else ("Kept.", first.get("kept")),
-        ("Gated out.", first.get("gated")),
-        ("A test question that got worse with write-back.", worse) if worse else ("Failed.", first.get("failed")),
-    ]
-    return [(caption, key) for caption, key in chosen if key is not None]
+    asked = TrainingQuestions(training, labels=bool(setting.labels)) if training else None
+    measured = evaluate(predictions, setting, asked)
+    return measured | {"construction": construction(traces), "cost": cost(traces, predictions)}
 
 
 def _result_blocks(metrics: Row, pictures: Sequence[Picture]) -> list[Block]:
@@ -125,9 +119,11 @@ def _result_blocks(metrics: Row, pictures: Sequence[Picture]) -> list[Block]:
             "note",
         ),
     ]
-    groups = {SPLIT_NAMES[key]: records[0] for key, records in (splits | exposure).items()}
+    groups = {SPLIT_NAMES[key]: records[0] for key, records in splits.items()}
+    groups |= {EXPOSURE_NAMES[key]: records[0] for key, records in exposure.items()}
     if len(groups) > 1:
         blocks += [Heading(f"Who gains ({METRIC_NAMES[primary['metric']]})"), results_table("questions", groups)]
+        blocks.append(Text(f"{RULE} Where no unit was read there is nothing to gain by.", "note"))
     return [*blocks, Heading("Retrieval"), _retrieval_table(primary)]
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 
 from wbrag.config import Merge, TrainConfig
 from wbrag.methods import searches
-from wbrag.schema import DOCUMENT, Document, document_rows
+from wbrag.schema import DOCUMENT, KNOWN, Document, document_rows
 
 #: Times an encoder that died is started again before the run gives up.
 MAX_RESTARTS = 10
@@ -148,6 +149,24 @@ class MergedRetriever:
         found = self.knowledge.search(np.frombuffer(vectors, np.float16).reshape(len(batch), -1), self.k)
         batch = batch.append_column(pa.field("documents_writeback", pa.list_(DOCUMENT)), _column(found))
         return batch.drop_columns(["vector"])
+
+
+class KnownAnswers:
+    """Answers that an earlier run gave to the same questions: `schema.KNOWN` by the question's id.
+
+    `table` is a Parquet file, or a folder of them, with the column `id` and any of the columns of `schema.KNOWN`.
+    """
+
+    def __init__(self, table: Path) -> None:
+        there = ds.dataset(table, format="parquet")
+        columns = [field.name for field in KNOWN if field.name in there.schema.names]
+        rows = there.to_table(columns=["id", *columns]).to_pylist()
+        self.answers = {row["id"]: {name: row[name] for name in columns} for row in rows}
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """The rows with a column `known`; null for a question that is not in the table."""
+        known = [self.answers.get(key) for key in batch["id"].to_pylist()]
+        return batch.append_column(pa.field("known", KNOWN), pa.array(known, KNOWN))
 
 
 def _column(found: list[Any]) -> pa.Array:

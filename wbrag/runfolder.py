@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wbrag.config import TrainConfig
 from wbrag.evaluation import Setting
 
 if TYPE_CHECKING:
@@ -37,6 +39,26 @@ def read_config(run: Path) -> dict[str, Any]:
     if missing or not isinstance(config, dict):
         raise RunError(f"{path}: not the configuration of a run: no key {missing[0]!r}")
     return {str(key): value for key, value in config.items()}
+
+
+def load_config(run: Path) -> TrainConfig:
+    """The run's resolved configuration, typed; its `run_dir` is where the folder lies now. RunError names the file."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    keys = [field.name for field in fields(TrainConfig)]
+    known = {key: value for key, value in read_config(run).items() if key in keys}
+    try:
+        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), known))
+    except OmegaConfBaseException as error:
+        raise RunError(f"{run / 'config.yaml'}: {error}") from error
+    assert isinstance(typed, TrainConfig)
+    return replace(typed, run_dir=str(run.absolute()))
+
+
+def trained_run(run: Path) -> Path:
+    """The run whose knowledge base a folder is about: of an evaluation or a variant the run around it, else itself."""
+    return run.parents[1] if run.parent.name in ("evaluations", "variants") else run
 
 
 def setting_of(config: dict[str, Any]) -> Setting:

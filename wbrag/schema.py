@@ -147,6 +147,38 @@ PREDICTION = pa.schema(
 )
 
 
+#: What an earlier run answered to a test question without its write-back store; null where that is not known.
+KNOWN = pa.struct(
+    [PREDICTION.field(name) for name in ("answer_closed_book", "answer_base", "context_tokens_base", "retrievals_base")]
+)
+#: What a generator is asked to write a unit of; without documents it writes from its own knowledge.
+REQUEST = pa.schema(
+    [
+        ("id", pa.string()),
+        ("question", pa.string()),
+        ("documents", pa.list_(DOCUMENT)),
+        ("judged", pa.bool_()),  # the generator says first which documents are relevant, and only those are read
+    ]
+)
+#: The unit written for one request, whatever became of it.
+WRITTEN = pa.schema(
+    [
+        ("id", pa.string()),
+        ("status", pa.string()),  # kept | gated (no passage could be made of the reply) | failed
+        ("reason", pa.string()),
+        ("unit_id", pa.string()),
+        ("unit_title", pa.string()),
+        ("unit_text", pa.string()),
+        ("source_ids", pa.list_(pa.string())),
+        ("source_tokens", pa.int32()),
+        ("unit_tokens", pa.int32()),
+        ("calls", pa.int32()),
+        ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+    ]
+)
+
+
 def document_rows(documents: list[Document]) -> list[dict[str, Any]]:
     """The documents as plain rows for a DOCUMENT list column."""
     return [asdict(d) for d in documents]

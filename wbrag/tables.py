@@ -21,8 +21,13 @@ SPLIT_NAMES = {
     "none": "no overlap with training",
     "answer": "answer seen in training",
     "question": "question seen in training",
+}
+EXPOSURE_NAMES = {
     "unit": "a unit among the documents",
-    "no_unit": "no unit among the documents",
+    "near_duplicate": "a unit from a near-duplicate question",
+    "gold": "another unit, with a golden answer",
+    "other": "another unit, without one",
+    "none": "no unit among the documents",
 }
 RESULT_HEADER = ("n", "closed book", "base", "+ write-back", "gain", "95% interval", "McNemar p")
 

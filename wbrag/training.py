@@ -35,6 +35,7 @@ async def train_example(
     method: Method,
     judge: Judge | None = None,
     paper_plan: bool = False,
+    closed_book_answer: str | None = None,
 ) -> Row:
     """One row of `schema.TRACE` for one example, whatever becomes of it: kept, gated, or failed with its error.
 
@@ -48,7 +49,8 @@ async def train_example(
     to distil: 2 or 2 + K + 2 calls under naive RAG; REPLUG's answer with documents is K calls. Saved are the
     with-documents answer where the gate is decided without it (counted as one call, the least a method takes) and
     every prompt already asked for this example.
-    `paper_plan` sends them all; the decision is the same either way.
+    `paper_plan` sends them all; the decision is the same either way. A `closed_book_answer` that another run of the
+    same generator and prompt has given is a call saved too.
     """
     row: Row = dict.fromkeys(TRACE.names) | {
         "id": example.id,
@@ -57,6 +59,7 @@ async def train_example(
         "metadata": example.metadata,
         "documents": document_rows(list(documents)),
         "dropped_documents": 0,
+        "closed_book_answer": closed_book_answer,
     }
     llm = CountedLLM(tools.llm, remember=not paper_plan)
     started = time.perf_counter()
@@ -67,9 +70,10 @@ async def train_example(
     except Exception as error:  # one bad example must not take its block along
         row |= {"status": "failed", "reason": _storable(f"{type(error).__name__}: {error}")}
     skipped = int(row["status"] == "gated" and row["s_rag"] is None)
+    known = int(closed_book_answer is not None)
     return row | {
         "calls": llm.calls,
-        "calls_saved": llm.calls_saved + skipped,
+        "calls_saved": llm.calls_saved + skipped + known,
         "prompt_tokens": llm.prompt_tokens_sent,
         "completion_tokens": llm.completion_tokens,
         "judge_agrees": labels_agree(row, gates, metric) if judge else None,
@@ -99,8 +103,9 @@ async def algorithm_1(
             return await judge(question, answer.text, documents, tools)
         return _checked(metric(answer.text, example.golden_answers), answer.text)
 
-    # Step 1: s_nr, from parametric knowledge alone.
-    answer = await closed_book(question, tools)
+    # Step 1: s_nr, from parametric knowledge alone; another run may have asked already.
+    known = row["closed_book_answer"]
+    answer = await closed_book(question, tools) if known is None else Answer(known, 0, 0, 0)
     s_nr = await score(answer)
     row |= {"closed_book_answer": answer.text, "s_nr": s_nr}
 

@@ -1,0 +1,34 @@
+"""Vary the gates' thresholds of finished runs; scores are replayed, only what no run has distilled is asked.
+
+    python jobs/ablate.py 'runs=[runs/nq-naive-M]' 'thresholds={n_min:[1,2,3]}' report_dir=DIR
+
+Exit codes as jobs/train.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from command_line import point, settings, start
+from omegaconf import DictConfig
+
+from wbrag.config import AblateConfig
+from wbrag.gate_variants import ablate
+from wbrag.grid_report import headline, write_grid_report
+from wbrag.variants import trained
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="ablate")
+def main(cfg: DictConfig) -> None:
+    """Measure, then write the report over these runs."""
+    with point() as session:
+        typed = settings(cfg, AblateConfig)
+        for run in typed.runs:
+            ablate(trained(Path(run), session), typed.thresholds, session)
+        grid = write_grid_report(Path(typed.report_dir), [Path(run) for run in typed.runs])
+        print(f"{headline(grid)}\nreport: {typed.report_dir}/report.html")
+
+
+if __name__ == "__main__":
+    start(main)

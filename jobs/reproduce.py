@@ -1,0 +1,95 @@
+"""The paper's experiments from one command: a grid of runs, transfer, ablation, placebos, A/A, and one report.
+
+    python jobs/reproduce.py world=DIR run_dir=runs/reproduce
+    python jobs/reproduce.py run_dir=DIR 'methods=[naive]' 'backbones=[scripted]' world=DIR
+
+The same command again goes on where it stopped; what is done is not run again. A point that fails does not stop the
+others: it is named in the report and at the end, with exit code 1. Other exit codes as jobs/train.py.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import hydra
+from command_line import failed, noted, point, settings, start
+from hydra import compose
+from omegaconf import DictConfig
+
+from wbrag.config import ConfigError, ReproduceConfig, TrainConfig
+from wbrag.gate_variants import ablate
+from wbrag.grid_report import headline, write_grid_report
+from wbrag.pipeline import finished, train
+from wbrag.placebos import check_placebos
+from wbrag.plan import Session
+from wbrag.variants import placebo, repeat, trained, transfer
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="reproduce")
+def main(cfg: DictConfig) -> None:
+    """Run what is not done yet, then write the report."""
+    with point() as session:
+        typed = settings(cfg, ReproduceConfig)
+        check_placebos(typed.placebos)
+        out = Path(typed.run_dir).absolute()
+        for backbone, benchmark, method in product(typed.backbones, typed.benchmarks, typed.methods):
+            with noted(f"{backbone}/{benchmark}/{method}"):
+                run_point(typed, out, backbone, benchmark, method, session)
+        for backbone in typed.backbones:
+            measure_more(typed, out, backbone, session)
+        grid = write_grid_report(out / "report", done(typed, out), failed)
+        print(f"\n{headline(grid)}\nreport: {out}/report/report.html")
+
+
+def run_of(out: Path, backbone: str, benchmark: str, method: str) -> Path:
+    """The run folder of a point."""
+    return out / f"{backbone}-{benchmark}-{method}"
+
+
+def done(typed: ReproduceConfig, out: Path) -> list[Path]:
+    """The finished runs of the grid."""
+    runs = [run_of(out, *names) for names in product(typed.backbones, typed.benchmarks, typed.methods)]
+    return [run for run in runs if (run / "metrics.json").is_file()]
+
+
+def run_point(typed: ReproduceConfig, out: Path, backbone: str, benchmark: str, method: str, session: Session) -> None:
+    """Train and measure one point, unless that is done."""
+    run = run_of(out, backbone, benchmark, method)
+    names = [f"backbone={backbone}", f"benchmark={benchmark}", f"method={method}", f"run_dir={run}"]
+    names += [f"world={typed.world}"] if typed.world else []
+    cfg = settings(compose("train", overrides=[*names, f"cache_dir={out / 'cache'}", *typed.overrides]), TrainConfig)
+    if not finished(cfg):
+        metrics = train(cfg, session)
+        told = metrics["results"][0]
+        print(f"{run.name}: {told['metric']} {told['base']:.3f} -> {told['writeback']:.3f}", flush=True)
+
+
+def measure_more(typed: ReproduceConfig, out: Path, backbone: str, session: Session) -> None:
+    """Transfer, ablation, placebos and A/A in the finished runs of one backbone, each point on its own."""
+    for benchmark in typed.transfer:
+        with noted(f"transfer {backbone}/{benchmark}"):
+            runs = [run_of(out, backbone, benchmark, method) for method in typed.methods]
+            transfer([trained(run, session) for run in runs if (run / "metrics.json").is_file()], session)
+    for name in typed.ablate:
+        with noted(f"ablation {backbone}/{name}"):
+            ablate(trained(named(out, backbone, name), session), typed.thresholds, session)
+    for name in typed.placebo:
+        for one in typed.placebos:
+            with noted(f"placebo {one} {backbone}/{name}"):
+                placebo(trained(named(out, backbone, name), session), one, session)
+    for name in typed.repeat:
+        with noted(f"A/A {backbone}/{name}"):
+            repeat(trained(named(out, backbone, name), session), session)
+
+
+def named(out: Path, backbone: str, name: str) -> Path:
+    """The run folder of "benchmark/method"; ConfigError for another form."""
+    benchmark, slash, method = name.partition("/")
+    if not slash:
+        raise ConfigError(f"{name!r}: give benchmark/method, as nq/naive")
+    return run_of(out, backbone, benchmark, method)
+
+
+if __name__ == "__main__":
+    start(main)

@@ -1,0 +1,76 @@
+"""Overlap with training and exposure to units, held against a comparison of every pair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_run import PASSAGES, UNIT, prediction
+
+from wbrag.evaluation import exposure_of, overlap_of
+from wbrag.metrics import normalise
+from wbrag.overlap import EXPOSURES, SAME_ANSWER_WORDS, SAME_WORDS, TrainingQuestions, content_words, jaccard
+
+WORDS = ["river", "mayor", "glass", "town", "north", "painter", "born", "osk"]
+questions = st.builds(" ".join, st.lists(st.sampled_from(WORDS), min_size=1, max_size=7))
+rows = st.builds(
+    lambda question, answer, unit: {"question": question, "golden_answers": [answer], "unit_id": unit},
+    questions,
+    st.sampled_from(["Elm", "the Elm", "Port"]),
+    st.sampled_from([None, "wb-1", "wb-2"]),
+)
+
+
+def near(a: dict[str, Any], b: dict[str, Any], labels: bool) -> bool:
+    """The rule, spelt out."""
+    shared = jaccard(content_words(a["question"]), content_words(b["question"]))
+    same = {normalise(x) for x in a["golden_answers"]} & {normalise(x) for x in b["golden_answers"]}
+    return shared >= SAME_WORDS or (not labels and bool(same) and shared >= SAME_ANSWER_WORDS)
+
+
+@given(st.lists(rows, max_size=20), rows, st.booleans())
+def test_overlap_is_that_of_a_comparison_with_every_training_question(
+    training: list[dict[str, Any]], test: dict[str, Any], labels: bool
+) -> None:
+    known = {normalise(a) for row in training for a in row["golden_answers"]}
+    answer = not labels and normalise(test["golden_answers"][0]) in known
+    expected = "question" if any(near(test, row, labels) for row in training) else "answer" if answer else "none"
+    assert TrainingQuestions(training, labels).overlap(test) == expected
+
+
+@given(st.lists(rows, max_size=12), rows, st.lists(st.sampled_from(["wb-1", "wb-2", "wb-3"]), max_size=3))
+def test_exposure_is_one_class_and_the_first_that_holds(
+    training: list[dict[str, Any]], test: dict[str, Any], read: list[str]
+) -> None:
+    units = [UNIT | {"id": key, "text": "An elm." if key == "wb-2" else "Nothing."} for key in read]
+    found = TrainingQuestions(training).exposure(test | {"documents_writeback": [*units, *PASSAGES]})
+    behind = [row for row in training if row["unit_id"] in read]
+    if any(near(test, row, labels=False) for row in behind):
+        assert found == "near_duplicate"
+    elif not read:
+        assert found == "none"
+    else:
+        gold = "wb-2" in read and "elm" in test["golden_answers"][0].lower()
+        assert found == ("gold" if gold else "other")
+    assert found in EXPOSURES
+
+
+def test_a_label_gives_nothing_away() -> None:
+    unit = UNIT | {"text": "There is no answer."}
+    row = {"question": "Is it so?", "golden_answers": ["no"], "documents_writeback": [unit]}
+    assert TrainingQuestions([], labels=True).exposure(row) == "other"
+    assert TrainingQuestions([]).exposure(row) == "gold"
+
+
+def test_what_the_metadata_says_of_overlap_holds() -> None:
+    training = TrainingQuestions([prediction() | {"unit_id": None}])
+    assert overlap_of(prediction(), training) == "answer"
+    assert overlap_of(prediction(metadata="{}"), training) == "question"
+    assert overlap_of(prediction(metadata="{}")) is None
+
+
+@pytest.mark.parametrize(("documents", "told"), [([UNIT], "unit"), (PASSAGES, "none"), (None, "none")])
+def test_without_training_questions_only_units_are_told(documents: list[dict[str, Any]] | None, told: str) -> None:
+    assert exposure_of(prediction(documents_writeback=documents)) == told

@@ -1,0 +1,264 @@
+"""Runs measured again with other stores, points that share what they can, and the jobs over a grid; with Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from wbrag.benchmarks import InputError
+from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Gates, TrainConfig
+from wbrag.gate_variants import ablate, selected
+from wbrag.grid_report import write_grid_report
+from wbrag.index.manifest import latest
+from wbrag.inputs import check_rows
+from wbrag.pipeline import finished, train
+from wbrag.plan import Session
+from wbrag.runfolder import RunError, load_config, read_rows
+from wbrag.runrecord import open_record
+from wbrag.schema import TRACE
+from wbrag.variants import Trained, check_transfer, placebo, predicted, repeat, trained, transfer
+
+ROOT = Path(__file__).parents[1]
+THINGS = ("mayor", "river", "hill")
+TOWNS = 24
+UNTOUCHED = ("answer_closed_book", "answer_base", "context_tokens_base")
+
+
+def question(number: int, split: str) -> dict[str, Any]:
+    """Golden answers have a word more than the passages say, so that F1 is never 1 and thresholds matter."""
+    thing, town = THINGS[number % 3], number % TOWNS
+    golden = [f"{thing.title()}{town} Great"]
+    return {"id": f"{split}{number}", "question": f"What is the {thing} of town{town}?", "golden_answers": golden}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("variants")
+    texts = [" ".join(f"The {thing} of town{i} is {thing.title()}{i}." for thing in THINGS) for i in range(TOWNS)]
+    files = {
+        "corpus": [{"id": f"p{i}", "contents": f"town{i}\n{text}"} for i, text in enumerate(texts)],
+        "train": [question(i, "train") for i in range(30)],
+        "test": [question(i, "test") for i in range(20)],
+    }
+    for name, rows in files.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def settings(data: Path, name: str, **changes: object) -> TrainConfig:
+    cfg = TrainConfig(
+        benchmark=Benchmark("towns", str(data / "train.jsonl"), str(data / "test.jsonl"), metric="f1"),
+        backbone=Backbone(name="scripted", kind="scripted", model="scripted"),
+        encoder=Encoder(name="hashing", kind="hashing", model="hashing", dimension=256),
+        cluster=Cluster(block_rows=8, examples_in_flight=16),
+        corpus=str(data / "corpus.jsonl"),
+        run_dir=str(data / name),
+        world="",
+        data_dir="",
+        k=3,
+    )
+    return replace(cfg, **changes)
+
+
+@pytest.fixture(scope="module")
+def session(ray_session: None) -> Iterator[Session]:
+    with Session() as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def own(data: Path, session: Session) -> Trained:
+    train(settings(data, "own"), session)
+    return trained(data / "own", session)
+
+
+def table(folder: Path) -> dict[str, dict[str, Any]]:
+    return {row["id"]: row for row in pq.read_table(folder).to_pylist()}
+
+
+def test_a_second_point_shares_engine_base_retrieval_and_closed_book_answers(
+    own: Trained, data: Path, session: Session
+) -> None:
+    assert session.generators is not None
+    handles = list(session.generators.handles)
+    before = {path.name for path in (data / "cache").iterdir()}
+    other = settings(data, "second", gates=Gates(tau_s=0.2))
+    train(other, session)
+    assert session.generators.handles == handles
+    assert {path.name for path in (data / "cache").iterdir()} == before
+    first, second = table(own.run / "traces"), table(data / "second" / "traces")
+    for key, row in second.items():
+        assert (row["calls"], row["calls_saved"]) == (first[key]["calls"] - 1, first[key]["calls_saved"] + 1)
+        assert (row["status"], row["unit_id"]) == (first[key]["status"], first[key]["unit_id"])
+    asked = [table(run / "predictions") for run in (own.run, data / "second")]
+    assert all(asked[1][key]["calls"] == row["calls"] - 1 for key, row in asked[0].items())
+    assert finished(other)
+    with pytest.raises(ConfigError, match=r"gates\.tau_s was 0\.2, now 0\.1"):
+        finished(replace(other, gates=Gates()))
+
+
+@pytest.mark.parametrize("name", ["raw", "random", "cheat_sheet"])
+def test_a_placebo_is_measured_beside_the_run_and_not_published_in_it(
+    own: Trained, session: Session, name: str
+) -> None:
+    before = latest(own.run / "writeback")
+    found = placebo(own, name, session)
+    folder = own.run / "variants" / f"placebo-{name}"
+    assert latest(own.run / "writeback") == before
+    assert before is not None
+    published = latest(folder / "store")
+    assert published is not None
+    assert 0 < published.next_row <= before.next_row
+    assert published.note["placebo"] == name
+    mine, theirs = table(own.run / "predictions"), table(folder / "predictions")
+    for key, row in theirs.items():
+        assert {name: row[name] for name in UNTOUCHED} == {name: mine[key][name] for name in UNTOUCHED}
+        assert row["calls"] == 1
+    assert found["results"][0]["n"] == 20
+    read = {d["id"] for row in theirs.values() for d in row["documents_writeback"] if d["source"] == "writeback"}
+    assert read
+    assert all(key.startswith(f"placebo-{name}-") for key in read)
+
+
+def test_a_repeat_of_a_deterministic_reader_flips_nothing_and_asks_all_again(own: Trained, session: Session) -> None:
+    repeat(own, session)
+    mine, again = table(own.run / "predictions"), table(own.run / "variants" / "repeat" / "predictions")
+    for name in ("answer_closed_book", "answer_base", "answer_writeback"):
+        assert {key: row[name] for key, row in again.items()} == {key: row[name] for key, row in mine.items()}
+    assert all(row["calls"] >= 2 for row in again.values())
+
+
+def test_a_measured_variant_is_not_measured_again(own: Trained, session: Session) -> None:
+    placebo(own, "raw", session)
+    files = {path: path.stat().st_mtime_ns for path in (own.run / "variants" / "placebo-raw").rglob("*.parquet")}
+    placebo(own, "raw", session)
+    units = own.run / "variants" / "placebo-raw" / "units.parquet"
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    assert units in files
+
+
+def test_ablation_asks_only_for_what_was_never_distilled(own: Trained, session: Session) -> None:
+    thresholds = {"tau_doc": [0.7], "tau_s": [0.7]}
+    records = {record["name"]: record for record in ablate(own, thresholds, session)}
+    assert list(records) == ["tau_doc=0.01", "tau_doc=0.7", "tau_s=0.1", "tau_s=0.7"]
+    same, fallen, none = records["tau_doc=0.01"], records["tau_doc=0.7"], records["tau_s=0.7"]
+    kept = [row for row in table(own.run / "traces").values() if row["status"] == "kept"]
+    assert (same["folder"], same["new_calls"], same["selected"]) == (".", 0, len(kept))
+    assert (fallen["fallback_rate"], fallen["retained_documents"]) == (1.0, 2.0)
+    moved = [row for row in kept if row["kept_ranks"] != [1, 2]]
+    assert fallen["new_calls"] == 2 * len(moved) > 0
+    assert (none["selected"], none["units"]) == (0, 0)
+    empty = table(own.run / none["folder"] / "predictions")
+    assert all(row["answer_writeback"] == row["answer_base"] for row in empty.values())
+    files = {path: path.stat().st_mtime_ns for path in own.run.rglob("*.parquet")}
+    assert list(ablate(own, thresholds, session)) == list(records.values())
+    assert {path: path.stat().st_mtime_ns for path in own.run.rglob("*.parquet")} == files
+
+
+def test_a_variant_that_needs_scores_the_gates_left_out_asks_for_them(
+    data: Path, own: Trained, session: Session
+) -> None:
+    strict = settings(data, "strict", gates=Gates(tau_s=0.9))
+    train(strict, session)
+    run = trained(Path(strict.run_dir), session)
+    traces = list(read_rows(run.run / "traces", TRACE))
+    assert {row["status"] for row in traces} == {"gated"}
+    rows, calls = selected(run, traces, "tau_s=0.1", Gates(), session)
+    assert calls > 0
+    wanted = {row["unit_id"] for row in table(own.run / "traces").values() if row["status"] == "kept"}
+    assert {row["id"] for row in rows} == wanted
+
+
+def test_another_runs_store_is_read_and_both_are_reported(own: Trained, data: Path, session: Session) -> None:
+    predicted(own, "transfer-other", data / "second" / "writeback", {"writeback": "x"}, session)
+    grid = write_grid_report(data / "report", [own.run])
+    (pairs,) = grid["transfer"].values()
+    assert pairs["naive <- other"]["difference"] == 0.0
+    assert grid["exposure"].get("none", {"gain": 0.0})["gain"] == 0.0
+    with pytest.raises(ConfigError, match="two or more runs of different methods, given naive, naive"):
+        transfer([own, own], session)
+
+
+def test_transfer_takes_runs_that_differ_in_their_method_alone() -> None:
+    one = {"method.name": "naive", "k": 5}
+    check_transfer([("naive", one), ("flare", one | {"method.name": "flare"})])
+    check_transfer([("naive", one | {"method.theta": 0.6}), ("flare", one | {"method.theta": 0.8})])
+    with pytest.raises(ConfigError, match="k is 5 of naive, 3 of flare"):
+        check_transfer([("naive", one), ("flare", {"method.name": "flare", "k": 3})])
+
+
+def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:
+    with Session() as session, pytest.raises(ConfigError, match="holds no trained knowledge base"):
+        trained(tmp_path, session)
+
+
+def test_the_configuration_of_a_run_is_read_back_typed(tmp_path: Path) -> None:
+    written = settings(tmp_path, "elsewhere")
+    open_record(tmp_path / "run", written, {})
+    assert load_config(tmp_path / "run") == replace(written, run_dir=str(tmp_path / "run"))
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    (tmp_path / "run" / "config.yaml").write_text(text.replace("k: 3", "k: three"))
+    with pytest.raises(RunError, match=r"run/config\.yaml: .*three"):
+        load_config(tmp_path / "run")
+
+
+@pytest.mark.parametrize(("found", "limit", "refused"), [(10, 0, False), (9, 0, True), (5, 5, False), (4, 5, True)])
+def test_a_file_of_another_length_than_the_release_is_refused(found: int, limit: int, refused: bool) -> None:
+    if not refused:
+        check_rows(Path("nq/train.jsonl"), "train", found, limit, {"train": 10})
+        check_rows(Path("nq/train.jsonl"), "train", found, limit, {})
+        return
+    told = rf"nq/train\.jsonl: {found} rows, but the release has 10 \(benchmark\.rows\.train\)"
+    with pytest.raises(InputError, match=told):
+        check_rows(Path("nq/train.jsonl"), "train", found, limit, {"train": 10})
+
+
+def job(name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """A job as a user starts it."""
+    kept = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment = {**kept, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *overrides]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def overrides(data: Path) -> list[str]:
+    files = [f"benchmark.{split}={data / split}.jsonl" for split in ("train", "test")]
+    small = ["cluster.block_rows=8", "cluster.examples_in_flight=16", "cluster.object_store_mib=200"]
+    return ["encoder=hashing", "k=3", f"corpus={data / 'corpus.jsonl'}", *files, *small]
+
+
+def test_a_failing_point_of_a_sweep_is_named_and_the_others_are_done(data: Path, tmp_path: Path) -> None:
+    points = ["-m", "backbone=scripted", "benchmark=files", "k=2,0,3", f"run_dir={tmp_path}/k${{k}}"]
+    ended = job("train", *points, *(o for o in overrides(data) if o != "k=3"))
+    assert ended.returncode == 1, ended.stderr
+    assert "1 points failed:" in ended.stderr
+    assert "k=0" in ended.stderr.split("1 points failed:")[1]
+    assert "ConfigError: k=0: at least 1 is needed" in ended.stderr
+    assert sorted(path.parent.name for path in tmp_path.glob("*/metrics.json")) == ["k2", "k3"]
+
+
+def test_reproduce_runs_the_grid_once_and_reports_it(data: Path, tmp_path: Path) -> None:
+    lists = ["methods=[naive,nosuch]", "benchmarks=[files]", "backbones=[scripted]", "transfer=[]"]
+    lists += ["ablate=[files/naive]", "placebo=[files/naive]", "placebos=[raw]", "repeat=[files/naive]"]
+    quoted = ",".join(f"'{text}'" for text in overrides(data))
+    grid = [f"run_dir={tmp_path}", *lists, f"overrides=[{quoted}]"]
+    ended = job("reproduce", *grid)
+    assert ended.returncode == 1, ended.stderr
+    assert "scripted/files/nosuch" in ended.stderr
+    run = tmp_path / "scripted-files-naive"
+    page = (tmp_path / "report" / "report.html").read_text()
+    for part in ("Table 2", "Table 3", "Table 4", "Figure 3", "Figure 5", "Placebos", "Noise floor", "nosuch"):
+        assert part in page
+    files = {path: path.stat().st_mtime_ns for path in run.rglob("*.parquet")}
+    again = job("reproduce", *(text.replace(",nosuch", "") for text in grid))
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.parquet")} == files

@@ -1,0 +1,225 @@
+"""What a grid of runs says together: corrected p-values, pooled gains, transfer, ablation, placebos, noise, cost.
+
+Pure but for reading the run folders: whatever lies in them is told, from whichever cluster it came.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wbrag import schema
+from wbrag.evaluation import ANSWERS, BINARY, Setting, exposure_of, overlap_of, score_rows
+from wbrag.overlap import EXPOSURES, OVERLAPS, TrainingQuestions
+from wbrag.paper import place
+from wbrag.report import QUESTION_COLUMNS
+from wbrag.runfolder import RunError, read_config, read_record, read_rows, setting_of
+from wbrag.statistics import Flags, Floats, flips, holm, paired_bootstrap, pooled_gain, winners
+
+Row = Mapping[str, Any]
+TRACE_COLUMNS = (*QUESTION_COLUMNS, "status", "kept_ranks", "source_tokens", "unit_tokens")
+SPENT = ("calls", "prompt_tokens", "completion_tokens")
+TABLES = {"written": schema.WRITTEN, "traces": schema.TRACE, "predictions": schema.PREDICTION}
+ALPHA = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One run of the grid: its primary scores (questions, 3) by question in order of id, and what metrics.json holds.
+
+    `overlap` and `exposure` are each question's classes, `tokens` (source, unit) of each kept example.
+    """
+
+    run: Path
+    setting: Setting
+    metrics: dict[str, Any]
+    ids: tuple[str, ...]
+    scores: Floats
+    answers: dict[str, list[str | None]]
+    overlap: list[str | None]
+    exposure: list[str]
+    tokens: list[tuple[int, int]]
+
+    @property
+    def gains(self) -> Floats:
+        """Score with write-back minus base, by question."""
+        gains: Floats = self.scores[:, 2] - self.scores[:, 1]
+        return gains
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Backbone, method, benchmark."""
+        return self.setting.backbone, self.setting.method, self.setting.benchmark
+
+
+def read_points(runs: Iterable[Path]) -> list[Point]:
+    """The runs in the paper's order of benchmarks and methods. RunError where two are about the same setting."""
+    points = [read_point(run) for run in runs]
+    seen: dict[tuple[str, str, str], Path] = {}
+    for point in points:
+        if (other := seen.setdefault(point.key, point.run)) != point.run:
+            raise RunError(f"{point.run}: the same setting as {other}: {' / '.join(point.key)}")
+
+    return sorted(points, key=lambda p: (p.setting.backbone, place(p.setting.benchmark), place(p.setting.method)))
+
+
+def read_point(run: Path) -> Point:
+    """One finished run. RunError, naming the file, where it cannot be read."""
+    setting = setting_of(read_config(run))
+    metrics = read_record(run / "metrics.json")
+    traces = list(read_rows(run / "traces", schema.TRACE, TRACE_COLUMNS))
+    training = TrainingQuestions(traces, labels=bool(setting.labels)) if traces else None
+    rows = predictions(run)
+    return Point(
+        run=run,
+        setting=setting,
+        metrics=metrics,
+        ids=tuple(str(row["id"]) for row in rows),
+        scores=primary_scores(rows, setting),
+        answers={name: [row[name] for row in rows] for name in ANSWERS},
+        overlap=[overlap_of(row, training) for row in rows],
+        exposure=[exposure_of(row, training) for row in rows],
+        tokens=[(row["source_tokens"], row["unit_tokens"]) for row in traces if row["status"] == "kept"],
+    )
+
+
+def predictions(folder: Path) -> list[dict[str, Any]]:
+    """The predictions of a run or variant, in order of id; RunError where there are none."""
+    rows = sorted(read_rows(folder / "predictions", schema.PREDICTION), key=lambda row: str(row["id"]))
+    if not rows:
+        raise RunError(f"{folder / 'predictions'}: no prediction to report on")
+    return rows
+
+
+def primary_scores(rows: Sequence[Row], setting: Setting) -> Floats:
+    """Scores (questions, 3) in the primary metric: closed book, base, write-back."""
+    return score_rows(rows, setting)[:, 0, :]
+
+
+def measure_grid(points: Sequence[Point]) -> dict[str, Any]:
+    """Everything the report shows of the runs themselves, as plain data; fractions 0..1."""
+    records = [dict(point.metrics["results"][0]) for point in points]
+    tested = [i for i, point in enumerate(points) if point.setting.metric in BINARY]
+    adjusted = dict(zip(tested, holm([records[i]["mcnemar_p"] for i in tested]), strict=True))
+    for i, record in enumerate(records):
+        record["holm_p"] = adjusted.get(i)
+    return {
+        "points": records,
+        "pooled": pooled(points, lambda p: np.ones(len(p.ids), dtype=bool)),
+        "groups": {
+            kind: {name: pooled(some, lambda p: np.ones(len(p.ids), dtype=bool)) for name, some in by(points, kind)}
+            for kind in ("benchmark", "method", "backbone")
+        },
+        "splits": _classes(points, OVERLAPS, lambda p: p.overlap),
+        "exposure": _classes(points, (*EXPOSURES, "unit"), lambda p: p.exposure),
+        "winners": winners([record["gain"] for record in records])
+        | {"significant": sum(p <= ALPHA for p in adjusted.values()), "tested": len(tested)},
+        "cost": cost(points),
+    }
+
+
+def by(points: Sequence[Point], kind: str) -> list[tuple[str, list[Point]]]:
+    """The points grouped by "benchmark", "method" or "backbone", in the paper's order."""
+    groups: dict[str, list[Point]] = defaultdict(list)
+    for point in points:
+        groups[getattr(point.setting, kind)].append(point)
+    return sorted(groups.items(), key=lambda item: place(item[0]))
+
+
+def pooled(points: Sequence[Point], counts: Callable[[Point], Flags]) -> dict[str, Any] | None:
+    """The mean gain over the settings that have questions that count, with its interval; None where none has.
+
+    Settings of one benchmark that asked the same questions are resampled together (`statistics.pooled_gain`).
+    """
+    strata: dict[tuple[str, tuple[str, ...]], list[Point]] = defaultdict(list)
+    for point in points:
+        strata[point.setting.benchmark, point.ids].append(point)
+    members = {id(point): counts(point) for point in points}
+    chosen = [point for point in points if members[id(point)].any()]
+    if not chosen:
+        return None
+    gain, low, high = pooled_gain(
+        [
+            (np.column_stack([p.gains for p in some]), np.column_stack([members[id(p)] for p in some]))
+            for some in strata.values()
+        ],
+        seed=points[0].setting.seed,
+    )
+    questions = sum(int(members[id(point)].sum()) for point in points)
+    return {"gain": gain, "ci_low": low, "ci_high": high, "settings": len(chosen), "questions": questions}
+
+
+def _classes(
+    points: Sequence[Point], names: Sequence[str], of: Callable[[Point], Sequence[str | None]]
+) -> dict[str, dict[str, Any]]:
+    def inside(name: str) -> Callable[[Point], Flags]:
+        return lambda point: np.array([found == name for found in of(point)])
+
+    pools = {name: pooled(points, inside(name)) for name in names}
+    return {name: record for name, record in pools.items() if record}
+
+
+def compared(point: Point, folder: Path) -> dict[str, Any]:
+    """A variant of a run beside it: its gain over base, and its score minus the run's own, each with its interval.
+
+    `flips` are the shares of answers that differ from the run's own, base and write-back. RunError where the variant
+    answers other questions.
+    """
+    rows = predictions(folder)
+    if tuple(str(row["id"]) for row in rows) != point.ids:
+        raise RunError(f"{folder / 'predictions'}: other questions than those of {point.run}")
+    scores = primary_scores(rows, point.setting)
+    gain, difference = scores[:, 2] - scores[:, 1], scores[:, 2] - point.scores[:, 2]
+    intervals = paired_bootstrap(np.column_stack([gain, difference]), seed=point.setting.seed)
+    return {
+        "writeback": float(scores[:, 2].mean()),
+        "gain": float(gain.mean()),
+        "ci_low": float(intervals[0, 0]),
+        "ci_high": float(intervals[0, 1]),
+        "difference": float(difference.mean()),
+        "difference_low": float(intervals[1, 0]),
+        "difference_high": float(intervals[1, 1]),
+        "flips_base": flips([row["answer_base"] for row in rows], point.answers["answer_base"]),
+        "flips_writeback": flips([row["answer_writeback"] for row in rows], point.answers["answer_writeback"]),
+        "exposed": sum(exposure_of(row) == "unit" for row in rows) / len(rows),
+    }
+
+
+def variants(point: Point, prefix: str) -> dict[str, dict[str, Any]]:
+    """`compared` for each finished variant of a run whose name begins with `prefix`, by the rest of the name."""
+    folders = sorted((point.run / "variants").glob(f"{prefix}*"))
+    return {f.name.removeprefix(prefix): compared(point, f) for f in folders if (f / "metrics.json").is_file()}
+
+
+def read_ablation(run: Path) -> list[dict[str, Any]]:
+    """The records that `gate_variants.ablate` left in a run; [] where it never ran."""
+    file = run / "ablation.json"
+    return list(read_record(file)["variants"]) if file.is_file() else []
+
+
+def cost(points: Sequence[Point]) -> dict[str, Any]:
+    """Calls, tokens and seconds of all runs and of everything measured in them afterwards.
+
+    `paper_calls` is what the paper's plan asks in training, `saved` those of them that were not sent.
+    """
+    spent = [point.metrics["cost"] for point in points]
+    training = [record["training"] for record in spent]
+    total = {key: sum(sum(part[key] for part in record.values()) for record in spent) for key in SPENT}
+    folders = [folder for point in points for folder in sorted((point.run / "variants").glob("*/"))]
+    for folder in folders:
+        for table, columns in TABLES.items():
+            for row in read_rows(folder / table, columns, SPENT):
+                total = {key: total[key] + (row[key] or 0) for key in SPENT}
+    seconds = [point.metrics["seconds"] for point in points]
+    seconds += [read_record(folder / "run.json")["seconds"] for folder in folders]
+    return {
+        **total,
+        "paper_calls": sum(record["paper_calls"] for record in training),
+        "saved": sum(record["calls_saved"] for record in training),
+        "seconds": sum(sum(stages.values()) for stages in seconds),
+    }

@@ -1,0 +1,246 @@
+"""One report over a grid of runs, in the shape of the paper: `python -m wbrag.grid_report RUN... --out DIR`.
+
+Tables 2, 3 and 4, Figures 3, 4 and 5, the placebos, the noise floor and the cost, the paper's figures beside ours. It
+is a function of the run folders alone, so runs of a laptop and runs of a cluster are told the same way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wbrag import paper
+from wbrag.grid import Point, by, compared, measure_grid, read_ablation, read_points, variants
+from wbrag.grid_plots import ranks_figure, tokens_figure, transfer_figure
+from wbrag.grid_tables import (
+    all_settings,
+    mean_gains,
+    noise_table,
+    placebo_table,
+    rank_panels,
+    table_2,
+    table_3,
+    table_4,
+    token_panels,
+    transfers,
+    who_gains,
+)
+from wbrag.overlap import RULE
+from wbrag.page import Block, Heading, Picture, Pictures, Table, Text, html, markdown
+from wbrag.runfolder import RunError, read_config, write_text
+from wbrag.statistics import RESAMPLES
+from wbrag.tables import interval, percent, points
+
+Record = Mapping[str, Any]
+
+METHOD_NOTE = (
+    "Scores in percent, gains in points: + write-back minus base, on the same questions. Intervals are paired "
+    f"percentile bootstraps of {RESAMPLES:,} resamples; pooled gains count each setting once and resample the "
+    "questions of a benchmark for all its settings together. * and Holm p: McNemar's exact test, corrected over all "
+    "settings of the grid, for 0/1 metrics. Settings share questions, corpus and generator: they are not so many "
+    "independent trials."
+)
+
+
+def write_grid_report(out: Path, runs: Sequence[Path], failed: Sequence[str] = ()) -> dict[str, Any]:
+    """Write report.html, report.md, plots/ and grid.json over finished runs; returns what grid.json holds.
+
+    `failed` names points of the grid that are not there. RunError, naming the file, for a run that cannot be read.
+    """
+    if not runs:
+        raise RunError("no finished run to report on")
+    found = read_points(runs)
+    grid = measure_grid(found) | {"failed": list(failed)}
+    pictures = _figures(found)
+    transfer, transfer_pictures = transfer_blocks(found, grid)
+    blocks = [
+        *_headline_blocks(grid, found),
+        *_table_2_blocks(found, grid),
+        Heading("Who gains"),
+        who_gains(grid),
+        Text(f"{RULE} Each test question is in one class of each kind; without a unit nothing can be gained.", "note"),
+        *placebo_blocks(found, grid),
+        *noise_blocks(found, grid),
+        *transfer,
+        *_construction_blocks(found, pictures),
+        *ablation_blocks(found, grid),
+        *_cost_blocks(grid["cost"]),
+        *_origin_blocks(found, failed),
+    ]
+    title = f"WriteBack-RAG: the paper's tables from {len(found)} runs"
+    subtitle = f"Beside the figures of {paper.paper()['source']}"
+    for picture in (*pictures, *transfer_pictures):
+        write_text(out / picture.file, picture.svg)
+    write_text(out / "report.md", markdown(title, subtitle, blocks))
+    write_text(out / "report.html", html(title, subtitle, blocks))
+    write_text(out / "grid.json", json.dumps(grid, indent=2, allow_nan=False) + "\n")
+    return grid
+
+
+def headline(grid: Record) -> str:
+    """What the grid says, in one sentence that claims no more than its intervals do; without overlap if it can."""
+    unseen = grid["splits"].get("none")
+    record = unseen or grid["pooled"]
+    where = "Where neither question nor answer occurs in training, write-back" if unseen else "Write-back"
+    told = f"{points(record['gain'])} points, 95% interval {interval(record)}"
+    what = f"the mean score over {record['settings']} settings"
+    if record["ci_low"] > 0:
+        return f"{where} raises {what}: {told}."
+    if record["ci_high"] < 0:
+        return f"{where} lowers {what}: {told}."
+    return f"{where} shows no change of {what} ({told}, which includes 0)."
+
+
+def _headline_blocks(grid: Record, runs: Sequence[Point]) -> list[Block]:
+    won, every, told = grid["winners"], grid["pooled"], paper.paper()["table2"]
+    counts = f"{won['better']} of {len(runs)} settings gain, {won['equal']} are equal, {won['worse']} lose"
+    tested = f"{won['significant']} of the {won['tested']} with a 0/1 metric change significantly (Holm)"
+    overall = f"Over all test questions the mean gain is {points(every['gain'])} points ({interval(every)})"
+    theirs = f"the paper reports {told['mean']:+.2f} over {told['settings']} settings, {told['better']} of them better"
+    return [Text(headline(grid), "lead"), Text(f"{overall}; {theirs}. {counts}; {tested}."), Text(METHOD_NOTE, "note")]
+
+
+def _table_2_blocks(runs: Sequence[Point], grid: Record) -> list[Block]:
+    blocks: list[Block] = [Heading("Table 2: every method, benchmark and generator")]
+    for backbone, table in table_2(runs, grid["points"]).items():
+        blocks += [Text(f"Generator {backbone}:"), table]
+    blocks += [Text("Mean gains beside the paper's:"), mean_gains(grid)]
+    return [*blocks, Heading("Table 2, setting by setting"), all_settings(runs, grid["points"])]
+
+
+def placebo_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
+    """The placebos of each run that has any; what they showed goes into `grid`."""
+    found = {point.run.name: (point, variants(point, "placebo-")) for point in runs}
+    grid["placebos"] = {name: records for name, (_, records) in found.items() if records}
+    blocks: list[Block] = []
+    for point, records in found.values():
+        if records:
+            blocks += [Text(f"{_named(point)}:"), placebo_table(point.metrics["results"][0], records)]
+    note = "Stores of as many units of the same length, each without one ingredient. The last holds the golden answers."
+    return [Heading("Placebos"), Text(note, "note"), *blocks] if blocks else []
+
+
+def noise_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
+    """A/A of each run that was asked twice; what it showed goes into `grid`."""
+    found = {_named(point): variants(point, "repeat").get("") for point in runs}
+    grid["repeat"] = {name: record for name, record in found.items() if record}
+    if not grid["repeat"]:
+        return []
+    note = "A/A: the same questions over the same stores, asked once more in the opposite order. What differs is noise."
+    return [Heading("Noise floor"), Text(note, "note"), noise_table(grid["repeat"])]
+
+
+def transfer_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> tuple[list[Block], list[Picture]]:
+    """Figure 4, and its pairs with intervals; what they showed goes into `grid`. Nothing where nobody transferred."""
+    panels: dict[str, tuple[list[str], list[list[float | None]]]] = {}
+    blocks: list[Block] = []
+    grid["transfer"] = {}
+    for backbone, some in by(runs, "backbone"):
+        for benchmark, ones in by(some, "benchmark"):
+            methods = [point.setting.method for point in ones]
+            found = {(p.setting.method, w): r for p in ones for w, r in variants(p, "transfer-").items()}
+            if not found:
+                continue
+            name = f"{paper.called(benchmark)}, {paper.called(backbone)}"
+            grid["transfer"][name] = {f"{reader} <- {writer}": record for (reader, writer), record in found.items()}
+            panels[name] = ([paper.called(m) for m in methods], [_row(reader, methods, found) for reader in methods])
+            blocks += [Text(f"{name}:"), transfers(found)]
+    if not panels:
+        return [], []
+    largest = max(abs(r["difference"]) for records in grid["transfer"].values() for r in records.values())
+    told = f"within {paper.paper()['figure4']['largest_difference']} points; here the largest difference is"
+    caption = f"Score with another method's corpus minus that with the own one, in points. The paper: {told}"
+    picture = Picture("plots/transfer.svg", transfer_figure(panels), f"{caption} {points(largest)}.")
+    return [Heading("Figure 4: one method's corpus read by another"), Pictures((picture,)), *blocks], [picture]
+
+
+def _row(reader: str, methods: Sequence[str], found: Mapping[tuple[str, str], Record]) -> list[float | None]:
+    values = (found.get((reader, writer)) for writer in methods)
+    cells = [None if record is None else 100 * record["difference"] for record in values]
+    return [0.0 if writer == reader else cell for writer, cell in zip(methods, cells, strict=True)]
+
+
+def _figures(runs: Sequence[Point]) -> list[Picture]:
+    if not any(point.tokens for point in runs):
+        return []
+    shapes = ", ".join(f"{paper.called(name)} {told}" for name, told in paper.paper()["figure3"].items())
+    ranks = f"Where in the retrieved list the retained documents stood, mean over methods. The paper: {shapes}."
+    tokens = "Tokens of each unit against those of the documents it was written from, all methods."
+    return [
+        Picture("plots/ranks.svg", ranks_figure(rank_panels(runs)), ranks),
+        Picture("plots/tokens.svg", tokens_figure(token_panels(runs)), tokens),
+    ]
+
+
+def _construction_blocks(runs: Sequence[Point], pictures: Sequence[Picture]) -> list[Block]:
+    titles = ("Figure 3: ranks of the retained documents", "Figure 5: source and distilled tokens")
+    blocks: list[Block] = [Heading("Table 3: construction of the knowledge bases"), table_3(runs)]
+    for title, picture in zip(titles, pictures, strict=False):
+        blocks += [Heading(title), Pictures((picture,))]
+    return blocks
+
+
+def ablation_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
+    """Table 4 of each run whose gates were varied; what it showed goes into `grid`."""
+    grid["ablation"] = {}
+    blocks: list[Block] = []
+    for point in runs:
+        records = [v | compared(point, point.run / v["folder"]) for v in read_ablation(point.run)]
+        if records:
+            grid["ablation"][point.run.name] = records
+            blocks += [Text(f"{_named(point)}:"), table_4(records, point.metrics["results"][0])]
+    note = (
+        "One threshold is changed at a time, from recorded scores; what keeps the same documents is the same store. "
+        f"The paper's column: NQ with {paper.called('naive')}, where tau_s moves accuracy by at most "
+        f"{paper.paper()['table4']['tau_s']['span']} points."
+    )
+    return [Heading("Table 4: the gates' thresholds"), Text(note, "note"), *blocks] if blocks else []
+
+
+def _cost_blocks(cost: Record) -> list[Block]:
+    share = percent(cost["saved"] / max(1, cost["paper_calls"]))
+    spent = (f"{cost['calls']:,}", f"{cost['prompt_tokens']:,}", f"{cost['completion_tokens']:,}")
+    table = Table(
+        ("LLM calls", "prompt tokens", "completion tokens", "seconds"), ((*spent, f"{cost['seconds']:,.0f}"),)
+    )
+    told = f"Training left out {cost['saved']:,} ({share}%) of the {cost['paper_calls']:,} calls of the paper's plan"
+    return [Heading("Cost"), table, Text(f"{told}: decided without them by the gates, or answered in an earlier run.")]
+
+
+def _origin_blocks(runs: Sequence[Point], failed: Sequence[str]) -> list[Block]:
+    rows = []
+    for point in runs:
+        config = read_config(point.run)
+        model, encoder = config["backbone"]["model"], config.get("encoder", {}).get("name", "-")
+        asked = f"{point.metrics['construction']['examples']:,} / {len(point.ids):,}"
+        rows.append((_named(point), str(model), str(encoder), str(config.get("corpus", "-")), asked, str(point.run)))
+    header = ("setting", "model", "encoder", "corpus", "train / test", "run folder")
+    theirs = "The paper used Llama-3.1-8B and Gemma-3-12B, E5-base-v2, wiki18_100w and the full files. These runs used:"
+    blocks: list[Block] = [Heading("What was run"), Text(theirs), Table(header, tuple(rows), numbers=False)]
+    if failed:
+        blocks += [Text(f"{len(failed)} points of the grid failed and are missing:"), *(Text(name) for name in failed)]
+    return blocks
+
+
+def _named(point: Point) -> str:
+    return ", ".join(paper.called(name) for name in point.key)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m wbrag.grid_report", description="One report over many runs.")
+    parser.add_argument("runs", type=Path, nargs="+", help="finished run folders")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the report")
+    arguments = parser.parse_args()
+    try:
+        grid = write_grid_report(arguments.out, arguments.runs)
+    except RunError as error:
+        parser.exit(2, f"error: {error}\n")
+    print(f"{headline(grid)}\nreport: {arguments.out}/report.html")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Paired statistics on arrays of scores; nothing here knows of a run.
+
+A p-value or an interval speaks for one setting. Over a grid of settings the p-values are corrected (`holm`), and the
+mean gain is bootstrapped over the questions, which all settings of one benchmark share (`pooled_gain`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+RESAMPLES = 10_000
+#: Bootstrap counts held at once: 16 MB.
+COUNTS_AT_ONCE = 2_000_000
+
+
+def paired_bootstrap(differences: Floats, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+    """95 % percentile intervals of mean differences, by resampling questions with replacement.
+
+    `differences` has shape (questions, metrics); returns (metrics, 2), low and high. All metrics share their
+    resamples. Memory stays bounded whatever the number of questions; no question at all gives zeros.
+    """
+    means = resampled_means(differences, resamples, np.random.default_rng(seed))
+    return np.asarray(np.quantile(means, (0.025, 0.975), axis=0).T)
+
+
+def resampled_means(differences: Floats, resamples: int, generator: np.random.Generator) -> Floats:
+    """Means (resamples, columns) of `differences` (questions, columns) over questions drawn with replacement."""
+    questions, columns = differences.shape
+    if questions == 0:
+        return np.zeros((resamples, columns))
+    # How often each distinct row of differences is drawn is multinomial: the same bootstrap, and a few dozen numbers a
+    # resample instead of thousands. In the order of first occurrence, so that swapped answers mirror the interval.
+    rows, first, counts = np.unique(differences, axis=0, return_index=True, return_counts=True)
+    order = np.argsort(first)
+    rows, shares = rows[order], counts[order] / questions
+    means = np.empty((resamples, columns))
+    step = max(1, COUNTS_AT_ONCE // len(rows))
+    for start in range(0, resamples, step):
+        drawn = generator.multinomial(questions, shares, size=min(step, resamples - start))
+        means[start : start + len(drawn)] = drawn @ rows / questions
+    return means
+
+
+def pooled_gain(
+    strata: Sequence[tuple[Floats, Flags]], resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float, float]:
+    """The mean gain over settings with its 95 % interval: (gain, low, high).
+
+    Each stratum is one set of questions: differences (questions, settings) of the settings that asked them, and which
+    of them count (same shape; all of them, or those of one class). A setting's gain is the mean over the questions that
+    count, and each setting that has any counts once. Questions are resampled within their stratum, for all its settings
+    together: settings that share questions are not independent, and pooling does not make them so. ValueError where
+    nothing counts.
+    """
+    generator = np.random.default_rng(seed)
+    points: list[float] = []
+    total, counted = np.zeros(resamples), np.zeros(resamples)
+    for differences, members in strata:
+        chosen = members.any(axis=0)
+        counts = members[:, chosen].astype(np.float64)
+        width = counts.shape[1]
+        if not width:
+            continue
+        gained = np.where(members, differences, 0.0)[:, chosen]
+        points += list(gained.sum(axis=0) / counts.sum(axis=0))
+        means = resampled_means(np.hstack([gained, counts]), resamples, generator)
+        drawn = means[:, width:] > 0  # a small class can be missed by a resample
+        total += np.divide(means[:, :width], means[:, width:], out=np.zeros(drawn.shape), where=drawn).sum(axis=1)
+        counted += drawn.sum(axis=1)
+    if not points:
+        raise ValueError("no setting has a question that counts")
+    low, high = np.quantile(total[counted > 0] / counted[counted > 0], (0.025, 0.975))
+    return float(np.mean(points)), float(low), float(high)
+
+
+def mcnemar(base: Floats, writeback: Floats) -> dict[str, Any]:
+    """McNemar's exact test on two 0/1 score vectors: two-sided binomial p of the discordant counts.
+
+    `b` questions were right with base only, `c` with write-back only; p = 1 where no question changed.
+    """
+    from scipy.stats import binomtest
+
+    b = int(np.sum((base == 1) & (writeback == 0)))
+    c = int(np.sum((base == 0) & (writeback == 1)))
+    p = float(binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
+    return {"mcnemar_p": p, "b": b, "c": c}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p-values, in the order given.
+
+    Where those at most alpha are called significant, the chance of any false one among them is at most alpha,
+    whatever the dependence between the tests.
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for place, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def winners(gains: Sequence[float]) -> dict[str, int]:
+    """How many gains are above, equal to and below 0: {"better", "equal", "worse"}."""
+    signs = Counter(int(np.sign(gain)) for gain in gains)
+    return {"better": signs[1], "equal": signs[0], "worse": signs[-1]}
+
+
+def flips(first: Sequence[str | None], second: Sequence[str | None]) -> float:
+    """Share of answers that differ between two lists of answers to the same questions, 0..1; 0 without any."""
+    changed = sum(a != b for a, b in zip(first, second, strict=True))
+    return changed / len(first) if first else 0.0
