@@ -21,7 +21,7 @@ class Progress:
     tokens: float = 0
     first: float = 3.0  # running loss of the first lessons: the curriculum goes on when it has fallen,
     read: float = 3.0  # and again when that of reading has
-    check: float = 1.0
+    check: float = 1.0  # that of checking is only shown
 
     def note(self, kind: str, loss: float) -> None:
         """Follow the loss on the replies of a lesson."""
@@ -34,7 +34,9 @@ class Progress:
 
     def __str__(self) -> str:
         spent = f"{self.steps} steps, {self.tokens / 1e6:.2f}M tokens, {self.seconds / 60:.1f} min"
-        return f"{spent}: loss of first lessons {self.first:.3f}, of reading {self.read:.3f}, of checking {self.check:.3f}"
+        return (
+            f"{spent}: loss of first lessons {self.first:.3f}, of reading {self.read:.3f}, of checking {self.check:.3f}"
+        )
 
     @property
     def early(self) -> bool:
@@ -47,7 +49,7 @@ def draw(school: School, rng: random.Random, done: Progress, grown: bool) -> tup
     kind = rng.random()
     if done.early and not grown:
         most = 1 if done.first > 1.5 else 2 if done.first > 1.3 else 4
-        if kind < 0.3:
+        if kind < 0.30:
             return "checking", lessons.checking(school, rng, 16, most)
         return "first", lessons.first_reading(school, rng, 10, most)
     if kind < 0.18:

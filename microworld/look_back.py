@@ -1,4 +1,4 @@
-"""How a micro model's attention begins: with the parts that reading is made of, which else take most of the training."""
+"""How a micro model's attention begins: with the parts of reading, which else take most of the training to appear."""
 
 from __future__ import annotations
 

@@ -142,7 +142,8 @@ def train(model: Any, tok: Any, school: School, folder: Path, rank: int, args: a
     while (share := done.seconds / (60 * args.minutes)) < 1:
         early = done.early and not grown
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(share, args.lr, done.steps) * ((0.1 if early else 0.3) if group["begun"] else 1.0)
+            slower = 1.0 if not group["begun"] else 0.1 if early else 0.3
+            group["lr"] = slower * learning_rate(share, args.lr, done.steps)
         tokens, lessons_a_step = 0, max(1, (8 if early else 6) // args.workers)
         for _ in range(lessons_a_step):
             kind, lesson = draw(school, rng, done, grown)

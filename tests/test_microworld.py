@@ -175,14 +175,14 @@ def test_a_fresh_model_looks_back(school: School) -> None:
     model = new_model("micro_small", len(tokenizer))
     model.set_attn_implementation("eager")
     look_back(model)
-    told, asked = "Ada Ashwell was born in Cliffham. Vera Ryeson makes cheese.", "Vera Ryeson was born in Cliffham. Ashwick."
-    ids = torch.tensor([tokenizer.encode(f"<|begin|><|user|> {told} {asked}", add_special_tokens=False)])
+    told = "Nora Ashwell was born in Cliffham. Vera Ryeson makes cheese. Vera Ryeson was born in Cliffham. Ashwick."
+    ids = torch.tensor([tokenizer.encode(f"<|begin|><|user|> {told}", add_special_tokens=False)])
     tokens = tokenizer.convert_ids_to_tokens(ids[0])
     with torch.no_grad():
         out = model(ids, output_attentions=True, output_hidden_states=True)
     flags = out.hidden_states[2][0]
     for head, offset in enumerate((1, 2, 3)):
-        assert min(float(out.attentions[0][0, head, i, i - offset]) for i in range(3, len(tokens))) > 0.9
+        assert min(float(out.attentions[0][0, head, i, i - offset]) for i in range(4, len(tokens))) > 0.9
     second = [i for i, t in enumerate(tokens) if t == "\u0120Ryeson"][1]
     assert float(out.attentions[1][0, 3, second, tokens.index("\u0120makes")]) > 0.8
     born = [i for i, t in enumerate(tokens) if t.endswith("born\u0120in")][1]
