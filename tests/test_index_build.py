@@ -17,7 +17,7 @@ import pytest
 
 from wbrag import config
 from wbrag.encoder import open_encoder
-from wbrag.index.build import build_store
+from wbrag.index.build import _identity, build_store
 from wbrag.index.export import export
 from wbrag.index.files import StoreError
 from wbrag.index.manifest import Manifest, latest
@@ -155,39 +155,30 @@ def test_more_lists_than_passages_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("index", [config.Index(shards=3), ivf(shards=3)], ids=["flat", "ivf"])
-def test_a_build_that_failed_late_goes_on_where_it_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: config.Index
-) -> None:
-    """A full disk at the merge: the second call encodes nothing and writes no shard; a damaged one is made again."""
-    from wbrag.index import build as building
-
-    pq.write_table(corpus(4000), tmp_path / "in.parquet")
-    straight = build(tmp_path / "in.parquet", tmp_path / "straight", index)
-    store = tmp_path / "store"
-    with monkeypatch.context() as patch:
-        patch.setattr(building, "_merge", _full_disk)
-        with pytest.raises(OSError, match="No space left"):
-            build(tmp_path / "in.parquet", store, index)
-    (scratch,) = (store / "segments").glob(".build-*")
+def test_a_build_that_failed_late_goes_on_where_it_stopped(tmp_path: Path, index: config.Index) -> None:
+    """The merge finds its folder barred: the next call encodes nothing and writes no shard but the damaged one."""
+    source, store = tmp_path / "in.parquet", tmp_path / "store"
+    pq.write_table(corpus(4000), source)
+    straight = build(source, tmp_path / "straight", index)
+    scratch = store / "segments" / f".build-{_identity(source, store, None, HASHING, index)}"
+    scratch.mkdir(parents=True)
+    (scratch / "segment").write_text("in the way")
+    with pytest.raises(Exception, match="File exists"):
+        build(source, store, index)
     vectors = sorted(scratch.glob("vectors-*/*.npy"))
     shards = sorted(scratch.glob("shards/*.faiss"))
     assert (len(vectors), len(shards)) == (4, 3)
     assert latest(store) is None
     written = {file: file.stat().st_mtime_ns for file in (*vectors, *shards)}
     shards[1].write_bytes(b"damaged")
-    with monkeypatch.context() as patch:
-        patch.setattr(building, "_merge", _full_disk)
-        with pytest.raises(OSError, match="No space left"):
-            build(tmp_path / "in.parquet", store, index)
+    with pytest.raises(Exception, match="File exists"):
+        build(source, store, index)
     again = {file: file.stat().st_mtime_ns for file in (*vectors, *shards)}
     assert [file for file in written if written[file] != again[file]] == [shards[1]]
-    assert build(tmp_path / "in.parquet", store, index) == straight
+    (scratch / "segment").unlink()
+    assert build(source, store, index) == straight
     assert not scratch.exists()
     assert verify(store, full=True) == []
-
-
-def _full_disk(*_: object) -> None:
-    raise OSError("No space left on device")
 
 
 def job(folder: Path, *more: str) -> list[str]:
