@@ -237,7 +237,7 @@ def overrides(data: Path) -> list[str]:
         "cluster.examples_in_flight=16",
         "cluster.object_store_mib=200",
     ]
-    return ["encoder=hashing", "k=3", f"corpus={data / 'corpus.jsonl'}", *files, *small]
+    return ["encoder=hashing", "benchmark.metric=f1", "k=3", f"corpus={data / 'corpus.jsonl'}", *files, *small]
 
 
 @pytest.mark.slow
