@@ -59,7 +59,7 @@ def start(main: Callable[[], None]) -> None:
     with exit_codes(), SESSION:
         main()
     if failed:
-        print(f"\n{len(failed)} points failed:", *failed, sep="\n  ", file=sys.stderr)
+        print(f"\nfailed points ({len(failed)}):", *failed, sep="\n  ", file=sys.stderr)
         raise SystemExit(1)
 
 

@@ -70,7 +70,7 @@ def write_grid_report(out: Path, runs: Sequence[Path], failed: Sequence[str] = (
         *_cost_blocks(grid["cost"]),
         *_origin_blocks(found, failed),
     ]
-    title = f"WriteBack-RAG: the paper's tables from {len(found)} runs"
+    title = f"WriteBack-RAG: the paper's tables from {len(found)} run{'s' if len(found) > 1 else ''}"
     subtitle = f"Beside the figures of {paper.paper()['source']}"
     for picture in (*pictures, *transfer_pictures):
         write_text(out / picture.file, picture.svg)
@@ -86,7 +86,8 @@ def headline(grid: Record) -> str:
     record = unseen or grid["pooled"]
     where = "Where neither question nor answer occurs in training, write-back" if unseen else "Write-back"
     told = f"{points(record['gain'])} points, 95% interval {interval(record)}"
-    what = f"the mean score over {record['settings']} settings"
+    count = record["settings"]
+    what = f"the mean score over {count} settings" if count > 1 else "the score of the one setting"
     if record["ci_low"] > 0:
         return f"{where} raises {what}: {told}."
     if record["ci_high"] < 0:
@@ -221,7 +222,7 @@ def _origin_blocks(runs: Sequence[Point], failed: Sequence[str]) -> list[Block]:
     theirs = "The paper used Llama-3.1-8B and Gemma-3-12B, E5-base-v2, wiki18_100w and the full files. These runs used:"
     blocks: list[Block] = [Heading("What was run"), Text(theirs), Table(header, tuple(rows), numbers=False)]
     if failed:
-        blocks += [Text(f"{len(failed)} points of the grid failed and are missing:"), *(Text(name) for name in failed)]
+        blocks += [Text("Points of the grid that failed and are missing:"), *(Text(name) for name in failed)]
     return blocks
 
 
