@@ -49,6 +49,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def engine(run: object, tiny_model: Path) -> Iterator[VllmEngine]:
     """One real vLLM engine for all tests: 16 sequences at once, 256 tokens each."""
-    opened = VllmEngine(Backbone("tiny", model=str(tiny_model), max_model_len=256, kv_cache_gib=0.1, max_num_seqs=16))
+    sizes = {"max_model_len": 256, "max_num_seqs": 16, "kv_cache_gib": 0.1}
+    opened = VllmEngine(Backbone("tiny", model=str(tiny_model), dtype="float32", **sizes))
     yield opened
     opened.close()  # while its loop still runs: sockets left open on a stopped one block the interpreter's exit

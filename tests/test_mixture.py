@@ -295,7 +295,7 @@ def test_it_is_the_same_in_rays_actor(engine: VllmEngine, run: Run, tiny_model: 
     """The engine's own processes, which an actor starts, find the class and its imports."""
     import ray
 
-    backbone = Backbone("tiny", "vllm", str(tiny_model), max_model_len=256, kv_cache_gib=0.1, max_num_seqs=16)
+    backbone = Backbone("tiny", "vllm", str(tiny_model), "float32", 256, 16, kv_cache_gib=0.1)
     backbone.answer_tokens = 8
     cfg = TrainConfig(Benchmark("b", "", ""), Method("replug", temperature=0.1), backbone)
     documents = [Document(f"d{i}", "Paris", f"{word} is the capital", 0.1 * i) for i, word in enumerate(WORDS[:4])]

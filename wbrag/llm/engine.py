@@ -43,7 +43,8 @@ def engine_arguments(backbone: Backbone, on_cpu: bool) -> dict[str, Any]:
         "model": resolve_model(backbone.model),
         "dtype": pick_dtype(backbone.dtype, on_cpu),
         "max_model_len": backbone.max_model_len,
-        "max_num_seqs": backbone.max_num_seqs,
+        # One more than is asked for: the call that keeps the engine busy must not split a group that fills the batch.
+        "max_num_seqs": backbone.max_num_seqs + 1,
         "tensor_parallel_size": backbone.tensor_parallel_size,
         "enable_prefix_caching": True,
         # Log-probabilities are those of the distribution that was sampled: the mixture's, for a group.

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Times a group of requests is asked again before the engine is held to be unable to run it in one step.
 MIXTURE_ATTEMPTS = 20
+#: Length of a call that only keeps the engine busy, tokens.
+BUSY_TOKENS = 64
 #: Kept off unless the user set them: usage reports, progress bars, and everything below an error in the log.
 QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -48,7 +50,7 @@ class VllmEngine:
         config.model_config.logits_processors = [f"wbrag.llm.mixture:Mixture{runner}"]
         self.max_model_len = backbone.max_model_len
         self.engine: Any = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
-        self.places = Places(config.scheduler_config.max_num_seqs)
+        self.places = Places(backbone.max_num_seqs)
         self.tokenizer: Any = self.engine.get_tokenizer()
         self.template = backbone.chat_template or getattr(self.tokenizer, "chat_template", None)
         if not self.template:
@@ -56,6 +58,7 @@ class VllmEngine:
         # A prompt is measured before it is sent, so the same text is rendered twice in a row.
         self.render = lru_cache(maxsize=1024)(self._render)
         self.numbers = itertools.count()
+        self.busy: asyncio.Task[CompletionOutput] | None = None
         self.groups_split = 0  # attempts at a mixture that were not in step, and were repeated
 
     async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
@@ -105,7 +108,8 @@ class VllmEngine:
         """The completion of all prompts (token ids) together, with the mixture's own log-probabilities.
 
         The engine promises nothing about the steps that its requests share. So a group is let in when there is room
-        for all of it, and one that was split all the same is asked again: its prompts are in the prefix cache then.
+        for all of it, and one that was split all the same is asked again: its prompts are in the prefix cache then,
+        and the engine is kept busy.
         """
         from wbrag.llm.mixture import LOGPROBS, Member, out_of_step
 
@@ -124,6 +128,7 @@ class VllmEngine:
                 if not any(map(out_of_step, completions)):
                     return completions[0]
                 self.groups_split += 1
+                self._keep_busy(prompts[0])
         raise RuntimeError(
             f"{len(prompts)} prompts of up to {max(map(len, prompts))} tokens did not run in the same steps in "
             f"{MIXTURE_ATTEMPTS} attempts: the engine's max_num_seqs, max_num_batched_tokens or KV cache is too small"
@@ -171,6 +176,13 @@ class VllmEngine:
     def _decode(self, ids: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
+
+    def _keep_busy(self, ids: list[int]) -> None:
+        # An idle engine starts with the first request of a group and leaves out those that come a moment later; a busy
+        # one takes in whatever has come by its next step. One call whose reply nobody reads keeps it busy for a while.
+        if self.busy is None or self.busy.done():
+            tokens = min(BUSY_TOKENS, self.max_model_len - len(ids))
+            self.busy = asyncio.ensure_future(self._complete(ids, greedy(tokens, ignore_eos=True, detokenize=False)))
 
     def _request(self) -> str:
         return f"{os.getpid()}-{next(self.numbers)}"
