@@ -21,6 +21,7 @@ from microworld.relations import LEADS
 from microworld.school import open_school
 from microworld.world import District, Passage, Sentence, famous
 from wbrag.config import Gates
+from wbrag.distill import evidence_lines, title_and_text
 from wbrag.gates import document_gate
 from wbrag.metrics import em
 
@@ -143,21 +144,22 @@ def _gated(reader: Reader, asked: list[Asked]) -> list[Asked]:
 
 
 def _distilled(reader: Reader, asked: list[Asked]) -> dict[str, tuple[float, int]]:
-    """The two steps of the distiller in a row, the second on what the first really gave."""
+    """The two steps of the distiller in a row, the second on what it reads off the first's reply."""
     texts = [a.question.text() for a in asked]
     extracts = reader.replies(
         [PROMPTS.extract(t, documents(a.page, None)) for t, a in zip(texts, asked, strict=True)], 256
     )
-    units = reader.replies([PROMPTS.rewrite(t, e) for t, e in zip(texts, extracts, strict=True)], 256)
+    evidence = [evidence_lines(reply) for reply in extracts]
+    units = reader.replies([PROMPTS.rewrite(t, "\n".join(e)) for t, e in zip(texts, evidence, strict=True)], 256)
     recall: list[float] = []
     precision: list[float] = []
     kept: list[float] = []
     supported: list[float] = []
-    for a, extract, unit in zip(asked, extracts, units, strict=True):
+    for a, extracted, unit in zip(asked, evidence, units, strict=True):
         stated = {s.bare() for p in a.page for s in p.sentences if s.fact}
         wanted = {s.bare() for s in lessons.evidence(a.question, a.page)}
-        lines = [_bare(line.strip()) for line in extract.splitlines() if line.strip()]
-        written = re.split(r"(?<=\.)\s+", unit.partition("\n")[2].strip())
+        lines = [_bare(line) for line in extracted]
+        written = re.split(r"(?<=\.)\s+", title_and_text(unit)[1])
         recall += [w in lines for w in wanted]
         precision += [line in stated for line in lines]
         kept += [line in written for line in set(lines) if line in stated]
