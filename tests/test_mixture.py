@@ -281,6 +281,14 @@ def test_reply_of_a_mixture(engine: VllmEngine, run: Run) -> None:
 
 
 @pytest.mark.slow
+def test_a_group_that_fills_the_batch_is_mixed_on_an_idle_engine(engine: VllmEngine, run: Run) -> None:
+    contents = [f"question {number}" for number in range(16)]
+    first, again = (run(engine.mixture(contents, [1 / 16] * 16, 8)) for _ in range(2))
+    assert first == again
+    assert first.completion_tokens == 16 * (first.completion_tokens // 16) > 0
+
+
+@pytest.mark.slow
 def test_a_mixture_that_cannot_be_is_refused(engine: VllmEngine, run: Run) -> None:
     with pytest.raises(ValueError, match="17 requests that belong together > 16 sequences"):
         run(engine.mixture(["x"] * 17, [1 / 17] * 17, 4))

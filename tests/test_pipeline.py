@@ -26,7 +26,7 @@ from wbrag.benchmarks import OverErrorBudget
 from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Index, Merge, Method, TrainConfig
 from wbrag.index.manifest import latest
 from wbrag.index.search import KnowledgeBase
-from wbrag.inputs import check_settings, identity_of, over_budget, refuse_other_settings
+from wbrag.inputs import check_settings, closed_book_identity, identity_of, over_budget, refuse_other_settings
 from wbrag.pipeline import evaluate, train
 from wbrag.progress import Counts, status_line
 from wbrag.runrecord import resolve_run_dir
@@ -355,6 +355,24 @@ def test_a_methods_settings_change_a_runs_identity(data: Path, tmp_path: Path) -
     warm, cold = (settings(data, tmp_path, method=Method("replug", temperature=t)) for t in (1.0, 0.1))
     assert identity_of(warm)["method.temperature"] == 1.0
     assert {k for k, v in identity_of(cold).items() if v != identity_of(warm)[k]} == {"method.temperature"}
+
+
+def test_judge_and_merge_policy_change_a_runs_identity(data: Path, tmp_path: Path) -> None:
+    plain = identity_of(settings(data, tmp_path))
+    for changed, keys in (
+        ({"judge": "llm"}, {"judge"}),
+        ({"merge": Merge("supersede")}, {"merge.policy", "merge.cosine"}),
+    ):
+        now = identity_of(replace(settings(data, tmp_path), **changed))
+        assert {key for key in now if now[key] != plain.get(key)} == keys
+
+
+def test_closed_book_answers_are_shared_by_methods_that_read_them_alike(data: Path, tmp_path: Path) -> None:
+    naive, flare, spoken = (
+        closed_book_identity(settings(data, tmp_path, method=method))
+        for method in (Method("naive"), Method("flare", theta=0.9), Method("selfrag", mode="tokens"))
+    )
+    assert naive == flare != spoken
 
 
 def test_more_documents_than_sequences_are_refused_for_replug(data: Path, tmp_path: Path) -> None:
