@@ -22,7 +22,7 @@ demo: .venv/.installed ## generate a microworld, train its knowledge base, print
 	$(PY) -m microworld.generate --seed $(SEED) --out $(RUN)/world
 	$(PY) jobs/train.py benchmark=nq world=$(RUN)/world run_dir=$(RUN)/nq
 
-reproduce: .venv/.installed ## the paper's 48 settings in a microworld: every table and figure in one report
+reproduce: .venv/.installed ## the paper's grid in a microworld: every table and figure in one report
 	$(PY) -m microworld.generate --seed $(SEED) --out runs/reproduce-$(SEED)/world
 	$(PY) jobs/reproduce.py world=runs/reproduce-$(SEED)/world run_dir=runs/reproduce-$(SEED)
 
