@@ -313,7 +313,7 @@ def test_it_is_the_same_in_rays_actor(engine: VllmEngine, run: Run, tiny_model: 
     ]
     generators = Generators(cfg)
     try:
-        made = ray.get(generators.start()[0].train.remote(pa.Table.from_pylist(rows, RETRIEVED))).to_pylist()
+        made = ray.get(generators.start()[0].train.remote(pa.Table.from_pylist(rows, RETRIEVED), cfg)).to_pylist()
     finally:
         generators.stop()
     weights = mixture_weights(documents_of(made[0]["documents"]), 0.1)

@@ -53,7 +53,7 @@ class Method:
     w_relevance: float = 1.0  # selfrag: weights of the critiques in a document's score
     w_support: float = 1.0
     w_utility: float = 0.5
-    theta: float = 0.6  # flare: a word less probable than this makes the method search
+    theta: float = 0.8  # flare: a word less probable than this makes the method search
     beta: float = 0.4  # flare: a word less probable than this is masked in the query
     query: str = "masked"  # flare: masked | generated
 
