@@ -303,9 +303,9 @@ def test_it_is_the_same_in_rays_actor(engine: VllmEngine, run: Run, tiny_model: 
     """The engine's own processes, which an actor starts, find the class and its imports."""
     import ray
 
-    backbone = Backbone("tiny", "vllm", str(tiny_model), "float32", 256, 16, kv_cache_gib=0.1)
-    backbone.answer_tokens = 8
-    cfg = TrainConfig(Benchmark("b", "", ""), Method("replug", temperature=0.1), backbone)
+    sizes = {"max_model_len": 256, "max_num_seqs": 16, "kv_cache_gib": 0.1, "answer_tokens": 8}
+    backbone = Backbone(name="tiny", model=str(tiny_model), dtype="float32", **sizes)
+    cfg = TrainConfig(Benchmark(name="b"), Method(name="replug", temperature=0.1), backbone)
     documents = [Document(f"d{i}", "Paris", f"{word} is the capital", 0.1 * i) for i, word in enumerate(WORDS[:4])]
     rows = [
         {"id": q, "question": q, "golden_answers": ["nowhere"], "metadata": "{}", "documents": document_rows(documents)}
