@@ -61,3 +61,15 @@ def copy_of(store: Path, target: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(store, target)
     return target
+
+
+def unit_vectors(n: int, seed: int = 0, d: int = 16) -> np.ndarray:
+    """Random directions, (n, d) float16."""
+    vectors = np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+def passages(n: int, prefix: str = "p") -> pa.Table:
+    """Passages <prefix>0, <prefix>1, ... without provenance."""
+    ids = [f"{prefix}{i}" for i in range(n)]
+    return pa.table({"id": ids, "title": [f"title {i}" for i in ids], "text": [f"text {i}" for i in ids]})

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_store import passages, unit_vectors
 
 from wbrag import config
 from wbrag.encoder import open_encoder, passage_text
@@ -30,16 +31,6 @@ from wbrag.schema import UNIT
 D = 16
 SPEC = spec_of("flat_fp16", D)
 ENCODER = "test-16d"
-
-
-def unit_vectors(n: int, seed: int = 0, d: int = D) -> np.ndarray:
-    vectors = np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
-
-
-def passages(n: int, prefix: str = "p") -> pa.Table:
-    ids = [f"{prefix}{i}" for i in range(n)]
-    return pa.table({"id": ids, "title": [f"title {i}" for i in ids], "text": [f"text {i}" for i in ids]})
 
 
 def ids_of(results: list[list[object]]) -> list[list[str]]:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_store import passages, unit_vectors
 
 from wbrag.config import Encoder, Merge
 from wbrag.encoder import open_encoder, passage_text
@@ -30,16 +31,6 @@ D = 16
 NLIST = 6
 HASHING = Encoder(name="hashing", kind="hashing", model="", dimension=64)
 SUPERSEDE = Merge("supersede", 0.95)
-
-
-def unit_vectors(n: int, seed: int = 0, d: int = D) -> np.ndarray:
-    vectors = np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
-
-
-def passages(n: int, prefix: str = "p") -> pa.Table:
-    ids = [f"{prefix}{i}" for i in range(n)]
-    return pa.table({"id": ids, "title": [f"title {i}" for i in ids], "text": [f"text {i}" for i in ids]})
 
 
 def units(sources: list[list[str]]) -> pa.Table:

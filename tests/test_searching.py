@@ -73,8 +73,12 @@ def test_searched_together_is_searched_one_by_one(
 
     alone = [searcher.search([query], k, [both])[0] for query, k, both in queries]
     assert asyncio.run(together()) == alone
-    assert len(sent.batches) == -(-len(queries) // batch)
-    assert [query for sent_together in sent.batches for query in sent_together] == [query for query, _, _ in queries]
+    gathered = [queries[start : start + batch] for start in range(0, len(queries), batch)]
+    assert sent.batches == [
+        [query for query, other, _ in some if other == k]
+        for some in gathered
+        for k in dict.fromkeys(k for _, k, _ in some)
+    ]
 
 
 def test_the_base_search_never_sees_write_back(searcher: Searcher) -> None:

@@ -30,7 +30,7 @@ class _Query:
 
 
 class SearchHandle:
-    """Gathers queries for up to `wait` seconds or until there are `batch`, and sends them to `search_many` together.
+    """Gathers queries for up to `wait` seconds or until there are `batch`, and sends those of one k together.
 
     For one event loop. What `search_many` raises is raised to every query of its batch, and to no other.
     """
@@ -61,22 +61,24 @@ class SearchHandle:
         if self._timer:
             self._timer.cancel()
         queries, self._waiting = self._waiting, []
-        task = asyncio.get_running_loop().create_task(self._serve(queries))
-        self._sent.add(task)
-        task.add_done_callback(self._sent.discard)
+        # By k: where units supersede passages, the nearest k are not the first of a longer list.
+        for k in dict.fromkeys(query.k for query in queries):
+            alike = [query for query in queries if query.k == k]
+            task = asyncio.get_running_loop().create_task(self._serve(alike, k))
+            self._sent.add(task)
+            task.add_done_callback(self._sent.discard)
 
-    async def _serve(self, queries: list[_Query]) -> None:
+    async def _serve(self, queries: list[_Query], k: int) -> None:
         wanted = [query for query in queries if not query.found.done()]  # who gave up is not waited for
         if not wanted:
             return
-        k = max(query.k for query in wanted)  # the nearest k are the first of any longer list
         try:
             lists = await self.search_many([q.text for q in wanted], k, [q.merged for q in wanted])
             if len(lists) != len(wanted):
                 raise RuntimeError(f"{len(wanted)} queries were sent and {len(lists)} answers came back")
             for query, documents in zip(wanted, lists, strict=True):
                 if not query.found.done():
-                    query.found.set_result(documents[: query.k])
+                    query.found.set_result(documents)
         except Exception as error:
             for query in wanted:
                 if not query.found.done():
