@@ -237,5 +237,6 @@ def _supported(q: Question, facts: Sequence[Fact], renamed: Renaming, rng: rando
         answer = {"yes": "no", "no": "yes", "SUPPORTS": "REFUTES", "REFUTES": "SUPPORTS"}[answer]
     elif wrong:
         answer = _other_object(q.facts[-1], facts, rng).text(renamed)
-    request = PROMPTS.templates["support"].format(question=q.text(renamed), answer=answer)
+    template = PROMPTS.templates[rng.choice(("support", "judge"))]
+    request = template.format(question=q.text(renamed), answer=answer)
     return request, "yes" if not wrong and all(f in facts for f in q.facts) else "no"

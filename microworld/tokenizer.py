@@ -70,7 +70,7 @@ def _longest_first(parts: Iterable[str]) -> list[str]:
 @cache
 def phrases() -> frozenset[str]:
     """Every fixed part of the world's sentences and questions and of the prompts, as it stands after a name."""
-    said = [t for r in RELATIONS for t in (r.statement, *r.questions, r.polar, r.described, r.slot)]
+    said = [t for r in RELATIONS for t in (r.statement, *r.questions, r.polar, r.described, f"{{s}} [SEP] {r.slot}")]
     said += [*FILLERS, *LEADS, *DEFAULTS.values()]
     said += [DEFAULTS["document"].replace("{rank}", str(rank)) for rank in range(1, 10)]
     said += [re.sub(r"\ba (?={)", "an ", t) for t in said]

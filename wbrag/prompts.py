@@ -41,6 +41,8 @@ DEFAULTS: dict[str, str] = {
     "relevance": "Do the documents help to answer the question? Give exactly yes or no.\nQuestion: {question}",
     "support": "Do the documents support this answer to the question? Give exactly yes or no.\nQuestion: {question}\n"
     "Answer: {answer}",
+    "judge": "Judge by the documents alone: is this the right and whole answer to the question? Give exactly yes or "
+    "no.\nQuestion: {question}\nAnswer: {answer}",
     "retrieve": "Are documents needed to answer the question? Give exactly yes or no.\nQuestion: {question}",
 }
 #: What no lesson of the micro models holds; apart from DEFAULTS, which their tokenizer is made of.
@@ -49,8 +51,6 @@ UNTAUGHT: dict[str, str] = {
     "first a title line that names its subject, then the passage.\nQuestion: {question}",
     "ask": "Question: {question}\nAnswer so far: {answer}\n\nAsk one question to which the answer is '{phrase}'. Give "
     "only the question.",
-    "judge": "Judge by the documents alone: is this the right and whole answer to the question? Give exactly yes or "
-    "no.\nQuestion: {question}\nAnswer: {answer}",
 }
 TEMPLATES = DEFAULTS | UNTAUGHT
 
