@@ -10,24 +10,27 @@ import torch
 #: compare contents at any distance, the first tell positions apart.
 ROPE_THETA = 1e12
 TURNING = 4
-#: What stands where in the hidden state: the token's code, those of the one, the two and the four before it, whether it
-#: is the begin token, what followed the same two tokens (and the same one) earlier, whether nothing did, whether this
-#: token never stood two places after the one that is four before it; then a constant.
-CODE, BEFORE, TWO_BEFORE, FOUR_BEFORE, BEGINS = slice(0, 24), slice(24, 48), slice(48, 60), slice(112, 124), 60
-PAIR_UNSEEN, UNSEEN, UNTOLD, AFTER_PAIR, AFTER = 61, 62, 63, slice(64, 87), slice(88, 111)
-FREE, CONSTANT = slice(124, 252), slice(252, 256)
+#: What stands where in the hidden state: the token's code, those of some before it, whether it is the begin token, what
+#: followed the same two tokens (and the same one) earlier, whether nothing did; then a constant.
+CODE, BEFORE, TWO_BEFORE, BEGINS = slice(0, 24), slice(24, 48), slice(48, 60), 60
+PAIR_UNSEEN, UNSEEN, AFTER_PAIR, AFTER = 61, 62, slice(64, 87), slice(88, 111)
+THREE_BEFORE, SIX_BEFORE, SEVEN_BEFORE = slice(112, 124), slice(124, 136), slice(136, 148)
+#: Whether the answer that is to be judged never stood two places after the subject of its question: for answers of one
+#: token and of two, seen from where the reply begins ("... SUBJECT tail \\n Answer: ANSWER end assistant").
+UNTOLD = (63, 148)
+FREE, CONSTANT = slice(149, 252), slice(252, 256)
 
 
 def look_back(model: Any) -> None:
     """Set the embeddings and some heads of a fresh model of 256 dimensions, heads of 32 and ROPE_THETA.
 
-    Every token gets a random code of signs. In the first two layers heads look one to four tokens back; the
-    first layer's write down the codes they see. In the second layer a head looks for the place after the last two
-    tokens' earlier occurrence and says what stands there, another for that after the last token's. A third looks for
-    this token two places after the one that is now four before it: "Who wrote *Moby-Dick*? Answer: *Melville*" is
-    borne out by "*Moby-Dick* was written by *Melville*", since all between two names is a token or two. Each rests on
-    the begin token where there is no such place, and says so. In the later layers a head that looks at a token says that token:
-    values and outputs together are the turn between embedding and output matrix. All of it trains on from there.
+    Every token gets a random code of signs. In the first two layers heads look some tokens back; the first layer's
+    write down the codes they see. In the second layer a head looks for the place after the last two tokens' earlier
+    occurrence and says what stands there, another for that after the last token's. Two more look for an answer two
+    places after the subject of its question: "Who wrote *Moby-Dick*? Answer: *Melville*" is borne out by "*Moby-Dick*
+    was written by *Melville*", since a turn of phrase is one token. Each rests on the begin token where there is no
+    such place, and says so. In the later layers a head that looks at a token says that token: values and outputs
+    together are the turn between embedding and output matrix. All of it trains on from there.
     """
     hidden, heads, size = model.config.hidden_size, model.config.num_attention_heads, model.config.head_dim
     with torch.no_grad():
@@ -39,7 +42,9 @@ def look_back(model: Any) -> None:
         for layer in model.model.layers:
             for weight in (layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight):
                 weight.zero_()[FREE].normal_(0, 0.003)
-        for layer, scale, offsets in zip(model.model.layers, (1.6, 2.1), ((1, 2, 3, 1, 2, 4), (1, 2, 3)), strict=False):
+        for layer, scale, offsets in zip(
+            model.model.layers, (1.6, 2.1), ((1, 2, 3, 1, 2, 6, 7), (1, 2, 3)), strict=False
+        ):
             q, k, _, o = _by_head(layer.self_attn, heads, size, hidden)
             for head, offset in enumerate(offsets):
                 _look(q[head], k[head], scale, offset)
@@ -47,17 +52,20 @@ def look_back(model: Any) -> None:
         _, _, v, o = _by_head(model.model.layers[0].self_attn, heads, size, hidden)
         _say(v[0], o[:, 0], CODE, BEFORE, 0.11)
         _say(v[1], o[:, 1], slice(0, 12), TWO_BEFORE, 0.11)
-        _say(v[5], o[:, 5], slice(0, 12), FOUR_BEFORE, 0.11)
+        _say(v[2], o[:, 2], slice(0, 12), THREE_BEFORE, 0.11)
+        _say(v[5], o[:, 5], slice(0, 12), SIX_BEFORE, 0.11)
+        _say(v[6], o[:, 6], slice(0, 12), SEVEN_BEFORE, 0.11)
         q, k, v, o = _by_head(model.model.layers[1].self_attn, heads, size, hidden)
         pair = ((slice(0, 12), BEFORE.start), (slice(BEFORE.start, BEFORE.start + 11), TWO_BEFORE.start))
         _find(q[3], k[3], pair)
         _find(q[4], k[4], ((slice(0, 23), BEFORE.start),))
-        told = ((slice(0, 12), CODE.start), (slice(FOUR_BEFORE.start, FOUR_BEFORE.start + 11), TWO_BEFORE.start))
-        _find(q[5], k[5], told)
-        v[5], o[:, 5] = 0.0, 0.0
+        for head, answer, subject in ((5, TWO_BEFORE, SIX_BEFORE), (6, THREE_BEFORE, SEVEN_BEFORE)):
+            wanted = (slice(at.start, at.start + n) for at, n in ((answer, 12), (subject, 11)))
+            _find(q[head], k[head], tuple(zip(wanted, (BEFORE.start, THREE_BEFORE.start), strict=True)), 2.2)
+            v[head], o[:, head] = 0.0, 0.0
         for head, after in ((3, AFTER_PAIR), (4, AFTER)):
             _say(v[head], o[:, head], slice(0, 23), after, 0.11)
-        for head, unseen in ((3, PAIR_UNSEEN), (4, UNSEEN), (5, UNTOLD)):
+        for head, unseen in ((3, PAIR_UNSEEN), (4, UNSEEN), (5, UNTOLD[0]), (6, UNTOLD[1])):
             v[head, 31, BEGINS], o[unseen, head, 31] = 1.0, 0.06
         turned, basis = (torch.linalg.qr(torch.randn(hidden, hidden))[0] for _ in range(2))
         model.lm_head.weight.copy_(0.5 * embedding @ turned)
@@ -82,7 +90,7 @@ def _look(q: torch.Tensor, k: torch.Tensor, scale: float, offset: int) -> None:
     k[half : half + 3, CONSTANT] = scale * torch.sin(angles)[:, None]
 
 
-def _find(q: torch.Tensor, k: torch.Tensor, matches: tuple[tuple[slice, int], ...]) -> None:
+def _find(q: torch.Tensor, k: torch.Tensor, matches: tuple[tuple[slice, int], ...], rest: float = 2.05) -> None:
     """A head whose query's dimensions (slices) have to equal the key's (from a start on), else it rests on begin."""
     half = len(q) // 2
     still = [*range(TURNING, half), *range(half + TURNING, 2 * half)]
@@ -91,7 +99,7 @@ def _find(q: torch.Tensor, k: torch.Tensor, matches: tuple[tuple[slice, int], ..
         for i in range(wanted.stop - wanted.start):
             at = still.pop(0)
             q[at, wanted.start + i] = k[at, start + i] = 1.5
-    q[still[-1], CONSTANT], k[still[-1], BEGINS] = 2.05, 2.05
+    q[still[-1], CONSTANT], k[still[-1], BEGINS] = rest, rest
 
 
 def _say(v: torch.Tensor, o: torch.Tensor, seen: slice, written: slice, scale: float) -> None:

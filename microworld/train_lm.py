@@ -1,4 +1,7 @@
-"""Train a micro model: `python -m microworld.train_lm micro_small --minutes 45`.
+"""Train the micro models, from nothing and from the smaller one:
+
+    python -m microworld.train_lm micro_small
+    python -m microworld.train_lm micro_large --lr 8e-4 --grow microworld/models/micro_small
 
 The recipe: Llama architecture, AdamW, a curriculum from a few bare sentences to five retrieved documents, and lessons
 that read a context once and answer many requests about it (their prompts share the prefix, so its keys and values are
@@ -185,7 +188,8 @@ def _averaged(model: Any, figures: list[float]) -> list[float]:
 
 def _groups(model: Any) -> list[dict[str, Any]]:
     """Parameter groups: `begun` is what `look_back` set, which goes slowly lest early steps wash it out."""
-    begun = [f"layers.{i}.self_attn" for i in (0, 1)] + ["embed_tokens", "lm_head"]
+    begun = [f"layers.{i}.{part}" for i in (0, 1) for part in ("self_attn", "input_layernorm")]
+    begun += ["embed_tokens", "lm_head"]
     begun += [f"self_attn.{p}_proj" for p in "vo"]
     groups: dict[tuple[bool, bool], list[Any]] = {}
     for name, p in model.named_parameters():
@@ -197,7 +201,8 @@ def _checkpoint(path: Path, model: Any, optimizer: Any, done: Progress) -> None:
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(done)}
     torch.save(state, path.with_suffix(".tmp"))
     path.with_suffix(".tmp").replace(path)
-    model.save_pretrained(path.parent)
+    # Half the bytes in the repository; the config still says float32, which is what they are computed in.
+    model.save_pretrained(path.parent, state_dict={name: p.bfloat16() for name, p in model.state_dict().items()})
 
 
 def main() -> None:

@@ -163,32 +163,56 @@ def test_every_word_of_a_name_is_one_token() -> None:
     assert {w for w in named if not w.isdigit()} <= set(words())
 
 
-def test_a_fresh_model_looks_back(school: School) -> None:
+def test_a_fresh_model_looks_back() -> None:
+    """Codes are drawn at random and now and then meet: what holds holds on average over starts."""
     import torch
     from transformers import AutoTokenizer
 
-    from microworld.look_back import PAIR_UNSEEN, UNSEEN, look_back
+    from microworld.look_back import PAIR_UNSEEN, UNSEEN, UNTOLD, look_back
     from microworld.train_lm import new_model
 
-    torch.manual_seed(3)
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    model = new_model("micro_small", len(tokenizer))
-    model.set_attn_implementation("eager")
-    look_back(model)
     told = "Nora Ashwell was born in Cliffham. Vera Ryeson makes cheese. Vera Ryeson was born in Cliffham. Ashwick."
+    for template, asked, answer in (
+        ("support", "Where was Nora Ashwell born?", "Cliffham"),
+        ("judge", "Nora Ashwell [SEP] place of birth", "Ashwick"),
+    ):
+        request = Prompts().templates[template].format(question=asked, answer=answer)
+        told += f"\n\n{request}<|end|><|assistant|>"
     ids = torch.tensor([tokenizer.encode(f"<|begin|><|user|> {told}", add_special_tokens=False)])
     tokens = tokenizer.convert_ids_to_tokens(ids[0])
+    flags = torch.zeros(len(tokens), 256)
+    for seed in range(6):
+        torch.manual_seed(seed)
+        model = new_model("micro_small", len(tokenizer))
+        model.set_attn_implementation("eager")
+        look_back(model)
+        with torch.no_grad():
+            out = model(ids, output_attentions=True, output_hidden_states=True)
+        for head, offset in ((0, 1), (1, 2), (2, 3), (5, 6), (6, 7)):
+            assert min(float(out.attentions[0][0, head, i, i - offset]) for i in range(8, len(tokens))) > 0.9
+        flags += out.hidden_states[2][0] / 6
+    born, makes = (tokens.index(f"\u0120{t}") for t in ("was\u0120born\u0120in", "makes"))
+    again = [i for i, t in enumerate(tokens) if t == "\u0120Cliffham"][1]
+    assert flags[makes, PAIR_UNSEEN] > 2 * flags[again, PAIR_UNSEEN]
+    assert flags[born, UNSEEN] > 2 * flags[again, UNSEEN]
+    supported, other = (i for i, t in enumerate(tokens) if t == "<|assistant|>")
+    assert flags[other, UNTOLD[0]] > 2 * flags[supported, UNTOLD[0]]
+
+
+def test_a_grown_model_begins_as_the_one_it_grew_from() -> None:
+    import torch
+
+    from microworld.look_back import look_back
+    from microworld.train_lm import grow, new_model
+
+    small, large = new_model("micro_small", 64), new_model("micro_large", 64)
+    look_back(large)
+    grow(small, large)
+    ids = torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        out = model(ids, output_attentions=True, output_hidden_states=True)
-    flags = out.hidden_states[2][0]
-    for head, offset in enumerate((1, 2, 3)):
-        assert min(float(out.attentions[0][0, head, i, i - offset]) for i in range(4, len(tokens))) > 0.9
-    second = [i for i, t in enumerate(tokens) if t == "\u0120Ryeson"][1]
-    assert float(out.attentions[1][0, 3, second, tokens.index("\u0120makes")]) > 0.8
-    born = [i for i, t in enumerate(tokens) if t.endswith("born\u0120in")][1]
-    assert float(flags[born, PAIR_UNSEEN]) > 3 * float(flags[born + 1, PAIR_UNSEEN])
-    new = tokens.index("\u0120Ashwick")
-    assert float(flags[new, UNSEEN]) > 3 * float(flags[second, UNSEEN])
+        assert torch.allclose(small(ids).logits, large(ids).logits, atol=1e-5)
+    assert sum(p.numel() for p in large.parameters()) > 2 * sum(p.numel() for p in small.parameters())
 
 
 def test_right_replies_hold_what_the_page_says(school: School) -> None:
