@@ -24,6 +24,7 @@ from microworld.generate import Plan, generate
 from wbrag.actors import Generator
 from wbrag.benchmarks import OverErrorBudget
 from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Index, Merge, Method, TrainConfig
+from wbrag.index.lease import leased
 from wbrag.index.manifest import latest
 from wbrag.index.search import KnowledgeBase
 from wbrag.inputs import check_settings, closed_book_identity, identity_of, over_budget, refuse_other_settings
@@ -119,6 +120,15 @@ def test_kept_units_are_published_and_found(trained: TrainConfig) -> None:
     found = {d["id"] for row in documents for d in row if d["source"] == "writeback"}
     assert found
     assert found <= set(units["id"].to_pylist())
+
+
+def test_a_run_lets_go_of_its_stores(trained: TrainConfig) -> None:
+    """It published under a lease and read under pins; whoever comes next may write and collect at once."""
+    for store in (Path(trained.run_dir) / "base", Path(trained.run_dir) / "writeback"):
+        assert list((store / "leases").glob("*.json"))
+        assert list((store / "pins").iterdir()) == []
+        with leased(store, "another job"):
+            pass
 
 
 def test_a_run_folder_opens_as_a_knowledge_base(trained: TrainConfig) -> None:
