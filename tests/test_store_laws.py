@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from crashing import How, crashes
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from small_store import ENCODER, SPEC, D, add, answers, copy_of, encode, live_nu
 from wbrag.index.files import sha256_file
 from wbrag.index.garbage import collect_garbage
 from wbrag.index.lease import leased
+from wbrag.index.live import places
 from wbrag.index.manifest import Manifest, files_of, latest, name_of, read_manifest, versions
 from wbrag.index.mirror import mirror
 from wbrag.index.passages import conform, write_passages
@@ -316,6 +318,13 @@ def test_law_9_row_i_of_the_vectors_is_passage_i(numbers: list[int], cuts: set[i
             titles = segment.passages.take(np.arange(ref.rows))["title"].to_pylist()
             assert np.array_equal(rows_of(segment.index), encode(titles))
         assert D == segment.index.d if newest.segments else True
+
+
+@given(st.lists(st.integers(0, 30), unique=True), st.lists(st.integers(0, 30), unique=True), st.integers(0, 30))
+def test_ids_are_found_whichever_side_is_longer(ids: list[int], among: list[int], cut: int) -> None:
+    chunks = [pa.array([f"p{n}" for n in part], pa.string()) for part in (among[:cut], among[cut:])]
+    found = places(pa.chunked_array([[f"p{n}" for n in ids]], pa.string()), pa.chunked_array(chunks))
+    assert found.tolist() == [among.index(n) if n in among else -1 for n in ids]
 
 
 # All together
