@@ -12,15 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from autofaiss_peer import autofaiss
 from synthetic import apart, blocks, median, passages, peak_mib, queries, table, timed, write_embeddings
 
 from wbrag.index.manifest import versions
@@ -36,14 +34,6 @@ from wbrag.index.vectors import merge_vectors, spec_of, write_vectors
 SCRIPT = __file__
 SHARDS = 4
 UNITS = 5_000
-AUTOFAISS = """
-import json, sys, time
-from autofaiss import build_index
-started = time.perf_counter()
-build_index(embeddings=sys.argv[1], index_path=sys.argv[2], index_infos_path=sys.argv[2] + ".json", index_key="Flat",
-            metric_type="ip", max_index_memory_usage="8G", current_memory_available="16G", verbose=20)
-print(json.dumps({"seconds": time.perf_counter() - started}))
-"""
 
 
 def floor(folder: Path, out: Path) -> dict[str, float]:
@@ -149,24 +139,6 @@ def publishing(small: int, large: int, dimension: int, turns: int, folder: Path)
     newest = len(versions(base))
     back = [timed(lambda v=v: rollback(base, v, {})) for v in (1, newest) * 5]
     return {name: median(values) for name, values in (found | {"rollback": back}).items()}
-
-
-def autofaiss(folder: Path, out: Path) -> float | str:
-    """Seconds of autofaiss's build without the metrics it computes, in a virtual environment; or why there are none."""
-    python = out / "autofaiss-venv" / "bin" / "python"
-    if not python.exists():
-        venv.create(out / "autofaiss-venv", with_pip=True)
-        install = [python, "-m", "pip", "install", "-q", "autofaiss", "numpy<2", "pyarrow<20"]
-        ran = subprocess.run(install, capture_output=True, text=True, check=False)
-        if ran.returncode:
-            return f"pip cannot install it: {ran.stderr.strip().splitlines()[-1]}"
-    made = out / "knn.index"
-    made.unlink(missing_ok=True)
-    ran = subprocess.run([python, "-c", AUTOFAISS, folder, made], capture_output=True, text=True, check=False)
-    if ran.returncode or not made.exists():
-        return f"it fails: {[*ran.stderr.splitlines(), 'no word why'][-1 if ran.returncode else -2]}"
-    measuring = re.findall(r'Finished "Compute fast metrics" in ([0-9.]+) secs', ran.stdout + ran.stderr)
-    return float(json.loads(ran.stdout.splitlines()[-1])["seconds"]) - sum(map(float, measuring))
 
 
 def compare(args: argparse.Namespace, folder: Path) -> bool:
