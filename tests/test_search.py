@@ -26,6 +26,7 @@ from wbrag.index.storage import storage_of
 from wbrag.index.template import template_name, train_template
 from wbrag.index.topk import block_search, cpu_nearest, exact_top, scan_nearest
 from wbrag.index.vectors import empty_index, search_parameters, spec_of
+from wbrag.index.verify import verify
 from wbrag.schema import UNIT
 
 D = 16
@@ -98,6 +99,22 @@ def test_a_flat_writeback_stands_beside_an_ivf_base(tmp_path: Path) -> None:
     publish(tmp_path / "wb", unit_vectors(9, seed=3), passages(9, "wb-"), "test", {})
     hits = KnowledgeBase(tmp_path / "base", tmp_path / "wb", nprobe=NLIST).search(unit_vectors(9, seed=3)[:1], 309)[0]
     assert (hits[0].id, len(hits)) == ("wb-0", 309)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing"])
+def test_a_damaged_template_is_named(tmp_path: Path, damage: str) -> None:
+    vectors = unit_vectors(100)
+    newest = publish_ivf(tmp_path, vectors, passages(100), train_template(vectors, NLIST))
+    assert verify(tmp_path, full=True) == []
+    file = tmp_path / template_name(str(newest.spec.template))
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] if damage == "cut" else bytes([content[0] ^ 1]) + content[1:])
+    if damage == "missing":
+        file.unlink()
+    (fault,) = verify(tmp_path)
+    assert fault.startswith(f"{file}: sha256 is ")
+    with pytest.raises(StoreError, match=str(file)):
+        publish(tmp_path, unit_vectors(3, seed=9), passages(3, "q"), "test", {})
 
 
 # Filters and switches
