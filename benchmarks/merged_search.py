@@ -1,6 +1,6 @@
 """Merged search: base and write-back as two stores, beside one index over all their rows.
 
-    python benchmarks/merged_search.py [--rows 200000] [--dimension 384] [--queries 256] [--repeats 5]
+    python benchmarks/merged_search.py [--rows 200000] [--dimension 384] [--queries 256] [--repeats 7]
 
 Rounds in turns, medians; ids are compared with plain FAISS's, up to equal scores. Exit code 1 when a bar is missed.
 """
@@ -80,7 +80,7 @@ def main() -> int:
     asked.add_argument("--rows", type=int, default=200_000)
     asked.add_argument("--dimension", type=int, default=384)
     asked.add_argument("--queries", type=int, default=256)
-    asked.add_argument("--repeats", type=int, default=5)
+    asked.add_argument("--repeats", type=int, default=7)
     args = asked.parse_args()
     vectors = np.concatenate([block.astype(np.float16) for block in blocks(args.rows, args.dimension)])
     xq = queries(args.queries, args.dimension)

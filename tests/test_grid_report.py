@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_store import copy_of
 from synthetic_run import CONFIG, RUN, gated, population, prediction, write_run, write_table
 
 from wbrag import schema
 from wbrag.evaluation import evaluate
 from wbrag.grid import compared, measure_grid, read_point, read_points
 from wbrag.grid_report import headline, write_grid_report
+from wbrag.merge_policies import merge_blocks, verdict
 from wbrag.paper import called, cell, family, gain, place, statistic
 from wbrag.report import measure
 from wbrag.runfolder import RunError, read_config, setting_of, trained_run
@@ -77,6 +79,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             for i, name in enumerate(("raw", "random", "ungated", "no_documents", "cheat_sheet")):
                 add_variant(run, f"placebo-{name}", shifted(rows, 4 + i))
             add_variant(run, "repeat", rows)
+            add_variant(run, "merge-supersede", [row | {"answer_writeback": "Tarnholm"} for row in rows])
             add_variant(run, "gates-0a1b2c3d", shifted(rows, 9))
             write_ablation(run)
     return made
@@ -130,6 +133,7 @@ def test_every_table_and_figure_of_the_paper_is_there(page: Words) -> None:
         "Figure 5",
         "Placebos",
         "Noise floor",
+        "Plain or superseding merge",
         "Cost",
     ):
         assert part in page.text
@@ -167,9 +171,9 @@ def test_cost_adds_up_runs_and_variants(runs: list[Path]) -> None:
     points = read_points(runs)
     found = measure_grid(points)["cost"]
     alone = sum(p.metrics["cost"]["training"]["calls"] + p.metrics["cost"]["evaluation"]["calls"] for p in points)
-    assert found["calls"] == alone + 9 * 90 * prediction()["calls"]
+    assert found["calls"] == alone + 10 * 90 * prediction()["calls"]
     assert found["saved"] == sum(p.metrics["cost"]["training"]["calls_saved"] for p in points)
-    assert found["seconds"] == pytest.approx(4 * sum(RUN["seconds"].values()) + 9 * 7.5)
+    assert found["seconds"] == pytest.approx(4 * sum(RUN["seconds"].values()) + 10 * 7.5)
 
 
 def test_a_repeat_without_a_flip_has_no_noise(runs: list[Path]) -> None:
@@ -180,6 +184,38 @@ def test_a_repeat_without_a_flip_has_no_noise(runs: list[Path]) -> None:
     assert other["flips_base"] == 0.0
     assert other["flips_writeback"] == pytest.approx(23 / 90)
     assert other["difference_low"] <= other["difference"] <= other["difference_high"]
+
+
+def test_the_merge_policies_are_held_against_each_other(runs: list[Path], tmp_path: Path) -> None:
+    """The same two arms, whichever of them is the run's own."""
+    run, arms = runs[0], []
+    for policy in ("plain", "supersede"):
+        twin = copy_of(run, tmp_path / policy)
+        if policy == "supersede":  # the run and its variant change places
+            (twin / "predictions").rename(twin / "plain")
+            (twin / "variants" / "merge-supersede" / "predictions").rename(twin / "predictions")
+            (twin / "plain").rename(twin / "variants" / "merge-supersede" / "predictions")
+            (twin / "variants" / "merge-supersede").rename(twin / "variants" / "merge-plain")
+            (twin / "config.yaml").write_text((twin / "config.yaml").read_text() + "\nmerge: {policy: supersede}\n")
+        grid: dict[str, Any] = {}
+        assert merge_blocks([read_point(twin)], grid)
+        arms.append(grid["merge"])
+    for name, record in arms[0].items():
+        for key in ("plain", "supersede", "gain", "ci_low", "ci_high", "questions"):
+            assert record.get(key) == arms[1][name].get(key)
+    record = arms[0]["micro_small/naive/nq"]
+    assert record["gain"] == pytest.approx(record["supersede"] - record["plain"])
+    assert record["ci_low"] <= record["gain"] <= record["ci_high"]
+    assert arms[0]["all settings"]["gain"] == pytest.approx(record["gain"])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [(0.01, 0.03, "for merge.policy=supersede"), (-0.03, -0.01, "for merge.policy=plain"), (-0.01, 0.01, "includes 0")],
+)
+def test_the_policy_is_told_by_the_evidence(low: float, high: float, told: str) -> None:
+    record = {"gain": (low + high) / 2, "ci_low": low, "ci_high": high}
+    assert told in verdict({"merge": {"all settings": record}})
 
 
 def test_a_variant_of_other_questions_is_refused(runs: list[Path], tmp_path: Path) -> None:
@@ -202,7 +238,7 @@ def test_runs_without_units_or_variants_are_reported(tmp_path: Path) -> None:
     write_metrics(run, [gated()], rows)
     grid = write_grid_report(tmp_path / "out", [run])
     assert grid["pooled"]["gain"] == 0.0
-    assert [grid[name] for name in ("placebos", "repeat", "transfer", "ablation")] == [{}] * 4
+    assert [grid[name] for name in ("placebos", "repeat", "transfer", "ablation", "merge")] == [{}] * 5
     text = (tmp_path / "out" / "report.md").read_text()
     assert "Figure 4" not in text
     assert "shows no change" in text

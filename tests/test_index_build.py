@@ -20,6 +20,7 @@ from wbrag.encoder import open_encoder
 from wbrag.index.build import _identity, build_store
 from wbrag.index.export import export
 from wbrag.index.files import StoreError
+from wbrag.index.lease import LeaseError, acquire
 from wbrag.index.manifest import Manifest, latest
 from wbrag.index.resume import finish, finished, resumable_folder
 from wbrag.index.revise import compact, delete
@@ -148,6 +149,27 @@ def test_more_lists_than_passages_are_refused(tmp_path: Path) -> None:
     with pytest.raises(config.ConfigError, match=r"index\.nlist=8: 5 vectors"):
         build(tmp_path / "in.parquet", tmp_path / "store", ivf())
     assert latest(tmp_path / "store") is None
+
+
+# Two jobs
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_build_holds_the_lease_and_takes_it_over_from_its_dead_attempt(tmp_path: Path) -> None:
+    source, store = tmp_path / "in.parquet", tmp_path / "store"
+    pq.write_table(corpus(50), source)
+    other = acquire(store, "another job")
+    with pytest.raises(LeaseError, match="'another job' holds lease 1 until"):
+        build(source, store, config.Index())
+    other.release()
+    name = _identity(source, store, None, HASHING, config.Index())
+    dead = acquire(store, f"build {name}")
+    made = build(source, store, config.Index())
+    assert made.segments[0].rows == 50
+    with pytest.raises(LeaseError, match=r"lease 2 of 'build \w+' was lost"):
+        dead.renew()
+    assert delete(store, ["c1"], {}).version == 2  # the build has released what it took
+    assert latest(store).version == 2  # type: ignore[union-attr]
 
 
 # Resuming

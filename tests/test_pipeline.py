@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from microworld.generate import Plan, generate
 from wbrag.actors import Generator
 from wbrag.benchmarks import OverErrorBudget
 from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Index, Merge, Method, TrainConfig
+from wbrag.index.lease import leased
 from wbrag.index.manifest import latest
 from wbrag.index.search import KnowledgeBase
 from wbrag.inputs import check_settings, closed_book_identity, identity_of, over_budget, refuse_other_settings
@@ -121,11 +123,35 @@ def test_kept_units_are_published_and_found(trained: TrainConfig) -> None:
     assert found <= set(units["id"].to_pylist())
 
 
+def test_a_run_lets_go_of_its_stores(trained: TrainConfig) -> None:
+    """It published under a lease and read under pins; whoever comes next may write and collect at once."""
+    for store in (Path(trained.run_dir) / "base", Path(trained.run_dir) / "writeback"):
+        assert list((store / "leases").glob("*.json"))
+        assert list((store / "pins").iterdir()) == []
+        with leased(store, "another job"):
+            pass
+
+
 def test_a_run_folder_opens_as_a_knowledge_base(trained: TrainConfig) -> None:
     knowledge = KnowledgeBase.open(Path(trained.run_dir))
     documents = knowledge.search_one("What is the mayor of town3?", 40)
     assert {document.source for document in documents} == {"base", "writeback"}
     assert {d.source for d in knowledge.search_one("What is the mayor of town3?", 40, writeback=False)} == {"base"}
+
+
+def test_f14_order_of_rows_blocks_and_shards_change_nothing(trained: TrainConfig, data: Path, tmp_path: Path) -> None:
+    lines = [line for line in (data / "train.jsonl").read_text().splitlines(keepends=True) if line.strip()]
+    random.Random(5).shuffle(lines)
+    (tmp_path / "train.jsonl").write_text("".join(lines))
+    changed = {"cluster": Cluster(block_rows=5, examples_in_flight=7), "index": Index(shards=3)}
+    changed |= {"run_dir": str(tmp_path / "run"), "cache_dir": str(tmp_path / "cache")}
+    benchmark = replace(trained.benchmark, train=str(tmp_path / "train.jsonl"))
+    metrics = train(replace(trained, benchmark=benchmark, **changed))
+    before, after = Path(trained.run_dir), tmp_path / "run"
+    assert units_of(after / "traces").equals(units_of(before / "traces"))
+    assert metrics["results"] == json.loads((before / "metrics.json").read_text())["results"]
+    stores = [latest(run / name) for run in (before, after) for name in ("base", "writeback")]
+    assert [store.segments for store in stores[:2] if store] == [store.segments for store in stores[2:] if store]
 
 
 def test_superseding_units_take_the_place_of_their_sources(trained: TrainConfig, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from wbrag.actors import Generator
 from wbrag.config import Backbone, Encoder, Method, TrainConfig
 from wbrag.encoder import open_encoder, passage_text
 from wbrag.index.publish import publish
-from wbrag.retrieval import Searcher
+from wbrag.retrieval import Knowledge, MergedRetriever, Retriever, Searcher
 from wbrag.schema import RETRIEVED, Document, document_rows
 from wbrag.searching import SearchHandle
 
@@ -186,3 +186,15 @@ class _Hashed:
 
     def __hash__(self) -> int:
         return id(self.actor)
+
+
+def test_an_actor_that_starts_again_opens_the_version_it_was_given(tmp_path: Path) -> None:
+    store, cfg = tmp_path / "base", TrainConfig(encoder=HASHING, k=9)
+    publish_passages(store, "p", ["the mayor", "the river"])
+    publish_passages(store, "q", ["the hill"])
+    questions = pa.table({"question": ["mayor"]})
+    found = {version: Retriever(cfg, store, version).retrieve(questions) for version in (0, 1)}
+    assert [len(rows["documents"][0]) for rows in found.values()] == [3, 2]
+    merged = MergedRetriever(Knowledge(store, tmp_path / "none", 9, cfg.merge, 1, (1, 0)))(found[0])
+    assert len(merged["documents_writeback"][0]) == 2
+    assert [len(Searcher(cfg, store, None, (n, 0)).search(["mayor"], 9, [True])[0]) for n in (0, 1)] == [3, 2]

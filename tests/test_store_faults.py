@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from crashing import faults_at
 from small_store import ENCODER, SPEC, add, answers, copy_of, encode, live_numbers, table_of, vectors_of
 
 from wbrag.index.files import StoreError, dump_json, sha256_file
-from wbrag.index.garbage import collect_garbage, pinned
+from wbrag.index.garbage import collect_garbage, pinned, reading
 from wbrag.index.lease import LeaseError, acquire, leased
 from wbrag.index.live import diff
 from wbrag.index.manifest import files_of, history, latest, name_of, read_manifest, versions
@@ -27,6 +28,7 @@ from wbrag.index.publish import publish, publish_segment
 from wbrag.index.revise import compact, delete, delete_rows, rollback
 from wbrag.index.search import KnowledgeBase
 from wbrag.index.segment import PASSAGES, SEGMENT, VECTORS, open_ref, write_segment
+from wbrag.index.storage import LocalStorage
 from wbrag.index.verify import repair, verify
 
 SCHEMA_1 = Path(__file__).parent / "data" / "store_schema_1"
@@ -266,6 +268,28 @@ def test_f11_an_expired_holder_can_neither_commit_nor_renew(tmp_path: Path) -> N
     assert versions(tmp_path) == [1, 2]
 
 
+def test_f11_a_lease_is_renewed_for_as_long_as_its_work_takes(tmp_path: Path) -> None:
+    add(tmp_path, [1])
+    with leased(tmp_path, "long", 0.4) as lease:
+        time.sleep(1.0)
+        with pytest.raises(LeaseError, match="'long' holds lease 1 until"):
+            acquire(tmp_path, "second")
+        delete(tmp_path, ["p1"], {}, lease)
+    assert acquire(tmp_path, "second").token == 2  # released, and not held until it expires
+
+
+def test_f11_a_lease_that_was_lost_is_not_taken_back(tmp_path: Path) -> None:
+    add(tmp_path, [1])
+    with leased(tmp_path, "run", 0.4) as lease:
+        acquire(tmp_path, "run", 600)  # the same run, started again
+        time.sleep(0.5)
+        with pytest.raises(LeaseError, match="lease 1 of 'run' was lost: 'run' has lease 2 now"):
+            delete(tmp_path, ["p1"], {}, lease)
+    with pytest.raises(LeaseError, match="'run' holds lease 2 until"):
+        add(tmp_path, [2])
+    assert versions(tmp_path) == [1]
+
+
 def test_f11_only_one_of_many_gets_the_lease(tmp_path: Path) -> None:
     won: list[int] = []
     barrier = threading.Barrier(6)
@@ -386,6 +410,34 @@ def test_f15_garbage_collection_leaves_what_a_pinned_reader_needs(tmp_path: Path
     with pytest.raises(StoreError, match="version 1 is not kept any more; the oldest kept is 3"), pinned(tmp_path, 1):
         pass
     assert (verify(tmp_path, full=True), os.listdir(tmp_path / "pins")) == ([], [])
+
+
+def test_f15_a_stage_pins_the_versions_that_its_actors_open(tmp_path: Path) -> None:
+    base, empty = tmp_path / "base", tmp_path / "writeback"
+    add(base, range(5))
+    before = answers(base)
+    with reading(base, empty, None) as found:
+        assert found == (1, 0, 0)
+        delete(base, ["p1"], {})
+        compact(base, {})
+        collect_garbage(base, grace_seconds=0, keep_versions=1)
+        assert answers(base, version=found[0]) == before  # as an actor that was started again would find it
+    assert os.listdir(base / "pins") == []
+    assert not empty.exists()
+
+
+@dataclass(frozen=True)
+class ReadOnly(LocalStorage):
+    def create(self, name: str, data: bytes) -> bool:
+        raise OSError(errno.EROFS, "Read-only file system", name)
+
+
+def test_f15_a_store_that_cannot_be_written_to_is_read_without_a_pin(tmp_path: Path) -> None:
+    add(tmp_path, range(5))
+    with reading(ReadOnly(tmp_path)) as found:
+        assert found == (1,)
+    with pytest.raises(OSError, match="Read-only"), pinned(ReadOnly(tmp_path)):
+        pass
 
 
 def test_f15_an_open_reader_outlives_its_files(tmp_path: Path) -> None:

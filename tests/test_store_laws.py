@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import tempfile
 import threading
@@ -12,15 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from crashing import How, crashes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_store import ENCODER, SPEC, D, add, answers, copy_of, encode, live_numbers, table_of, vectors_of
 
+from wbrag.index.adopt import open_flat
+from wbrag.index.export import export
 from wbrag.index.files import sha256_file
 from wbrag.index.garbage import collect_garbage
 from wbrag.index.lease import leased
+from wbrag.index.live import places
 from wbrag.index.manifest import Manifest, files_of, latest, name_of, read_manifest, versions
 from wbrag.index.mirror import mirror
 from wbrag.index.passages import conform, write_passages
@@ -300,7 +305,7 @@ def test_law_8_any_damage_is_named_with_its_file(place: int, damage: str, bit: i
         assert all(str(file) in fault for fault in found)
 
 
-# Law 9: the label of an exported index is held in the tests of the export.
+# Law 9, within a segment and in what is exported
 
 
 @settings(max_examples=10)
@@ -316,6 +321,38 @@ def test_law_9_row_i_of_the_vectors_is_passage_i(numbers: list[int], cuts: set[i
             titles = segment.passages.take(np.arange(ref.rows))["title"].to_pylist()
             assert np.array_equal(rows_of(segment.index), encode(titles))
         assert D == segment.index.d if newest.segments else True
+
+
+@settings(max_examples=10)
+@given(NUMBERS, CUTS, st.data())
+def test_law_9_label_n_of_an_exported_index_is_line_n_of_its_corpus(
+    numbers: list[int], cuts: set[int], data: st.DataObject
+) -> None:
+    with folder() as root:
+        for part in ranges(numbers, cuts):
+            add(root / "base", part)
+        add(root / "writeback", [100, 101, 102])
+        delete(root / "base", [f"p{n}" for n in data.draw(st.sets(st.sampled_from(numbers)))], {})
+        dtype = data.draw(st.sampled_from(["float16", "float32"]))
+        export([root / "base", root / "writeback"], root / "out", dtype)
+        lines = [json.loads(line) for line in (root / "out" / "corpus.jsonl").read_text().splitlines()]
+        assert [int(line["id"][1:]) for line in lines] == [*live_numbers(root / "base", latest_of(root)), 100, 101, 102]
+        index, made = open_flat(root / "out" / "flat.index")
+        assert np.array_equal(made, encode([line["contents"] for line in lines]).astype(dtype))
+        assert index.ntotal == len(lines)
+
+
+def latest_of(root: Path) -> Manifest:
+    newest = latest(root / "base")
+    assert newest
+    return newest
+
+
+@given(st.lists(st.integers(0, 30), unique=True), st.lists(st.integers(0, 30), unique=True), st.integers(0, 30))
+def test_ids_are_found_whichever_side_is_longer(ids: list[int], among: list[int], cut: int) -> None:
+    chunks = [pa.array([f"p{n}" for n in part], pa.string()) for part in (among[:cut], among[cut:])]
+    found = places(pa.chunked_array([[f"p{n}" for n in ids]], pa.string()), pa.chunked_array(chunks))
+    assert found.tolist() == [among.index(n) if n in among else -1 for n in ids]
 
 
 # All together

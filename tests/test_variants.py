@@ -25,7 +25,8 @@ from wbrag.plan import Session
 from wbrag.runfolder import RunError, load_config, read_rows
 from wbrag.runrecord import open_record
 from wbrag.schema import TRACE
-from wbrag.variants import Trained, check_transfer, placebo, predicted, repeat, trained, transfer
+from wbrag.variants import Trained, check_transfer, other_merge, placebo, predicted, repeat, trained, transfer
+from wbrag.writeback import units_of
 
 ROOT = Path(__file__).parents[1]
 THINGS = ("mayor", "river", "hill")
@@ -135,6 +136,19 @@ def test_a_repeat_of_a_deterministic_reader_flips_nothing_and_asks_all_again(own
     for name in ("answer_closed_book", "answer_base", "answer_writeback"):
         assert {key: row[name] for key, row in again.items()} == {key: row[name] for key, row in mine.items()}
     assert all(row["calls"] >= 2 for row in again.values())
+
+
+def test_the_other_merge_changes_the_documents_and_nothing_else(own: Trained, data: Path, session: Session) -> None:
+    other_merge(own, session)
+    mine, theirs = table(own.run / "predictions"), table(own.run / "variants" / "merge-supersede" / "predictions")
+    sources = {row["id"]: set(row["source_ids"]) for row in units_of(own.run / "traces").to_pylist()}
+    for key, row in theirs.items():
+        assert {name: row[name] for name in UNTOUCHED} == {name: mine[key][name] for name in UNTOUCHED}
+        found = {d["id"] for d in row["documents_writeback"]}
+        assert not {source for one in found for source in sources.get(one, ())} & found
+    assert any(theirs[key]["documents_writeback"] != row["documents_writeback"] for key, row in mine.items())
+    grid = write_grid_report(data / "merge", [own.run])
+    assert {"all settings", "scripted/naive/towns"} <= set(grid["merge"])
 
 
 def test_a_measured_variant_is_not_measured_again(own: Trained, session: Session) -> None:
@@ -255,6 +269,7 @@ def test_a_failing_point_of_a_sweep_is_named_and_the_others_are_done(data: Path,
 def test_reproduce_runs_the_grid_once_and_reports_it(data: Path, tmp_path: Path) -> None:
     lists = ["methods=[naive,nosuch]", "benchmarks=[files]", "backbones=[scripted]", "transfer=[]"]
     lists += ["ablate=[files/naive]", "placebo=[files/naive]", "placebos=[raw]", "repeat=[files/naive]"]
+    lists += ["merge=[files/naive]"]
     quoted = ",".join(f"'{text}'" for text in overrides(data))
     grid = [f"run_dir={tmp_path}", *lists, f"overrides=[{quoted}]"]
     ended = job("reproduce", *grid)
@@ -262,7 +277,8 @@ def test_reproduce_runs_the_grid_once_and_reports_it(data: Path, tmp_path: Path)
     assert "scripted/files/nosuch" in ended.stderr
     run = tmp_path / "scripted-files-naive"
     page = (tmp_path / "report" / "report.html").read_text()
-    for part in ("Table 2", "Table 3", "Table 4", "Figure 3", "Figure 5", "Placebos", "Noise floor", "nosuch"):
+    tables = ("Table 2", "Table 3", "Table 4", "Figure 3", "Figure 5", "Placebos", "Noise floor", "superseding merge")
+    for part in (*tables, "nosuch"):
         assert part in page
     files = {path: path.stat().st_mtime_ns for path in run.rglob("*.parquet")}
     again = job("reproduce", *(text.replace(",nosuch", "") for text in grid))

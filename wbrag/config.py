@@ -183,6 +183,7 @@ class PlaceboConfig:
     runs: list[str] = MISSING  # finished run folders
     placebos: list[str] = MISSING  # names of wbrag.placebos
     repeat: bool = True  # the run itself once more: A/A
+    merge: bool = True  # the run with the other merge policy
     report_dir: str = MISSING
 
 
@@ -211,6 +212,7 @@ class ReproduceConfig:
     placebo: list[str] = field(default_factory=list)  # benchmark/method
     placebos: list[str] = field(default_factory=list)
     repeat: list[str] = field(default_factory=list)  # benchmark/method
+    merge: list[str] = field(default_factory=list)  # benchmark/method
 
 
 def fingerprint(*parts: object) -> str:

@@ -170,9 +170,7 @@ def compared(point: Point, folder: Path) -> dict[str, Any]:
     `flips` are the shares of answers that differ from the run's own, base and write-back. RunError where the variant
     answers other questions.
     """
-    rows = predictions(folder)
-    if tuple(str(row["id"]) for row in rows) != point.ids:
-        raise RunError(f"{folder / 'predictions'}: other questions than those of {point.run}")
+    rows = variant_predictions(point, folder)
     scores = primary_scores(rows, point.setting)
     gain, difference = scores[:, 2] - scores[:, 1], scores[:, 2] - point.scores[:, 2]
     intervals = paired_bootstrap(np.column_stack([gain, difference]), seed=point.setting.seed)
@@ -188,6 +186,14 @@ def compared(point: Point, folder: Path) -> dict[str, Any]:
         "flips_writeback": flips([row["answer_writeback"] for row in rows], point.answers["answer_writeback"]),
         "exposed": sum(exposure_of(row) == "unit" for row in rows) / len(rows),
     }
+
+
+def variant_predictions(point: Point, folder: Path) -> list[dict[str, Any]]:
+    """The predictions of a variant of a run, in order of id. RunError where it answers other questions."""
+    rows = predictions(folder)
+    if tuple(str(row["id"]) for row in rows) != point.ids:
+        raise RunError(f"{folder / 'predictions'}: other questions than those of {point.run}")
+    return rows
 
 
 def variants(point: Point, prefix: str) -> dict[str, dict[str, Any]]:

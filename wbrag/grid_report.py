@@ -28,6 +28,7 @@ from wbrag.grid_tables import (
     transfers,
     who_gains,
 )
+from wbrag.merge_policies import merge_blocks
 from wbrag.overlap import RULE
 from wbrag.page import Block, Heading, Picture, Pictures, Table, Text, html, markdown
 from wbrag.runfolder import RunError, read_config, write_text
@@ -64,6 +65,7 @@ def write_grid_report(out: Path, runs: Sequence[Path], failed: Sequence[str] = (
         Text(f"{RULE} Each test question is in one class of each kind; without a unit nothing can be gained.", "note"),
         *placebo_blocks(found, grid),
         *noise_blocks(found, grid),
+        *merge_blocks(found, grid),
         *transfer,
         *_construction_blocks(found, pictures),
         *ablation_blocks(found, grid),

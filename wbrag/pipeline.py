@@ -22,6 +22,7 @@ from wbrag.config import ConfigError, TrainConfig, fingerprint
 from wbrag.dispatch import Stage
 from wbrag.index.build import build_store
 from wbrag.index.files import move_into_place, scratch_folder, sha256_file
+from wbrag.index.garbage import reading
 from wbrag.index.manifest import latest
 from wbrag.inputs import (
     Inputs,
@@ -205,8 +206,8 @@ def predict_missing(
     `known` holds answers that need not be asked again (`retrieval.KnownAnswers`).
     """
     cfg = job.cfg
-    knowledge = Knowledge(*stores, cfg.k, cfg.merge, cfg.index.nprobe)
-    with searcher(cfg, *stores) as found:
+    with searcher(cfg, *stores) as found, reading(*stores) as versions:
+        knowledge = Knowledge(*stores, cfg.k, cfg.merge, cfg.index.nprobe, versions)
         generate(job, generators, Stage(cfg, "predict", knowledge, known, found), source, "predictions", goal)
 
 

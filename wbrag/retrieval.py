@@ -39,15 +39,18 @@ def retrieved(cfg: TrainConfig, questions: pa.Table, base: Path) -> pa.Table:
     import ray
     from ray.util import ActorPool
 
+    from wbrag.index.garbage import reading
+
     device = {"num_gpus": 1} if cfg.cluster.gpus else {"num_cpus": 1}
     actor: Any = ray.remote(Retriever).options(max_restarts=MAX_RESTARTS, max_task_retries=-1, **device)
-    actors = [actor.remote(cfg, base) for _ in range(cfg.cluster.encoders)]
     batches = [questions.slice(start, RETRIEVE_ROWS) for start in range(0, len(questions), RETRIEVE_ROWS)]
-    try:
-        return pa.concat_tables(ActorPool(actors).map(lambda a, batch: a.retrieve.remote(batch), batches))
-    finally:
-        for handle in actors:
-            ray.kill(handle)
+    with reading(base) as versions:
+        actors = [actor.remote(cfg, base, *versions) for _ in range(cfg.cluster.encoders)]
+        try:
+            return pa.concat_tables(ActorPool(actors).map(lambda a, batch: a.retrieve.remote(batch), batches))
+        finally:
+            for handle in actors:
+                ray.kill(handle)
 
 
 @contextmanager
@@ -62,18 +65,25 @@ def searcher(cfg: TrainConfig, base: Path, writeback: Path | None = None) -> Ite
         return
     import ray
 
+    from wbrag.index.garbage import reading
+
     actor: Any = ray.remote(Searcher).options(max_restarts=MAX_RESTARTS, max_task_retries=-1, num_cpus=0)
-    handle = actor.remote(cfg, base, writeback)
-    try:
-        yield handle
-    finally:
-        ray.kill(handle)
+    with reading(base, writeback) as versions:
+        handle = actor.remote(cfg, base, writeback, versions)
+        try:
+            yield handle
+        finally:
+            ray.kill(handle)
 
 
 class Searcher:
-    """Queries to documents: an encoder, the base store and, if there is one, the write-back store."""
+    """Queries to documents: an encoder, the base store and, if there is one, the write-back store; `versions` of both,
+    0: the current one.
+    """
 
-    def __init__(self, cfg: TrainConfig, base: Path, writeback: Path | None = None) -> None:
+    def __init__(
+        self, cfg: TrainConfig, base: Path, writeback: Path | None = None, versions: tuple[int, ...] = (0, 0)
+    ) -> None:
         from wbrag.encoder import open_encoder
         from wbrag.index.search import KnowledgeBase
 
@@ -83,6 +93,8 @@ class Searcher:
             base,
             writeback,
             encoder=self.encoder.fingerprint,
+            base_version=versions[0],
+            writeback_version=versions[1],
             threads=threads,
             merge=cfg.merge,
             nprobe=cfg.index.nprobe,
@@ -94,9 +106,9 @@ class Searcher:
 
 
 class Retriever:
-    """R(q, K) for batches of questions: an encoder and the base store."""
+    """R(q, K) for batches of questions: an encoder and a version of the base store, 0: the current one."""
 
-    def __init__(self, cfg: TrainConfig, base: Path) -> None:
+    def __init__(self, cfg: TrainConfig, base: Path, version: int = 0) -> None:
         from wbrag.encoder import open_encoder
         from wbrag.index.search import KnowledgeBase
         from wbrag.index.topk import gpus
@@ -106,6 +118,7 @@ class Retriever:
         self.knowledge = KnowledgeBase(
             base,
             encoder=self.encoder.fingerprint,
+            base_version=version,
             threads=threads,
             nprobe=cfg.index.nprobe,
             block_bytes=GPU_BLOCK_BYTES if cfg.cluster.gpus and gpus() else 0,
@@ -125,13 +138,14 @@ class Retriever:
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """The stores that a merged search reads, and how."""
+    """The stores that a merged search reads, and how; `versions` of base and write-back, 0: the current one."""
 
     base: Path
     writeback: Path
     k: int
     merge: Merge
     nprobe: int
+    versions: tuple[int, ...] = (0, 0)
 
 
 class MergedRetriever:
@@ -140,7 +154,14 @@ class MergedRetriever:
     def __init__(self, stores: Knowledge) -> None:
         from wbrag.index.search import KnowledgeBase
 
-        self.knowledge = KnowledgeBase(stores.base, stores.writeback, merge=stores.merge, nprobe=stores.nprobe)
+        self.knowledge = KnowledgeBase(
+            stores.base,
+            stores.writeback,
+            base_version=stores.versions[0],
+            writeback_version=stores.versions[1],
+            merge=stores.merge,
+            nprobe=stores.nprobe,
+        )
         self.k = stores.k
 
     def __call__(self, batch: pa.Table) -> pa.Table:

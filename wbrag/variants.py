@@ -1,4 +1,5 @@
-"""A trained run measured again with another write-back store: placebos, other methods' units, and itself once more.
+"""A trained run measured again: with other write-back stores (placebos, other methods' units), with its own units
+merged by the other policy, and itself once more.
 
 Corpus, documents of the base and test questions stay those of the run, and so do the closed-book and base answers,
 which are not asked again; only what another store changes is. Each variant has a folder in `<run>/variants`, laid out
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from wbrag.actors import Generators
 from wbrag.config import ConfigError, TrainConfig, fingerprint
 from wbrag.dispatch import Stage
 from wbrag.index.manifest import latest
+from wbrag.index.merge import other_policy
 from wbrag.inputs import Identity, identity_of, refuse_other_settings
 from wbrag.pipeline import base_index, cache_of, check_errors, predict_missing, read_or_quarantine, retrieve
 from wbrag.plan import Job, Session, generate, opened, written
@@ -63,6 +65,13 @@ def trained(run: Path, session: Session) -> Trained:
 def repeat(own: Trained, session: Session) -> dict[str, Any]:
     """A/A: the same three answers to the same questions, asked anew in the opposite order. What differs is noise."""
     return predicted(own, "repeat", own.run / "writeback", {}, session, anew=True)
+
+
+def other_merge(own: Trained, session: Session) -> dict[str, Any]:
+    """The run measured with the other merge policy (`wbrag.index.merge`): same units, same base answers."""
+    policy, store = other_policy(own.cfg.merge.policy), own.run / "writeback"
+    changed = replace(own, cfg=replace(own.cfg, merge=replace(own.cfg.merge, policy=policy)))
+    return predicted(changed, f"merge-{policy}", store, {"writeback": _version(store)}, session)
 
 
 def transfer(runs: Sequence[Trained], session: Session) -> None:

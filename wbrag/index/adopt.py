@@ -20,6 +20,7 @@ from wbrag.benchmarks import InputError, write_corpus
 from wbrag.encoder import Encoder, open_encoder
 from wbrag.flashrag import BadRow, parse_passage
 from wbrag.index.files import StoreError, scratch_folder
+from wbrag.index.lease import leased
 from wbrag.index.manifest import Manifest
 from wbrag.index.notes import encoder_note
 from wbrag.index.passages import conform, write_passages
@@ -52,7 +53,7 @@ def adopt(
         raise StoreError(f"{index}: dimension is {made.shape[1]}, encoder {encoder.name!r} has {opened.dimension}")
     _probe(corpus, index, made, opened)
     spec = spec_of("flat_fp16", made.shape[1])
-    with scratch_folder(segments_folder(store)) as scratch:
+    with leased(store, f"import of {index}") as lease, scratch_folder(segments_folder(store)) as scratch:
         folder = scratch / "segment"
         folder.mkdir()
         lines = write_corpus(corpus, scratch / "corpus.parquet", max_error_rate=0.0).passages
@@ -61,7 +62,8 @@ def adopt(
         write_passages(folder / PASSAGES, _tables(scratch / "corpus.parquet"))
         write_vectors(folder / VECTORS, _rounded(index, made), spec)
         del made, owner  # the map of the file goes with its index
-        return publish_segment(store, seal(store, folder, spec, opened.fingerprint), {**note, **encoder_note(encoder)})
+        sealed, note = seal(store, folder, spec, opened.fingerprint), {**note, **encoder_note(encoder)}
+        return publish_segment(store, sealed, note, lease)
 
 
 def open_flat(index: Path) -> tuple[Any, np.ndarray]:

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from wbrag import config
 from wbrag.encoder import open_encoder, passage_text
 from wbrag.index.files import StoreError, sha256_file
+from wbrag.index.lease import Lease, leased
 from wbrag.index.live import Live
 from wbrag.index.manifest import Manifest, commit, latest, name_of
 from wbrag.index.notes import encoder_note
@@ -40,6 +41,8 @@ from wbrag.index.vectors import Spec, check_index, merge_vectors, spec_of, write
 READ_ROWS = 16_384
 #: Row groups of a shard at most, so that writing an IVF shard of 768 dimensions takes less than 1 GB.
 SHARD_GROUPS = 256
+#: What a build that dies leaves other writers to wait.
+LEASE_SECONDS = 120.0
 
 
 def build_store(
@@ -56,7 +59,8 @@ def build_store(
     their order is the row order. Ids that are live already are skipped; when all are, the current version is returned.
     The version's note is `note` and the encoder's settings. `ray.init` is the caller's. StoreError, naming file and
     row: null or duplicate ids, null text, no passage at all, an id that is live with another text, another encoder,
-    kind of index or dimension than the store's, another process at the same work. ConfigError: more lists than rows.
+    kind of index or dimension than the store's, another process at the same work. LeaseError: another job writes to the
+    store. ConfigError: more lists than rows.
     """
     import ray
 
@@ -66,7 +70,12 @@ def build_store(
     if parent and parent.spec.kind != index.kind:
         raise StoreError(f"{store}: index.kind is {index.kind!r}, version {parent.version} has {parent.spec.kind!r}")
     name = ray.get(ray.remote(_identity).remote(passages, store, parent, encoder, index))
-    with resumable_folder(segments_folder(store), name) as scratch:
+    # The holder is named by its work, so that a killed build's lease goes at once to whoever does the same again; the
+    # folder comes first, since a build that is alive must not lose its lease to its double.
+    with (
+        resumable_folder(segments_folder(store), name) as scratch,
+        leased(store, f"build {name}", LEASE_SECONDS) as lease,
+    ):
         groups = ray.get(ray.remote(_stage).remote(passages, store, scratch, parent))
         if not groups:
             return commit(store, lambda _: None)
@@ -76,7 +85,8 @@ def build_store(
         cuts = np.array_split(np.arange(groups), min(max(index.shards, -(-groups // SHARD_GROUPS)), groups))
         shard = ray.remote(_write_shard)
         shards = ray.get([shard.remote(store, scratch, vectors[cut[0] : cut[-1] + 1], spec) for cut in cuts])
-        merge = ray.remote(_merge).remote(store, scratch, shards, spec, fingerprint, {**note, **encoder_note(encoder)})
+        note = {**note, **encoder_note(encoder)}
+        merge = ray.remote(_merge).remote(store, scratch, shards, spec, fingerprint, note, lease)
         manifest: Manifest = ray.get(merge)
         return manifest
 
@@ -228,7 +238,7 @@ def _write_shard(store: Path, scratch: Path, vectors: list[Path], spec: Spec) ->
 
 
 def _merge(
-    store: Path, scratch: Path, shards: list[Path], spec: Spec, fingerprint: str, note: dict[str, Any]
+    store: Path, scratch: Path, shards: list[Path], spec: Spec, fingerprint: str, note: dict[str, Any], lease: Lease
 ) -> Manifest:
     """Merge the shards in row order, seal the segment and publish it."""
     folder = scratch / "segment"
@@ -236,4 +246,4 @@ def _merge(
     folder.mkdir()
     merge_vectors(folder / VECTORS, shards, spec, read_template(store, spec))
     os.link(scratch / PASSAGES, folder / PASSAGES)
-    return publish_segment(store, seal(store, folder, spec, fingerprint), note)
+    return publish_segment(store, seal(store, folder, spec, fingerprint), note, lease)

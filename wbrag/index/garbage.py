@@ -8,11 +8,12 @@ the collector finds the file young. What a crashed job left is unreferenced and 
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from wbrag.index.files import StoreError, dump_json, load_json
@@ -48,6 +49,27 @@ def pinned(store: Store, version: int = 0, seconds: float = DAY) -> Iterator[Man
         yield read_manifest(store, version)
     finally:
         at.remove(pin)
+
+
+@contextmanager
+def reading(*stores: Store | None, seconds: float = 7 * DAY) -> Iterator[tuple[int, ...]]:
+    """The current versions of these stores, pinned for the block; 0 for a store that is None or empty.
+
+    What actors open by number stays the same version for all of them, and after a restart. A store that this process
+    may not write to is read without a pin.
+    """
+    with ExitStack() as stack:
+        versions = []
+        for store in stores:
+            newest = latest(store) if store else None
+            versions.append(newest.version if newest else 0)
+            if store and newest:
+                try:
+                    stack.enter_context(pinned(store, newest.version, seconds))
+                except OSError as error:
+                    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                        raise
+        yield tuple(versions)
 
 
 def collect_garbage(

@@ -7,6 +7,7 @@ manifest's own number is created exclusively too (docs/adr/0006).
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,12 +69,29 @@ def acquire(store: Store, holder: str, seconds: float = 600) -> Lease:
 
 @contextmanager
 def leased(store: Store, holder: str, seconds: float = 600) -> Iterator[Lease]:
-    """`acquire`, and `release` at the end."""
-    lease = acquire(store, holder, seconds)
+    """`acquire`, renewed from a thread however long the block takes, and `release` at the end.
+
+    A lease that was lost meanwhile is not taken back: the next commit under it is refused.
+    """
+    lease, ended = acquire(store, holder, seconds), threading.Event()
+    renewing = threading.Thread(target=_renew_until, args=(ended, lease), daemon=True)
+    renewing.start()
     try:
         yield lease
     finally:
+        ended.set()
+        renewing.join()
         lease.release()
+
+
+def _renew_until(ended: threading.Event, lease: Lease) -> None:
+    while not ended.wait(lease.seconds / 4):
+        try:
+            lease.renew()
+        except LeaseError:
+            return
+        except OSError:  # a disk that is full or a store out of reach may be back in time for the next try
+            continue
 
 
 def check_lease(store: Store, lease: Lease | None) -> None:

@@ -26,11 +26,10 @@ class Live:
         self.files: list[PassageFile] = [passages_of(store, ref) for ref in self.refs]
 
     def rows(self, ids: pa.ChunkedArray) -> np.ndarray:
-        """The row of each id, (n,) int64; -1 where it is not live."""
+        """The row of each id, (n,) int64, given once each; -1 where it is not live."""
         found = np.full(len(ids), -1, dtype=np.int64)
         for ref, file in zip(self.refs, self.files, strict=True):
-            known = file.ids().combine_chunks()
-            local = pc.fill_null(pc.index_in(ids, value_set=known), -1).to_numpy().astype(np.int64)
+            local = places(ids, file.ids())
             hit = (local >= 0) & ~np.isin(local + ref.row_start, self.dead)
             found[hit] = local[hit] + ref.row_start
         return found
@@ -69,6 +68,19 @@ class Live:
         if len(differing):
             both = [table.slice(int(differing[0]), 1).to_pylist()[0] for table in (live, given)]
             raise StoreError(f"{where}: an id is live with another text: live {both[0]}, given {both[1]}")
+
+
+def places(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> np.ndarray:
+    """Where each of `ids` stands in `among`, (n,) int64, -1 where it does not; no id is twice in either.
+
+    The shorter of the two becomes the hash table: thousands of new ids are looked up beside millions that are there.
+    """
+    if len(ids) >= len(among):
+        return np.asarray(pc.fill_null(pc.index_in(ids, value_set=among.combine_chunks()), -1).to_numpy(), np.int64)
+    found = np.full(len(ids), -1, dtype=np.int64)
+    given = pc.index_in(among, value_set=ids.combine_chunks())
+    found[given.drop_null().to_numpy()] = np.flatnonzero(given.is_valid().to_numpy())
+    return found
 
 
 def dead_rows(store: Store, manifest: Manifest) -> np.ndarray:

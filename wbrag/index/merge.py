@@ -27,6 +27,11 @@ def check_merge(merge: Merge) -> None:
         raise ConfigError(f"merge.cosine={merge.cosine}: more than 0 and at most 1 is needed")
 
 
+def other_policy(policy: str) -> str:
+    """The policy that a run of this one is held against."""
+    return {"plain": "supersede", "supersede": "plain"}[policy]
+
+
 def supersede(ranked: Sequence[Candidate], k: int, cosines: np.ndarray, threshold: float) -> list[int]:
     """Places, in `ranked` (best first), of the k best candidates that are different pieces of evidence.
 

@@ -11,9 +11,15 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from wbrag.index.segment import Segment
-from wbrag.index.topk import Search, block_search, cpu_nearest, gpu_nearest, gpus
+from wbrag.index.topk import Nearest, Search, block_search, cpu_nearest, gpu_nearest, gpus, scan_nearest
 from wbrag.index.vectors import codes_of, search_parameters
 from wbrag.schema import PASSAGE, Source
+
+#: Vectors that a batch is compared with at a time. FAISS scans a whole index for one query after the other; so cut, it
+#: finds the vectors in the processor's cache for all queries but the first.
+CACHE_BYTES = 2 << 20
+#: Queries from which that is worth the copy of a block.
+BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -38,14 +44,19 @@ class Part:
         a flat segment goes to the device in blocks of at most so many bytes of vectors.
         """
         index, spec, visible = self.segment.index, self.segment.spec, self._visible(where, columns)
-        if block_bytes and spec.kind == "flat_fp16":
+        flat = spec.kind == "flat_fp16"
+
+        def in_blocks(block_bytes: int, nearest: Nearest) -> Search:
             rows = None if visible is None else np.flatnonzero(visible)
-            nearest = gpu_nearest if gpus() else cpu_nearest
             return block_search(codes_of(index), rows, max(1, block_bytes // (2 * spec.dimension)), nearest)
-        parameters = search_parameters(spec, visible, nprobe)
+
+        if block_bytes and flat:
+            return in_blocks(block_bytes, gpu_nearest if gpus() else cpu_nearest)
 
         def search(xq: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-            D, rows = index.search(xq, n, params=parameters)
+            if flat and len(xq) >= BATCH:
+                return in_blocks(CACHE_BYTES, scan_nearest)(xq, n)
+            D, rows = index.search(xq, n, params=search_parameters(spec, visible, nprobe))
             return D, rows
 
         return search

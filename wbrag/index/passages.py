@@ -44,9 +44,11 @@ class PassageFile:
     def take(self, rows: np.ndarray) -> pa.Table:
         """The passages of these rows (n,), in the order asked for; only the row groups that hold them are read."""
         groups, place = np.unique(rows // ROW_GROUP, return_inverse=True)
-        tables = [self.group(int(group)) for group in groups]
-        starts = np.concatenate([[0], np.cumsum([len(table) for table in tables])])
-        return pa.concat_tables(tables).take(pa.array(starts[place] + rows % ROW_GROUP))
+        order = np.argsort(place, kind="stable")
+        cuts = np.split(rows[order] % ROW_GROUP, np.cumsum(np.bincount(place))[:-1])
+        # Group by group: of chunks put together first, Arrow copies every text.
+        tables = [self.group(int(group)).take(pa.array(here)) for group, here in zip(groups, cuts, strict=True)]
+        return pa.concat_tables(tables).take(pa.array(np.argsort(order)))
 
 
 @contextmanager

@@ -48,13 +48,20 @@ def publish(
     if not new.any():
         return commit(store, lambda _: None)
     segment = write_segment(store, vectors[new], passages.filter(pa.array(new)), spec, encoder_fingerprint)
-    return publish_segment(store, segment, note, lease)
+    return publish_segment(store, segment, note, lease, parent)
 
 
-def publish_segment(store: Store, segment: Segment, note: dict[str, Any], lease: Lease | None = None) -> Manifest:
-    """Add a written segment to a store as one new version, leaving out rows whose ids went live meanwhile."""
+def publish_segment(
+    store: Store, segment: Segment, note: dict[str, Any], lease: Lease | None = None, checked: Manifest | None = None
+) -> Manifest:
+    """Add a written segment to a store as one new version, leaving out rows whose ids went live meanwhile.
+
+    `checked`: a version in which none of them is live; while it is the current one, they are not looked up again.
+    """
 
     def change(parent: Manifest | None) -> Manifest | None:
+        if parent is not None and parent == checked:
+            return extended(parent, segment, note)
         live = Live(store, parent)
         rows = live.rows(segment.passages.ids())
         new = np.flatnonzero(rows < 0)

@@ -54,7 +54,7 @@ def delete(store: Store, ids: Sequence[str], note: dict[str, Any], lease: Lease 
     StoreError names the first id that no segment of the current version has. The bytes stay on disk until no kept
     version needs them: `compact`, then `collect_garbage`.
     """
-    wanted = pa.chunked_array([pa.array(list(ids), type=pa.string())])
+    wanted = pa.chunked_array([pa.array(list(dict.fromkeys(ids)), type=pa.string())])
 
     def rows(parent: Manifest) -> np.ndarray:
         found = Live(store, parent).rows(wanted)
