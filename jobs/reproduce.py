@@ -1,4 +1,4 @@
-"""The paper's experiments from one command: a grid of runs, transfer, ablation, placebos, A/A, and one report.
+"""The paper's experiments from one command: a grid of runs, what is measured in them afterwards, and one report.
 
     python jobs/reproduce.py world=DIR run_dir=runs/reproduce
     python jobs/reproduce.py run_dir=DIR 'methods=[naive]' 'backbones=[scripted]' world=DIR
@@ -23,7 +23,7 @@ from wbrag.grid_report import headline, write_grid_report
 from wbrag.pipeline import finished, train
 from wbrag.placebos import check_placebos
 from wbrag.plan import Session
-from wbrag.variants import placebo, repeat, trained, transfer
+from wbrag.variants import judge, placebo, repeat, trained, transfer
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="reproduce")
@@ -66,7 +66,7 @@ def run_point(typed: ReproduceConfig, out: Path, backbone: str, benchmark: str, 
 
 
 def measure_more(typed: ReproduceConfig, out: Path, backbone: str, session: Session) -> None:
-    """Transfer, ablation, placebos and A/A in the finished runs of one backbone, each point on its own."""
+    """Transfer, ablation, placebos, A/A and judge in the finished runs of one backbone, each point on its own."""
     for benchmark in typed.transfer:
         with noted(f"transfer {backbone}/{benchmark}"):
             runs = [run_of(out, backbone, benchmark, method) for method in typed.methods]
@@ -81,6 +81,9 @@ def measure_more(typed: ReproduceConfig, out: Path, backbone: str, session: Sess
     for name in typed.repeat:
         with noted(f"A/A {backbone}/{name}"):
             repeat(trained(named(out, backbone, name), session), session)
+    for name in typed.judge:
+        with noted(f"judge {backbone}/{name}"):
+            judge(trained(named(out, backbone, name), session), session)
 
 
 def named(out: Path, backbone: str, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Holm, the pooled gain and its strata, winners, flips; the paired bootstrap is tested with the evaluation."""
+"""Holm, the pooled gain and its strata, sign flips, kappa, winners, flips; the paired bootstrap is tested with the evaluation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wbrag.statistics import flips, holm, paired_bootstrap, pooled_gain, winners
+from wbrag.statistics import flips, holm, kappa, mcnemar, paired_bootstrap, pooled_gain, sign_flips, winners
 
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
@@ -84,3 +84,40 @@ def test_winners_are_all_counted_once(gains: list[float]) -> None:
 def test_flips_are_the_share_of_answers_that_changed() -> None:
     assert flips(["a", "b", None, "d"], ["a", "c", None, "e"]) == 0.5
     assert flips([], []) == 0.0
+
+
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 5))
+@settings(max_examples=30)
+def test_turning_signs_is_mcnemars_test_where_scores_are_0_or_1(b: int, c: int, equal: int) -> None:
+    base = np.array([1.0] * b + [0.0] * c + [1.0] * equal)
+    writeback = np.array([0.0] * b + [1.0] * c + [1.0] * equal)
+    exact = mcnemar(base, writeback)["mcnemar_p"]
+    assert sign_flips(writeback - base) == pytest.approx(exact, abs=0.02)
+
+
+@given(st.lists(st.sampled_from([-1.0, -0.4, 0.0, 0.25, 1.0]), max_size=40), st.integers(0, 3))
+@settings(max_examples=30)
+def test_turning_signs_is_two_sided_and_never_0(values: list[float], seed: int) -> None:
+    differences = np.array(values)
+    p = sign_flips(differences, resamples=500, seed=seed)
+    assert 0 < p <= 1
+    assert sign_flips(-differences, resamples=500, seed=seed) == p
+    assert differences.any() or p == 1.0
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40))
+def test_kappa_is_symmetric_and_1_just_where_all_agree(pairs: list[tuple[bool, bool]]) -> None:
+    first, second = [a for a, _ in pairs], [b for _, b in pairs]
+    found = kappa(first, second)
+    assert kappa(second, first) == pytest.approx(found)
+    if len({*first, *second}) < 2:
+        assert found is None
+    else:
+        assert found is not None
+        assert -1 <= found <= 1
+        assert (found == pytest.approx(1)) == (first == second)
+
+
+def test_kappa_of_a_known_table() -> None:
+    pairs = [(True, True)] * 20 + [(True, False)] * 5 + [(False, True)] * 10 + [(False, False)] * 15
+    assert kappa(*zip(*pairs, strict=True)) == pytest.approx(0.4)

@@ -211,6 +211,7 @@ class ReproduceConfig:
     placebo: list[str] = field(default_factory=list)  # benchmark/method
     placebos: list[str] = field(default_factory=list)
     repeat: list[str] = field(default_factory=list)  # benchmark/method
+    judge: list[str] = field(default_factory=list)  # benchmark/method
 
 
 def fingerprint(*parts: object) -> str:

@@ -114,6 +114,31 @@ def winners(gains: Sequence[float]) -> dict[str, int]:
     return {"better": signs[1], "equal": signs[0], "worse": signs[-1]}
 
 
+def sign_flips(differences: Floats, resamples: int = RESAMPLES, seed: int = 0) -> float:
+    """Two-sided p-value of a mean difference, by turning the signs of the questions' differences at random.
+
+    For scores that are not 0/1, where McNemar's test does not apply: without an effect each difference is as likely
+    with the other sign. Never below 1 / (resamples + 1); 1 where nothing differs.
+    """
+    sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
+    positive = np.random.default_rng(seed).binomial(counts, 0.5, size=(resamples, len(sizes)))
+    sums = np.abs((2 * positive - counts) @ sizes)
+    reached = int(np.sum(sums >= abs(differences.sum()) - 1e-9))
+    return (1 + reached) / (1 + resamples)
+
+
+def kappa(first: Sequence[bool], second: Sequence[bool]) -> float | None:
+    """Cohen's kappa of two raters' decisions on the same cases: agreement beyond what their rates alone would give.
+
+    1 is full agreement, 0 that of chance; None where chance alone agrees always (no case, or both decide one way).
+    """
+    a, b = np.array(first, dtype=float), np.array(second, dtype=float)
+    if not len(a):
+        return None
+    chance = a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean())
+    return float(((a == b).mean() - chance) / (1 - chance)) if chance < 1 else None
+
+
 def flips(first: Sequence[str | None], second: Sequence[str | None]) -> float:
     """Share of answers that differ between two lists of answers to the same questions, 0..1; 0 without any."""
     changed = sum(a != b for a, b in zip(first, second, strict=True))

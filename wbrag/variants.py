@@ -1,5 +1,7 @@
 """A trained run measured again with another write-back store: placebos, other methods' units, and itself once more.
 
+Also the run trained anew with a judge in place of its labels.
+
 Corpus, documents of the base and test questions stay those of the run, and so do the closed-book and base answers,
 which are not asked again; only what another store changes is. Each variant has a folder in `<run>/variants`, laid out
 as an evaluation: run.json, predictions/, metrics.json. The run's own knowledge base is read and never written.
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,16 @@ from wbrag.config import ConfigError, TrainConfig, fingerprint
 from wbrag.dispatch import Stage
 from wbrag.index.manifest import latest
 from wbrag.inputs import Identity, identity_of, refuse_other_settings
-from wbrag.pipeline import base_index, cache_of, check_errors, predict_missing, read_or_quarantine, retrieve
+from wbrag.pipeline import (
+    base_index,
+    cache_of,
+    check_errors,
+    finished,
+    predict_missing,
+    read_or_quarantine,
+    retrieve,
+    train,
+)
 from wbrag.plan import Job, Session, generate, opened, written
 from wbrag.report import QUESTION_COLUMNS, measure
 from wbrag.runfolder import load_config, read_config, read_record, read_rows, setting_of, write_text
@@ -63,6 +74,16 @@ def trained(run: Path, session: Session) -> Trained:
 def repeat(own: Trained, session: Session) -> dict[str, Any]:
     """A/A: the same three answers to the same questions, asked anew in the opposite order. What differs is noise."""
     return predicted(own, "repeat", own.run / "writeback", {}, session, anew=True)
+
+
+def judge(own: Trained, session: Session) -> dict[str, Any]:
+    """The run trained and measured anew with the generator as judge; returns what its metrics.json holds.
+
+    Its traces say how far the judge decides as the labels do (`construction.construction`).
+    """
+    folder = own.run / "variants" / "judge"
+    cfg = replace(own.cfg, judge="llm", run_dir=str(folder), cache_dir=str(cache_of(own.cfg, own.run)))
+    return read_record(folder / "metrics.json") if finished(cfg) else train(cfg, session)
 
 
 def transfer(runs: Sequence[Trained], session: Session) -> None:
