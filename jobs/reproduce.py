@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from wbrag.config import ConfigError, ReproduceConfig, TrainConfig
 from wbrag.gate_variants import ablate
-from wbrag.grid_report import headline, write_grid_report
+from wbrag.grid_report import summary, write_grid_report
 from wbrag.pipeline import finished, train
 from wbrag.placebos import check_placebos
 from wbrag.plan import Session
@@ -39,7 +39,7 @@ def main(cfg: DictConfig) -> None:
         for backbone in typed.backbones:
             measure_more(typed, out, backbone, session)
         grid = write_grid_report(out / "report", done(typed, out), failed)
-        print(f"\n{headline(grid)}\nreport: {out}/report/report.html")
+        print(f"\n{summary(grid)}\nreport: {out}/report/report.html")
 
 
 def run_of(out: Path, backbone: str, benchmark: str, method: str) -> Path:

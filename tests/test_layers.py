@@ -20,7 +20,7 @@ LAYERS = [
         " llm.mixture llm.scripted llm.openai",
         "pipeline plan actors dispatch retrieval progress evaluation construction report page plots tables trace"
         " runfolder runrecord indexing writeback variants gate_variants lives grid grid_report grid_tables grid_plots"
-        " paper",
+        " grid_sections grid_reasons paper",
     )
 ]
 LAYERS.append(["jobs"])

@@ -1,4 +1,4 @@
-"""Holm, the pooled gain and its strata, sign flips, kappa, winners, flips; the paired bootstrap is tested with the evaluation."""
+"""Holm, the pooled gain, turned signs, kappa, flips; the paired bootstrap is tested with the evaluation."""
 
 from __future__ import annotations
 

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from wbrag import schema
-from wbrag.evaluation import ANSWERS, BINARY, Setting, exposure_of, overlap_of, score_rows
+from wbrag.evaluation import ANSWERS, BINARY, Setting, exposure_of, overlap_of, retrieval_facts, score_rows
 from wbrag.overlap import EXPOSURES, OVERLAPS, TrainingQuestions
 from wbrag.paper import place
 from wbrag.report import QUESTION_COLUMNS
 from wbrag.runfolder import RunError, read_config, read_record, read_rows, setting_of
-from wbrag.statistics import Flags, Floats, flips, holm, paired_bootstrap, pooled_gain, winners
+from wbrag.statistics import Flags, Floats, flips, holm, paired_bootstrap, pooled_gain, sign_flips, winners
 
 Row = Mapping[str, Any]
 TRACE_COLUMNS = (*QUESTION_COLUMNS, "status", "kept_ranks", "source_tokens", "unit_tokens")
@@ -32,7 +32,8 @@ ALPHA = 0.05
 class Point:
     """One run of the grid: its primary scores (questions, 3) by question in order of id, and what metrics.json holds.
 
-    `overlap` and `exposure` are each question's classes, `tokens` (source, unit) of each kept example.
+    `overlap` and `exposure` are each question's classes, `facts` what retrieval gave it (`evaluation.retrieval_facts`),
+    `tokens` (source, unit) of each kept example.
     """
 
     run: Path
@@ -43,6 +44,7 @@ class Point:
     answers: dict[str, list[str | None]]
     overlap: list[str | None]
     exposure: list[str]
+    facts: list[dict[str, float]]
     tokens: list[tuple[int, int]]
 
     @property
@@ -84,6 +86,7 @@ def read_point(run: Path) -> Point:
         answers={name: [row[name] for row in rows] for name in ANSWERS},
         overlap=[overlap_of(row, training) for row in rows],
         exposure=[exposure_of(row, training) for row in rows],
+        facts=[retrieval_facts(row, setting) for row in rows],
         tokens=[(row["source_tokens"], row["unit_tokens"]) for row in traces if row["status"] == "kept"],
     )
 
@@ -103,11 +106,9 @@ def primary_scores(rows: Sequence[Row], setting: Setting) -> Floats:
 
 def measure_grid(points: Sequence[Point]) -> dict[str, Any]:
     """Everything the report shows of the runs themselves, as plain data; fractions 0..1."""
-    records = [dict(point.metrics["results"][0]) for point in points]
-    tested = [i for i, point in enumerate(points) if point.setting.metric in BINARY]
-    adjusted = dict(zip(tested, holm([records[i]["mcnemar_p"] for i in tested]), strict=True))
-    for i, record in enumerate(records):
-        record["holm_p"] = adjusted.get(i)
+    records = [point.metrics["results"][0] | tested(point) for point in points]
+    for record, adjusted in zip(records, holm([record["p"] for record in records]), strict=True):
+        record["holm_p"] = adjusted
     return {
         "points": records,
         "pooled": pooled(points, lambda p: np.ones(len(p.ids), dtype=bool)),
@@ -118,9 +119,19 @@ def measure_grid(points: Sequence[Point]) -> dict[str, Any]:
         "splits": _classes(points, OVERLAPS, lambda p: p.overlap),
         "exposure": _classes(points, (*EXPOSURES, "unit"), lambda p: p.exposure),
         "winners": winners([record["gain"] for record in records])
-        | {"significant": sum(p <= ALPHA for p in adjusted.values()), "tested": len(tested)},
+        | {"significant": sum(record["holm_p"] <= ALPHA for record in records)},
         "cost": cost(points),
     }
+
+
+def tested(point: Point) -> dict[str, Any]:
+    """How many questions of a point score `better` and `worse` with write-back, and the p-value `p` of its gain.
+
+    McNemar's exact test for 0/1 metrics, turned signs for the others.
+    """
+    told = point.metrics["results"][0]["mcnemar_p"]
+    p = told if point.setting.metric in BINARY else sign_flips(point.gains, seed=point.setting.seed)
+    return {"p": p, "better": int(np.sum(point.gains > 0)), "worse": int(np.sum(point.gains < 0))}
 
 
 def by(points: Sequence[Point], kind: str) -> list[tuple[str, list[Point]]]:

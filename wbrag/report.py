@@ -11,6 +11,7 @@ from wbrag import schema
 from wbrag.construction import TRACE_COLUMNS, construction, cost
 from wbrag.evaluation import Setting, evaluate
 from wbrag.lives import lives_to_show
+from wbrag.methods.needs import settings_read
 from wbrag.overlap import RULE, TrainingQuestions
 from wbrag.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, html, markdown
 from wbrag.plots import compression_figure, gain_figure, rank_figure
@@ -62,7 +63,8 @@ def write_report(run: Path) -> dict[str, Any]:
     Reads config.yaml, run.json, traces/, predictions/ and quarantine.jsonl of the run folder. RunError, naming the
     file, where one cannot be read or there is no prediction.
     """
-    setting = setting_of(read_config(run))
+    config = read_config(run)
+    setting, how = setting_of(config), settings_read(config["method"])
     traces = sorted(read_rows(run / "traces", schema.TRACE, TRACE_COLUMNS), key=lambda row: str(row["id"]))
     predictions = sorted(read_rows(run / "predictions", schema.PREDICTION), key=lambda row: str(row["id"]))
     if not predictions:
@@ -80,7 +82,8 @@ def write_report(run: Path) -> dict[str, Any]:
         *_reproduction_blocks(run, facts),
     ]
     title = f"{setting.benchmark}: before and after write-back"
-    subtitle = f"WriteBack-RAG with {setting.method} RAG on {setting.backbone}, seed {setting.seed}"
+    method = f"{setting.method} RAG ({how})" if how else f"{setting.method} RAG"
+    subtitle = f"WriteBack-RAG with {method} on {setting.backbone}, seed {setting.seed}"
     for picture in pictures:
         write_text(run / picture.file, picture.svg)
     write_text(run / "report.md", markdown(title, subtitle, blocks))
