@@ -166,13 +166,16 @@ def transfer_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> tuple[list[B
             blocks += [Text(f"{name}:"), transfers(found)]
     if not panels:
         return [], []
-    every = [abs(record["difference"]) for records in grid["transfer"].values() for record in records.values()]
-    near = sum(difference <= NEAR for difference in every)
-    theirs = f"The paper: within {paper.paper()['figure4']['largest_difference']} points."
-    ours = f"Here {near} of {len(every)} pairs are within {100 * NEAR:.0f} points, the largest difference is {100 * max(every):.1f}."
-    caption = f"Score with another method's corpus minus that with the own one, in points. {theirs} {ours}"
+    caption = f"Score with another method's corpus minus that with the own one, in points. {_near(grid['transfer'])}"
     picture = Picture("plots/transfer.svg", transfer_figure(panels), caption)
     return [Heading("Figure 4: one method's corpus read by another"), Pictures((picture,)), *blocks], [picture]
+
+
+def _near(transfer: Mapping[str, Mapping[str, Record]]) -> str:
+    every = [abs(record["difference"]) for records in transfer.values() for record in records.values()]
+    near = f"{sum(difference <= NEAR for difference in every)} of {len(every)} pairs are within {100 * NEAR:.0f} points"
+    theirs = f"The paper: within {paper.paper()['figure4']['largest_difference']} points."
+    return f"{theirs} Here {near}, the largest difference is {100 * max(every):.1f}."
 
 
 def _row(reader: str, methods: Sequence[str], found: Mapping[tuple[str, str], Record]) -> list[float | None]:
