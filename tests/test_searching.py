@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -15,8 +17,9 @@ from hypothesis import strategies as st
 from wbrag.actors import Generator
 from wbrag.config import Backbone, Encoder, Method, TrainConfig
 from wbrag.encoder import open_encoder, passage_text
+from wbrag.encoding import HeldEncoder
 from wbrag.index.publish import publish
-from wbrag.retrieval import Searcher
+from wbrag.retrieval import Searcher, knowledge_of
 from wbrag.schema import RETRIEVED, Document, document_rows
 from wbrag.searching import SearchHandle
 
@@ -34,11 +37,27 @@ def publish_passages(store: Path, name: str, texts: Sequence[str]) -> None:
 
 @pytest.fixture(scope="module")
 def searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
-    """Both stores, searched by the very class that runs as an actor."""
+    """Both stores, searched by the very functions that run in the encoder's actor."""
     folder = tmp_path_factory.mktemp("stores")
     publish_passages(folder / "base", "p", [f"{a} and {b}" for a in WORDS for b in WORDS])
     publish_passages(folder / "writeback", "wb-", [f"the {word} of the town" for word in WORDS])
-    return Searcher(TrainConfig(encoder=HASHING), folder / "base", folder / "writeback")
+    actor = LocalActor(HeldEncoder(HASHING, "cpu", 1))
+    stores = knowledge_of(TrainConfig(encoder=HASHING), folder / "base", folder / "writeback")
+    return Searcher(actor, stores, "opening")
+
+
+class LocalActor:
+    """A Ray actor's handle, as far as a searcher sees it, in this process."""
+
+    def __init__(self, held: HeldEncoder) -> None:
+        self.held = held
+
+    @property
+    def apply(self) -> SimpleNamespace:
+        async def remote(*given: Any) -> Any:  # noqa: ANN401
+            return self.held.apply(*given)
+
+        return SimpleNamespace(remote=remote)
 
 
 class Sent:
@@ -51,7 +70,7 @@ class Sent:
     async def __call__(self, queries: list[str], k: int, merged: list[bool]) -> list[list[Document]]:
         self.batches.append(queries)
         await asyncio.sleep(0)
-        return self.searcher.search(queries, k, merged)
+        return await self.searcher.search(queries, k, merged)
 
 
 QUERIES = st.lists(
@@ -71,7 +90,7 @@ def test_searched_together_is_searched_one_by_one(
         handle = SearchHandle(sent, batch=batch, wait=0.001)
         return await asyncio.gather(*[(handle.merged if both else handle.base)(q, k) for q, k, both in queries])
 
-    alone = [searcher.search([query], k, [both])[0] for query, k, both in queries]
+    alone = [asyncio.run(searcher.search([query], k, [both]))[0] for query, k, both in queries]
     assert asyncio.run(together()) == alone
     gathered = [queries[start : start + batch] for start in range(0, len(queries), batch)]
     assert sent.batches == [
@@ -82,7 +101,7 @@ def test_searched_together_is_searched_one_by_one(
 
 
 def test_the_base_search_never_sees_write_back(searcher: Searcher) -> None:
-    base, both = searcher.search(["the mayor of the town"] * 2, 3, [False, True])
+    base, both = asyncio.run(searcher.search(["the mayor of the town"] * 2, 3, [False, True]))
     assert {document.source for document in base} == {"base"}
     assert both[0].id == "wb-0"
 
@@ -141,14 +160,15 @@ def test_who_gives_up_does_not_disturb_the_others() -> None:
 
 def test_a_generator_has_one_handle_and_searches_the_base_for_the_base_answer(searcher: Searcher) -> None:
     """What the actor does with its searcher, without Ray: unsure questions are searched for, in few batches."""
-    sent = Sent(searcher)
     flags: list[bool] = []
+    batches: list[int] = []
 
-    async def search(queries: list[str], k: int, merged: list[bool]) -> list[list[Document]]:
-        flags.extend(merged)
-        return await sent(queries, k, merged)
+    async def remote(*given: Any) -> Any:  # noqa: ANN401
+        flags.extend(given[3])
+        batches.append(len(given[3]))
+        return await searcher.actor.apply.remote(*given)
 
-    actor = SimpleNamespace(search=SimpleNamespace(remote=search))
+    actor = SimpleNamespace(apply=SimpleNamespace(remote=remote))
     reader = Backbone(name="scripted", kind="scripted", model="scripted")
     cfg = TrainConfig(backbone=reader, method=Method(name="flare"))
     generator = Generator(cfg)
@@ -161,9 +181,9 @@ def test_a_generator_has_one_handle_and_searches_the_base_for_the_base_answer(se
 
     async def work() -> tuple[pa.Table, pa.Table]:
         schema = RETRIEVED.append(pa.field("documents_writeback", RETRIEVED.field("documents").type))
-        trained = await generator.train(pa.Table.from_pylist(rows, RETRIEVED), cfg, _Hashed(actor))
+        trained = await generator.train(pa.Table.from_pylist(rows, RETRIEVED), cfg, replace(searcher, actor=actor))
         flags.append(False)  # between the two
-        return trained, await generator.predict(pa.Table.from_pylist(rows, schema), cfg, _Hashed(actor))
+        return trained, await generator.predict(pa.Table.from_pylist(rows, schema), cfg, replace(searcher, actor=actor))
 
     trained, predicted = asyncio.run(work())
     assert set(flags[:15]) == {False}
@@ -172,17 +192,5 @@ def test_a_generator_has_one_handle_and_searches_the_base_for_the_base_answer(se
     for side in ("base", "writeback"):
         assert predicted[f"retrievals_{side}"].to_pylist() == [0, 1, 1, 1] * 5
     assert predicted["error"].null_count == len(rows)
-    assert len(sent.batches) < 15
-
-
-class _Hashed:
-    """An actor's handle: a new object each time it arrives, equal to every other to the same actor."""
-
-    def __init__(self, actor: SimpleNamespace) -> None:
-        self.actor, self.search = actor, actor.search
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashed) and self.actor is other.actor
-
-    def __hash__(self) -> int:
-        return id(self.actor)
+    assert len(batches) < 15
+    assert len(generator.handles) == 1

@@ -65,9 +65,9 @@ def trained(run: Path, session: Session) -> Trained:
     refuse_other_settings(run, read_record(run / "run.json")["identity"], identity_of(cfg))
     cache = cache_of(cfg, run)
     inputs = read_or_quarantine(cfg, run, cache)
-    with opened(cfg, session):
-        base = base_index(cfg, inputs, cache)
-        questions = retrieve(cfg, inputs, base, cache)
+    with opened(cfg, session) as generators:
+        base = base_index(cfg, inputs, cache, generators.encoders)
+        questions = retrieve(cfg, inputs, base, cache, generators.encoders)
     return Trained(cfg, run, inputs.corpus, base, questions, len(inputs.test))
 
 
@@ -156,7 +156,7 @@ def stored(job: Job, units: list[Row], note: dict[str, Any], session: Session) -
         with opened(cfg, session) as generators, job.record.timed("index"):
             if cfg.cluster.gpus:
                 generators.stop()  # the encoder needs the GPUs
-            publish_units(file, store, cfg, {**note, "run": job.record.hash})
+            publish_units(file, store, cfg, {**note, "run": job.record.hash}, generators.encoders)
     return store
 
 
