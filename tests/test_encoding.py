@@ -1,4 +1,4 @@
-"""Encoder actors: lent ones are the kept ones and stay, others end with the block; what they do has its function's errors."""
+"""Encoder actors: lent ones are the kept ones and stay, others end with the block; errors come through."""
 
 from __future__ import annotations
 
