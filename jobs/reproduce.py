@@ -33,10 +33,10 @@ def main(cfg: DictConfig) -> None:
         typed = settings(cfg, ReproduceConfig)
         check_placebos(typed.placebos)
         out = Path(typed.run_dir).absolute()
-        for backbone, benchmark, method in product(typed.backbones, typed.benchmarks, typed.methods):
-            with noted(f"{backbone}/{benchmark}/{method}"):
-                run_point(typed, out, backbone, benchmark, method, session)
-        for backbone in typed.backbones:
+        for backbone in typed.backbones:  # all that one engine is asked, before the next one starts
+            for benchmark, method in product(typed.benchmarks, typed.methods):
+                with noted(f"{backbone}/{benchmark}/{method}"):
+                    run_point(typed, out, backbone, benchmark, method, session)
             measure_more(typed, out, backbone, session)
         grid = write_grid_report(out / "report", done(typed, out), failed)
         print(f"\n{summary(grid)}\nreport: {out}/report/report.html")

@@ -106,7 +106,7 @@ def primary_scores(rows: Sequence[Row], setting: Setting) -> Floats:
 
 def measure_grid(points: Sequence[Point]) -> dict[str, Any]:
     """Everything the report shows of the runs themselves, as plain data; fractions 0..1."""
-    records = [point.metrics["results"][0] | tested(point) for point in points]
+    records = [point.metrics["results"][0] | tested(point) | {"run": str(point.run)} for point in points]
     for record, adjusted in zip(records, holm([record["p"] for record in records]), strict=True):
         record["holm_p"] = adjusted
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,8 @@ def reason_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
 def retrieval_blocks(runs: Sequence[Point]) -> list[Block]:
     """What write-back changes about the documents, means over methods, and how often methods retrieve by themselves."""
     header = (
-        *("", "answer found, base %", "+ write-back %", "lost %", "of documents, units %", "questions with a unit %"),
-        *("context tokens, base", "+ write-back"),
+        *("", "answer found, base, %", "+ write-back, %", "lost, %", "units among documents, %"),
+        *("questions with a unit, %", "context tokens, base", "+ write-back"),
     )
     rows = [
         (f"{paper.called(benchmark)}, {paper.called(backbone)}", *retrieval_cells(ones))
@@ -84,17 +84,30 @@ def _lost(facts: Record) -> float | None:
 
 
 def _decision_blocks(runs: Sequence[Point]) -> list[Block]:
-    """The retrieval rate of methods that decide by themselves, and how many retrievals a question took."""
-    header = ("", "benchmark", "retrieves, base %", "+ write-back %", "retrievals a question, base", "+ write-back")
+    """How often methods that decide by themselves retrieve, and how many retrievals a question took, by benchmark."""
+    benchmarks = [name for name, _ in by(runs, "benchmark")]
     rows = []
-    for point in runs:
-        record = point.metrics["results"][0]
-        rates = (percent(record[f"retrieval_rate_{side}"]) for side in ("base", "writeback"))
-        counts = (number(record[f"retrievals_per_question_{side}"], 2) for side in ("base", "writeback"))
-        backbone, method, benchmark = (paper.called(name) for name in point.key)
-        rows.append((f"{method}, {backbone}", benchmark, *rates, *counts))
-    note = "Self-RAG decides whether to read the documents, FLARE whether to search again while it answers."
-    return [Text(note, "note"), Table(header, tuple(rows))]
+    for backbone, some in by(runs, "backbone"):
+        for method, ones in by(some, "method"):
+            of = {point.setting.benchmark: point.metrics["results"][0] for point in ones}
+            name = f"{paper.called(method)}, {paper.called(backbone)}"
+            rows += [
+                (f"{name}: questions, %", *(_both(of.get(b), "retrieval_rate", percent) for b in benchmarks)),
+                (f"{name}: a question", *(_both(of.get(b), "retrievals_per_question", _two) for b in benchmarks)),
+            ]
+    note = (
+        "What methods decide by themselves, base / + write-back: Self-RAG whether to read the documents at all, FLARE "
+        "whether to search again while it answers. The share of questions retrieved for, and retrievals a question."
+    )
+    return [Text(note, "note"), Table(("", *map(paper.called, benchmarks)), tuple(rows))]
+
+
+def _both(record: Record | None, key: str, told: Callable[[float | None], str]) -> str:
+    return "-" if record is None else f"{told(record[f'{key}_base'])} / {told(record[f'{key}_writeback'])}"
+
+
+def _two(value: float | None) -> str:
+    return number(value, 2)
 
 
 def judge_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
@@ -144,21 +157,27 @@ def origin_blocks(runs: Sequence[Point], failed: Sequence[str]) -> list[Block]:
     """What was run, with what, and what the distiller is told."""
     configs = [read_config(point.run) for point in runs]
     records = [read_record(point.run / "run.json") for point in runs]
-    rows = [
-        (
-            *(named(point), str(config["backbone"]["model"]), str(config.get("encoder", {}).get("name", "-"))),
-            *(str(config.get("corpus", "-")), f"{point.metrics['construction']['examples']:,} / {len(point.ids):,}"),
-            str(point.run),
-        )
-        for point, config in zip(runs, configs, strict=True)
-    ]
-    header = ("setting", "model", "encoder", "corpus", "train / test", "run folder")
     theirs = "The paper used Llama-3.1-8B and Gemma-3-12B, E5-base-v2, wiki18_100w and the full files. These runs used:"
-    blocks: list[Block] = [Heading("What was run"), Text(theirs), Table(header, tuple(rows), numbers=False)]
-    blocks += [_method_table(configs), *_version_blocks(records), *_prompt_blocks(records)]
+    folders = ", ".join(dict.fromkeys(str(point.run.parent) for point in runs))
+    blocks: list[Block] = [Heading("What was run"), Text(theirs), _data_table(runs, configs), _method_table(configs)]
+    blocks += [Text(f"The run folders lie in {folders}."), *_version_blocks(records), *_prompt_blocks(records)]
     if failed:
         blocks += [Text("Points of the grid that failed and are missing:"), *(Text(name) for name in failed)]
     return blocks
+
+
+def _data_table(runs: Sequence[Point], configs: Sequence[Record]) -> Table:
+    """What each benchmark was run on; one row where all its runs have the same."""
+    rows: dict[tuple[str, ...], int] = {}
+    for point, config in zip(runs, configs, strict=True):
+        row = (
+            f"{paper.called(point.setting.benchmark)}, {paper.called(point.setting.backbone)}",
+            *(str(config["backbone"]["model"]), str(config.get("encoder", {}).get("name", "-"))),
+            *(str(config.get("corpus", "-")), f"{point.metrics['construction']['examples']:,} / {len(point.ids):,}"),
+        )
+        rows[row] = rows.get(row, 0) + 1
+    header = ("benchmark, generator", "model", "encoder", "corpus", "train / test questions", "runs")
+    return Table(header, tuple((*row, f"{count}") for row, count in rows.items()), numbers=False)
 
 
 def _method_table(configs: Sequence[Record]) -> Table:
