@@ -39,6 +39,7 @@ def point(rows: list[tuple[float, float, bool, bool, int]], labels: bool = False
         ids=tuple(f"q{i}" for i in range(len(rows))),
         scores=np.array([(0.0, base, writeback) for base, writeback, *_ in rows]),
         answers={},
+        topics=[f"t{i}" for i in range(len(rows))],
         overlap=[None] * len(rows),
         exposure=["none"] * len(rows),
         facts=facts,

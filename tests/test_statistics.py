@@ -74,6 +74,26 @@ def test_only_questions_that_count_are_pooled() -> None:
         pooled_gain([(differences, np.zeros((3, 2), dtype=bool))])
 
 
+def test_questions_of_one_topic_are_as_much_evidence_as_one_and_topics_of_one_change_nothing() -> None:
+    column = np.random.default_rng(0).choice([-1.0, 0.0, 0.5, 1.0], size=200)
+    alone = paired_bootstrap(column[:, None])[0]
+    apart = paired_bootstrap(column[:, None], topics=[f"t{i}" for i in range(200)])[0]
+    tripled = [f"t{i}" for i in range(200) for _ in range(3)]
+    together = paired_bootstrap(np.repeat(column, 3)[:, None], topics=tripled)[0]
+    assert apart == pytest.approx(alone, abs=0.01)
+    assert together == pytest.approx(alone, abs=0.01)
+    pooled = pooled_gain(everything([[v] for v in np.repeat(column, 3)]), topics=[tripled])
+    assert pooled == pytest.approx((column.mean(), *alone), abs=0.01)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([-1.0, 0.0, 1.0])), min_size=1, max_size=30))
+def test_an_interval_over_topics_lies_between_the_topics_means(rows: list[tuple[str, float]]) -> None:
+    topics, values = [topic for topic, _ in rows], np.array([value for _, value in rows])
+    means = [values[[t == topic for t in topics]].mean() for topic in topics]
+    low, high = paired_bootstrap(values[:, None], resamples=200, topics=topics)[0]
+    assert min(means) - 1e-9 <= low <= high <= max(means) + 1e-9
+
+
 @given(st.lists(st.sampled_from([-0.1, 0.0, 0.2]), max_size=20))
 def test_winners_are_all_counted_once(gains: list[float]) -> None:
     found = winners(gains)

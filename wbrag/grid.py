@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from wbrag import schema
-from wbrag.evaluation import ANSWERS, BINARY, Setting, exposure_of, overlap_of, retrieval_facts, score_rows
+from wbrag.evaluation import ANSWERS, BINARY, Setting, exposure_of, overlap_of, retrieval_facts, score_rows, topic_of
 from wbrag.overlap import EXPOSURES, OVERLAPS, TrainingQuestions
 from wbrag.paper import place
 from wbrag.report import QUESTION_COLUMNS
@@ -32,8 +32,8 @@ ALPHA = 0.05
 class Point:
     """One run of the grid: its primary scores (questions, 3) by question in order of id, and what metrics.json holds.
 
-    `overlap` and `exposure` are each question's classes, `facts` what retrieval gave it (`evaluation.retrieval_facts`),
-    `tokens` (source, unit) of each kept example.
+    `topics` are what each question is about, `overlap` and `exposure` its classes, `facts` what retrieval gave it
+    (`evaluation.retrieval_facts`), `tokens` (source, unit) of each kept example.
     """
 
     run: Path
@@ -42,6 +42,7 @@ class Point:
     ids: tuple[str, ...]
     scores: Floats
     answers: dict[str, list[str | None]]
+    topics: list[str]
     overlap: list[str | None]
     exposure: list[str]
     facts: list[dict[str, float]]
@@ -84,6 +85,7 @@ def read_point(run: Path) -> Point:
         ids=tuple(str(row["id"]) for row in rows),
         scores=primary_scores(rows, setting),
         answers={name: [row[name] for row in rows] for name in ANSWERS},
+        topics=[topic_of(row) for row in rows],
         overlap=[overlap_of(row, training) for row in rows],
         exposure=[exposure_of(row, training) for row in rows],
         facts=[retrieval_facts(row, setting) for row in rows],
@@ -160,6 +162,7 @@ def pooled(points: Sequence[Point], counts: Callable[[Point], Flags]) -> dict[st
             for some in strata.values()
         ],
         seed=points[0].setting.seed,
+        topics=[some[0].topics for some in strata.values()],
     )
     questions = sum(int(members[id(point)].sum()) for point in points)
     return {"gain": gain, "ci_low": low, "ci_high": high, "settings": len(chosen), "questions": questions}
@@ -186,7 +189,8 @@ def compared(point: Point, folder: Path) -> dict[str, Any]:
         raise RunError(f"{folder / 'predictions'}: other questions than those of {point.run}")
     scores = primary_scores(rows, point.setting)
     gain, difference = scores[:, 2] - scores[:, 1], scores[:, 2] - point.scores[:, 2]
-    intervals = paired_bootstrap(np.column_stack([gain, difference]), seed=point.setting.seed)
+    both = np.column_stack([gain, difference])
+    intervals = paired_bootstrap(both, seed=point.setting.seed, topics=point.topics)
     return {
         "writeback": float(scores[:, 2].mean()),
         "gain": float(gain.mean()),

@@ -41,10 +41,11 @@ Record = Mapping[str, Any]
 NEAR = 0.02
 METHOD_NOTE = (
     "Scores in percent, gains in points: + write-back minus base, on the same questions. Intervals are paired "
-    f"percentile bootstraps of {RESAMPLES:,} resamples; pooled gains count each setting once and resample the "
-    "questions of a benchmark for all its settings together. * and Holm p: McNemar's exact test for 0/1 metrics, and "
-    f"for F1 {RESAMPLES:,} random turns of the differences' signs, corrected over all settings of the grid. Settings "
-    "share questions, corpus and generator: they are not so many independent trials."
+    f"percentile bootstraps of {RESAMPLES:,} resamples of topics, questions with the same first base document, which "
+    "units help together; pooled gains count each setting once and resample the topics of a benchmark for all its "
+    "settings together. * and Holm p: McNemar's exact test for 0/1 metrics, and "
+    f"for F1 {RESAMPLES:,} random turns of the differences' signs, over questions, corrected over all settings of the "
+    "grid. Settings share questions, corpus and generator: they are not so many independent trials."
 )
 
 
@@ -65,7 +66,11 @@ def write_grid_report(out: Path, runs: Sequence[Path], failed: Sequence[str] = (
         *reason_blocks(found, grid),
         Heading("Who gains"),
         who_gains(grid),
-        Text(f"{RULE} Each test question is in one class of each kind; without a unit nothing can be gained.", "note"),
+        Text(
+            f"{RULE} Each test question is in one class of each kind; without a unit there is nothing to "
+            "gain by, but for a method that searches by itself.",
+            "note",
+        ),
         *retrieval_blocks(found),
         *placebo_blocks(found, grid),
         *noise_blocks(found, grid),

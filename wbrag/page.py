@@ -101,7 +101,7 @@ pre { background: var(--tint); border: 1px solid var(--rule); border-radius: 6px
   table { font-size: 8.5pt; }
   th, .numbers th:not(:first-child) { white-space: normal; vertical-align: bottom; }
   .wide { font-size: 7pt; }
-  .wide th { font-size: 6.5pt; }
+  .wide th, .wide.numbers th:not(:first-child) { font-size: 6.5pt; }
   .wide.numbers th:not(:first-child), .wide.numbers td:not(:first-child) { padding-left: .5rem; }
   h2 { break-after: avoid; }
   figure, tr, pre, .lead { break-inside: avoid; }

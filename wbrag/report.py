@@ -49,7 +49,8 @@ REASONS_SHOWN = 12
 METHOD_NOTE = (
     "Scores in percent, gains in points. Each question is answered three times in the same run: closed book (the model "
     "alone), base (with documents of the corpus), + write-back (corpus and write-back index, merged by score). The "
-    f"interval is a paired percentile bootstrap of {RESAMPLES:,} resamples; p is McNemar's exact test, for 0/1 metrics."
+    f"interval is a paired percentile bootstrap of {RESAMPLES:,} resamples of topics, questions with the same first "
+    "base document, which units help together; p is McNemar's exact test over questions, for 0/1 metrics."
 )
 GAINS_CAPTION = (
     "Left: scores before and after; the whisker is the interval of the gain, set on the base score. Right: the gain by "
