@@ -109,6 +109,15 @@ def test_only_the_microworld_mixes_more_sharply_than_replugs_own_formula() -> No
     assert composed([*replug, *typed.overrides]).method.temperature == 0.03
 
 
+def test_what_reproduce_measures_afterwards_follows_its_benchmarks() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        own = OmegaConf.to_object(compose("reproduce", overrides=["run_dir=/o"]))
+        real = OmegaConf.to_object(compose("reproduce", overrides=["run_dir=/o", "benchmarks=[flashrag_nq]"]))
+    assert (own.transfer, real.transfer) == (["nq"], ["flashrag_nq"])
+    for name in ("ablate", "placebo", "repeat", "judge"):
+        assert (getattr(own, name), getattr(real, name)) == (["nq/naive"], ["flashrag_nq/naive"])
+
+
 def test_reproduce_names_what_conf_holds_or_the_paper_has() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         typed = OmegaConf.to_object(compose("reproduce", overrides=["run_dir=/o"]))
