@@ -137,6 +137,7 @@ def _retrieval_table(record: Row) -> Table:
         ("golden answer in the documents, % of questions", *_pair(record, "retrieval_recall", percent)),
         ("context tokens, mean", *_pair(record, "context_tokens", number)),
         ("questions for which the method itself retrieved, %", *_pair(record, "retrieval_rate", percent)),
+        ("retrievals by the method itself, a question", *_pair(record, "retrievals_per_question", number)),
         ("documents from write-back, %", "-", percent(record["writeback_share"])),
         ("questions with a write-back document", "-", exposed),
     )
