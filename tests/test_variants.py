@@ -85,15 +85,17 @@ def table(folder: Path) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in pq.read_table(folder).to_pylist()}
 
 
-def test_a_second_point_shares_engine_base_retrieval_and_closed_book_answers(
+def test_a_second_point_shares_engine_encoder_base_retrieval_and_closed_book_answers(
     own: Trained, data: Path, session: Session
 ) -> None:
     assert session.generators is not None
-    handles = list(session.generators.handles)
+    assert session.encoders is not None
+    handles = list(session.generators.handles), list(session.encoders.handles)
+    assert all(handles)
     before = {path.name for path in (data / "cache").iterdir()}
     other = settings(data, "second", gates=Gates(tau_s=0.2))
     train(other, session)
-    assert session.generators.handles == handles
+    assert (session.generators.handles, session.encoders.handles) == handles
     assert {path.name for path in (data / "cache").iterdir()} == before
     first, second = table(own.run / "traces"), table(data / "second" / "traces")
     for key, row in second.items():
