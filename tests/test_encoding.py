@@ -11,15 +11,10 @@ from wbrag.encoding import Encoders, HeldEncoder, lent, threads_of
 HASHING = Encoder(name="hashing", kind="hashing", model="hashing", dimension=64)
 
 
-def length_of(encoder: Opened, texts: list[str], plus: int = 0) -> int:
-    return len(encoder.encode_queries(texts)) + plus
-
-
-def refuse(encoder: Opened) -> None:
-    raise LookupError(f"not with {encoder.fingerprint}")
-
-
 def test_work_gets_the_held_encoder_and_all_that_is_given() -> None:
+    def length_of(encoder: Opened, texts: list[str], plus: int) -> int:
+        return len(encoder.encode_queries(texts)) + plus
+
     assert HeldEncoder(HASHING, "cpu", 1).apply(length_of, ["a", "b"], plus=3) == 5
 
 
@@ -30,10 +25,17 @@ def test_cores_are_shared_and_nobody_has_none() -> None:
 def test_kept_encoders_stay_and_others_end_with_the_block(ray_session: None) -> None:
     import ray
 
+    # Inside, so that they travel by value: an actor cannot import a test.
+    def rows_of(encoder: Opened, texts: list[str]) -> int:
+        return len(encoder.encode_queries(texts))
+
+    def refuse(encoder: Opened) -> None:
+        raise LookupError(f"not with {encoder.fingerprint}")
+
     cluster = Cluster(encoders=2)
     kept = Encoders(HASHING, cluster)
     with lent(HASHING, cluster, kept) as first:
-        assert ray.get([actor.apply.remote(length_of, ["a"], plus=1) for actor in first]) == [2, 2]
+        assert ray.get([actor.apply.remote(rows_of, ["a", "b"]) for actor in first]) == [2, 2]
     with lent(HASHING, cluster, kept) as second:
         assert second == first
         with pytest.raises(LookupError, match="not with hashing-64d"):
@@ -43,4 +45,4 @@ def test_kept_encoders_stay_and_others_end_with_the_block(ray_session: None) -> 
     kept.stop()
     for actor in (*own, *second):
         with pytest.raises(ray.exceptions.RayActorError):
-            ray.get(actor.apply.remote(length_of, ["a"]))
+            ray.get(actor.apply.remote(rows_of, ["a"]))
