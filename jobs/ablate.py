@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from wbrag.config import AblateConfig
 from wbrag.gate_variants import ablate
-from wbrag.grid_report import headline, write_grid_report
+from wbrag.grid_report import summary, write_grid_report
 from wbrag.variants import trained
 
 
@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
         for run in typed.runs:
             ablate(trained(Path(run), session), typed.thresholds, session)
         grid = write_grid_report(Path(typed.report_dir), [Path(run) for run in typed.runs])
-        print(f"{headline(grid)}\nreport: {typed.report_dir}/report.html")
+        print(f"{summary(grid)}\nreport: {typed.report_dir}/report.html")
 
 
 if __name__ == "__main__":

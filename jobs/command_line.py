@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,10 +89,24 @@ def noted(name: str) -> Iterator[None]:
 
 
 def settings(cfg: DictConfig, schema: type[Config]) -> Config:
-    """The composed configuration as typed data; OmegaConf's errors name the key that is missing or of a wrong type."""
+    """The composed configuration as typed data; OmegaConf's errors name the key that is missing or of a wrong type.
+
+    ConfigError for keys that the schema does not have: Hydra itself lets a `+` before a key add it to any schema.
+    """
     typed = OmegaConf.to_object(cfg)
     assert isinstance(typed, schema)
+    if unknown := list(_beyond(OmegaConf.to_container(cfg), asdict(typed))):
+        raise ConfigError(f"no such setting: {', '.join(unknown)}")
     return typed
+
+
+def _beyond(given: Any, known: Any, within: str = "") -> Iterator[str]:  # noqa: ANN401 - plain YAML data
+    """The keys of `given`, dotted, that `known` lacks. Of mappings with keys of the user's own both have all."""
+    for key, value in given.items() if isinstance(given, dict) else ():
+        if key in known:
+            yield from _beyond(value, known[key], f"{within}{key}.")
+        else:
+            yield f"{within}{key}"
 
 
 def print_results(metrics: dict[str, Any], k: int, folder: Path) -> None:

@@ -15,7 +15,7 @@ from command_line import point, settings, start
 from omegaconf import DictConfig
 
 from wbrag.config import PlaceboConfig
-from wbrag.grid_report import headline, write_grid_report
+from wbrag.grid_report import summary, write_grid_report
 from wbrag.placebos import check_placebos
 from wbrag.variants import other_merge, placebo, repeat, trained
 
@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> None:
             if typed.merge:
                 other_merge(own, session)
         grid = write_grid_report(Path(typed.report_dir), [Path(run) for run in typed.runs])
-        print(f"{headline(grid)}\nreport: {typed.report_dir}/report.html")
+        print(f"{summary(grid)}\nreport: {typed.report_dir}/report.html")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The paper's experiments from one command: a grid of runs, transfer, ablation, placebos, A/A, merges, one report.
+"""The paper's experiments from one command: a grid of runs, what is measured in them afterwards, and one report.
 
     python jobs/reproduce.py world=DIR run_dir=runs/reproduce
     python jobs/reproduce.py run_dir=DIR 'methods=[naive]' 'backbones=[scripted]' world=DIR
@@ -19,11 +19,11 @@ from omegaconf import DictConfig
 
 from wbrag.config import ConfigError, ReproduceConfig, TrainConfig
 from wbrag.gate_variants import ablate
-from wbrag.grid_report import headline, write_grid_report
+from wbrag.grid_report import summary, write_grid_report
 from wbrag.pipeline import finished, train
 from wbrag.placebos import check_placebos
 from wbrag.plan import Session
-from wbrag.variants import other_merge, placebo, repeat, trained, transfer
+from wbrag.variants import judge, other_merge, placebo, repeat, trained, transfer
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="reproduce")
@@ -33,13 +33,13 @@ def main(cfg: DictConfig) -> None:
         typed = settings(cfg, ReproduceConfig)
         check_placebos(typed.placebos)
         out = Path(typed.run_dir).absolute()
-        for backbone, benchmark, method in product(typed.backbones, typed.benchmarks, typed.methods):
-            with noted(f"{backbone}/{benchmark}/{method}"):
-                run_point(typed, out, backbone, benchmark, method, session)
-        for backbone in typed.backbones:
+        for backbone in typed.backbones:  # all that one engine is asked, before the next one starts
+            for benchmark, method in product(typed.benchmarks, typed.methods):
+                with noted(f"{backbone}/{benchmark}/{method}"):
+                    run_point(typed, out, backbone, benchmark, method, session)
             measure_more(typed, out, backbone, session)
         grid = write_grid_report(out / "report", done(typed, out), failed)
-        print(f"\n{headline(grid)}\nreport: {out}/report/report.html")
+        print(f"\n{summary(grid)}\nreport: {out}/report/report.html")
 
 
 def run_of(out: Path, backbone: str, benchmark: str, method: str) -> Path:
@@ -66,7 +66,7 @@ def run_point(typed: ReproduceConfig, out: Path, backbone: str, benchmark: str, 
 
 
 def measure_more(typed: ReproduceConfig, out: Path, backbone: str, session: Session) -> None:
-    """Transfer, ablation, placebos, A/A and merge policies in the finished runs of one backbone, each on its own."""
+    """Transfer, ablation, placebos, A/A, merge policies and judge in one backbone's finished runs, each on its own."""
     for benchmark in typed.transfer:
         with noted(f"transfer {backbone}/{benchmark}"):
             runs = [run_of(out, backbone, benchmark, method) for method in typed.methods]
@@ -84,6 +84,9 @@ def measure_more(typed: ReproduceConfig, out: Path, backbone: str, session: Sess
     for name in typed.merge:
         with noted(f"merge {backbone}/{name}"):
             other_merge(trained(named(out, backbone, name), session), session)
+    for name in typed.judge:
+        with noted(f"judge {backbone}/{name}"):
+            judge(trained(named(out, backbone, name), session), session)
 
 
 def named(out: Path, backbone: str, name: str) -> Path:

@@ -14,7 +14,7 @@ from command_line import point, settings, start
 from omegaconf import DictConfig
 
 from wbrag.config import TransferConfig
-from wbrag.grid_report import headline, write_grid_report
+from wbrag.grid_report import summary, write_grid_report
 from wbrag.variants import trained, transfer
 
 
@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> None:
         typed = settings(cfg, TransferConfig)
         transfer([trained(Path(run), session) for run in typed.runs], session)
         grid = write_grid_report(Path(typed.report_dir), [Path(run) for run in typed.runs])
-        print(f"{headline(grid)}\nreport: {typed.report_dir}/report.html")
+        print(f"{summary(grid)}\nreport: {typed.report_dir}/report.html")
 
 
 if __name__ == "__main__":

@@ -170,6 +170,7 @@ def _random_prediction(i: int, generator: np.random.Generator) -> Row:
     return prediction(
         id=f"test-{i}",
         metadata=json.dumps({"overlap": overlap}),
+        documents_base=[PASSAGES[0] | {"id": f"p-{i // 2:04d}"}, *PASSAGES[1:]],  # two questions a topic
         documents_writeback=[UNIT, *PASSAGES[:2]] if exposed else PASSAGES,
         answer_closed_book="Tarnholm" if generator.random() < 0.15 else "Elm Port",
         answer_base="Tarnholm" if base else "Port Elden",

@@ -321,6 +321,7 @@ def test_a_benchmark_that_works() -> None:
         ({"metric": "rouge"}, "benchmark.metric='rouge' is unknown; known are em, "),
         ({"metric": "label"}, "benchmark.labels is empty, but benchmark.metric='label'"),
         ({"labels": {"yes": ["true"], "no": ["True"]}}, "benchmark.labels: spelling 'True' belongs to both"),
+        ({"rows": {"train": 5, "dev": 3}}, "benchmark.rows.dev: no such split; known are train, test"),
         ({"labels": {"The": []}}, "benchmark.labels: label 'The': spelling 'The' normalises to nothing"),
     ],
 )

@@ -101,11 +101,27 @@ def test_each_job_has_a_schema_and_knows_its_thresholds_and_placebos(root: str) 
     check_placebos(getattr(typed, "placebos", []))
 
 
+def test_only_the_microworld_mixes_more_sharply_than_replugs_own_formula() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        typed = OmegaConf.to_object(compose("reproduce", overrides=["run_dir=/o"]))
+    replug = ["method=replug", *WORLD]
+    assert composed(replug).method.temperature == config.Method().temperature == 1.0
+    assert composed([*replug, *typed.overrides]).method.temperature == 0.03
+
+
+def test_what_reproduce_measures_afterwards_follows_its_benchmarks() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        own = OmegaConf.to_object(compose("reproduce", overrides=["run_dir=/o"]))
+        real = OmegaConf.to_object(compose("reproduce", overrides=["run_dir=/o", "benchmarks=[flashrag_nq]"]))
+    assert (own.transfer, real.transfer) == (["nq"], ["flashrag_nq"])
+    for name in ("ablate", "placebo", "repeat", "judge"):
+        assert (getattr(own, name), getattr(real, name)) == (["nq/naive"], ["flashrag_nq/naive"])
+
+
 def test_reproduce_names_what_conf_holds_or_the_paper_has() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         typed = OmegaConf.to_object(compose("reproduce", overrides=["run_dir=/o"]))
-    of_the_paper = 2  # backbones
-    assert len(typed.methods) * len(typed.benchmarks) * of_the_paper == paper()["table2"]["settings"]
+    assert len(typed.methods) * len(typed.benchmarks) * len(typed.backbones) == paper()["table2"]["settings"]
     assert {("benchmark", name) for name in typed.benchmarks} <= set(OPTIONS)
     assert {("backbone", name) for name in typed.backbones} <= set(OPTIONS)
     assert set(typed.methods) == set(paper()["table2"]["method"])

@@ -86,7 +86,8 @@ def test_mcnemar_of_a_known_table() -> None:
 
 
 def test_one_record_per_metric_primary_first_with_every_number() -> None:
-    fixed, same = prediction(), prediction(id="b", documents_writeback=PASSAGES, answer_writeback="Port Elden")
+    other = {"documents_base": PASSAGES[::-1], "documents_writeback": PASSAGES[::-1]}
+    fixed, same = prediction(), prediction(id="b", answer_writeback="Port Elden", **other)
     found = evaluate([fixed, same], SETTING)
     assert [record["metric"] for record in found["results"]] == ["acc", "em", "f1", "precision", "recall"]
     record = found["results"][0]

@@ -17,7 +17,7 @@ from synthetic_run import CONFIG, RUN, gated, population, prediction, write_run,
 from wbrag import schema
 from wbrag.evaluation import evaluate
 from wbrag.grid import compared, measure_grid, read_point, read_points
-from wbrag.grid_report import headline, write_grid_report
+from wbrag.grid_report import headline, summary, write_grid_report
 from wbrag.merge_policies import merge_blocks, verdict
 from wbrag.paper import called, cell, family, gain, place, statistic
 from wbrag.report import measure
@@ -30,7 +30,8 @@ GATES = {"tau_s": 0.1, "tau_delta": 0.01, "tau_doc": 0.01, "n_min": 2}
 
 
 def config_of(method: str, benchmark: str, backbone: str = "micro_small") -> str:
-    text = CONFIG.replace("name: naive", f"name: {method}").replace("toy_nq", benchmark)
+    how = ", theta: 0.8, beta: 0.4, query: masked" if method == "flare" else ""
+    text = CONFIG.replace("name: naive", f"name: {method}{how}").replace("toy_nq", benchmark)
     return text.replace("micro_small, model", f"{backbone}, model").replace(
         "acc", "f1" if benchmark == "hotpotqa" else "acc"
     )
@@ -82,7 +83,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             add_variant(run, "merge-supersede", [row | {"answer_writeback": "Tarnholm"} for row in rows])
             add_variant(run, "gates-0a1b2c3d", shifted(rows, 9))
             write_ablation(run)
+            add_judge(run, traces, rows)
     return made
+
+
+def add_judge(run: Path, traces: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+    """What `wbrag.variants.judge` leaves: a run of its own, whose judge disagrees about every tenth example."""
+    judged = [row | {"judge_agrees": i % 10 != 0} for i, row in enumerate(traces)]
+    folder = write_run(run / "variants" / "judge", judged, rows, (run / "config.yaml").read_text())
+    write_metrics(folder, judged, rows)
 
 
 def write_ablation(run: Path) -> None:
@@ -141,6 +150,17 @@ def test_every_table_and_figure_of_the_paper_is_there(page: Words) -> None:
     assert "the paper reports +2.14 over 48 settings" in page.text
     assert "34.82" in page.text
     assert "micro_large/nq/naive: ConfigError: no such backbone" in page.text
+    for part in (
+        "Settings that do not gain",
+        "Retrieval",
+        "lost, %",
+        "FLARE, micro_small: questions, %",
+        "A judge in place of labels",
+    ):
+        assert part in page.text
+    assert "theta 0.8, beta 0.4, query masked" in page.text
+    assert "of 2 pairs are within 2 points" in page.text
+    assert RUN["command"] in page.text
     assert "2603.25737" in page.text
 
 
@@ -155,9 +175,10 @@ def test_the_grid_says_what_its_points_say(runs: list[Path]) -> None:
     assert grid["groups"]["method"]["flare"]["gain"] == pytest.approx(np.mean(gains[1::2]))
     unseen = [point.metrics["splits"]["none"][0]["gain"] for point in points]
     assert grid["splits"]["none"]["gain"] == pytest.approx(np.mean(unseen))
-    assert grid["winners"]["tested"] == 2
-    assert [record["holm_p"] is None for record in grid["points"]] == [False, False, True, True]
-    assert all(r["holm_p"] >= r["mcnemar_p"] for r in grid["points"] if r["mcnemar_p"] is not None)
+    assert [record["p"] == record["mcnemar_p"] for record in grid["points"]] == [True, True, False, False]
+    assert all(record["p"] <= record["holm_p"] <= 1 for record in grid["points"])
+    for record, point in zip(grid["points"], points, strict=True):
+        assert record["better"] - record["worse"] == pytest.approx(record["gain"] * len(point.ids))
 
 
 def test_classes_hold_every_question_once(runs: list[Path]) -> None:
@@ -171,9 +192,30 @@ def test_cost_adds_up_runs_and_variants(runs: list[Path]) -> None:
     points = read_points(runs)
     found = measure_grid(points)["cost"]
     alone = sum(p.metrics["cost"]["training"]["calls"] + p.metrics["cost"]["evaluation"]["calls"] for p in points)
-    assert found["calls"] == alone + 10 * 90 * prediction()["calls"]
+    judged = json.loads((points[0].run / "variants" / "judge" / "metrics.json").read_text())["cost"]
+    judge = judged["training"]["calls"] + judged["evaluation"]["calls"]
+    assert found["calls"] == alone + 10 * 90 * prediction()["calls"] + judge
     assert found["saved"] == sum(p.metrics["cost"]["training"]["calls_saved"] for p in points)
-    assert found["seconds"] == pytest.approx(4 * sum(RUN["seconds"].values()) + 10 * 7.5)
+    assert found["seconds"] == pytest.approx(5 * sum(RUN["seconds"].values()) + 10 * 7.5)
+
+
+def test_a_judge_is_told_beside_the_labels(runs: list[Path], tmp_path: Path) -> None:
+    grid = write_grid_report(tmp_path, runs)
+    (told,) = grid["judge"].values()
+    assert told["judge_compared"] == 60
+    assert told["judge_agreement"] == pytest.approx(0.9)
+    assert told["difference"] == 0.0
+    assert len(grid["not_improved"]) == sum(record["gain"] <= 0 for record in grid["points"])
+
+
+def test_what_is_printed_counts_the_settings_that_gain() -> None:
+    every = {"gain": 0.02, "ci_low": 0.01, "ci_high": 0.03, "settings": 3}
+    grid = {"splits": {}, "pooled": every, "points": [{}] * 3}
+    grid["winners"] = {"better": 2, "equal": 1, "worse": 0, "significant": 1}
+    first, second = summary(grid).splitlines()
+    assert first == headline(grid)
+    assert "the mean gain is +2.0 points (+1.0 to +3.0)" in second
+    assert "2 of 3 settings gain, 1 are equal, 0 lose; 1 change significantly (Holm)" in second
 
 
 def test_a_repeat_without_a_flip_has_no_noise(runs: list[Path]) -> None:
@@ -238,9 +280,13 @@ def test_runs_without_units_or_variants_are_reported(tmp_path: Path) -> None:
     write_metrics(run, [gated()], rows)
     grid = write_grid_report(tmp_path / "out", [run])
     assert grid["pooled"]["gain"] == 0.0
-    assert [grid[name] for name in ("placebos", "repeat", "transfer", "ablation", "merge")] == [{}] * 5
+    names = ("placebos", "repeat", "transfer", "ablation", "merge", "judge")
+    assert [grid[name] for name in names] == [{}] * 6
     text = (tmp_path / "out" / "report.md").read_text()
     assert "Figure 4" not in text
+    (reasons,) = grid["not_improved"].values()
+    assert reasons["why"] == "No unit was written: delta <= tau_delta, before the call, for 1 of 1 examples."
+    assert "No unit was written" in text
     assert "shows no change" in text
 
 

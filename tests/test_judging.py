@@ -115,9 +115,10 @@ def test_agreement_is_among_the_construction_statistics() -> None:
     rows = [judged(saying(False, True), [golden]) for golden in ("Norvale", "Osterby", "Norvale")]
     numbers = construction([*rows, judged(ScriptedLLM(read), golden=())])
     assert (numbers["judge_compared"], numbers["judge_agreement"]) == (3, pytest.approx(2 / 3))
-    assert ("judge and labels agree", "66.7% of 3 decisions") in construction_rows(numbers)
+    assert (numbers["judge_passed"], numbers["labels_passed"], numbers["judge_kappa"]) == (3, 2, pytest.approx(0.0))
+    assert ("judge and labels agree", "66.7% of 3 decisions, kappa 0.00") in construction_rows(numbers)
     unjudged = construction([row | {"judge_agrees": None} for row in rows])
-    assert unjudged["judge_agreement"] is None
+    assert unjudged["judge_agreement"] is unjudged["judge_kappa"] is None
     assert "judge and labels agree" not in dict(construction_rows(unjudged))
 
 

@@ -16,18 +16,18 @@ LAYERS = [
     for names in (
         "schema config",
         "gates distill prompts metrics benchmarks flashrag statistics overlap placebos ablation llm",
-        "training answering unit_writing inputs judging methods searching encoder index curation llm.engine llm.vllm"
-        " llm.mixture llm.scripted llm.openai",
+        "training answering unit_writing inputs judging methods searching encoder encoding index curation llm.engine"
+        " llm.vllm llm.mixture llm.scripted llm.openai",
         "pipeline plan actors dispatch retrieval progress evaluation construction report page plots tables trace"
         " runfolder runrecord indexing writeback variants gate_variants lives grid grid_report grid_tables grid_plots"
-        " merge_policies paper",
+        " grid_sections grid_reasons merge_policies paper",
     )
 ]
 LAYERS.append(["jobs"])
 #: Who may import a library at all.
 OWNERS = {
     "hydra": ("jobs",),
-    "ray": ("wbrag.pipeline", "wbrag.plan", "wbrag.actors", "wbrag.dispatch", "wbrag.retrieval", "wbrag.index.build"),
+    "ray": tuple(f"wbrag.{name}" for name in "pipeline plan actors dispatch retrieval encoding index.build".split()),
     "faiss": ("wbrag.index",),
     "fsspec": ("wbrag.index.objects",),
     "vllm": ("wbrag.llm.vllm", "wbrag.llm.mixture"),

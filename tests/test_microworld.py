@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -106,6 +107,17 @@ def test_too_few_districts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="nq: 0 questions for 1500; ask for more districts"):
         _write_questions(tmp_path, Plan(), {})
     assert not (tmp_path / "nq").exists()
+
+
+def test_each_shape_is_a_backbone_and_reproduce_runs_them_all() -> None:
+    from microworld import train_lm
+
+    conf = Path(__file__).parents[1] / "conf"
+    chosen = {path.stem: yaml.safe_load(path.read_text()) for path in (conf / "backbone").glob("micro_*.yaml")}
+    assert {name: (b["name"], b["model"]) for name, b in chosen.items()} == {
+        name: (name, f"microworld/models/{name}") for name in train_lm.SHAPES
+    }
+    assert yaml.safe_load((conf / "reproduce.yaml").read_text())["backbones"] == list(train_lm.SHAPES)
 
 
 @pytest.fixture(scope="module")

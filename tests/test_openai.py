@@ -24,7 +24,7 @@ from wbrag.llm import Reply
 from wbrag.llm import openai as endpoint
 from wbrag.llm.openai import BadReply, Endpoint, EndpointError, pause, reply_of, retry_after
 from wbrag.llm.scripted import read
-from wbrag.methods import Tools, naive
+from wbrag.methods import Answer, Tools, naive, open_method
 from wbrag.methods.needs import check_method
 from wbrag.metrics import acc
 from wbrag.pipeline import train
@@ -308,6 +308,52 @@ def test_methods_are_refused_where_the_endpoint_cannot_serve_them(server: Server
     for key in able:
         with pytest.raises(ConfigError, match=rf"backbone\.{key}=false"):
             check_method(Method(name="flare"), backbone(server, **(able | {key: False})))
+
+
+RUNS, REFUSED = "runs", "whole distributions"
+CELLS = [(name, "vllm", RUNS) for name in ("naive", "replug", "selfrag", "flare")]
+CELLS += [("naive", "openai", RUNS), ("flare", "openai", RUNS)]
+CELLS += [("replug", "openai", REFUSED), ("selfrag", "openai", REFUSED)]
+
+
+@pytest.mark.parametrize(("name", "kind", "ends"), CELLS)
+def test_each_method_on_each_kind_of_generator_runs_or_is_refused(
+    server: Server, name: str, kind: str, ends: str
+) -> None:
+    """What the vLLM cells answer is test_vllm's matter; an endpoint's answer comes over the wire here."""
+    method = Method(name=name)
+    if kind == "vllm":
+        check_method(method, Backbone(name="micro_small", model="microworld/models/micro_small"))
+        return
+    settings = backbone(server, token_logprobs=True, continues=True)
+    server.respond = doubtful_reader
+    if ends == REFUSED:
+        with pytest.raises(ConfigError, match=rf"method\.name={name} works with {REFUSED}"):
+            check_method(method, settings)
+        return
+    check_method(method, settings)
+    answer = asyncio.run(over_the_wire(settings, method))
+    assert (answer.text, answer.retrievals) == (("Osterby", 0) if name == "naive" else ("Norvale.", 1))
+
+
+def doubtful_reader(body: Json) -> Json:
+    """Reads Norvale where it stands in the documents, else guesses a town that it is not sure of."""
+    known = "Norvale" in body["messages"][0]["content"]
+    text, logprob = ("Norvale.", -0.01) if known else ("Osterby", -2.0)
+    return completion(text, [(text, logprob)] if body.get("logprobs") else None)
+
+
+async def over_the_wire(settings: Backbone, method: Method) -> Answer:
+    """An answer over a document that does not help; a search finds one that does."""
+
+    async def search(query: str, k: int) -> list[Document]:
+        return [Document("d2", "Alder bridge", "The Alder bridge is in Norvale.")]
+
+    llm = Endpoint(settings)
+    async with llm.client:
+        tools = Tools(llm, Prompts(), "factoid", 16, method=method, search=search)
+        unhelpful = [Document("d1", "Mills", "The mill is old.")]
+        return await open_method(method).answer("Where is the Alder bridge?", unhelpful, tools)
 
 
 def test_what_the_configuration_promises_is_asked_for_at_the_start(server: Server) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -15,8 +17,9 @@ from hypothesis import strategies as st
 from wbrag.actors import Generator
 from wbrag.config import Backbone, Encoder, Method, TrainConfig
 from wbrag.encoder import open_encoder, passage_text
+from wbrag.encoding import HeldEncoder
 from wbrag.index.publish import publish
-from wbrag.retrieval import Knowledge, MergedRetriever, Retriever, Searcher
+from wbrag.retrieval import MergedRetriever, Searcher, knowledge_of, retrieve, search
 from wbrag.schema import RETRIEVED, Document, document_rows
 from wbrag.searching import SearchHandle
 
@@ -34,11 +37,27 @@ def publish_passages(store: Path, name: str, texts: Sequence[str]) -> None:
 
 @pytest.fixture(scope="module")
 def searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
-    """Both stores, searched by the very class that runs as an actor."""
+    """Both stores, searched by the very functions that run in the encoder's actor."""
     folder = tmp_path_factory.mktemp("stores")
     publish_passages(folder / "base", "p", [f"{a} and {b}" for a in WORDS for b in WORDS])
     publish_passages(folder / "writeback", "wb-", [f"the {word} of the town" for word in WORDS])
-    return Searcher(TrainConfig(encoder=HASHING), folder / "base", folder / "writeback")
+    actor = LocalActor(HeldEncoder(HASHING, "cpu", 1))
+    stores = knowledge_of(TrainConfig(encoder=HASHING), folder / "base", folder / "writeback")
+    return Searcher(actor, stores, "opening")
+
+
+class LocalActor:
+    """A Ray actor's handle, as far as a searcher sees it, in this process."""
+
+    def __init__(self, held: HeldEncoder) -> None:
+        self.held = held
+
+    @property
+    def apply(self) -> SimpleNamespace:
+        async def remote(*given: Any) -> Any:  # noqa: ANN401
+            return self.held.apply(*given)
+
+        return SimpleNamespace(remote=remote)
 
 
 class Sent:
@@ -51,7 +70,7 @@ class Sent:
     async def __call__(self, queries: list[str], k: int, merged: list[bool]) -> list[list[Document]]:
         self.batches.append(queries)
         await asyncio.sleep(0)
-        return self.searcher.search(queries, k, merged)
+        return await self.searcher.search(queries, k, merged)
 
 
 QUERIES = st.lists(
@@ -71,7 +90,7 @@ def test_searched_together_is_searched_one_by_one(
         handle = SearchHandle(sent, batch=batch, wait=0.001)
         return await asyncio.gather(*[(handle.merged if both else handle.base)(q, k) for q, k, both in queries])
 
-    alone = [searcher.search([query], k, [both])[0] for query, k, both in queries]
+    alone = [asyncio.run(searcher.search([query], k, [both]))[0] for query, k, both in queries]
     assert asyncio.run(together()) == alone
     gathered = [queries[start : start + batch] for start in range(0, len(queries), batch)]
     assert sent.batches == [
@@ -82,7 +101,7 @@ def test_searched_together_is_searched_one_by_one(
 
 
 def test_the_base_search_never_sees_write_back(searcher: Searcher) -> None:
-    base, both = searcher.search(["the mayor of the town"] * 2, 3, [False, True])
+    base, both = asyncio.run(searcher.search(["the mayor of the town"] * 2, 3, [False, True]))
     assert {document.source for document in base} == {"base"}
     assert both[0].id == "wb-0"
 
@@ -141,14 +160,15 @@ def test_who_gives_up_does_not_disturb_the_others() -> None:
 
 def test_a_generator_has_one_handle_and_searches_the_base_for_the_base_answer(searcher: Searcher) -> None:
     """What the actor does with its searcher, without Ray: unsure questions are searched for, in few batches."""
-    sent = Sent(searcher)
     flags: list[bool] = []
+    batches: list[int] = []
 
-    async def search(queries: list[str], k: int, merged: list[bool]) -> list[list[Document]]:
-        flags.extend(merged)
-        return await sent(queries, k, merged)
+    async def remote(*given: Any) -> Any:  # noqa: ANN401
+        flags.extend(given[3])
+        batches.append(len(given[3]))
+        return await searcher.actor.apply.remote(*given)
 
-    actor = SimpleNamespace(search=SimpleNamespace(remote=search))
+    actor = SimpleNamespace(apply=SimpleNamespace(remote=remote))
     reader = Backbone(name="scripted", kind="scripted", model="scripted")
     cfg = TrainConfig(backbone=reader, method=Method(name="flare"))
     generator = Generator(cfg)
@@ -161,9 +181,9 @@ def test_a_generator_has_one_handle_and_searches_the_base_for_the_base_answer(se
 
     async def work() -> tuple[pa.Table, pa.Table]:
         schema = RETRIEVED.append(pa.field("documents_writeback", RETRIEVED.field("documents").type))
-        trained = await generator.train(pa.Table.from_pylist(rows, RETRIEVED), cfg, _Hashed(actor))
+        trained = await generator.train(pa.Table.from_pylist(rows, RETRIEVED), cfg, replace(searcher, actor=actor))
         flags.append(False)  # between the two
-        return trained, await generator.predict(pa.Table.from_pylist(rows, schema), cfg, _Hashed(actor))
+        return trained, await generator.predict(pa.Table.from_pylist(rows, schema), cfg, replace(searcher, actor=actor))
 
     trained, predicted = asyncio.run(work())
     assert set(flags[:15]) == {False}
@@ -172,29 +192,19 @@ def test_a_generator_has_one_handle_and_searches_the_base_for_the_base_answer(se
     for side in ("base", "writeback"):
         assert predicted[f"retrievals_{side}"].to_pylist() == [0, 1, 1, 1] * 5
     assert predicted["error"].null_count == len(rows)
-    assert len(sent.batches) < 15
+    assert len(batches) < 15
+    assert len(generator.handles) == 1
 
 
-class _Hashed:
-    """An actor's handle: a new object each time it arrives, equal to every other to the same actor."""
-
-    def __init__(self, actor: SimpleNamespace) -> None:
-        self.actor, self.search = actor, actor.search
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashed) and self.actor is other.actor
-
-    def __hash__(self) -> int:
-        return id(self.actor)
-
-
-def test_an_actor_that_starts_again_opens_the_version_it_was_given(tmp_path: Path) -> None:
+def test_who_opens_the_stores_again_opens_the_versions_it_was_given(tmp_path: Path) -> None:
     store, cfg = tmp_path / "base", TrainConfig(encoder=HASHING, k=9)
     publish_passages(store, "p", ["the mayor", "the river"])
     publish_passages(store, "q", ["the hill"])
-    questions = pa.table({"question": ["mayor"]})
-    found = {version: Retriever(cfg, store, version).retrieve(questions) for version in (0, 1)}
-    assert [len(rows["documents"][0]) for rows in found.values()] == [3, 2]
-    merged = MergedRetriever(Knowledge(store, tmp_path / "none", 9, cfg.merge, 1, (1, 0)))(found[0])
-    assert len(merged["documents_writeback"][0]) == 2
-    assert [len(Searcher(cfg, store, None, (n, 0)).search(["mayor"], 9, [True])[0]) for n in (0, 1)] == [3, 2]
+    encoder, questions = open_encoder(HASHING), pa.table({"question": ["mayor"]})
+    for version, there in ((0, 3), (1, 2)):
+        stores = knowledge_of(cfg, store, versions=(version, 0))
+        rows = retrieve(encoder, questions, stores, f"retrieve {version}")
+        assert len(rows["documents"][0]) == there
+        merged = MergedRetriever(replace(stores, writeback=tmp_path / "none"))(rows)
+        assert len(merged["documents_writeback"][0]) == there
+        assert len(search(encoder, ["mayor"], 9, [True], stores, f"search {version}")[0]) == there

@@ -1,4 +1,4 @@
-"""Holm, the pooled gain and its strata, winners, flips; the paired bootstrap is tested with the evaluation."""
+"""Holm, the pooled gain, turned signs, kappa, flips; the paired bootstrap is tested with the evaluation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wbrag.statistics import flips, holm, paired_bootstrap, pooled_gain, winners
+from wbrag.statistics import flips, holm, kappa, mcnemar, paired_bootstrap, pooled_gain, sign_flips, winners
 
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
@@ -74,6 +74,26 @@ def test_only_questions_that_count_are_pooled() -> None:
         pooled_gain([(differences, np.zeros((3, 2), dtype=bool))])
 
 
+def test_questions_of_one_topic_are_as_much_evidence_as_one_and_topics_of_one_change_nothing() -> None:
+    column = np.random.default_rng(0).choice([-1.0, 0.0, 0.5, 1.0], size=200)
+    alone = paired_bootstrap(column[:, None])[0]
+    apart = paired_bootstrap(column[:, None], topics=[f"t{i}" for i in range(200)])[0]
+    tripled = [f"t{i}" for i in range(200) for _ in range(3)]
+    together = paired_bootstrap(np.repeat(column, 3)[:, None], topics=tripled)[0]
+    assert apart == pytest.approx(alone, abs=0.01)
+    assert together == pytest.approx(alone, abs=0.01)
+    pooled = pooled_gain(everything([[v] for v in np.repeat(column, 3)]), topics=[tripled])
+    assert pooled == pytest.approx((column.mean(), *alone), abs=0.01)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([-1.0, 0.0, 1.0])), min_size=1, max_size=30))
+def test_an_interval_over_topics_lies_between_the_topics_means(rows: list[tuple[str, float]]) -> None:
+    topics, values = [topic for topic, _ in rows], np.array([value for _, value in rows])
+    means = [values[[t == topic for t in topics]].mean() for topic in topics]
+    low, high = paired_bootstrap(values[:, None], resamples=200, topics=topics)[0]
+    assert min(means) - 1e-9 <= low <= high <= max(means) + 1e-9
+
+
 @given(st.lists(st.sampled_from([-0.1, 0.0, 0.2]), max_size=20))
 def test_winners_are_all_counted_once(gains: list[float]) -> None:
     found = winners(gains)
@@ -84,3 +104,40 @@ def test_winners_are_all_counted_once(gains: list[float]) -> None:
 def test_flips_are_the_share_of_answers_that_changed() -> None:
     assert flips(["a", "b", None, "d"], ["a", "c", None, "e"]) == 0.5
     assert flips([], []) == 0.0
+
+
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 5))
+@settings(max_examples=30)
+def test_turning_signs_is_mcnemars_test_where_scores_are_0_or_1(b: int, c: int, equal: int) -> None:
+    base = np.array([1.0] * b + [0.0] * c + [1.0] * equal)
+    writeback = np.array([0.0] * b + [1.0] * c + [1.0] * equal)
+    exact = mcnemar(base, writeback)["mcnemar_p"]
+    assert sign_flips(writeback - base) == pytest.approx(exact, abs=0.02)
+
+
+@given(st.lists(st.sampled_from([-1.0, -0.4, 0.0, 0.25, 1.0]), max_size=40), st.integers(0, 3))
+@settings(max_examples=30)
+def test_turning_signs_is_two_sided_and_never_0(values: list[float], seed: int) -> None:
+    differences = np.array(values)
+    p = sign_flips(differences, resamples=500, seed=seed)
+    assert 0 < p <= 1
+    assert sign_flips(-differences, resamples=500, seed=seed) == p
+    assert differences.any() or p == 1.0
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40))
+def test_kappa_is_symmetric_and_1_just_where_all_agree(pairs: list[tuple[bool, bool]]) -> None:
+    first, second = [a for a, _ in pairs], [b for _, b in pairs]
+    found = kappa(first, second)
+    assert kappa(second, first) == pytest.approx(found)
+    if len({*first, *second}) < 2:
+        assert found is None
+    else:
+        assert found is not None
+        assert -1 <= found <= 1
+        assert (found == pytest.approx(1)) == (first == second)
+
+
+def test_kappa_of_a_known_table() -> None:
+    pairs = [(True, True)] * 20 + [(True, False)] * 5 + [(False, True)] * 10 + [(False, False)] * 15
+    assert kappa(*zip(*pairs, strict=True)) == pytest.approx(0.4)

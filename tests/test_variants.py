@@ -25,7 +25,7 @@ from wbrag.plan import Session
 from wbrag.runfolder import RunError, load_config, read_rows
 from wbrag.runrecord import open_record
 from wbrag.schema import TRACE
-from wbrag.variants import Trained, check_transfer, other_merge, placebo, predicted, repeat, trained, transfer
+from wbrag.variants import Trained, check_transfer, judge, other_merge, placebo, predicted, repeat, trained, transfer
 from wbrag.writeback import units_of
 
 ROOT = Path(__file__).parents[1]
@@ -86,15 +86,17 @@ def table(folder: Path) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in pq.read_table(folder).to_pylist()}
 
 
-def test_a_second_point_shares_engine_base_retrieval_and_closed_book_answers(
+def test_a_second_point_shares_engine_encoder_base_retrieval_and_closed_book_answers(
     own: Trained, data: Path, session: Session
 ) -> None:
     assert session.generators is not None
-    handles = list(session.generators.handles)
+    assert session.encoders is not None
+    handles = list(session.generators.handles), list(session.encoders.handles)
+    assert all(handles)
     before = {path.name for path in (data / "cache").iterdir()}
     other = settings(data, "second", gates=Gates(tau_s=0.2))
     train(other, session)
-    assert session.generators.handles == handles
+    assert (session.generators.handles, session.encoders.handles) == handles
     assert {path.name for path in (data / "cache").iterdir()} == before
     first, second = table(own.run / "traces"), table(data / "second" / "traces")
     for key, row in second.items():
@@ -192,6 +194,19 @@ def test_a_variant_that_needs_scores_the_gates_left_out_asks_for_them(
     assert {row["id"] for row in rows} == wanted
 
 
+def test_a_judge_trains_the_run_once_more_and_leaves_the_run_as_it_is(own: Trained, session: Session) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (own.run / "traces").rglob("*.parquet")}
+    found = judge(own, session)["construction"]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert 0 < found["judge_compared"] <= found["examples"] == 30
+    assert 0 <= found["judge_agreement"] <= 1
+    folder = own.run / "variants" / "judge"
+    assert load_config(folder).judge == "llm"
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+    assert judge(own, session)["construction"] == found
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == files
+
+
 def test_another_runs_store_is_read_and_both_are_reported(own: Trained, data: Path, session: Session) -> None:
     predicted(own, "transfer-other", data / "second" / "writeback", {"writeback": "x"}, session)
     grid = write_grid_report(data / "report", [own.run])
@@ -269,7 +284,7 @@ def test_a_failing_point_of_a_sweep_is_named_and_the_others_are_done(data: Path,
 def test_reproduce_runs_the_grid_once_and_reports_it(data: Path, tmp_path: Path) -> None:
     lists = ["methods=[naive,nosuch]", "benchmarks=[files]", "backbones=[scripted]", "transfer=[]"]
     lists += ["ablate=[files/naive]", "placebo=[files/naive]", "placebos=[raw]", "repeat=[files/naive]"]
-    lists += ["merge=[files/naive]"]
+    lists += ["merge=[files/naive]", "judge=[files/naive]"]
     quoted = ",".join(f"'{text}'" for text in overrides(data))
     grid = [f"run_dir={tmp_path}", *lists, f"overrides=[{quoted}]"]
     ended = job("reproduce", *grid)
@@ -278,9 +293,10 @@ def test_reproduce_runs_the_grid_once_and_reports_it(data: Path, tmp_path: Path)
     run = tmp_path / "scripted-files-naive"
     page = (tmp_path / "report" / "report.html").read_text()
     tables = ("Table 2", "Table 3", "Table 4", "Figure 3", "Figure 5", "Placebos", "Noise floor", "superseding merge")
-    for part in (*tables, "nosuch"):
+    for part in (*tables, "A judge", "nosuch"):
         assert part in page
     files = {path: path.stat().st_mtime_ns for path in run.rglob("*.parquet")}
+    assert "settings gain" in ended.stdout
     again = job("reproduce", *(text.replace(",nosuch", "") for text in grid))
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.parquet")} == files

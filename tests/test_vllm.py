@@ -21,7 +21,7 @@ from wbrag.llm import Reply, Token
 from wbrag.llm.engine import engine_arguments, pick_dtype, resolve_model
 from wbrag.llm.places import Places
 from wbrag.llm.vllm import VllmEngine, pieces
-from wbrag.methods import Answer, Tools, flare, selfrag
+from wbrag.methods import Answer, Tools, flare, open_method, selfrag
 from wbrag.prompts import Prompts
 from wbrag.schema import Document
 from wbrag.searching import SearchHandle
@@ -63,6 +63,7 @@ def test_arguments_for_cpu_and_gpu(tmp_path: Path) -> None:
     assert "gpu_memory_utilization" not in cpu
     assert (gpu["gpu_memory_utilization"], gpu["distributed_executor_backend"]) == (0.9, "mp")
     assert gpu["tensor_parallel_size"] == 2
+    assert cpu["language_model_only"] is gpu["language_model_only"] is True
 
 
 def test_a_dead_engine_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +183,22 @@ def micro(run: object) -> Iterator[VllmEngine]:
     opened = VllmEngine(backbone)
     yield opened
     opened.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["naive", "replug", "selfrag", "flare"])
+def test_each_method_answers_on_the_engine(micro: VllmEngine, run: Callable[..., Any], name: str) -> None:
+    texts = ["Bitter Harborhouse was written by Thomas Glenhart.", "Quiet Meadowgate was written by Anna Fairwell."]
+    documents = [Document(f"d{i}", "Journal", text, score=0.7 - 0.1 * i) for i, text in enumerate(texts)]
+
+    async def search(query: str, k: int) -> list[Document]:
+        return documents[:k]
+
+    method = Method(name=name)
+    tools = Tools(micro, Prompts(), "factoid", 16, 64, method, search)
+    answer: Answer = run(open_method(method).answer("Who wrote Bitter Harborhouse?", documents, tools))
+    assert answer.text
+    assert answer.calls >= {"naive": 1, "replug": 2, "selfrag": 2, "flare": 1}[name]
 
 
 @pytest.mark.slow

@@ -20,12 +20,14 @@ import pyarrow as pa
 from wbrag import metrics
 from wbrag.answering import answer_question
 from wbrag.config import Backbone, ConfigError, TrainConfig
+from wbrag.encoding import Encoders
 from wbrag.judging import llm_judge
 from wbrag.llm import LLM
 from wbrag.llm.engine import resolve_model
 from wbrag.methods import Tools, open_method
 from wbrag.progress import Counts, total
 from wbrag.prompts import Prompts
+from wbrag.retrieval import Searcher
 from wbrag.schema import PREDICTION, TRACE, WRITTEN, Example, documents_of
 from wbrag.searching import SearchHandle
 from wbrag.training import train_example
@@ -74,12 +76,12 @@ class Generator:
     def __init__(self, cfg: TrainConfig) -> None:
         started = time.perf_counter()
         self.llm = open_llm(cfg.backbone)
-        self.handles: dict[Any, SearchHandle] = {}
+        self.handles: dict[Searcher, SearchHandle] = {}
         self.places = asyncio.Semaphore(cfg.cluster.examples_in_flight)
         self.counts = Counts()
         self.start_seconds = time.perf_counter() - started
 
-    async def train(self, block: pa.Table, cfg: TrainConfig, searcher: Any = None) -> pa.Table:  # noqa: ANN401
+    async def train(self, block: pa.Table, cfg: TrainConfig, searcher: Searcher | None = None) -> pa.Table:
         """`schema.RETRIEVED` rows to `schema.TRACE` rows (Algorithm 1), in input order."""
         tools, method = self._tools(cfg, self._handle(searcher)), open_method(cfg.method)
         metric = partial(metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels)
@@ -94,7 +96,7 @@ class Generator:
 
         return await self._all(block, work, TRACE)
 
-    async def predict(self, block: pa.Table, cfg: TrainConfig, searcher: Any = None) -> pa.Table:  # noqa: ANN401
+    async def predict(self, block: pa.Table, cfg: TrainConfig, searcher: Searcher | None = None) -> pa.Table:
         """Test questions with both lists of documents to `schema.PREDICTION` rows, in input order."""
         handle, method = self._handle(searcher), open_method(cfg.method)
         tools, merged = self._tools(cfg, handle), handle.merged if handle else None
@@ -107,7 +109,7 @@ class Generator:
 
         return await self._all(block, work, PREDICTION)
 
-    async def write(self, block: pa.Table, cfg: TrainConfig, searcher: Any = None) -> pa.Table:  # noqa: ANN401
+    async def write(self, block: pa.Table, cfg: TrainConfig, searcher: Searcher | None = None) -> pa.Table:
         """`schema.REQUEST` rows to `schema.WRITTEN` rows, in input order."""
         tools = self._tools(cfg, self._handle(searcher))
         return await self._all(block, lambda row: write_unit(row, tools, cfg.gates.n_min), WRITTEN)
@@ -125,11 +127,13 @@ class Generator:
         if close := getattr(self.llm, "close", None):
             close()
 
-    def _handle(self, searcher: Any) -> SearchHandle | None:  # noqa: ANN401
-        """The one handle to a searcher (`retrieval.Searcher`), whichever block asks for it."""
-        if searcher is not None and searcher not in self.handles:
-            self.handles[searcher] = SearchHandle(lambda *asked: searcher.search.remote(*asked))
-        return self.handles.get(searcher)
+    def _handle(self, searcher: Searcher | None) -> SearchHandle | None:
+        """The one handle to a searcher, whichever block asks for it."""
+        if searcher is None:
+            return None
+        if searcher not in self.handles:
+            self.handles[searcher] = SearchHandle(searcher.search)
+        return self.handles[searcher]
 
     async def _all(self, block: pa.Table, work: RowWork, schema: pa.Schema) -> pa.Table:
         rows = block.to_pylist()
@@ -154,11 +158,15 @@ class Generator:
 
 
 class Generators:
-    """The generator actors of a run: started when first asked for, stopped with `stop`, counted over restarts."""
+    """The generator actors of a run: started when first asked for, stopped with `stop`, counted over restarts.
+
+    `encoders` are the session's, which outlive them; None: whoever needs one starts it.
+    """
 
     def __init__(self, cfg: TrainConfig) -> None:
         # A relative checkpoint folder means another one in the actor's working directory.
         self.cfg = replace(cfg, backbone=replace(cfg.backbone, model=model_path(cfg.backbone)))
+        self.encoders: Encoders | None = None
         self.handles: list[Any] = []
         self.start_seconds = 0.0
 

@@ -112,13 +112,15 @@ def examples_table(examples: Sequence[Example]) -> pa.Table:
 
 
 def check_benchmark(benchmark: Benchmark) -> None:
-    """Raise ConfigError, naming key and value, for a task, metric or labels that cannot work."""
+    """Raise ConfigError, naming key and value, for a task, metric, labels or split that cannot work."""
     if benchmark.task not in TASKS:
         raise ConfigError(f"benchmark.task={benchmark.task!r} is unknown; known are {', '.join(TASKS)}")
     if benchmark.metric not in metrics.METRICS:
         raise ConfigError(f"benchmark.metric={benchmark.metric!r} is unknown; known are {', '.join(metrics.METRICS)}")
     if benchmark.metric == "label" and not benchmark.labels:
         raise ConfigError("benchmark.labels is empty, but benchmark.metric='label' maps answers to labels")
+    if strange := set(benchmark.rows) - {"train", "test"}:
+        raise ConfigError(f"benchmark.rows.{min(strange)}: no such split; known are train, test")
     try:
         metrics.spellings(benchmark.labels)
     except ValueError as error:

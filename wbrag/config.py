@@ -107,7 +107,7 @@ class Index:
     nprobe: int = 32  # IVF: lists that a query looks into
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class Merge:
     """How base passages and units share the K places of a top-K (wbrag.index.merge)."""
 
@@ -213,6 +213,7 @@ class ReproduceConfig:
     placebos: list[str] = field(default_factory=list)
     repeat: list[str] = field(default_factory=list)  # benchmark/method
     merge: list[str] = field(default_factory=list)  # benchmark/method
+    judge: list[str] = field(default_factory=list)  # benchmark/method
 
 
 def fingerprint(*parts: object) -> str:

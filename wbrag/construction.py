@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wbrag.statistics import kappa
+
 Row = Mapping[str, Any]
 
 #: The columns of `schema.TRACE` that the statistics need: no text of a document among them.
@@ -26,11 +28,14 @@ def construction(traces: Sequence[Row]) -> dict[str, Any]:
     Rates are fractions 0..1 (`selected_rate` of all examples, `fallback_rate` of the kept ones). Tokens are means over
     kept examples, `compression_ratio` is the mean of their source / distilled tokens; None where nothing was kept.
     `units` counts different units: one text from the same sources counts once. `judge_agreement` is the share of the
-    `judge_compared` examples whose utility gate decides by the judge as it would by the labels (None without a judge).
+    `judge_compared` examples whose utility gate decides by the judge as it would by the labels (None without a judge),
+    `judge_kappa` the same beyond chance; `judge_passed` and `labels_passed` of them pass by one and by the other.
     """
     kept = [row for row in traces if row["status"] == "kept"]
     ratios = [row["source_tokens"] / row["unit_tokens"] for row in kept if row["unit_tokens"]]
-    compared = [float(row["judge_agrees"]) for row in traces if row["judge_agrees"] is not None]
+    compared = [row for row in traces if row["judge_agrees"] is not None]
+    by_judge = [row["kept_ranks"] is not None for row in compared]  # known once the utility gate is passed
+    by_labels = [passed == bool(row["judge_agrees"]) for passed, row in zip(by_judge, compared, strict=True)]
     statuses = Counter(row["status"] for row in traces)
     return {
         "examples": len(traces),
@@ -48,7 +53,10 @@ def construction(traces: Sequence[Row]) -> dict[str, Any]:
         "dropped_documents": sum(row["dropped_documents"] or 0 for row in traces),
         "retained_by_rank": retained_by_rank(kept),
         "judge_compared": len(compared),
-        "judge_agreement": _mean(compared),
+        "judge_agreement": _mean([float(row["judge_agrees"]) for row in compared]),
+        "judge_kappa": kappa(by_judge, by_labels),
+        "judge_passed": sum(by_judge),
+        "labels_passed": sum(by_labels),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from wbrag.config import TrainConfig
-from wbrag.retrieval import Knowledge, KnownAnswers, MergedRetriever
+from wbrag.retrieval import Knowledge, KnownAnswers, MergedRetriever, Searcher
 from wbrag.schema import PREDICTION, TRACE, WRITTEN
 
 #: What a generator can be asked to do with a block, and the table it makes of it.
@@ -22,22 +22,22 @@ class Stage:
     """What is done with the blocks of a plan: the `work` of a generator under the settings of `cfg`.
 
     `knowledge`: the stores, for questions that are to gain merged documents. `known`: the table of answers that need
-    not be asked again (`retrieval.KnownAnswers`). `searcher`: the actor that a method searches with meanwhile.
+    not be asked again (`retrieval.KnownAnswers`). `searcher`: what a method searches with meanwhile.
     """
 
     cfg: TrainConfig
     work: str
     knowledge: Knowledge | None = None
     known: Path | None = None
-    searcher: Any = None
+    searcher: Searcher | None = None
 
 
 class Dispatcher:
     """A Ray Data actor of many threads: takes blocks to the generator with the fewest of them, and waits.
 
     There is one for all generators, so that it knows who is busy; a generator that restarts keeps its blocks (Ray asks
-    it again) and gets no new ones meanwhile. With `stage.knowledge`, questions that a `Retriever` encoded first gain
-    Top-K(R(q, K) u R(q, K_wb)).
+    it again) and gets no new ones meanwhile. With `stage.knowledge`, questions that `retrieval.retrieve` encoded first
+    gain Top-K(R(q, K) u R(q, K_wb)).
     """
 
     def __init__(self, generators: list[Any], stage: Stage) -> None:

@@ -1,8 +1,8 @@
 """Paired statistics on the predictions of a run, and what the construction of its knowledge base took.
 
-Every test question is answered three times in one run (closed book, base, base + write-back), so all
-comparisons are paired: the interval of a gain comes from a bootstrap over questions, the p-value from McNemar's
-exact test on the questions whose score changed. Nothing here reads a file.
+Every test question is answered three times in one run (closed book, base, base + write-back), so all comparisons are
+paired: the interval of a gain comes from a bootstrap over topics (`topic_of`), the p-value from McNemar's exact test on
+the questions whose score changed. Nothing here reads a file.
 """
 
 from __future__ import annotations
@@ -60,9 +60,10 @@ def evaluate(predictions: Sequence[Row], setting: Setting, training: TrainingQue
     facts = [retrieval_facts(row, setting) for row in predictions]
     overlap = [overlap_of(row, training) for row in predictions]
     exposed = [exposure_of(row, training) for row in predictions]
+    topics = [topic_of(row) for row in predictions]
 
     def records(chosen: list[int]) -> list[dict[str, Any]]:
-        return result_records(scores[chosen], [facts[i] for i in chosen], setting)
+        return result_records(scores[chosen], [facts[i] for i in chosen], setting, [topics[i] for i in chosen])
 
     return {
         "questions": {"n": len(predictions), "failed": sum(row["error"] is not None for row in predictions)},
@@ -140,10 +141,18 @@ def exposure_of(row: Row, training: TrainingQuestions | None = None) -> str:
     return "unit" if any(d["source"] == "writeback" for d in row["documents_writeback"] or []) else "none"
 
 
-def result_records(scores: Floats, facts: Sequence[Row], setting: Setting) -> list[dict[str, Any]]:
-    """One record per metric from scores (questions, metrics, 3) and the questions' retrieval facts; fractions 0..1."""
+def topic_of(row: Row) -> str:
+    """What a question is about, as far as retrieval tells: the id of its first base document, else its own id."""
+    documents = row["documents_base"]
+    return f"document {documents[0]['id']}" if documents else f"question {row['id']}"
+
+
+def result_records(
+    scores: Floats, facts: Sequence[Row], setting: Setting, topics: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One record per metric from scores (questions, metrics, 3), retrieval facts and topics; fractions 0..1."""
     retrieval = _retrieval_means(facts)
-    intervals = paired_bootstrap(scores[:, :, 2] - scores[:, :, 1], seed=setting.seed)
+    intervals = paired_bootstrap(scores[:, :, 2] - scores[:, :, 1], seed=setting.seed, topics=topics)
     records = []
     for j, metric in enumerate(setting.metrics):
         closed_book, base, writeback = (_mean(scores[:, j, answer]) for answer in range(3))

@@ -95,7 +95,7 @@ def _asked(own: Trained, chosen: Plan, name: str, gates: Gates, session: Session
         questions = pq.read_table(own.questions / "train.parquet")
         pq.write_table(questions.filter(pc.is_in(questions["id"], pa.array(chosen.to_train))), source)
         with opened(own.cfg, session) as generators, job.record.timed("train"):
-            with searcher(own.cfg, own.base) as found:
+            with searcher(own.cfg, own.base, encoders=generators.encoders) as found:
                 stage = Stage(replace(own.cfg, gates=gates), "train", searcher=found)
                 generate(job, generators, stage, source, "traces", len(chosen.to_train))
     columns = (*ablation.TRACE_COLUMNS, "fallback", "calls")

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from wbrag import schema
-from wbrag.evaluation import ANSWERS, BINARY, Setting, exposure_of, overlap_of, score_rows
+from wbrag.evaluation import ANSWERS, BINARY, Setting, exposure_of, overlap_of, retrieval_facts, score_rows, topic_of
 from wbrag.overlap import EXPOSURES, OVERLAPS, TrainingQuestions
 from wbrag.paper import place
 from wbrag.report import QUESTION_COLUMNS
 from wbrag.runfolder import RunError, read_config, read_record, read_rows, setting_of
-from wbrag.statistics import Flags, Floats, flips, holm, paired_bootstrap, pooled_gain, winners
+from wbrag.statistics import Flags, Floats, flips, holm, paired_bootstrap, pooled_gain, sign_flips, winners
 
 Row = Mapping[str, Any]
 TRACE_COLUMNS = (*QUESTION_COLUMNS, "status", "kept_ranks", "source_tokens", "unit_tokens")
@@ -32,7 +32,8 @@ ALPHA = 0.05
 class Point:
     """One run of the grid: its primary scores (questions, 3) by question in order of id, and what metrics.json holds.
 
-    `overlap` and `exposure` are each question's classes, `tokens` (source, unit) of each kept example.
+    `topics` are what each question is about, `overlap` and `exposure` its classes, `facts` what retrieval gave it
+    (`evaluation.retrieval_facts`), `tokens` (source, unit) of each kept example.
     """
 
     run: Path
@@ -41,8 +42,10 @@ class Point:
     ids: tuple[str, ...]
     scores: Floats
     answers: dict[str, list[str | None]]
+    topics: list[str]
     overlap: list[str | None]
     exposure: list[str]
+    facts: list[dict[str, float]]
     tokens: list[tuple[int, int]]
 
     @property
@@ -82,8 +85,10 @@ def read_point(run: Path) -> Point:
         ids=tuple(str(row["id"]) for row in rows),
         scores=primary_scores(rows, setting),
         answers={name: [row[name] for row in rows] for name in ANSWERS},
+        topics=[topic_of(row) for row in rows],
         overlap=[overlap_of(row, training) for row in rows],
         exposure=[exposure_of(row, training) for row in rows],
+        facts=[retrieval_facts(row, setting) for row in rows],
         tokens=[(row["source_tokens"], row["unit_tokens"]) for row in traces if row["status"] == "kept"],
     )
 
@@ -103,11 +108,9 @@ def primary_scores(rows: Sequence[Row], setting: Setting) -> Floats:
 
 def measure_grid(points: Sequence[Point]) -> dict[str, Any]:
     """Everything the report shows of the runs themselves, as plain data; fractions 0..1."""
-    records = [dict(point.metrics["results"][0]) for point in points]
-    tested = [i for i, point in enumerate(points) if point.setting.metric in BINARY]
-    adjusted = dict(zip(tested, holm([records[i]["mcnemar_p"] for i in tested]), strict=True))
-    for i, record in enumerate(records):
-        record["holm_p"] = adjusted.get(i)
+    records = [point.metrics["results"][0] | tested(point) | {"run": str(point.run)} for point in points]
+    for record, adjusted in zip(records, holm([record["p"] for record in records]), strict=True):
+        record["holm_p"] = adjusted
     return {
         "points": records,
         "pooled": pooled(points, lambda p: np.ones(len(p.ids), dtype=bool)),
@@ -118,9 +121,19 @@ def measure_grid(points: Sequence[Point]) -> dict[str, Any]:
         "splits": _classes(points, OVERLAPS, lambda p: p.overlap),
         "exposure": _classes(points, (*EXPOSURES, "unit"), lambda p: p.exposure),
         "winners": winners([record["gain"] for record in records])
-        | {"significant": sum(p <= ALPHA for p in adjusted.values()), "tested": len(tested)},
+        | {"significant": sum(record["holm_p"] <= ALPHA for record in records)},
         "cost": cost(points),
     }
+
+
+def tested(point: Point) -> dict[str, Any]:
+    """How many questions of a point score `better` and `worse` with write-back, and the p-value `p` of its gain.
+
+    McNemar's exact test for 0/1 metrics, turned signs for the others.
+    """
+    told = point.metrics["results"][0]["mcnemar_p"]
+    p = told if point.setting.metric in BINARY else sign_flips(point.gains, seed=point.setting.seed)
+    return {"p": p, "better": int(np.sum(point.gains > 0)), "worse": int(np.sum(point.gains < 0))}
 
 
 def by(points: Sequence[Point], kind: str) -> list[tuple[str, list[Point]]]:
@@ -149,6 +162,7 @@ def pooled(points: Sequence[Point], counts: Callable[[Point], Flags]) -> dict[st
             for some in strata.values()
         ],
         seed=points[0].setting.seed,
+        topics=[some[0].topics for some in strata.values()],
     )
     questions = sum(int(members[id(point)].sum()) for point in points)
     return {"gain": gain, "ci_low": low, "ci_high": high, "settings": len(chosen), "questions": questions}
@@ -173,7 +187,8 @@ def compared(point: Point, folder: Path) -> dict[str, Any]:
     rows = variant_predictions(point, folder)
     scores = primary_scores(rows, point.setting)
     gain, difference = scores[:, 2] - scores[:, 1], scores[:, 2] - point.scores[:, 2]
-    intervals = paired_bootstrap(np.column_stack([gain, difference]), seed=point.setting.seed)
+    both = np.column_stack([gain, difference])
+    intervals = paired_bootstrap(both, seed=point.setting.seed, topics=point.topics)
     return {
         "writeback": float(scores[:, 2].mean()),
         "gain": float(gain.mean()),

@@ -15,6 +15,7 @@ from typing import Any
 from wbrag import paper
 from wbrag.grid import Point, by, compared, measure_grid, read_ablation, read_points, variants
 from wbrag.grid_plots import ranks_figure, tokens_figure, transfer_figure
+from wbrag.grid_sections import cost_blocks, judge_blocks, named, origin_blocks, reason_blocks, retrieval_blocks
 from wbrag.grid_tables import (
     all_settings,
     mean_gains,
@@ -30,19 +31,22 @@ from wbrag.grid_tables import (
 )
 from wbrag.merge_policies import merge_blocks
 from wbrag.overlap import RULE
-from wbrag.page import Block, Heading, Picture, Pictures, Table, Text, html, markdown
-from wbrag.runfolder import RunError, read_config, write_text
+from wbrag.page import Block, Heading, Picture, Pictures, Text, html, markdown
+from wbrag.runfolder import RunError, write_text
 from wbrag.statistics import RESAMPLES
-from wbrag.tables import interval, percent, points
+from wbrag.tables import interval, points
 
 Record = Mapping[str, Any]
 
+#: Pairs of methods that differ by at most so much transfer well.
+NEAR = 0.02
 METHOD_NOTE = (
     "Scores in percent, gains in points: + write-back minus base, on the same questions. Intervals are paired "
-    f"percentile bootstraps of {RESAMPLES:,} resamples; pooled gains count each setting once and resample the "
-    "questions of a benchmark for all its settings together. * and Holm p: McNemar's exact test, corrected over all "
-    "settings of the grid, for 0/1 metrics. Settings share questions, corpus and generator: they are not so many "
-    "independent trials."
+    f"percentile bootstraps of {RESAMPLES:,} resamples of topics, questions with the same first base document, which "
+    "units help together; pooled gains count each setting once and resample the topics of a benchmark for all its "
+    "settings together. * and Holm p: McNemar's exact test for 0/1 metrics, and "
+    f"for F1 {RESAMPLES:,} random turns of the differences' signs, over questions, corrected over all settings of the "
+    "grid. Settings share questions, corpus and generator: they are not so many independent trials."
 )
 
 
@@ -58,19 +62,26 @@ def write_grid_report(out: Path, runs: Sequence[Path], failed: Sequence[str] = (
     pictures = _figures(found)
     transfer, transfer_pictures = transfer_blocks(found, grid)
     blocks = [
-        *_headline_blocks(grid, found),
+        *_headline_blocks(grid),
         *_table_2_blocks(found, grid),
+        *reason_blocks(found, grid),
         Heading("Who gains"),
         who_gains(grid),
-        Text(f"{RULE} Each test question is in one class of each kind; without a unit nothing can be gained.", "note"),
+        Text(
+            f"{RULE} Each test question is in one class of each kind; without a unit there is nothing to "
+            "gain by, but for a method that searches by itself.",
+            "note",
+        ),
+        *retrieval_blocks(found),
         *placebo_blocks(found, grid),
         *noise_blocks(found, grid),
         *merge_blocks(found, grid),
         *transfer,
         *_construction_blocks(found, pictures),
         *ablation_blocks(found, grid),
-        *_cost_blocks(grid["cost"]),
-        *_origin_blocks(found, failed),
+        *judge_blocks(found, grid),
+        *cost_blocks(grid["cost"], grid["pooled"]["gain"]),
+        *origin_blocks(found, failed),
     ]
     title = f"WriteBack-RAG: the paper's tables from {len(found)} run{'s' if len(found) > 1 else ''}"
     subtitle = f"Beside the figures of {paper.paper()['source']}"
@@ -97,13 +108,22 @@ def headline(grid: Record) -> str:
     return f"{where} shows no change of {what} ({told}, which includes 0)."
 
 
-def _headline_blocks(grid: Record, runs: Sequence[Point]) -> list[Block]:
+def counted(grid: Record) -> str:
+    """The mean gain over all test questions, and how many settings gain, beside the paper's."""
     won, every, told = grid["winners"], grid["pooled"], paper.paper()["table2"]
-    counts = f"{won['better']} of {len(runs)} settings gain, {won['equal']} are equal, {won['worse']} lose"
-    tested = f"{won['significant']} of the {won['tested']} with a 0/1 metric change significantly (Holm)"
+    counts = f"{won['better']} of {len(grid['points'])} settings gain, {won['equal']} are equal, {won['worse']} lose"
     overall = f"Over all test questions the mean gain is {points(every['gain'])} points ({interval(every)})"
     theirs = f"the paper reports {told['mean']:+.2f} over {told['settings']} settings, {told['better']} of them better"
-    return [Text(headline(grid), "lead"), Text(f"{overall}; {theirs}. {counts}; {tested}."), Text(METHOD_NOTE, "note")]
+    return f"{overall}; {theirs}. {counts}; {won['significant']} change significantly (Holm)."
+
+
+def summary(grid: Record) -> str:
+    """What a job prints at its end."""
+    return f"{headline(grid)}\n{counted(grid)}"
+
+
+def _headline_blocks(grid: Record) -> list[Block]:
+    return [Text(headline(grid), "lead"), Text(counted(grid)), Text(METHOD_NOTE, "note")]
 
 
 def _table_2_blocks(runs: Sequence[Point], grid: Record) -> list[Block]:
@@ -121,14 +141,14 @@ def placebo_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
     blocks: list[Block] = []
     for point, records in found.values():
         if records:
-            blocks += [Text(f"{_named(point)}:"), placebo_table(point.metrics["results"][0], records)]
+            blocks += [Text(f"{named(point)}:"), placebo_table(point.metrics["results"][0], records)]
     note = "Stores of as many units of the same length, each without one ingredient. The last holds the golden answers."
     return [Heading("Placebos"), Text(note, "note"), *blocks] if blocks else []
 
 
 def noise_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
     """A/A of each run that was asked twice; what it showed goes into `grid`."""
-    found = {_named(point): variants(point, "repeat").get("") for point in runs}
+    found = {named(point): variants(point, "repeat").get("") for point in runs}
     grid["repeat"] = {name: record for name, record in found.items() if record}
     if not grid["repeat"]:
         return []
@@ -153,11 +173,16 @@ def transfer_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> tuple[list[B
             blocks += [Text(f"{name}:"), transfers(found)]
     if not panels:
         return [], []
-    largest = max(abs(r["difference"]) for records in grid["transfer"].values() for r in records.values())
-    told = f"within {paper.paper()['figure4']['largest_difference']} points; here the largest difference is"
-    caption = f"Score with another method's corpus minus that with the own one, in points. The paper: {told}"
-    picture = Picture("plots/transfer.svg", transfer_figure(panels), f"{caption} {points(largest)}.")
+    caption = f"Score with another method's corpus minus that with the own one, in points. {_near(grid['transfer'])}"
+    picture = Picture("plots/transfer.svg", transfer_figure(panels), caption)
     return [Heading("Figure 4: one method's corpus read by another"), Pictures((picture,)), *blocks], [picture]
+
+
+def _near(transfer: Mapping[str, Mapping[str, Record]]) -> str:
+    every = [abs(record["difference"]) for records in transfer.values() for record in records.values()]
+    near = f"{sum(difference <= NEAR for difference in every)} of {len(every)} pairs are within {100 * NEAR:.0f} points"
+    theirs = f"The paper: within {paper.paper()['figure4']['largest_difference']} points."
+    return f"{theirs} Here {near}, the largest difference is {100 * max(every):.1f}."
 
 
 def _row(reader: str, methods: Sequence[str], found: Mapping[tuple[str, str], Record]) -> list[float | None]:
@@ -194,42 +219,13 @@ def ablation_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
         records = [v | compared(point, point.run / v["folder"]) for v in read_ablation(point.run)]
         if records:
             grid["ablation"][point.run.name] = records
-            blocks += [Text(f"{_named(point)}:"), table_4(records, point.metrics["results"][0])]
+            blocks += [Text(f"{named(point)}:"), table_4(records, point.metrics["results"][0])]
     note = (
         "One threshold is changed at a time, from recorded scores; what keeps the same documents is the same store. "
         f"The paper's column: NQ with {paper.called('naive')}, where tau_s moves accuracy by at most "
         f"{paper.paper()['table4']['tau_s']['span']} points."
     )
     return [Heading("Table 4: the gates' thresholds"), Text(note, "note"), *blocks] if blocks else []
-
-
-def _cost_blocks(cost: Record) -> list[Block]:
-    share = percent(cost["saved"] / max(1, cost["paper_calls"]))
-    spent = (f"{cost['calls']:,}", f"{cost['prompt_tokens']:,}", f"{cost['completion_tokens']:,}")
-    table = Table(
-        ("LLM calls", "prompt tokens", "completion tokens", "seconds"), ((*spent, f"{cost['seconds']:,.0f}"),)
-    )
-    told = f"Training left out {cost['saved']:,} ({share}%) of the {cost['paper_calls']:,} calls of the paper's plan"
-    return [Heading("Cost"), table, Text(f"{told}: decided without them by the gates, or answered in an earlier run.")]
-
-
-def _origin_blocks(runs: Sequence[Point], failed: Sequence[str]) -> list[Block]:
-    rows = []
-    for point in runs:
-        config = read_config(point.run)
-        model, encoder = config["backbone"]["model"], config.get("encoder", {}).get("name", "-")
-        asked = f"{point.metrics['construction']['examples']:,} / {len(point.ids):,}"
-        rows.append((_named(point), str(model), str(encoder), str(config.get("corpus", "-")), asked, str(point.run)))
-    header = ("setting", "model", "encoder", "corpus", "train / test", "run folder")
-    theirs = "The paper used Llama-3.1-8B and Gemma-3-12B, E5-base-v2, wiki18_100w and the full files. These runs used:"
-    blocks: list[Block] = [Heading("What was run"), Text(theirs), Table(header, tuple(rows), numbers=False)]
-    if failed:
-        blocks += [Text("Points of the grid that failed and are missing:"), *(Text(name) for name in failed)]
-    return blocks
-
-
-def _named(point: Point) -> str:
-    return ", ".join(paper.called(name) for name in point.key)
 
 
 def main() -> None:
@@ -242,7 +238,7 @@ def main() -> None:
         grid = write_grid_report(arguments.out, arguments.runs)
     except RunError as error:
         parser.exit(2, f"error: {error}\n")
-    print(f"{headline(grid)}\nreport: {arguments.out}/report.html")
+    print(f"{summary(grid)}\nreport: {arguments.out}/report.html")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ Record = Mapping[str, Any]
 def table_2(runs: Sequence[Point], records: Sequence[Record]) -> dict[str, Table]:
     """The paper's Table 2, one a generator: methods down, benchmarks across, score with write-back (gain).
 
-    A mark says that the change is significant after Holm's correction over all settings (0/1 metrics only).
+    A mark says that the change is significant after Holm's correction over all settings.
     """
     record_of = {point.key: record for point, record in zip(runs, records, strict=True)}
     tables = {}
@@ -41,8 +41,7 @@ def table_2(runs: Sequence[Point], records: Sequence[Record]) -> dict[str, Table
 def _cell(record: Record | None) -> str:
     if record is None:
         return "-"
-    p = record["holm_p"]
-    mark = "*" if p is not None and p <= ALPHA else ""
+    mark = "*" if record["holm_p"] <= ALPHA else ""
     return f"{percent(record['writeback'])} ({points(record['gain'])}){mark}"
 
 
@@ -62,17 +61,17 @@ def _pooled(record: Record) -> tuple[str, str, str]:
 
 def all_settings(runs: Sequence[Point], records: Sequence[Record]) -> Table:
     """Every setting by itself; p-values are adjusted by Holm over all of them."""
-    header = ("setting", "n", "base", "+ write-back", "gain", "95% interval", "McNemar b / c", "Holm p", "paper")
+    header = ("setting", "n", "base", "+ write-back", "gain", "95% interval", "better / worse", "Holm p", "paper")
     rows = []
     for point, record in zip(runs, records, strict=True):
         backbone, method, benchmark = point.key
         known = paper.cell(backbone, method, benchmark)
-        changed = "-" if record["b"] is None else f"{record['b']} / {record['c']}"
+        changed = f"{record['better']} / {record['worse']}"
         rows.append(
             (
                 f"{paper.called(backbone)}, {paper.called(method)}, {paper.called(benchmark)}",
                 *(f"{record['n']:,}", percent(record["base"]), percent(record["writeback"]), points(record["gain"])),
-                *(interval(record), changed, "-" if record["holm_p"] is None else p_value(record["holm_p"])),
+                *(interval(record), changed, p_value(record["holm_p"])),
                 f"{known['score']:.1f} ({known['gain']:+.1f})" if known else "-",
             )
         )

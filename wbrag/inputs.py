@@ -66,11 +66,10 @@ def check_settings(cfg: TrainConfig) -> None:
     if cfg.method.name == "replug" and cfg.k > cfg.backbone.max_num_seqs:
         most = cfg.backbone.max_num_seqs
         raise ConfigError(f"k={cfg.k}: replug decodes k sequences side by side, and backbone.max_num_seqs={most}")
-    # A resumed plan has a filter (1 CPU), a read and a write task (1 each) and a searcher at once; with fewer logical
-    # CPUs it waits for ever without a word.
-    needed = 3 + max(1, cfg.cluster.encoders)
-    if cfg.cluster.logical_cpus < needed:
-        raise ConfigError(f"cluster.logical_cpus={cfg.cluster.logical_cpus}: at least {needed} are needed")
+    # A resumed plan has a filter (1 CPU), a read and a write task (1 each) and a dispatcher (0.5) at once; with fewer
+    # logical CPUs it waits for ever without a word.
+    if cfg.cluster.logical_cpus < 4:
+        raise ConfigError(f"cluster.logical_cpus={cfg.cluster.logical_cpus}: at least 4 are needed")
 
 
 def read_inputs(cfg: TrainConfig, cache: Path, training: bool = True) -> Inputs:

@@ -83,7 +83,7 @@ th { font-weight: 600; color: var(--quiet); font-size: .82rem; white-space: nowr
   white-space: nowrap; }
 .numbers td:first-child { min-width: 7.5rem; overflow-wrap: break-word; }
 .wide { font-size: .84rem; }
-.wide th { font-size: .76rem; white-space: normal; vertical-align: bottom; }
+.wide th, .wide.numbers th:not(:first-child) { font-size: .76rem; white-space: normal; vertical-align: bottom; }
 .wide.numbers th:not(:first-child), .wide.numbers td:not(:first-child) { padding-left: .8rem; }
 tr.strong td { font-weight: 650; background: var(--tint); }
 .pictures { display: flex; flex-wrap: wrap; gap: 1.6rem; margin: 1.2rem 0; }
@@ -99,9 +99,9 @@ pre { background: var(--tint); border: 1px solid var(--rule); border-radius: 6px
   pre { white-space: pre-wrap; font-size: 7.5pt; }
   .scroll { overflow: visible; }
   table { font-size: 8.5pt; }
-  th { white-space: normal; vertical-align: bottom; }
+  th, .numbers th:not(:first-child) { white-space: normal; vertical-align: bottom; }
   .wide { font-size: 7pt; }
-  .wide th { font-size: 6.5pt; }
+  .wide th, .wide.numbers th:not(:first-child) { font-size: 6.5pt; }
   .wide.numbers th:not(:first-child), .wide.numbers td:not(:first-child) { padding-left: .5rem; }
   h2 { break-after: avoid; }
   figure, tr, pre, .lead { break-inside: avoid; }

@@ -20,6 +20,7 @@ from wbrag.actors import Generators
 from wbrag.benchmarks import OverErrorBudget, examples_table, write_quarantine
 from wbrag.config import ConfigError, TrainConfig, fingerprint
 from wbrag.dispatch import Stage
+from wbrag.encoding import Encoders
 from wbrag.index.build import build_store
 from wbrag.index.files import move_into_place, scratch_folder, sha256_file
 from wbrag.index.garbage import reading
@@ -37,7 +38,7 @@ from wbrag.inputs import (
 )
 from wbrag.plan import Job, Session, generate, opened, written
 from wbrag.report import write_report
-from wbrag.retrieval import Knowledge, retrieved, searcher
+from wbrag.retrieval import knowledge_of, retrieved, searcher
 from wbrag.runrecord import RunRecord, open_record, resolve_run_dir
 from wbrag.schema import RETRIEVED
 from wbrag.writeback import write_back
@@ -61,14 +62,14 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
         if not cfg.cluster.gpus and not written(job, "predictions", len(inputs.test)):
             generators.start()  # its engine loads beside the encoding; on GPUs it would hold what the encoder needs
         with job.record.timed("index"):
-            base = base_index(cfg, inputs, cache)
+            base = base_index(cfg, inputs, cache, generators.encoders)
             link_base(run, base)
         with job.record.timed("retrieve"):
-            questions = retrieve(cfg, inputs, base, cache)
+            questions = retrieve(cfg, inputs, base, cache, generators.encoders)
         with job.record.timed("train"):
             train_examples(job, questions, base, len(inputs.train), generators, cache)
         with job.record.timed("write_back"):
-            writeback = write_back(job)
+            writeback = write_back(job, generators.encoders)
         with job.record.timed("predict"):
             predict(job, questions, (base, writeback), len(inputs.test), generators, cache)
     metrics = write_report(run)
@@ -104,9 +105,9 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
     write_quarantine(inputs.rejected, run / "quarantine.jsonl")
     with opened(cfg, session) as generators:
         with job.record.timed("index"):
-            base = base_index(cfg, inputs, cache)
+            base = base_index(cfg, inputs, cache, generators.encoders)
         with job.record.timed("retrieve"):
-            questions = retrieve(cfg, inputs, base, cache)
+            questions = retrieve(cfg, inputs, base, cache, generators.encoders)
         with job.record.timed("predict"):
             predict(job, questions, (base, trained / "writeback"), len(inputs.test), generators, cache)
     metrics = write_report(run)
@@ -128,12 +129,12 @@ def read_or_quarantine(cfg: TrainConfig, run: Path, cache: Path) -> Inputs:
         raise
 
 
-def base_index(cfg: TrainConfig, inputs: Inputs, cache: Path) -> Path:
+def base_index(cfg: TrainConfig, inputs: Inputs, cache: Path, encoders: Encoders | None = None) -> Path:
     """The store of the corpus, shared by all runs with this corpus, encoder and kind of index; built if not there."""
     made_from = (sha256_file(inputs.corpus), encoder_identity(cfg.encoder), index_identity(cfg.index))
     store = cache / f"index-{fingerprint(*made_from)}"
     if latest(store) is None:
-        build_store(inputs.corpus, store, cfg.encoder, cfg.index, cfg.cluster, {"corpus": str(cfg.corpus)})
+        build_store(inputs.corpus, store, cfg.encoder, cfg.index, cfg.cluster, {"corpus": str(cfg.corpus)}, encoders)
     return store
 
 
@@ -143,7 +144,7 @@ def link_base(run: Path, base: Path) -> None:
     (run / "base").symlink_to(os.path.relpath(base, run))
 
 
-def retrieve(cfg: TrainConfig, inputs: Inputs, base: Path, cache: Path) -> Path:
+def retrieve(cfg: TrainConfig, inputs: Inputs, base: Path, cache: Path, encoders: Encoders | None = None) -> Path:
     """R(q, K) for all questions: a folder with train.parquet and test.parquet, ordered by first document.
 
     Both splits go through one encoder, as loading it costs more than encoding thousands of questions. Side by side,
@@ -154,7 +155,7 @@ def retrieve(cfg: TrainConfig, inputs: Inputs, base: Path, cache: Path) -> Path:
     out = cache / f"retrieved-{fingerprint(columns, base.name, cfg.k, search_identity(cfg.index))}"
     if out.is_dir():
         return out
-    found = retrieved(cfg, questions, base)
+    found = retrieved(cfg, questions, base, encoders)
     with scratch_folder(cache) as scratch:
         (scratch / "out").mkdir()
         for split in ("train", "test"):
@@ -179,7 +180,7 @@ def train_examples(job: Job, questions: Path, base: Path, goal: int, generators:
     source = questions / "train.parquet"
     known = closed_book_file(job.cfg, source, cache)
     if not written(job, "traces", goal):
-        with searcher(job.cfg, base) as found:
+        with searcher(job.cfg, base, encoders=generators.encoders) as found:
             stage = Stage(job.cfg, "train", known=known if known.exists() else None, searcher=found)
             generate(job, generators, stage, source, "traces", goal)
     keep_closed_book(job.run / "traces", "closed_book_answer", known)
@@ -206,9 +207,9 @@ def predict_missing(
     `known` holds answers that need not be asked again (`retrieval.KnownAnswers`).
     """
     cfg = job.cfg
-    with searcher(cfg, *stores) as found, reading(*stores) as versions:
-        knowledge = Knowledge(*stores, cfg.k, cfg.merge, cfg.index.nprobe, versions)
-        generate(job, generators, Stage(cfg, "predict", knowledge, known, found), source, "predictions", goal)
+    with searcher(cfg, *stores, generators.encoders) as found, reading(*stores) as versions:
+        stage = Stage(cfg, "predict", knowledge_of(cfg, *stores, versions), known, found)
+        generate(job, generators, stage, source, "predictions", goal)
 
 
 def closed_book_file(cfg: TrainConfig, source: Path, cache: Path) -> Path:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from wbrag.actors import Generators
 from wbrag.config import Cluster, TrainConfig, fingerprint
 from wbrag.dispatch import Dispatcher, Stage
+from wbrag.encoding import Encoders
 from wbrag.progress import shown
 from wbrag.runrecord import RunRecord
 
@@ -73,15 +74,16 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
 
 
 class Session:
-    """Ray and one set of generators, for one run or for all points of a sweep that runs in this process.
+    """Ray, one set of generators and one of encoders, for one run or for all points of a sweep in this process.
 
     Ray starts with the first point. The generators stay for the next point where backbone and cluster are the same;
-    a point of another backbone replaces them, so that two models never hold one device's memory.
+    a point of another backbone replaces them, so that two models never hold one device's memory. So do the encoders.
     """
 
     def __init__(self) -> None:
         self.stack = ExitStack()
         self.generators: Generators | None = None
+        self.encoders: Encoders | None = None
         self.key = ""
 
     def __enter__(self) -> Session:
@@ -99,14 +101,23 @@ class Session:
             self.stack.enter_context(ray_session(cfg.cluster))
         key = fingerprint(cfg.backbone, cfg.cluster)
         if self.generators is None or key != self.key:
-            self.stop()
+            self._stop(self.generators)
             self.generators, self.key = Generators(cfg), key
+        if self.encoders is None or (self.encoders.encoder, self.encoders.cluster) != (cfg.encoder, cfg.cluster):
+            self._stop(self.encoders)
+            self.encoders = Encoders(cfg.encoder, cfg.cluster)
+        self.generators.encoders = self.encoders
         return self.generators
 
     def stop(self) -> None:
-        """End the generators; the next point starts new ones."""
-        if self.generators is not None:
-            self.generators.stop()
+        """End generators and encoders; the next point starts new ones."""
+        self._stop(self.generators)
+        self._stop(self.encoders)
+
+    @staticmethod
+    def _stop(actors: Generators | Encoders | None) -> None:
+        if actors is not None:
+            actors.stop()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from wbrag import schema
 from wbrag.construction import TRACE_COLUMNS, construction, cost
 from wbrag.evaluation import Setting, evaluate
 from wbrag.lives import lives_to_show
+from wbrag.methods.needs import settings_read
 from wbrag.overlap import RULE, TrainingQuestions
 from wbrag.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, html, markdown
 from wbrag.plots import compression_figure, gain_figure, rank_figure
@@ -48,7 +49,8 @@ REASONS_SHOWN = 12
 METHOD_NOTE = (
     "Scores in percent, gains in points. Each question is answered three times in the same run: closed book (the model "
     "alone), base (with documents of the corpus), + write-back (corpus and write-back index, merged by score). The "
-    f"interval is a paired percentile bootstrap of {RESAMPLES:,} resamples; p is McNemar's exact test, for 0/1 metrics."
+    f"interval is a paired percentile bootstrap of {RESAMPLES:,} resamples of topics, questions with the same first "
+    "base document, which units help together; p is McNemar's exact test over questions, for 0/1 metrics."
 )
 GAINS_CAPTION = (
     "Left: scores before and after; the whisker is the interval of the gain, set on the base score. Right: the gain by "
@@ -62,7 +64,8 @@ def write_report(run: Path) -> dict[str, Any]:
     Reads config.yaml, run.json, traces/, predictions/ and quarantine.jsonl of the run folder. RunError, naming the
     file, where one cannot be read or there is no prediction.
     """
-    setting = setting_of(read_config(run))
+    config = read_config(run)
+    setting, how = setting_of(config), settings_read(config["method"])
     traces = sorted(read_rows(run / "traces", schema.TRACE, TRACE_COLUMNS), key=lambda row: str(row["id"]))
     predictions = sorted(read_rows(run / "predictions", schema.PREDICTION), key=lambda row: str(row["id"]))
     if not predictions:
@@ -80,7 +83,8 @@ def write_report(run: Path) -> dict[str, Any]:
         *_reproduction_blocks(run, facts),
     ]
     title = f"{setting.benchmark}: before and after write-back"
-    subtitle = f"WriteBack-RAG with {setting.method} RAG on {setting.backbone}, seed {setting.seed}"
+    method = f"{setting.method} RAG ({how})" if how else f"{setting.method} RAG"
+    subtitle = f"WriteBack-RAG with {method} on {setting.backbone}, seed {setting.seed}"
     for picture in pictures:
         write_text(run / picture.file, picture.svg)
     write_text(run / "report.md", markdown(title, subtitle, blocks))
@@ -133,6 +137,7 @@ def _retrieval_table(record: Row) -> Table:
         ("golden answer in the documents, % of questions", *_pair(record, "retrieval_recall", percent)),
         ("context tokens, mean", *_pair(record, "context_tokens", number)),
         ("questions for which the method itself retrieved, %", *_pair(record, "retrieval_rate", percent)),
+        ("retrievals by the method itself, a question", *_pair(record, "retrievals_per_question", number)),
         ("documents from write-back, %", "-", percent(record["writeback_share"])),
         ("questions with a write-back document", "-", exposed),
     )

@@ -1,27 +1,32 @@
 """Retrieval on Ray: R(q, K) over the base for all questions, and the merged search once there is a write-back store.
 
-Also the actor that methods search with while they answer.
+Also what methods search with while they answer.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 from wbrag.config import Merge, TrainConfig
+from wbrag.encoder import Encoder
+from wbrag.encoding import Encoders, lent, threads_of
+from wbrag.index.garbage import reading
 from wbrag.methods import searches
 from wbrag.schema import DOCUMENT, KNOWN, Document, document_rows
 
-#: Times an encoder that died is started again before the run gives up.
-MAX_RESTARTS = 10
+if TYPE_CHECKING:
+    from wbrag.index.search import KnowledgeBase
+
 #: Questions encoded and searched at once.
 RETRIEVE_ROWS = 256
 #: Vectors that lie on a GPU at once, beside the encoder: a larger index is searched block by block.
@@ -30,126 +35,120 @@ GPU_BLOCK_BYTES = 8 << 30
 VECTOR = pa.field("vector", pa.binary())
 
 
-def retrieved(cfg: TrainConfig, questions: pa.Table, base: Path) -> pa.Table:
-    """R(q, K) for all questions, in order, over `cluster.encoders` actors: the columns that a `Retriever` adds.
-
-    Plain actors: 150,000 questions with their documents are half a gigabyte here, and a Ray Data plan with its reads,
-    writes and sort starts a dozen processes more.
-    """
-    import ray
-    from ray.util import ActorPool
-
-    from wbrag.index.garbage import reading
-
-    device = {"num_gpus": 1} if cfg.cluster.gpus else {"num_cpus": 1}
-    actor: Any = ray.remote(Retriever).options(max_restarts=MAX_RESTARTS, max_task_retries=-1, **device)
-    batches = [questions.slice(start, RETRIEVE_ROWS) for start in range(0, len(questions), RETRIEVE_ROWS)]
-    with reading(base) as versions:
-        actors = [actor.remote(cfg, base, *versions) for _ in range(cfg.cluster.encoders)]
-        try:
-            return pa.concat_tables(ActorPool(actors).map(lambda a, batch: a.retrieve.remote(batch), batches))
-        finally:
-            for handle in actors:
-                ray.kill(handle)
-
-
-@contextmanager
-def searcher(cfg: TrainConfig, base: Path, writeback: Path | None = None) -> Iterator[Any]:
-    """The actor that generators search with during the block; None where the method does not search by itself.
-
-    There is one for all generators. It runs on the CPU, where a handful of queries takes milliseconds: the engines may
-    hold every GPU. It takes no logical CPU, of which a resumed plan needs all there are.
-    """
-    if not searches(cfg.method):
-        yield None
-        return
-    import ray
-
-    from wbrag.index.garbage import reading
-
-    actor: Any = ray.remote(Searcher).options(max_restarts=MAX_RESTARTS, max_task_retries=-1, num_cpus=0)
-    with reading(base, writeback) as versions:
-        handle = actor.remote(cfg, base, writeback, versions)
-        try:
-            yield handle
-        finally:
-            ray.kill(handle)
-
-
-class Searcher:
-    """Queries to documents: an encoder, the base store and, if there is one, the write-back store; `versions` of both,
-    0: the current one.
-    """
-
-    def __init__(
-        self, cfg: TrainConfig, base: Path, writeback: Path | None = None, versions: tuple[int, ...] = (0, 0)
-    ) -> None:
-        from wbrag.encoder import open_encoder
-        from wbrag.index.search import KnowledgeBase
-
-        threads = len(os.sched_getaffinity(0))
-        self.encoder = open_encoder(cfg.encoder, device="cpu", threads=threads)
-        self.knowledge = KnowledgeBase(
-            base,
-            writeback,
-            encoder=self.encoder.fingerprint,
-            base_version=versions[0],
-            writeback_version=versions[1],
-            threads=threads,
-            merge=cfg.merge,
-            nprobe=cfg.index.nprobe,
-        )
-
-    def search(self, queries: list[str], k: int, merged: Sequence[bool]) -> list[list[Document]]:
-        """The k nearest documents of each query: of both stores where its flag is set, else of the base alone."""
-        return self.knowledge.search(self.encoder.encode_queries(queries), k, merged)
-
-
-class Retriever:
-    """R(q, K) for batches of questions: an encoder and a version of the base store, 0: the current one."""
-
-    def __init__(self, cfg: TrainConfig, base: Path, version: int = 0) -> None:
-        from wbrag.encoder import open_encoder
-        from wbrag.index.search import KnowledgeBase
-        from wbrag.index.topk import gpus
-
-        threads = max(1, len(os.sched_getaffinity(0)) // cfg.cluster.encoders)
-        self.encoder = open_encoder(cfg.encoder, device="cuda" if cfg.cluster.gpus else "cpu", threads=threads)
-        self.knowledge = KnowledgeBase(
-            base,
-            encoder=self.encoder.fingerprint,
-            base_version=version,
-            threads=threads,
-            nprobe=cfg.index.nprobe,
-            block_bytes=GPU_BLOCK_BYTES if cfg.cluster.gpus and gpus() else 0,
-        )
-        self.k = cfg.k
-
-    def retrieve(self, batch: pa.Table) -> pa.Table:
-        """The rows with `documents`, `first_document` (its id, "" without any) and `vector`, the encoded question."""
-        xq = self.encoder.encode_queries(batch["question"].to_pylist())
-        found = self.knowledge.search(xq, self.k, writeback=False)
-        batch = batch.append_column(pa.field("documents", pa.list_(DOCUMENT)), _column(found))
-        batch = batch.append_column(VECTOR, pa.array([row.tobytes() for row in xq], VECTOR.type))
-        # Sorted by it, examples that share their first document stand side by side and share the engine's cache.
-        first = [documents[0].id if documents else "" for documents in found]
-        return batch.append_column("first_document", pa.array(first, pa.string()))
-
-
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """The stores that a merged search reads, and how; `versions` of base and write-back, 0: the current one."""
+    """The stores that a search reads, and how; no `writeback`: the base alone; a version of 0: the current one."""
 
     base: Path
-    writeback: Path
+    writeback: Path | None
     k: int
     merge: Merge
     nprobe: int
     versions: tuple[int, ...] = (0, 0)
 
 
+def knowledge_of(
+    cfg: TrainConfig, base: Path, writeback: Path | None = None, versions: tuple[int, ...] = (0, 0)
+) -> Knowledge:
+    """The stores of a run, searched as it says."""
+    return Knowledge(base, writeback, cfg.k, cfg.merge, cfg.index.nprobe, versions)
+
+
+def retrieved(cfg: TrainConfig, questions: pa.Table, base: Path, encoders: Encoders | None = None) -> pa.Table:
+    """R(q, K) for all questions, in order, on `encoders` (their own without): the columns that `retrieve` adds.
+
+    Plain actors: 150,000 questions with their documents are half a gigabyte here, and a Ray Data plan with its reads,
+    writes and sort starts a dozen processes more.
+    """
+    from ray.util import ActorPool
+
+    opening, cluster = uuid4().hex, cfg.cluster
+
+    def ask(actor: Any, batch: pa.Table) -> Any:  # noqa: ANN401 - Ray's handle and reference
+        return actor.apply.remote(retrieve, batch, stores, opening, cluster.encoders, cluster.gpus)
+
+    batches = [questions.slice(start, RETRIEVE_ROWS) for start in range(0, len(questions), RETRIEVE_ROWS)]
+    with reading(base, None) as versions, lent(cfg.encoder, cfg.cluster, encoders) as actors:
+        stores = knowledge_of(cfg, base, versions=versions)
+        return pa.concat_tables(ActorPool(actors).map(ask, batches))
+
+
+def retrieve(
+    encoder: Encoder, batch: pa.Table, stores: Knowledge, opening: str, sharers: int = 1, gpu: bool = False
+) -> pa.Table:
+    """The rows with `documents`, `first_document` (its id, "" without any) and `vector`, the encoded question."""
+    xq = encoder.encode_queries(batch["question"].to_pylist())
+    found = _opened(opening, stores, encoder.fingerprint, sharers, gpu).search(xq, stores.k, writeback=False)
+    batch = batch.append_column(pa.field("documents", pa.list_(DOCUMENT)), _column(found))
+    batch = batch.append_column(VECTOR, pa.array([row.tobytes() for row in xq], VECTOR.type))
+    # Sorted by it, examples that share their first document stand side by side and share the engine's cache.
+    first = [documents[0].id if documents else "" for documents in found]
+    return batch.append_column("first_document", pa.array(first, pa.string()))
+
+
+@dataclass(frozen=True, slots=True)
+class Searcher:
+    """What generators search with: an encoder actor and the stores that it opens; two are one if `opening` is."""
+
+    actor: Any = field(compare=False)
+    stores: Knowledge = field(compare=False)
+    opening: str
+
+    async def search(self, queries: list[str], k: int, merged: Sequence[bool]) -> list[list[Document]]:
+        """The k nearest documents of each query: of both stores where its flag is set, else of the base alone."""
+        found: list[list[Document]] = await self.actor.apply.remote(
+            search, queries, k, merged, self.stores, self.opening
+        )
+        return found
+
+
+@contextmanager
+def searcher(
+    cfg: TrainConfig, base: Path, writeback: Path | None = None, encoders: Encoders | None = None
+) -> Iterator[Searcher | None]:
+    """What generators search with during the block; None where the method does not search by itself.
+
+    It is one encoder for all generators, on the CPU, where a handful of queries takes milliseconds: the engines may
+    hold every GPU. So `encoders` serve where they are on the CPU themselves.
+    """
+    if not searches(cfg.method):
+        yield None
+        return
+    on_cpu = replace(cfg.cluster, gpus=False, encoders=1 if cfg.cluster.gpus else cfg.cluster.encoders)
+    lenders = None if cfg.cluster.gpus else encoders
+    with reading(base, writeback) as versions, lent(cfg.encoder, on_cpu, lenders) as actors:
+        yield Searcher(actors[0], knowledge_of(cfg, base, writeback, versions), uuid4().hex)
+
+
+def search(
+    encoder: Encoder, queries: list[str], k: int, merged: Sequence[bool], stores: Knowledge, opening: str
+) -> list[list[Document]]:
+    """As `Searcher.search`, where the encoder is."""
+    return _opened(opening, stores, encoder.fingerprint).search(encoder.encode_queries(queries), k, merged)
+
+
+@lru_cache(maxsize=1)
+def _opened(opening: str, stores: Knowledge, encoder: str, sharers: int = 1, gpu: bool = False) -> KnowledgeBase:
+    """The stores, opened once for all calls that name this `opening`; a version is pinned, files are checked then."""
+    from wbrag.index.search import KnowledgeBase
+    from wbrag.index.topk import gpus
+
+    block_bytes = GPU_BLOCK_BYTES if gpu and gpus() else 0
+    return KnowledgeBase(
+        stores.base,
+        stores.writeback,
+        encoder=encoder,
+        base_version=stores.versions[0],
+        writeback_version=stores.versions[1],
+        threads=threads_of(sharers),
+        merge=stores.merge,
+        nprobe=stores.nprobe,
+        block_bytes=block_bytes,
+    )
+
+
 class MergedRetriever:
-    """Top-K(R(q, K) u R(q, K_wb)) of questions that a `Retriever` encoded; no encoder is loaded."""
+    """Top-K(R(q, K) u R(q, K_wb)) of questions that `retrieve` encoded; no encoder is loaded."""
 
     def __init__(self, stores: Knowledge) -> None:
         from wbrag.index.search import KnowledgeBase

@@ -21,14 +21,34 @@ RESAMPLES = 10_000
 COUNTS_AT_ONCE = 2_000_000
 
 
-def paired_bootstrap(differences: Floats, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+def paired_bootstrap(
+    differences: Floats, resamples: int = RESAMPLES, seed: int = 0, topics: Sequence[str] | None = None
+) -> Floats:
     """95 % percentile intervals of mean differences, by resampling questions with replacement.
 
     `differences` has shape (questions, metrics); returns (metrics, 2), low and high. All metrics share their
     resamples. Memory stays bounded whatever the number of questions; no question at all gives zeros.
+
+    With `topics`, one a question, whole topics are drawn: what helps one question of a topic helps the others too, so
+    that they are less evidence than as many questions about different things.
     """
-    means = resampled_means(differences, resamples, np.random.default_rng(seed))
+    generator = np.random.default_rng(seed)
+    if topics is None or not len(differences):
+        means = resampled_means(differences, resamples, generator)
+    else:
+        means = resampled_means(
+            summed(np.column_stack([differences, np.ones(len(topics))]), topics), resamples, generator
+        )
+        means = means[:, :-1] / means[:, -1:]
     return np.asarray(np.quantile(means, (0.025, 0.975), axis=0).T)
+
+
+def summed(rows: Floats, topics: Sequence[str]) -> Floats:
+    """The sums of rows (questions, columns) by topic, in the topics' order of first occurrence."""
+    number = {topic: i for i, topic in enumerate(dict.fromkeys(topics))}
+    sums = np.zeros((len(number), rows.shape[1]))
+    np.add.at(sums, [number[topic] for topic in topics], rows)
+    return sums
 
 
 def resampled_means(differences: Floats, resamples: int, generator: np.random.Generator) -> Floats:
@@ -50,20 +70,23 @@ def resampled_means(differences: Floats, resamples: int, generator: np.random.Ge
 
 
 def pooled_gain(
-    strata: Sequence[tuple[Floats, Flags]], resamples: int = RESAMPLES, seed: int = 0
+    strata: Sequence[tuple[Floats, Flags]],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    topics: Sequence[Sequence[str]] | None = None,
 ) -> tuple[float, float, float]:
     """The mean gain over settings with its 95 % interval: (gain, low, high).
 
     Each stratum is one set of questions: differences (questions, settings) of the settings that asked them, and which
     of them count (same shape; all of them, or those of one class). A setting's gain is the mean over the questions that
     count, and each setting that has any counts once. Questions are resampled within their stratum, for all its settings
-    together: settings that share questions are not independent, and pooling does not make them so. ValueError where
-    nothing counts.
+    together: settings that share questions are not independent, and pooling does not make them so. With `topics`, for
+    each stratum one a question, whole topics are drawn (`paired_bootstrap`). ValueError where nothing counts.
     """
     generator = np.random.default_rng(seed)
     points: list[float] = []
     total, counted = np.zeros(resamples), np.zeros(resamples)
-    for differences, members in strata:
+    for number, (differences, members) in enumerate(strata):
         chosen = members.any(axis=0)
         counts = members[:, chosen].astype(np.float64)
         width = counts.shape[1]
@@ -71,7 +94,8 @@ def pooled_gain(
             continue
         gained = np.where(members, differences, 0.0)[:, chosen]
         points += list(gained.sum(axis=0) / counts.sum(axis=0))
-        means = resampled_means(np.hstack([gained, counts]), resamples, generator)
+        rows = np.hstack([gained, counts])
+        means = resampled_means(summed(rows, topics[number]) if topics else rows, resamples, generator)
         drawn = means[:, width:] > 0  # a small class can be missed by a resample
         total += np.divide(means[:, :width], means[:, width:], out=np.zeros(drawn.shape), where=drawn).sum(axis=1)
         counted += drawn.sum(axis=1)
@@ -112,6 +136,31 @@ def winners(gains: Sequence[float]) -> dict[str, int]:
     """How many gains are above, equal to and below 0: {"better", "equal", "worse"}."""
     signs = Counter(int(np.sign(gain)) for gain in gains)
     return {"better": signs[1], "equal": signs[0], "worse": signs[-1]}
+
+
+def sign_flips(differences: Floats, resamples: int = RESAMPLES, seed: int = 0) -> float:
+    """Two-sided p-value of a mean difference (questions,), by turning the signs of the differences at random.
+
+    For scores that are not 0/1, where McNemar's test does not apply: without an effect each difference is as likely
+    with the other sign. Never below 1 / (resamples + 1); 1 where nothing differs.
+    """
+    sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
+    positive = np.random.default_rng(seed).binomial(counts, 0.5, size=(resamples, len(sizes)))
+    sums = np.abs((2 * positive - counts) @ sizes)
+    reached = int(np.sum(sums >= abs(differences.sum()) - 1e-9))
+    return (1 + reached) / (1 + resamples)
+
+
+def kappa(first: Sequence[bool], second: Sequence[bool]) -> float | None:
+    """Cohen's kappa of two raters' decisions on the same cases: agreement beyond what their rates alone would give.
+
+    1 is full agreement, 0 that of chance; None where chance alone agrees always (no case, or both decide one way).
+    """
+    a, b = np.array(first, dtype=float), np.array(second, dtype=float)
+    if not len(a):
+        return None
+    chance = a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean())
+    return float(((a == b).mean() - chance) / (1 - chance)) if chance < 1 else None
 
 
 def flips(first: Sequence[str | None], second: Sequence[str | None]) -> float:

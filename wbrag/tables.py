@@ -86,6 +86,7 @@ def result_cells(record: Record) -> tuple[str, ...]:
 def construction_rows(construction: Record) -> tuple[tuple[str, ...], ...]:
     """Name and value of each construction statistic (paper, Table 3)."""
     agreed = f"{percent(construction['judge_agreement'])}% of {construction['judge_compared']:,} decisions"
+    agreed += f", kappa {number(construction['judge_kappa'], 2)}"
     judged = (("judge and labels agree", agreed),) if construction["judge_compared"] else ()
     fates = f"{construction['kept']:,} kept, {construction['gated']:,} gated out, {construction['failed']:,} failed"
     return (

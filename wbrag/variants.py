@@ -1,6 +1,8 @@
 """A trained run measured again: with other write-back stores (placebos, other methods' units), with its own units
 merged by the other policy, and itself once more.
 
+Also the run trained anew with a judge in place of its labels.
+
 Corpus, documents of the base and test questions stay those of the run, and so do the closed-book and base answers,
 which are not asked again; only what another store changes is. Each variant has a folder in `<run>/variants`, laid out
 as an evaluation: run.json, predictions/, metrics.json. The run's own knowledge base is read and never written.
@@ -24,7 +26,16 @@ from wbrag.dispatch import Stage
 from wbrag.index.manifest import latest
 from wbrag.index.merge import other_policy
 from wbrag.inputs import Identity, identity_of, refuse_other_settings
-from wbrag.pipeline import base_index, cache_of, check_errors, predict_missing, read_or_quarantine, retrieve
+from wbrag.pipeline import (
+    base_index,
+    cache_of,
+    check_errors,
+    finished,
+    predict_missing,
+    read_or_quarantine,
+    retrieve,
+    train,
+)
 from wbrag.plan import Job, Session, generate, opened, written
 from wbrag.report import QUESTION_COLUMNS, measure
 from wbrag.runfolder import load_config, read_config, read_record, read_rows, setting_of, write_text
@@ -56,9 +67,9 @@ def trained(run: Path, session: Session) -> Trained:
     refuse_other_settings(run, read_record(run / "run.json")["identity"], identity_of(cfg))
     cache = cache_of(cfg, run)
     inputs = read_or_quarantine(cfg, run, cache)
-    with opened(cfg, session):
-        base = base_index(cfg, inputs, cache)
-        questions = retrieve(cfg, inputs, base, cache)
+    with opened(cfg, session) as generators:
+        base = base_index(cfg, inputs, cache, generators.encoders)
+        questions = retrieve(cfg, inputs, base, cache, generators.encoders)
     return Trained(cfg, run, inputs.corpus, base, questions, len(inputs.test))
 
 
@@ -72,6 +83,16 @@ def other_merge(own: Trained, session: Session) -> dict[str, Any]:
     policy, store = other_policy(own.cfg.merge.policy), own.run / "writeback"
     changed = replace(own, cfg=replace(own.cfg, merge=replace(own.cfg.merge, policy=policy)))
     return predicted(changed, f"merge-{policy}", store, {"writeback": _version(store)}, session)
+
+
+def judge(own: Trained, session: Session) -> dict[str, Any]:
+    """The run trained and measured anew with the generator as judge; returns what its metrics.json holds.
+
+    Its traces say how far the judge decides as the labels do (`construction.construction`).
+    """
+    folder = own.run / "variants" / "judge"
+    cfg = replace(own.cfg, judge="llm", run_dir=str(folder), cache_dir=str(cache_of(own.cfg, own.run)))
+    return read_record(folder / "metrics.json") if finished(cfg) else train(cfg, session)
 
 
 def transfer(runs: Sequence[Trained], session: Session) -> None:
@@ -144,7 +165,7 @@ def stored(job: Job, units: list[Row], note: dict[str, Any], session: Session) -
         with opened(cfg, session) as generators, job.record.timed("index"):
             if cfg.cluster.gpus:
                 generators.stop()  # the encoder needs the GPUs
-            publish_units(file, store, cfg, {**note, "run": job.record.hash})
+            publish_units(file, store, cfg, {**note, "run": job.record.hash}, generators.encoders)
     return store
 
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wbrag.config import TrainConfig
+from wbrag.encoding import Encoders
 from wbrag.index.build import build_store
 from wbrag.index.files import scratch_folder
 from wbrag.index.manifest import latest
@@ -19,7 +20,7 @@ from wbrag.plan import Job
 from wbrag.schema import UNIT
 
 
-def write_back(job: Job) -> Path:
+def write_back(job: Job, encoders: Encoders | None = None) -> Path:
     """K_wb: the units of all kept examples, each once, published as the store `writeback/` (absent without units).
 
     The units come in order of their id, so that however the examples were scheduled, the store has the same bytes. A
@@ -30,15 +31,18 @@ def write_back(job: Job) -> Path:
     if len(units) and latest(store) is None:
         with scratch_folder(job.run) as scratch:
             pq.write_table(units, scratch / "units.parquet")
-            publish_units(scratch / "units.parquet", store, job.cfg, {"run": job.record.hash})
+            publish_units(scratch / "units.parquet", store, job.cfg, {"run": job.record.hash}, encoders)
     return store
 
 
-def publish_units(units: Path, store: Path, cfg: TrainConfig, note: Mapping[str, Any]) -> None:
+def publish_units(
+    units: Path, store: Path, cfg: TrainConfig, note: Mapping[str, Any], encoders: Encoders | None = None
+) -> None:
     """Build a store of units (a Parquet file of `schema.UNIT`). It is searched exactly, whatever kind of index the base
     is: thousands of units need no lists.
     """
-    build_store(units, store, cfg.encoder, replace(cfg.index, kind="flat_fp16"), cfg.cluster, dict(note))
+    index = replace(cfg.index, kind="flat_fp16")
+    build_store(units, store, cfg.encoder, index, cfg.cluster, dict(note), encoders)
 
 
 def units_of(traces: Path) -> pa.Table:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wbrag import config
-from wbrag.encoder import open_encoder, passage_text
+from wbrag.encoder import Encoder, passage_text
+from wbrag.encoding import Encoders, lent
 from wbrag.index.files import StoreError, sha256_file
 from wbrag.index.lease import Lease, leased
 from wbrag.index.live import Live
@@ -52,15 +52,17 @@ def build_store(
     index: config.Index,
     cluster: config.Cluster,
     note: dict[str, Any],
+    encoders: Encoders | None = None,
 ) -> Manifest:
     """Encode the passages and publish them in `store` as one new version; returns the version that holds them.
 
     `passages`: a Parquet file, or a folder of them in order of name, with id, title, text and any provenance columns;
     their order is the row order. Ids that are live already are skipped; when all are, the current version is returned.
-    The version's note is `note` and the encoder's settings. `ray.init` is the caller's. StoreError, naming file and
-    row: null or duplicate ids, null text, no passage at all, an id that is live with another text, another encoder,
-    kind of index or dimension than the store's, another process at the same work. LeaseError: another job writes to the
-    store. ConfigError: more lists than rows.
+    The version's note is `note` and the encoder's settings. `ray.init` is the caller's, and so are `encoders`, actors
+    that hold this encoder; without them the build starts its own. StoreError, naming file and row: null or duplicate
+    ids, null text, no passage at all, an id that is live with another text, another encoder, kind of index or dimension
+    than the store's, another process at the same work. LeaseError: another job writes to the store. ConfigError: more
+    lists than rows.
     """
     import ray
 
@@ -79,7 +81,8 @@ def build_store(
         groups = ray.get(ray.remote(_stage).remote(passages, store, scratch, parent))
         if not groups:
             return commit(store, lambda _: None)
-        dimension, fingerprint = _encode(scratch, groups, encoder, cluster, parent.encoder if parent else "")
+        with lent(encoder, cluster, encoders) as handles:
+            dimension, fingerprint = _encode(scratch, groups, handles, parent.encoder if parent else "")
         vectors = [_vectors_file(scratch, fingerprint, group) for group in range(groups)]
         spec = ray.get(ray.remote(_spec).remote(store, scratch, vectors, parent, index, dimension))
         cuts = np.array_split(np.arange(groups), min(max(index.shards, -(-groups // SHARD_GROUPS)), groups))
@@ -141,59 +144,35 @@ def _read(files: list[Path]) -> Iterator[pa.Table]:
             yield table
 
 
-def _encode(
-    scratch: Path, groups: int, encoder: config.Encoder, cluster: config.Cluster, expected: str
-) -> tuple[int, str]:
-    """Encode every row group into its file, on `cluster.encoders` actors; returns dimension and fingerprint."""
-    import ray.data
+def _encode(scratch: Path, groups: int, encoders: list[Any], expected: str) -> tuple[int, str]:
+    """Encode every row group into its file, on these actors; returns dimension and fingerprint."""
+    from ray.util import ActorPool
 
-    # Replays are harmless: a group's file is the result, the row is only its receipt.
-    receipts = (
-        ray.data.from_items([{"group": group} for group in range(groups)])
-        .map_batches(
-            _GroupEncoder,
-            fn_constructor_args=(encoder, scratch, cluster.encoders, cluster.gpus, expected),
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=cluster.encoders),
-            num_cpus=None if cluster.gpus else 1,  # never both: Ray 2.60 calls that experimental
-            num_gpus=1 if cluster.gpus else None,
-        )
-        .take_all()
-    )
-    made = {(receipt["dimension"], receipt["fingerprint"]) for receipt in receipts}
+    # Replays are harmless: a group's file is the result, what comes back is only its receipt.
+    def encode(actor: Any, group: int) -> Any:  # noqa: ANN401 - Ray's handle and reference
+        return actor.apply.remote(_encode_group, scratch, expected, group)
+
+    made = set(ActorPool(encoders).map_unordered(encode, list(range(groups))))
     if len(made) != 1:
         raise StoreError(f"{scratch}: encoder actors disagree: {sorted(made)}")
-    return made.pop()
+    dimension, fingerprint = made.pop()
+    return dimension, fingerprint
 
 
-class _GroupEncoder:
-    """A Ray Data actor: row groups of the staged passages in, one .npy of (rows, d) float16 per group out."""
+def _encode_group(encoder: Encoder, scratch: Path, expected: str, group: int) -> tuple[int, str]:
+    """Write a row group of the staged passages as .npy, (rows, d) float16; returns d and the encoder's fingerprint."""
+    if expected and encoder.fingerprint != expected:
+        raise StoreError(f"encoder is {encoder.fingerprint!r}, the store's current version has {expected!r}")
 
-    def __init__(self, encoder: config.Encoder, scratch: Path, encoders: int, gpu: bool, expected: str) -> None:
-        # Ray gives an actor one OpenMP thread unless told otherwise; here the actors share the machine's cores.
-        threads = max(1, len(os.sched_getaffinity(0)) // encoders)
-        self.encoder = open_encoder(encoder, device="cuda" if gpu else "cpu", threads=threads)
-        self.scratch = scratch
-        self.expected = expected
-        self.passages = PassageFile(scratch / PASSAGES)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        fingerprint = self.encoder.fingerprint
-        if self.expected and fingerprint != self.expected:
-            raise StoreError(f"encoder is {fingerprint!r}, the store's current version has {self.expected!r}")
-        for group in batch["group"].to_pylist():
-            finish(_vectors_file(self.scratch, fingerprint, group), partial(self._encode_group, group))
-        return batch.append_column("dimension", pa.array([self.encoder.dimension] * len(batch))).append_column(
-            "fingerprint", pa.array([fingerprint] * len(batch))
-        )
-
-    def _encode_group(self, group: int, path: Path) -> None:
-        table = self.passages.group(group)
+    def write(path: Path) -> None:
+        table = PassageFile(scratch / PASSAGES).group(group)
         titles, texts = table["title"].to_pylist(), table["text"].to_pylist()
-        vectors = self.encoder.encode_passages([passage_text(*pair) for pair in zip(titles, texts, strict=True)])
+        vectors = encoder.encode_passages([passage_text(*pair) for pair in zip(titles, texts, strict=True)])
         with path.open("wb") as stream:
             np.save(stream, vectors)
+
+    finish(_vectors_file(scratch, encoder.fingerprint, group), write)
+    return encoder.dimension, encoder.fingerprint
 
 
 def _vectors_file(scratch: Path, fingerprint: str, group: int) -> Path:

@@ -50,6 +50,8 @@ def engine_arguments(backbone: Backbone, on_cpu: bool) -> dict[str, Any]:
         # Log-probabilities are those of the distribution that was sampled: the mixture's, for a group.
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
+        # Text alone is ever sent: a checkpoint that also takes images (Gemma-3) then reserves nothing for them.
+        "language_model_only": True,
     }
     if on_cpu:
         # Eager mode with a stated cache size skips compilation and warm-up; blocks of 32 tokens instead of 128 let

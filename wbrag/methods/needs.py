@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from wbrag.config import Backbone, ConfigError, Method
 from wbrag.llm.engine import missing_tokens
 from wbrag.methods.reflection import REFLECTION
+
+#: The settings that a method reads.
+READ = {
+    "naive": (),
+    "replug": ("temperature", "pooling"),
+    "selfrag": ("mode", "threshold", "w_relevance", "w_support", "w_utility"),
+    "flare": ("theta", "beta", "query"),
+}
+
+
+def settings_read(method: Mapping[str, Any]) -> str:
+    """The settings that decide what a method does, as a report says them; "" where it has none."""
+    return ", ".join(f"{key} {method[key]}" for key in READ.get(method["name"], ()) if key in method)
 
 
 def check_method(method: Method, backbone: Backbone) -> None:

@@ -1,0 +1,44 @@
+"""What a job makes of its command line, before anything runs: `pytest tests/test_command_line.py`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+GIVEN = {
+    "train": ["world=w", "run_dir={run}"],
+    "evaluate": ["world=w", "run_dir={run}"],
+    "build_index": ["corpus=c.jsonl", "store={run}"],
+    "transfer": ["runs=[a]", "report_dir={run}"],
+    "ablate": ["runs=[a]", "report_dir={run}"],
+    "placebo": ["runs=[a]", "report_dir={run}"],
+    "reproduce": ["run_dir={run}"],
+}
+
+
+def ended(name: str, run: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """A job as a user starts it, in an empty folder."""
+    given = [text.format(run=run) for text in GIVEN[name]]
+    command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *given, *more]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, cwd=run.parent, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_key_that_hydra_would_append_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    run = ended(name, tmp_path / "run", "+typo=1")
+    assert run.returncode == 2, run.stderr
+    assert run.stderr.splitlines()[-1] == "error: no such setting: typo"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_appended_key_is_named_with_its_groups_and_own_keys_may_be_appended(tmp_path: Path) -> None:
+    more = ["+benchmark.typo=1", "+gates.tau_x=2", "+prompts.factoid=Q", "+benchmark.labels.maybe=[perhaps]"]
+    run = ended("train", tmp_path / "run", *more)
+    assert run.returncode == 2
+    assert run.stderr.splitlines()[-1] == "error: no such setting: benchmark.typo, gates.tau_x"
