@@ -188,7 +188,8 @@ def _averaged(model: Any, figures: list[float]) -> list[float]:
 
 def _groups(model: Any) -> list[dict[str, Any]]:
     """Parameter groups: `begun` is what `look_back` set, which goes slowly lest early steps wash it out."""
-    begun = ["layers.0.", "layers.1.self_attn", "layers.1.input_layernorm", "embed_tokens", "lm_head"]
+    begun = [f"layers.{i}.{part}" for i in (0, 1) for part in ("self_attn", "input_layernorm")]
+    begun += ["embed_tokens", "lm_head"]
     begun += [f"self_attn.{p}_proj" for p in "vo"]
     groups: dict[tuple[bool, bool], list[Any]] = {}
     for name, p in model.named_parameters():
