@@ -20,7 +20,7 @@ Record = Mapping[str, Any]
 
 NOTE = (
     "The same units and questions, merged by score alone (plain, the paper's) and with units in the place of what they "
-    "were distilled from and of their near-duplicates (supersede). Intervals are paired bootstraps over questions."
+    "were distilled from and of their near-duplicates (supersede). Intervals are those of the grid."
 )
 
 
