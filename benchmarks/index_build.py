@@ -144,7 +144,7 @@ def publishing(small: int, large: int, dimension: int, turns: int, folder: Path)
 def compare(args: argparse.Namespace, folder: Path) -> bool:
     """Contestants in turns."""
     write_embeddings(folder / "embeddings", args.rows, args.dimension)
-    seconds: dict[str, list[float]] = {"floor": [], "ours": [], "autofaiss": []}
+    seconds: dict[str, list[float]] = {"floor": [], "ours": [], "autofaiss": [], "metrics": []}
     told = ""
     for turn in range(args.repeats):
         for name in ("floor", "ours"):
@@ -155,7 +155,8 @@ def compare(args: argparse.Namespace, folder: Path) -> bool:
         if isinstance(peer, str):
             told = peer
         else:
-            seconds["autofaiss"].append(peer)
+            seconds["autofaiss"].append(peer[0])
+            seconds["metrics"].append(peer[1])
     plain, built = median(seconds["floor"]), median(seconds["ours"])
     rows: list[tuple[str, str, str, bool | None]] = [
         ("plain FAISS: load, add, write (fp32)", f"{plain:.2f} s", "", None),
@@ -163,9 +164,11 @@ def compare(args: argparse.Namespace, folder: Path) -> bool:
         ("wbrag / plain FAISS", f"{built / plain:.2f}", "<= 2", built <= 2 * plain),
     ]
     if seconds["autofaiss"]:
-        theirs = median(seconds["autofaiss"])
-        rows.append(("autofaiss Flat, without its metrics", f"{theirs:.2f} s", "", None))
+        theirs, metrics = median(seconds["autofaiss"]), median(seconds["metrics"])
+        rows.append(("autofaiss Flat: build_index", f"{theirs:.2f} s", "", None))
         rows.append(("wbrag / autofaiss", f"{built / theirs:.2f}", "<= 0.5", built <= theirs / 2))
+        rows.append(("  its metrics, which it cannot leave out", f"{metrics:.2f} s", "", None))
+        rows.append(("  wbrag / autofaiss less its metrics", f"{built / (theirs - metrics):.2f}", "", None))
     else:
         rows.append(("autofaiss", told, "", None))
     return table(f"build of {args.rows:,} x {args.dimension}, median of {args.repeats}", rows)

@@ -82,7 +82,8 @@ def check_vectors(vectors: np.ndarray, where: str) -> None:
     """Refuse (StoreError) what is not an (n, d) float16 array of finite unit vectors, naming the first bad row."""
     if vectors.ndim != 2 or vectors.dtype != np.float16:
         raise StoreError(f"{where}: vectors are {vectors.dtype} of shape {vectors.shape}, not float16 of shape (n, d)")
-    norms = np.linalg.norm(vectors.astype(np.float32), axis=1)
+    exact = vectors.astype(np.float32)
+    norms = np.sqrt(np.einsum("nd,nd->n", exact, exact))  # a third of the time of linalg.norm
     bad = np.flatnonzero(~(np.abs(norms - 1.0) <= NORM_TOLERANCE))  # written so that NaN is bad
     if len(bad):
         raise StoreError(f"{where}: row {bad[0]} has norm {norms[bad[0]]:.6g}, not 1 +- {NORM_TOLERANCE}")
