@@ -118,7 +118,7 @@ class _File:
             return int(written)
 
         def half() -> None:
-            raw = memoryview(data).cast("B")
+            raw = data if isinstance(data, str) else memoryview(data).cast("B")
             self._file.write(raw[: len(raw) // 2])
             self._file.flush()
             self._faults.wrote(self._path)

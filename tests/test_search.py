@@ -302,6 +302,18 @@ def test_a_base_larger_than_the_device_is_searched_in_blocks(stores: tuple[Path,
     assert ids_of(blocks.search(xq, 12, where=kept)) == ids_of(KnowledgeBase(*stores).search(xq, 12, where=kept))
 
 
+def test_a_base_that_fits_the_device_is_sent_once(stores: tuple[Path, Path]) -> None:
+    xq = unit_vectors(6, seed=3)
+    mapped, warm = KnowledgeBase(*stores), KnowledgeBase(*stores, block_bytes=1 << 20)
+    assert ids_of(warm.search(xq, 12)) == ids_of(mapped.search(xq, 12))
+    held = [dict(part._warm) for part in warm._parts]
+    assert all(len(searches) == 1 for searches in held)
+    assert ids_of(warm.search(xq, 50)) == ids_of(mapped.search(xq, 50))
+    assert [dict(part._warm) for part in warm._parts] == held
+    kept = pc.field("id").isin([f"p{i}" for i in range(0, 40, 3)])
+    assert ids_of(warm.search(xq, 12, where=kept)) == ids_of(mapped.search(xq, 12, where=kept))
+
+
 @settings(max_examples=20)
 @given(
     rows=st.integers(1, 60),

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wbrag.index.faissfile import write_flat
-from wbrag.index.files import StoreError, dump_json, move_into_place, scratch_folder, sha256_file, write_durable
+from wbrag.index.files import StoreError, dump_json, fsync, move_into_place, scratch_folder, sha256_file, write_durable
 from wbrag.index.live import Live
 from wbrag.index.manifest import Manifest, latest
 from wbrag.index.notes import noted_encoder
@@ -86,6 +86,8 @@ def export(stores: Sequence[Store], out: Path, dtype: str = "float32") -> dict[s
             "sha256": {name: sha256_file(folder / name) for name in (CORPUS, INDEX, TABLE)},
         }
         write_durable(folder / FACTS, dump_json(facts))
+        for path in (folder / CORPUS, folder / INDEX, folder / TABLE, (folder / TABLE).parent):
+            fsync(path)  # or the folder could appear, after a power loss, with files cut short
         if not move_into_place(folder, out.absolute()):
             raise StoreError(f"{out}: is there already")
     return facts

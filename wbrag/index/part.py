@@ -11,7 +11,18 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from wbrag.index.segment import Segment
-from wbrag.index.topk import Nearest, Search, block_search, cpu_nearest, gpu_nearest, gpus, scan_nearest
+from wbrag.index.topk import (
+    Nearest,
+    Search,
+    block_search,
+    cpu_hold,
+    cpu_nearest,
+    gpu_hold,
+    gpu_nearest,
+    gpus,
+    scan_nearest,
+    warm_search,
+)
 from wbrag.index.vectors import codes_of, search_parameters
 from wbrag.schema import PASSAGE, Source
 
@@ -31,17 +42,21 @@ class Part:
     segment: Segment
     live: np.ndarray | None
     _filtered: dict[str, np.ndarray] = field(default_factory=dict)  # the last filter and what it lets through
+    _warm: dict[str, Search] = field(default_factory=dict)  # the last filter and what it lets through, on the device
 
     @property
     def schema(self) -> pa.Schema:
         """The columns of its passages."""
         return self.segment.passages.file.schema_arrow
 
-    def search(self, where: pc.Expression | None, columns: pa.Schema, nprobe: int, block_bytes: int) -> Search:
+    def search(
+        self, where: pc.Expression | None, columns: pa.Schema, nprobe: int, block_bytes: int, warm: bool = False
+    ) -> Search:
         """The search of the rows that are live and for which `where` is true.
 
         `columns` are those `where` may name; one that this segment has not is null in all its rows. With `block_bytes`
-        a flat segment goes to the device in blocks of at most so many bytes of vectors.
+        a flat segment goes to the device: once, to stay there, if `warm`, else for every search in blocks of at most so
+        many bytes of vectors.
         """
         index, spec, visible = self.segment.index, self.segment.spec, self._visible(where, columns)
         flat = spec.kind == "flat_fp16"
@@ -50,6 +65,8 @@ class Part:
             rows = None if visible is None else np.flatnonzero(visible)
             return block_search(codes_of(index), rows, max(1, block_bytes // (2 * spec.dimension)), nearest)
 
+        if block_bytes and flat and warm:
+            return self._held(str(where), codes_of(index), visible)
         if block_bytes and flat:
             return in_blocks(block_bytes, gpu_nearest if gpus() else cpu_nearest)
 
@@ -60,6 +77,13 @@ class Part:
             return D, rows
 
         return search
+
+    def _held(self, key: str, codes: np.ndarray, visible: np.ndarray | None) -> Search:
+        if key not in self._warm:
+            self._warm.clear()
+            rows = None if visible is None else np.flatnonzero(visible)
+            self._warm[key] = warm_search(codes, rows, gpu_hold if gpus() else cpu_hold)
+        return self._warm[key]
 
     def passages(self, rows: np.ndarray) -> list[tuple[dict[str, Any], frozenset[str]]]:
         """id, title and text of these rows, and the ids that a unit was distilled from (none in a base)."""

@@ -63,9 +63,9 @@ class KnowledgeBase:
 
         `encoder` is the fingerprint of whoever will encode the queries (empty: not checked); a version of 0 is the
         current one, a thread count of 0 every core. `merge`: the policy, plain by default; `nprobe`: lists that an IVF
-        base looks into; `block_bytes`: flat segments go to the GPU (if FAISS has one) in blocks of at most so many
-        bytes, 0: they stay mapped and the CPU searches them. StoreError, with both values: nothing in base, a changed
-        file, stores or queries of unlike encoders or dimensions.
+        base looks into; `block_bytes`: what of flat segments may lie on the GPU (if FAISS has one): all of them stay
+        there if they fit, else they go there in blocks, 0: they stay mapped and the CPU searches them. StoreError, with
+        both values: nothing in base, a changed file, stores or queries of unlike encoders or dimensions.
         """
         use_threads(threads)
         self.merge = merge or config.Merge()
@@ -81,7 +81,8 @@ class KnowledgeBase:
             _require_comparable(self.base, self.writeback, self.writeback.encoder, str(writeback))
             self._parts += _open_parts(writeback, self.writeback, "writeback")
         self._columns = pa.unify_schemas([part.schema for part in self._parts]) if self._parts else HITS
-        self._how = (nprobe, block_bytes)
+        rows = sum(part.segment.rows for part in self._parts)
+        self._how = (nprobe, block_bytes, 2 * self.dimension * rows <= block_bytes)
         self._stores = (writeback, base)
         self._given: Encoder | None = None
 

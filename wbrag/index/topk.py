@@ -13,8 +13,12 @@ import numpy as np
 
 #: (nq, d) float32 queries and a number n to the n best (scores, rows) of each, (nq, n); row -1 where there are fewer.
 Search: TypeAlias = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+#: Float16 vectors (n, d), put where they are searched, to a `Search` over them.
+Hold: TypeAlias = Callable[[np.ndarray], Search]
 #: Queries, a block of float16 vectors and a number n to the n best scores and places in the block, each (nq, n).
 Nearest: TypeAlias = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+#: Vectors that become float32 at once on their way to a device.
+SENT_ROWS = 65_536
 
 
 def exact_top(search: Search, rows: int, xq: np.ndarray, k: int, fetch: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -70,6 +74,43 @@ def block_search(codes: np.ndarray, visible: np.ndarray | None, block_rows: int,
     return search
 
 
+def warm_search(codes: np.ndarray, visible: np.ndarray | None, hold: Hold) -> Search:
+    """A search over (n, d) float16 vectors that are sent to the device once; `visible` as in `block_search`."""
+    rows = np.arange(len(codes)) if visible is None else visible
+    held = hold(codes if visible is None else codes[visible])
+
+    def search(xq: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+        best = np.full((len(xq), n), -np.inf, dtype=np.float32), np.full((len(xq), n), -1, dtype=np.int64)
+        if some := min(n, len(rows)):
+            D, places = held(xq, some)
+            best[0][:, :some], best[1][:, :some] = D, rows[places]
+        return best
+
+    return search
+
+
+def gpu_hold(vectors: np.ndarray) -> Search:
+    """`Hold` on the current CUDA device: a float16 index that stays there as long as the search does."""
+    import faiss
+
+    config = faiss.GpuIndexFlatConfig()
+    config.useFloat16 = True
+    index: Any = faiss.GpuIndexFlatIP(_gpu_resources(), vectors.shape[1], config)
+    for start in range(0, len(vectors), SENT_ROWS):  # FAISS takes float32 and rounds it back
+        index.add(vectors[start : start + SENT_ROWS].astype(np.float32))
+
+    def search(xq: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+        D, places = index.search(xq, n)
+        return D, places
+
+    return search
+
+
+def cpu_hold(vectors: np.ndarray) -> Search:
+    """`Hold` without a device: FAISS's fp16 index in memory."""
+    return functools.partial(_scanned, scan_index(vectors))
+
+
 def gpu_nearest(xq: np.ndarray, block: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """`Nearest` on the current CUDA device; only `block` and the scores lie there. FAISS allows n <= 2048."""
     import faiss
@@ -81,10 +122,19 @@ def gpu_nearest(xq: np.ndarray, block: np.ndarray, n: int) -> tuple[np.ndarray, 
 
 def scan_nearest(xq: np.ndarray, block: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """`Nearest` by FAISS's fp16 scan: bit for bit the scores that one flat fp16 index over all blocks gives."""
+    return _scanned(scan_index(block), xq, n)
+
+
+def scan_index(vectors: np.ndarray) -> Any:  # noqa: ANN401 - SWIG
+    """FAISS's flat fp16 index over (n, d) float16 vectors, as they are."""
     import faiss
 
-    index: Any = faiss.IndexScalarQuantizer(block.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-    index.add_sa_codes(block.view(np.uint8))
+    index: Any = faiss.IndexScalarQuantizer(vectors.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    index.add_sa_codes(np.ascontiguousarray(vectors).view(np.uint8))
+    return index
+
+
+def _scanned(index: Any, xq: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401 - SWIG
     D, places = index.search(xq, n)
     return D, places
 
