@@ -90,6 +90,8 @@ def test_one_record_per_metric_primary_first_with_every_number() -> None:
     fixed, same = prediction(), prediction(id="b", answer_writeback="Port Elden", **other)
     found = evaluate([fixed, same], SETTING)
     assert [record["metric"] for record in found["results"]] == ["acc", "em", "f1", "precision", "recall"]
+    assert found["topics"]["topics"] == 2
+    assert found["topics"]["largest"] == 1
     record = found["results"][0]
     assert (record["n"], record["closed_book"], record["base"], record["writeback"]) == (2, 0.0, 0.0, 0.5)
     assert (record["gain"], record["ci_low"], record["ci_high"]) == (0.5, 0.0, 1.0)

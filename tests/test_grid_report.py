@@ -210,11 +210,12 @@ def test_a_judge_is_told_beside_the_labels(runs: list[Path], tmp_path: Path) -> 
 
 def test_what_is_printed_counts_the_settings_that_gain() -> None:
     every = {"gain": 0.02, "ci_low": 0.01, "ci_high": 0.03, "settings": 3}
+    every["topics"] = {"ci_low": -0.01, "ci_high": 0.05}
     grid = {"splits": {}, "pooled": every, "points": [{}] * 3}
     grid["winners"] = {"better": 2, "equal": 1, "worse": 0, "significant": 1}
     first, second = summary(grid).splitlines()
     assert first == headline(grid)
-    assert "the mean gain is +2.0 points (+1.0 to +3.0)" in second
+    assert "the mean gain is +2.0 points (+1.0 to +3.0; over topics -1.0 to +5.0)" in second
     assert "2 of 3 settings gain, 1 are equal, 0 lose; 1 change significantly (Holm)" in second
 
 

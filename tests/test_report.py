@@ -70,7 +70,8 @@ def test_metrics_json_holds_what_is_returned(run: Path) -> None:
     assert json.loads((run / "metrics.json").read_text()) == metrics
     wanted = {"benchmark", "method", "backbone", "metric", "n", "closed_book", "base", "writeback", "gain"}
     assert wanted | {"ci_low", "ci_high"} <= set(metrics["results"][0])
-    assert set(metrics) == {"questions", "results", "splits", "exposure", "construction", "cost", "seconds"}
+    parts = {"questions", "results", "topics", "splits", "exposure", "construction", "cost", "seconds"}
+    assert set(metrics) == parts
 
 
 def test_a_second_report_is_byte_identical(run: Path) -> None:

@@ -1,8 +1,9 @@
 """Paired statistics on the predictions of a run, and what the construction of its knowledge base took.
 
 Every test question is answered three times in one run (closed book, base, base + write-back), so all comparisons are
-paired: the interval of a gain comes from a bootstrap over topics (`topic_of`), the p-value from McNemar's exact test on
-the questions whose score changed. Nothing here reads a file.
+paired: the interval of a gain comes from a bootstrap over questions, the p-value from McNemar's exact test on the
+questions whose score changed. Questions about one thing are helped by the same units, so the primary gain has a second,
+more cautious interval over topics (`over_topics`). Nothing here reads a file.
 """
 
 from __future__ import annotations
@@ -49,25 +50,25 @@ class Setting:
 def evaluate(predictions: Sequence[Row], setting: Setting, training: TrainingQuestions | None = None) -> dict[str, Any]:
     """All results of a run's predictions (rows of `schema.PREDICTION`, one per test question).
 
-    Returns `questions` (n, failed), `results` (one record per metric, primary first), `splits` (the same records by
-    overlap with training, `overlap_of`) and `exposure` (the same by what units were read: `overlap.EXPOSURES`; without
-    `training` only "unit" and "none" can be told apart). Without a unit the gain must be 0, but for a method that
-    searches by itself. A failed row scores 0 in all three answers. Raises ValueError on a repeated id, or on a row
-    without an answer and without an error.
+    Returns `questions` (n, failed), `results` (one record per metric, primary first), `topics` (`over_topics`),
+    `splits` (the same records by overlap with training, `overlap_of`) and `exposure` (the same by what units were read:
+    `overlap.EXPOSURES`; without `training` only "unit" and "none" can be told apart). Without a unit the gain must be
+    0, but for a method that searches by itself. A failed row scores 0 in all three answers. Raises ValueError on a
+    repeated id, or on a row without an answer and without an error.
     """
     check_ids(predictions)
     scores = score_rows(predictions, setting)
     facts = [retrieval_facts(row, setting) for row in predictions]
     overlap = [overlap_of(row, training) for row in predictions]
     exposed = [exposure_of(row, training) for row in predictions]
-    topics = [topic_of(row) for row in predictions]
 
     def records(chosen: list[int]) -> list[dict[str, Any]]:
-        return result_records(scores[chosen], [facts[i] for i in chosen], setting, [topics[i] for i in chosen])
+        return result_records(scores[chosen], [facts[i] for i in chosen], setting)
 
     return {
         "questions": {"n": len(predictions), "failed": sum(row["error"] is not None for row in predictions)},
         "results": records(list(range(len(predictions)))),
+        "topics": over_topics(scores[:, 0, 2] - scores[:, 0, 1], [topic_of(r) for r in predictions], setting.seed),
         "splits": {key: records(_where(overlap, key)) for key in OVERLAPS if key in overlap},
         "exposure": {key: records(_where(exposed, key)) for key in ("unit", *EXPOSURES) if key in exposed},
     }
@@ -147,12 +148,17 @@ def topic_of(row: Row) -> str:
     return f"document {documents[0]['id']}" if documents else f"question {row['id']}"
 
 
-def result_records(
-    scores: Floats, facts: Sequence[Row], setting: Setting, topics: Sequence[str]
-) -> list[dict[str, Any]]:
-    """One record per metric from scores (questions, metrics, 3), retrieval facts and topics; fractions 0..1."""
+def over_topics(gains: Floats, topics: Sequence[str], seed: int) -> dict[str, Any]:
+    """The interval of the mean of `gains` (questions,) over topics, how many there are, and the largest's questions."""
+    low, high = paired_bootstrap(gains[:, None], seed=seed, topics=topics)[0]
+    sizes = Counter(topics)
+    return {"ci_low": float(low), "ci_high": float(high), "topics": len(sizes), "largest": max(sizes.values())}
+
+
+def result_records(scores: Floats, facts: Sequence[Row], setting: Setting) -> list[dict[str, Any]]:
+    """One record per metric from scores (questions, metrics, 3) and the questions' retrieval facts; fractions 0..1."""
     retrieval = _retrieval_means(facts)
-    intervals = paired_bootstrap(scores[:, :, 2] - scores[:, :, 1], seed=setting.seed, topics=topics)
+    intervals = paired_bootstrap(scores[:, :, 2] - scores[:, :, 1], seed=setting.seed)
     records = []
     for j, metric in enumerate(setting.metrics):
         closed_book, base, writeback = (_mean(scores[:, j, answer]) for answer in range(3))

@@ -26,6 +26,7 @@ TRACE_COLUMNS = (*QUESTION_COLUMNS, "status", "kept_ranks", "source_tokens", "un
 SPENT = ("calls", "prompt_tokens", "completion_tokens")
 TABLES = {"written": schema.WRITTEN, "traces": schema.TRACE, "predictions": schema.PREDICTION}
 ALPHA = 0.05
+ENDS = ("ci_low", "ci_high")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +146,10 @@ def by(points: Sequence[Point], kind: str) -> list[tuple[str, list[Point]]]:
 
 
 def pooled(points: Sequence[Point], counts: Callable[[Point], Flags]) -> dict[str, Any] | None:
-    """The mean gain over the settings that have questions that count, with its interval; None where none has.
+    """The mean gain over the settings that have questions that count, with its intervals; None where none has.
 
-    Settings of one benchmark that asked the same questions are resampled together (`statistics.pooled_gain`).
+    Settings of one benchmark that asked the same questions are resampled together (`statistics.pooled_gain`): their
+    questions for the interval, their topics (`evaluation.topic_of`) for the second one.
     """
     strata: dict[tuple[str, tuple[str, ...]], list[Point]] = defaultdict(list)
     for point in points:
@@ -156,16 +158,14 @@ def pooled(points: Sequence[Point], counts: Callable[[Point], Flags]) -> dict[st
     chosen = [point for point in points if members[id(point)].any()]
     if not chosen:
         return None
-    gain, low, high = pooled_gain(
-        [
-            (np.column_stack([p.gains for p in some]), np.column_stack([members[id(p)] for p in some]))
-            for some in strata.values()
-        ],
-        seed=points[0].setting.seed,
-        topics=[some[0].topics for some in strata.values()],
-    )
+    columns = [([p.gains for p in some], [members[id(p)] for p in some]) for some in strata.values()]
+    arms = [(np.column_stack(gains), np.column_stack(count)) for gains, count in columns]
+    seed, topics = points[0].setting.seed, [some[0].topics for some in strata.values()]
+    gain, *inside = pooled_gain(arms, seed=seed)
+    _, *over_topics = pooled_gain(arms, seed=seed, topics=topics)
+    intervals = {"topics": dict(zip(ENDS, over_topics, strict=True)), **dict(zip(ENDS, inside, strict=True))}
     questions = sum(int(members[id(point)].sum()) for point in points)
-    return {"gain": gain, "ci_low": low, "ci_high": high, "settings": len(chosen), "questions": questions}
+    return {"gain": gain, **intervals, "settings": len(chosen), "questions": questions}
 
 
 def _classes(
@@ -188,7 +188,7 @@ def compared(point: Point, folder: Path) -> dict[str, Any]:
     scores = primary_scores(rows, point.setting)
     gain, difference = scores[:, 2] - scores[:, 1], scores[:, 2] - point.scores[:, 2]
     both = np.column_stack([gain, difference])
-    intervals = paired_bootstrap(both, seed=point.setting.seed, topics=point.topics)
+    intervals = paired_bootstrap(both, seed=point.setting.seed)
     return {
         "writeback": float(scores[:, 2].mean()),
         "gain": float(gain.mean()),

@@ -42,11 +42,11 @@ Record = Mapping[str, Any]
 NEAR = 0.02
 METHOD_NOTE = (
     "Scores in percent, gains in points: + write-back minus base, on the same questions. Intervals are paired "
-    f"percentile bootstraps of {RESAMPLES:,} resamples of topics, questions with the same first base document, which "
-    "units help together; pooled gains count each setting once and resample the topics of a benchmark for all its "
-    "settings together. * and Holm p: McNemar's exact test for 0/1 metrics, and "
-    f"for F1 {RESAMPLES:,} random turns of the differences' signs, over questions, corrected over all settings of the "
-    "grid. Settings share questions, corpus and generator: they are not so many independent trials."
+    f"percentile bootstraps of {RESAMPLES:,} resamples of questions; pooled gains count each setting once and resample "
+    "the questions of a benchmark for all its settings together. Over topics: the same, drawn by topics, questions "
+    "with the same first base document, which units help together. * and Holm p: McNemar's exact test for 0/1 metrics, "
+    f"and for F1 {RESAMPLES:,} random turns of the differences' signs, corrected over all settings of the grid. "
+    "Settings share questions, corpus and generator: they are not so many independent trials."
 )
 
 
@@ -112,7 +112,8 @@ def counted(grid: Record) -> str:
     """The mean gain over all test questions, and how many settings gain, beside the paper's."""
     won, every, told = grid["winners"], grid["pooled"], paper.paper()["table2"]
     counts = f"{won['better']} of {len(grid['points'])} settings gain, {won['equal']} are equal, {won['worse']} lose"
-    overall = f"Over all test questions the mean gain is {points(every['gain'])} points ({interval(every)})"
+    overall = f"Over all test questions the mean gain is {points(every['gain'])} points ({interval(every)}"
+    overall += f"; over topics {interval(every['topics'])})"
     theirs = f"the paper reports {told['mean']:+.2f} over {told['settings']} settings, {told['better']} of them better"
     return f"{overall}; {theirs}. {counts}; {won['significant']} change significantly (Holm)."
 

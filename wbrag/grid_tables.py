@@ -46,17 +46,17 @@ def _cell(record: Record | None) -> str:
 
 
 def mean_gains(grid: Record) -> Table:
-    """Mean gain over all settings and by benchmark, method and generator, with interval and the paper's figure."""
+    """Mean gain over all settings and by benchmark, method and generator, with intervals and the paper's figure."""
     rows = [("all settings", *_pooled(grid["pooled"]), f"{paper.paper()['table2']['mean']:+.2f}")]
     for kind, groups in grid["groups"].items():
         for name, record in groups.items():
             told = paper.gain(kind, name)
             rows.append((paper.called(name), *_pooled(record), "-" if told is None else f"{told:+.2f}"))
-    return Table(("", "settings", "gain", "95% interval", "paper"), tuple(rows), frozenset({0}))
+    return Table(("", "settings", "gain", "95% interval", "over topics", "paper"), tuple(rows), frozenset({0}))
 
 
-def _pooled(record: Record) -> tuple[str, str, str]:
-    return f"{record['settings']}", points(record["gain"]), interval(record)
+def _pooled(record: Record) -> tuple[str, ...]:
+    return f"{record['settings']}", points(record["gain"]), interval(record), interval(record["topics"])
 
 
 def all_settings(runs: Sequence[Point], records: Sequence[Record]) -> Table:
@@ -84,7 +84,7 @@ def who_gains(grid: Record) -> Table:
     groups |= {EXPOSURE_NAMES[key]: record for key, record in grid["exposure"].items()}
     rows = tuple((name, f"{record['questions']:,}", *_pooled(record)) for name, record in groups.items())
     strong = frozenset({0}) if "none" in grid["splits"] else frozenset()
-    return Table(("questions", "n", "settings", "gain", "95% interval"), rows, strong)
+    return Table(("questions", "n", "settings", "gain", "95% interval", "over topics"), rows, strong)
 
 
 def table_3(runs: Sequence[Point]) -> Table:

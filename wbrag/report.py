@@ -37,6 +37,7 @@ from wbrag.tables import (
     percent,
     points,
     results_table,
+    topics_told,
 )
 from wbrag.trace import life
 
@@ -49,8 +50,8 @@ REASONS_SHOWN = 12
 METHOD_NOTE = (
     "Scores in percent, gains in points. Each question is answered three times in the same run: closed book (the model "
     "alone), base (with documents of the corpus), + write-back (corpus and write-back index, merged by score). The "
-    f"interval is a paired percentile bootstrap of {RESAMPLES:,} resamples of topics, questions with the same first "
-    "base document, which units help together; p is McNemar's exact test over questions, for 0/1 metrics."
+    f"interval is a paired percentile bootstrap of {RESAMPLES:,} resamples of questions; p is McNemar's exact test, "
+    "for 0/1 metrics."
 )
 GAINS_CAPTION = (
     "Left: scores before and after; the whisker is the interval of the gain, set on the base score. Right: the gain by "
@@ -122,6 +123,7 @@ def _result_blocks(metrics: Row, pictures: Sequence[Picture]) -> list[Block]:
             f"{METHOD_NOTE} {metrics['questions']['failed']:,} of {primary['n']:,} questions failed and score 0.",
             "note",
         ),
+        Text(topics_told(metrics["topics"], primary["n"])),
     ]
     groups = {SPLIT_NAMES[key]: records[0] for key, records in splits.items()}
     groups |= {EXPOSURE_NAMES[key]: records[0] for key, records in exposure.items()}

@@ -49,6 +49,15 @@ def headline(record: Record) -> str:
     return f"No change shown: write-back takes {metric} on {n} {scores} ({told}, which includes 0)."
 
 
+def topics_told(record: Record, questions: int) -> str:
+    """The gain's interval over topics, and how unevenly the questions are spread over them."""
+    return (
+        "Questions with the same first base document are helped by the same units. Drawn by these "
+        f"{record['topics']:,} topics, the largest with {record['largest']:,} of {questions:,} questions, the 95% "
+        f"interval of the gain is {interval(record)}."
+    )
+
+
 def terminal_table(results: Sequence[Record]) -> str:
     """The results as plain text for a terminal: one line a record, in percent, and how to read them."""
     header = ("benchmark", "metric", *RESULT_HEADER)
