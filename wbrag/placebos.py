@@ -138,4 +138,4 @@ def _about(passage: Row) -> str:
 
 
 def _document(passage: Row) -> dict[str, Any]:
-    return {**{key: passage[key] for key in ("id", "title", "text")}, "score": 0.0, "source": "base"}
+    return {**{key: passage[key] for key in ("id", "title", "text")}, "score": 0.0, "source": "base", "version": 0}

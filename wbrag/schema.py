@@ -7,7 +7,7 @@ are those of WriteBack-RAG (arXiv 2603.25737, section 3).
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -28,13 +28,16 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A retrieved passage: where it came from and its inner-product score with the question (higher is nearer)."""
+    """A retrieved passage: its inner-product score with the question (higher is nearer), the store it came from and
+    that store's version, 0 where it came from none. Equal passages of two versions are equal.
+    """
 
     id: str
     title: str
     text: str
     score: float = 0.0
     source: Source = "base"
+    version: int = field(default=0, compare=False)
 
     @property
     def contents(self) -> str:
@@ -73,6 +76,7 @@ DOCUMENT = pa.struct(
         ("text", pa.string()),
         ("score", pa.float32()),
         ("source", pa.string()),
+        ("version", pa.int64()),
     ]
 )
 EXAMPLE = pa.schema(

@@ -69,7 +69,7 @@ def superseding(
 
 
 def _hit(passage: dict[str, Any], sources: frozenset[str], score: float, part: Part, number: int, row: int) -> Hit:
-    return Hit(Document(**passage, score=score, source=part.source), number, row, sources)
+    return Hit(Document(**passage, score=score, source=part.source, version=part.version), number, row, sources)
 
 
 def _unit_vectors(parts: Sequence[Part], ranked: list[list[Hit]]) -> dict[tuple[int, int], np.ndarray]:

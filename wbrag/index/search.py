@@ -157,9 +157,8 @@ class KnowledgeBase:
         where: pc.Expression | None = None,
     ) -> pa.Table:
         """The same as one Arrow table (HITS): a row per hit with its query's number, rank from 1, and store version."""
-        versions = {"base": self.base.version, "writeback": self.writeback.version if self.writeback else 0}
         rows = [
-            {"query": query, "rank": rank, **asdict(document), "version": versions[document.source]}
+            {"query": query, "rank": rank, **asdict(document)}
             for query, documents in enumerate(self.search(queries, k, writeback, where))
             for rank, document in enumerate(documents, 1)
         ]
