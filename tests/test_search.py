@@ -244,6 +244,8 @@ def test_hits_as_a_table_say_from_which_version(tmp_path: Path) -> None:
     rows = table.to_pylist()
     assert [row["rank"] for row in rows] == [1, 2, 3]
     assert [(row["source"], row["version"]) for row in rows] == [("writeback", 1), ("base", 2), ("base", 2)]
+    hits = KnowledgeBase.open(tmp_path).search_one("Who built the harbour of town3?", 3)
+    assert [hit.version for hit in hits] == [1, 2, 2]
 
 
 def test_the_encoder_is_found_though_the_newest_version_does_not_name_it(tmp_path: Path) -> None:
