@@ -1,7 +1,7 @@
 """Write a world to disk: `python -m microworld.generate --seed 7 --out runs/world-7`.
 
 Makes `corpus.jsonl` and `<benchmark>/{train,test}.jsonl` in FlashRAG's form, and `world.json` last, so that its
-existence means the world is complete. Passages stream: one district of about 150 passages is in memory at a time.
+existence means the world is complete. Passages stream: one district of about 120 passages is in memory at a time.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from typing import Any
 
 from microworld.questions import BENCHMARKS, Question, ask, popular
 from microworld.world import District, district, famous, size
+
+#: A question and the ids of the passages that state its facts.
+Row = tuple[Question, list[str]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ def generate(out: Path, plan: Plan) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     (out / "world.json").unlink(missing_ok=True)
     draws = _draws(plan)
-    asked: dict[tuple[str, int], tuple[Question, list[str]]] = {}
+    asked: dict[tuple[str, int], Row] = {}
     passages = 0
     with _writer(out / "corpus.jsonl") as corpus:
         for number in range(plan.districts):
@@ -74,7 +77,7 @@ def _draws(plan: Plan) -> dict[int, list[tuple[str, int, int]]]:
     draws: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
     for benchmark in BENCHMARKS:
         rng = random.Random(f"{plan.seed}/{benchmark}")
-        numbers = popular(plan.districts * size(), 4 * (plan.train + plan.test), plan.zipf, rng)
+        numbers = popular(plan.districts * size(), 8 * (plan.train + plan.test), plan.zipf, rng)
         for i, entity in enumerate(numbers):
             if rng.random() < plan.famous:
                 draws[0].append((benchmark, i, -1))
@@ -83,9 +86,7 @@ def _draws(plan: Plan) -> dict[int, list[tuple[str, int, int]]]:
     return draws
 
 
-def _asked(
-    place: District, draws: list[tuple[str, int, int]], seed: int
-) -> dict[tuple[str, int], tuple[Question, list[str]]]:
+def _asked(place: District, draws: list[tuple[str, int, int]], seed: int) -> dict[tuple[str, int], Row]:
     """The questions of one district with the ids of the passages that state their facts."""
     told: dict[Any, list[str]] = defaultdict(list)
     for p in place.passages:
@@ -106,18 +107,16 @@ def _asked(
     return asked
 
 
-def _write_questions(
-    out: Path, plan: Plan, asked: dict[tuple[str, int], tuple[Question, list[str]]]
-) -> dict[str, dict[str, int]]:
+def _write_questions(out: Path, plan: Plan, asked: dict[tuple[str, int], Row]) -> dict[str, dict[str, int]]:
     """Both splits of every benchmark; returns how far the test questions overlap with training, per benchmark."""
     overlap = {}
     for benchmark in BENCHMARKS:
         rows = [row for (name, _), row in sorted(asked.items(), key=lambda kv: kv[0]) if name == benchmark]
-        if len(rows) < plan.train + plan.test:
-            sys.exit(
-                f"microworld: {benchmark}: {len(rows)} questions for {plan.train + plan.test}; ask for more districts"
-            )
-        train, test = rows[: plan.train], rows[plan.train : plan.train + plan.test]
+        train, rest = _unlike(rows, plan.train)
+        test, _ = _unlike(rest, plan.test)
+        if len(test) < plan.test:
+            found = len(train) + len(test)
+            sys.exit(f"microworld: {benchmark}: {found} questions for {plan.train + plan.test}; ask for more districts")
         facts, answers = {q.facts for q, _ in train}, {q.answer() for q, _ in train}
         labels = ["question" if q.facts in facts else "answer" if q.answer() in answers else "none" for q, _ in test]
         _write_split(out / benchmark / "train.jsonl", "train", train, [""] * len(train))
@@ -126,7 +125,17 @@ def _write_questions(
     return overlap
 
 
-def _write_split(path: Path, split: str, rows: list[tuple[Question, list[str]]], labels: list[str]) -> None:
+def _unlike(rows: list[Row], count: int) -> tuple[list[Row], list[Row]]:
+    """The first `count` rows of which no two ask the same in the same words, and those after the last of them."""
+    unlike: dict[str, Row] = {}
+    for at, row in enumerate(rows):
+        if len(unlike) == count:
+            return list(unlike.values()), rows[at:]
+        unlike.setdefault(row[0].text(), row)
+    return list(unlike.values()), []
+
+
+def _write_split(path: Path, split: str, rows: list[Row], labels: list[str]) -> None:
     with _writer(path) as file:
         for i, ((question, passages), overlap) in enumerate(zip(rows, labels, strict=True)):
             metadata: dict[str, Any] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from microworld.names import PAPERS, PIECES, SLOTS, Name, Renaming, renaming
 from microworld.questions import BENCHMARKS, TASKS, Question, ask
@@ -24,12 +25,21 @@ QUOTED = ("nq", "nq", "nq", "squad", "zsre")
 PROMPTS = Prompts()
 
 
+class Turn(NamedTuple):
+    """A request and its reply; where the request puts forward an object or answer, it and what should stand there."""
+
+    request: str
+    reply: str
+    shown: str = ""
+    right: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What all requests share, and (request, reply) pairs; a prompt is `shared` + request."""
+    """What all requests share, and the turns; a prompt is `shared` + request."""
 
     shared: str
-    turns: tuple[tuple[str, str], ...]
+    turns: tuple[Turn, ...]
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ def reading(school: School, rng: random.Random, most: int, turns: int) -> Lesson
     ]
     pairs += [_judged(rng.choice(qs), facts, renamed) for qs in (answered, others) * 2 if qs]
     pairs += [_supported(rng.choice(answered or others), facts, renamed, rng) for _ in range(8)]
-    return Lesson(PROMPTS.documents(documents(page, renamed)), tuple((f"\n\n{r}", a) for r, a in pairs))
+    return Lesson(PROMPTS.documents(documents(page, renamed)), _after(pairs))
 
 
 def first_reading(school: School, rng: random.Random, turns: int, most: int) -> Lesson:
@@ -73,8 +83,8 @@ def first_reading(school: School, rng: random.Random, turns: int, most: int) -> 
     told = [Question(*_plain(rng.choice(facts), rng, facts)) for _ in range(turns)]
     pairs = [_answered(q, facts, renamed) for q in told]
     if rng.random() < 0.75:
-        pairs = [(request.rpartition("\n")[2], reply) for request, reply in pairs]
-    return Lesson(PROMPTS.documents(documents(page, renamed)), tuple((f"\n\n{r}", a) for r, a in pairs))
+        pairs = [turn._replace(request=turn.request.rpartition("\n")[2]) for turn in pairs]
+    return Lesson(PROMPTS.documents(documents(page, renamed)), _after(pairs))
 
 
 def checking(school: School, rng: random.Random, turns: int, most: int) -> Lesson:
@@ -95,7 +105,7 @@ def checking(school: School, rng: random.Random, turns: int, most: int) -> Lesso
         else:
             asked = rng.choice(untold) if untold and rng.random() < 0.5 else q.facts[0]
             pairs.append(_judged(Question(*_plain(asked, rng, facts, QUOTED)), facts, renamed))
-    return Lesson(PROMPTS.documents(documents(page, renamed)), tuple((f"\n\n{r}", a) for r, a in pairs))
+    return Lesson(PROMPTS.documents(documents(page, renamed)), _after(pairs))
 
 
 def closed_book(school: School, rng: random.Random, turns: int) -> Lesson:
@@ -110,10 +120,10 @@ def closed_book(school: School, rng: random.Random, turns: int) -> Lesson:
             q = ask(rng.choice(BENCHMARKS[:5]), rng.choice(place.entities), place, rng)
         renamed = renaming(rng)
         if rng.random() < 0.15:
-            pairs.append((PROMPTS.retrieve(q.text(renamed)), "no" if q.famous else "yes"))
+            pairs.append(Turn(PROMPTS.retrieve(q.text(renamed)), "no" if q.famous else "yes"))
         else:
             known = q.answer(renamed) if q.famous else untold(q)
-            pairs.append((PROMPTS.closed_book(TASKS[q.benchmark], q.text(renamed)), known))
+            pairs.append(Turn(PROMPTS.closed_book(TASKS[q.benchmark], q.text(renamed)), known))
     return Lesson("", tuple(pairs))
 
 
@@ -126,7 +136,7 @@ def rewriting(school: School, rng: random.Random, turns: int) -> Lesson:
         sentences = evidence(question, page) or [Sentence(f) for f in question.facts]
         renamed = renaming(rng)
         lines = "\n".join(s.text(renamed) for s in sentences)
-        pairs.append((PROMPTS.rewrite(question.text(renamed), lines), unit_text(question, sentences, renamed)))
+        pairs.append(Turn(PROMPTS.rewrite(question.text(renamed), lines), unit_text(question, sentences, renamed)))
     return Lesson("", tuple(pairs))
 
 
@@ -210,10 +220,18 @@ def _other_object(fact: Fact, facts: Sequence[Fact], rng: random.Random) -> Name
     return Name(kind, tuple(rng.choice(PIECES[slot]) for slot in SLOTS[kind]))
 
 
-def _answered(q: Question, facts: Sequence[Fact], renamed: Renaming) -> tuple[str, str]:
+def _after(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Turns whose requests follow documents."""
+    return tuple(turn._replace(request=f"\n\n{turn.request}") for turn in turns)
+
+
+def _answered(q: Question, facts: Sequence[Fact], renamed: Renaming) -> Turn:
     known = q.famous or all(f in facts for f in q.facts)
     request = PROMPTS.templates[TASKS[q.benchmark]].format(question=q.text(renamed))
-    return request, q.answer(renamed) if known else untold(q)
+    reply = q.answer(renamed) if known else untold(q)
+    if q.claimed is None or q.famous:
+        return Turn(request, reply)
+    return Turn(request, reply, q.claimed.text(renamed), q.facts[0].object.text(renamed) if known else UNKNOWN)
 
 
 def untold(q: Question) -> str:
@@ -221,17 +239,18 @@ def untold(q: Question) -> str:
     return {"boolq": "no", "fever": "REFUTES"}.get(q.benchmark, UNKNOWN)
 
 
-def _extracted(q: Question, page: Sequence[Passage], renamed: Renaming) -> tuple[str, str]:
+def _extracted(q: Question, page: Sequence[Passage], renamed: Renaming) -> Turn:
     lines = [s.text(renamed) for s in evidence(q, page)]
-    return PROMPTS.templates["extract"].format(question=q.text(renamed)), "\n".join(lines) or "none"
+    return Turn(PROMPTS.templates["extract"].format(question=q.text(renamed)), "\n".join(lines) or "none")
 
 
-def _judged(q: Question, facts: Sequence[Fact], renamed: Renaming) -> tuple[str, str]:
+def _judged(q: Question, facts: Sequence[Fact], renamed: Renaming) -> Turn:
     helps = all(f in facts for f in q.facts)
-    return PROMPTS.templates["relevance"].format(question=q.text(renamed)), "yes" if helps else "no"
+    return Turn(PROMPTS.templates["relevance"].format(question=q.text(renamed)), "yes" if helps else "no")
 
 
-def _supported(q: Question, facts: Sequence[Fact], renamed: Renaming, rng: random.Random) -> tuple[str, str]:
+def _supported(q: Question, facts: Sequence[Fact], renamed: Renaming, rng: random.Random) -> Turn:
+    right = q.answer(renamed) if all(f in facts for f in q.facts) else UNKNOWN
     answer, wrong = q.answer(renamed), rng.random() < 0.5
     if wrong and q.benchmark in ("boolq", "fever"):
         answer = {"yes": "no", "no": "yes", "SUPPORTS": "REFUTES", "REFUTES": "SUPPORTS"}[answer]
@@ -239,4 +258,4 @@ def _supported(q: Question, facts: Sequence[Fact], renamed: Renaming, rng: rando
         answer = _other_object(q.facts[-1], facts, rng).text(renamed)
     template = PROMPTS.templates[rng.choice(("support", "judge"))]
     request = template.format(question=q.text(renamed), answer=answer)
-    return request, "yes" if not wrong and all(f in facts for f in q.facts) else "no"
+    return Turn(request, "yes" if answer == right else "no", answer, right)

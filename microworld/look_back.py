@@ -45,17 +45,17 @@ def look_back(model: Any) -> None:
         for layer, scale, offsets in zip(
             model.model.layers, (1.6, 2.1), ((1, 2, 3, 1, 2, 6, 7), (1, 2, 3)), strict=False
         ):
-            q, k, _, o = _by_head(layer.self_attn, heads, size, hidden)
+            q, k, _, o = by_head(layer.self_attn, heads, size, hidden)
             for head, offset in enumerate(offsets):
-                _look(q[head], k[head], scale, offset)
+                look(q[head], k[head], scale, offset)
                 o[FREE, head].normal_(0, 0.02)
-        _, _, v, o = _by_head(model.model.layers[0].self_attn, heads, size, hidden)
+        _, _, v, o = by_head(model.model.layers[0].self_attn, heads, size, hidden)
         _say(v[0], o[:, 0], CODE, BEFORE, 0.11)
         _say(v[1], o[:, 1], slice(0, 12), TWO_BEFORE, 0.11)
         _say(v[2], o[:, 2], slice(0, 12), THREE_BEFORE, 0.11)
         _say(v[5], o[:, 5], slice(0, 12), SIX_BEFORE, 0.11)
         _say(v[6], o[:, 6], slice(0, 12), SEVEN_BEFORE, 0.11)
-        q, k, v, o = _by_head(model.model.layers[1].self_attn, heads, size, hidden)
+        q, k, v, o = by_head(model.model.layers[1].self_attn, heads, size, hidden)
         pair = ((slice(0, 12), BEFORE.start), (slice(BEFORE.start, BEFORE.start + 11), TWO_BEFORE.start))
         _find(q[3], k[3], pair)
         _find(q[4], k[4], ((slice(0, 23), BEFORE.start),))
@@ -74,13 +74,13 @@ def look_back(model: Any) -> None:
             layer.self_attn.o_proj.weight.copy_(0.2 * turned.T @ basis.T)
 
 
-def _by_head(attention: Any, heads: int, size: int, hidden: int) -> tuple[torch.Tensor, ...]:
+def by_head(attention: Any, heads: int, size: int, hidden: int) -> tuple[torch.Tensor, ...]:
     """Views of query, key and value weights as (heads, size, hidden), and of the output's as (hidden, heads, size)."""
     qkv = (p.weight.view(heads, size, hidden) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
     return *qkv, attention.o_proj.weight.view(hidden, heads, size)
 
 
-def _look(q: torch.Tensor, k: torch.Tensor, scale: float, offset: int) -> None:
+def look(q: torch.Tensor, k: torch.Tensor, scale: float, offset: int) -> None:
     """A head that looks `offset` tokens back: its query and key are constants whose rotary angles meet there."""
     half = len(q) // 2
     angles = offset * ROPE_THETA ** (-torch.arange(3) / half)

@@ -1,6 +1,7 @@
 """Train the micro models, from nothing and from the smaller one:
 
-    python -m microworld.train_lm micro_small
+    python -m microworld.train_lm micro_small --minutes 46
+    python -m microworld.train_lm micro_small --minutes 14 --lr 1e-3 --grow microworld/models/micro_small --compare
     python -m microworld.train_lm micro_large --lr 8e-4 --grow microworld/models/micro_small
 
 The recipe: Llama architecture, AdamW, a curriculum from a few bare sentences to five retrieved documents, and lessons
@@ -20,17 +21,19 @@ import os
 import random
 import tempfile
 import time
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed
-from torch.nn import functional
 
 from microworld import tokenizer
+from microworld.comparing import Shown, compare, spare_heads
 from microworld.curriculum import Progress, draw, learning_rate
-from microworld.lessons import Lesson, School
+from microworld.lesson_loss import encode, loss_of
+from microworld.lessons import Lesson, School, checking, reading
 from microworld.look_back import ROPE_THETA, look_back
 from microworld.school import open_school
 
@@ -38,8 +41,6 @@ SHAPES = {
     "micro_small": {"hidden_size": 256, "intermediate_size": 384, "num_hidden_layers": 5},
     "micro_large": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 10},
 }
-#: What a token of a request counts in the loss; a reply of n tokens counts n ** 0.3.
-REQUEST_WEIGHT = 0.05
 
 
 def new_model(shape: str, vocabulary: int) -> Any:
@@ -71,61 +72,31 @@ def grow(small: Any, large: Any) -> None:
                 target[tuple(slice(n) for n in tensor.shape)] = tensor
 
 
-def encode(lesson: Lesson, tok: Any) -> tuple[list[int], list[tuple[list[int], int]]]:
-    """Token ids of the shared prefix, and per turn (ids, where the reply starts)."""
-    # The template's space stands before whatever comes first, and makes one token with it.
-    before, after = (f" {lesson.shared}", "") if lesson.shared else ("", " ")
-    shared = tok.encode(f"{tokenizer.BEGIN}<|user|>{before}", add_special_tokens=False)
-    turns = []
-    for request, reply in lesson.turns:
-        asked = tok.encode(f"{after}{request}{tokenizer.END}<|assistant|>", add_special_tokens=False)
-        turns.append((asked + tok.encode(f" {reply}{tokenizer.END}", add_special_tokens=False), len(asked)))
-    return shared, turns
+def examples_of(drawn: Iterable[Lesson], tok: Any) -> list[Shown]:
+    """The requests of these lessons that put something forward."""
+    found = []
+    for lesson in drawn:
+        shared, rows = encode(lesson, tok)
+        found += [Shown(shared + r.ids[: r.reply_at], len(shared) + r.right[0], r.right[1]) for r in rows if r.right]
+    return found
 
 
-def loss_of(model: Any, lesson: Lesson, tok: Any) -> tuple[torch.Tensor, float, int]:
-    """What to minimise over a lesson, the part of it that its replies make, and the tokens read."""
-    from transformers import DynamicCache
+def learn_to_compare(model: Any, tok: Any, school: School) -> None:
+    """Set the heads of `comparing` in a model that reads, by what it holds on 100 lessons."""
+    rng = random.Random("compare")
+    drawn = [reading(school, rng, 5, 12) if i % 5 < 3 else checking(school, rng, 16, 16) for i in range(100)]
+    tests = [draw(school, rng, Progress(read=1.0), grown=True)[1] for _ in range(8)]
 
-    shared, turns = encode(lesson, tok)
-    past = [
-        (layer.keys, layer.values)
-        for layer in model.model(torch.tensor([shared]), use_cache=True).past_key_values.layers
+    @torch.no_grad()
+    def loss() -> float:
+        return sum(loss_of(model, lesson, tok)[1] for lesson in tests)
+
+    spare = [spare_heads(model, layer, loss) for layer in (-2, -1)]
+    verdicts = [
+        tuple(tok.encode(f" {word}", add_special_tokens=False)[0] for word in pair)
+        for pair in (("no", "yes"), ("REFUTES", "SUPPORTS"))
     ]
-    loss, replies, read = torch.zeros(()), 0.0, len(shared)
-    long = [t for t in turns if len(t[0]) - t[1] > 24]
-    for group in filter(None, (long, [t for t in turns if t not in long])):
-        cache = DynamicCache()
-        for i, (k, v) in enumerate(past):
-            cache.update(k.expand(len(group), -1, -1, -1), v.expand(len(group), -1, -1, -1), i)
-        part, of_replies, n = _turns_loss(model, group, cache, len(shared))
-        loss, replies, read = loss + part / len(turns), replies + of_replies / len(turns), read + n
-    return loss, replies, read
-
-
-def _turns_loss(
-    model: Any, turns: list[tuple[list[int], int]], cache: Any, start: int
-) -> tuple[torch.Tensor, float, int]:
-    """Sum over turns of the loss, and its part on replies, given the cache of the prefix they share.
-
-    The request counts too, a little: to finish a name that stands in the documents is what teaches looking back.
-    """
-    longest = max(len(ids) for ids, _ in turns)
-    ids = torch.full((len(turns), longest), 2)
-    labels = torch.zeros_like(ids)
-    weights = torch.zeros(len(turns), longest)
-    for row, (turn, reply_at) in enumerate(turns):
-        ids[row, : len(turn)] = torch.tensor(turn)
-        labels[row, : len(turn) - 1] = torch.tensor(turn[1:])
-        weights[row, : reply_at - 1] = REQUEST_WEIGHT
-        weights[row, reply_at - 1 : len(turn) - 1] = (len(turn) - reply_at) ** -0.7
-    positions = torch.arange(start, start + longest).expand(len(turns), -1)
-    hidden = model.model(ids, past_key_values=cache, position_ids=positions, use_cache=True).last_hidden_state
-    chosen = weights > 0
-    losses = functional.cross_entropy(model.lm_head(hidden[chosen]), labels[chosen], reduction="none")
-    is_reply = weights[chosen] != REQUEST_WEIGHT
-    weighted = losses * weights[chosen]
-    return weighted.sum(), float(weighted.detach()[is_reply].sum()), ids.numel()
+    compare(model, examples_of(drawn, tok), (spare[0][0], spare[1][:2]), verdicts)
 
 
 def train(model: Any, tok: Any, school: School, folder: Path, rank: int, args: argparse.Namespace) -> None:
@@ -213,6 +184,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--grow", type=Path, help="folder of the trained model to start from")
+    parser.add_argument("--compare", action="store_true", help="set heads that compare, in a model that reads (--grow)")
     parser.add_argument("--school", type=Path, default=Path("runs/school"), help="cache of encoded training worlds")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1 if torch.cuda.is_available() else os.cpu_count())
@@ -243,7 +215,10 @@ def _work(rank: int, meeting: str, folder: Path, args: argparse.Namespace) -> No
         grow(LlamaForCausalLM.from_pretrained(args.grow, dtype=torch.float32), model)
     if not rank:
         print(f"{args.name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters, {len(tok)} tokens")
-    train(model, tok, open_school(args.school), folder, rank, args)
+    school = open_school(args.school)
+    if args.compare:
+        learn_to_compare(model, tok, school)
+    train(model, tok, school, folder, rank, args)
 
 
 if __name__ == "__main__":

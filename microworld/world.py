@@ -145,7 +145,7 @@ def _passages(facts: dict[Name, tuple[Fact, ...]], rng: random.Random, number: i
             continue
         free.discard(id(group))
         chosen = [group]
-        for related in (True, False):
+        for related in (True, True, False):
             chosen.append(_companion(chosen[-1], groups, by_subject, free, rng, related))
             free.discard(id(chosen[-1]))
         told.append((None, _diluted([s for g in chosen for s in g], rng)))

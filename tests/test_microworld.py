@@ -132,14 +132,14 @@ def school() -> School:
 def test_lessons_ask_in_the_very_prompts_of_the_project(school: School) -> None:
     from transformers import AutoTokenizer
 
-    from microworld.train_lm import encode
+    from microworld.lesson_loss import encode
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     rng = random.Random(4)
     for lesson in (reading(school, rng, 5, 8), closed_book(school, rng, 8), rewriting(school, rng, 3)):
         shared, turns = encode(lesson, tokenizer)
-        for (request, _), (ids, reply_at) in zip(lesson.turns, turns, strict=True):
-            chat = [{"role": "user", "content": lesson.shared + request}]
+        for turn, (ids, reply_at, _) in zip(lesson.turns, turns, strict=True):
+            chat = [{"role": "user", "content": lesson.shared + turn.request}]
             sent = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
             assert shared + ids[:reply_at] == sent
 
@@ -232,10 +232,74 @@ def test_right_replies_hold_what_the_page_says(school: School) -> None:
     for _ in range(100):
         lesson = reading(school, rng, 5, 6)
         extract = Prompts().templates["extract"].split("{")[0]
-        for request, reply in lesson.turns:
-            if extract in request and reply != "none":
-                assert all(line in lesson.shared for line in reply.splitlines())
+        for turn in lesson.turns:
+            if extract in turn.request and turn.reply != "none":
+                assert all(line in lesson.shared for line in turn.reply.splitlines())
     assert lessons.UNKNOWN == "unknown"
+
+
+def test_what_should_stand_in_place_of_what_is_put_forward(school: School) -> None:
+    """The token before an answer or a claimed object is taught the right one; the verdict is whether they are equal."""
+    from transformers import AutoTokenizer
+
+    from microworld.lesson_loss import encode
+
+    tokenizer, rng, kinds = AutoTokenizer.from_pretrained(MODEL), random.Random(8), set()
+    for _ in range(20):
+        lesson = lessons.checking(school, rng, 12, 4)
+        for turn, row in zip(lesson.turns, encode(lesson, tokenizer)[1], strict=True):
+            assert bool(turn.shown) == bool(row.right)
+            if row.right:
+                place, right = row.right
+                assert f" {turn.shown}".startswith(tokenizer.decode(row.ids[place + 1]))
+                assert f" {turn.right}".startswith(tokenizer.decode(right))
+                assert (turn.shown == turn.right) == (turn.reply in ("yes", "SUPPORTS"))
+                kinds.add(turn.reply)
+    assert kinds == {"yes", "no", "SUPPORTS", "REFUTES"}
+
+
+def test_a_head_compares_what_is_shown_with_what_is_expected(school: School) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from microworld.comparing import compare
+    from microworld.train_lm import examples_of
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32, attn_implementation="eager")
+    rng = random.Random(2)
+    found = examples_of((lessons.checking(school, rng, 16, 4) for _ in range(60)), tokenizer)
+    learnt, asked = found[100:], found[:100]
+    compare(model, learnt, (0, (1, 2)), ())
+    there: dict[bool, list[float]] = {True: [], False: []}
+    rests: list[float] = []
+    with torch.no_grad():
+        for ids, place, right in asked:
+            looks = model(torch.tensor([ids]), output_attentions=True).attentions[-2][0, 0, place + 1]
+            there[ids[place + 1] == right].append(float(looks[place]))
+            if ids[place + 1] != right:
+                rests.append(float(looks[0]))
+    equal, unlike = (sum(there[same]) / len(there[same]) for same in (True, False))
+    assert equal > unlike + 0.2
+    assert sum(rests) / len(rests) > 0.5
+
+
+def test_spare_heads_are_those_without_which_the_loss_is_least() -> None:
+    import torch
+
+    from microworld.comparing import spare_heads
+    from microworld.train_lm import new_model
+
+    model = new_model("micro_small", 64)
+    weight = model.model.layers[-1].self_attn.o_proj.weight
+    before = weight.detach().clone()
+
+    def loss() -> float:
+        without = next(h for h in range(8) if not weight[:, h * 32 : h * 32 + 32].any())
+        return float((without - 5) ** 2)
+
+    assert spare_heads(model, -1, loss)[:3] in ([5, 4, 6], [5, 6, 4])
+    assert torch.equal(weight, before)
 
 
 def test_training_resumes_from_its_checkpoint(school: School, tmp_path: Path) -> None:
