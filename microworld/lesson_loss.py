@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional
 
 from microworld import tokenizer
-from microworld.lessons import Lesson, Turn
+from microworld.lessons import Lesson
+from microworld.turns import Turn
 
 #: What a token of a request counts in the loss, and the right token in place of one that is put forward; a reply of n
 #: tokens counts n ** 0.3.

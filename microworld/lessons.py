@@ -10,28 +10,26 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from microworld.names import PAPERS, PIECES, SLOTS, Name, Renaming, renaming
+from microworld.names import PAPERS, Name, renaming
 from microworld.questions import BENCHMARKS, TASKS, Question, ask
+from microworld.turns import (
+    PROMPTS,
+    Turn,
+    answering,
+    documents,
+    evidence,
+    extracting,
+    judging,
+    other_object,
+    supporting,
+    unit_text,
+    untold,
+)
 from microworld.world import District, Fact, Passage, Sentence, famous
-from wbrag.prompts import Prompts
-from wbrag.schema import Document
 
-UNKNOWN = "unknown"
-EVIDENCE = 3
 #: Benchmarks whose answers are quoted from the documents, as often as lessons ask them.
 QUOTED = ("nq", "nq", "nq", "squad", "zsre")
-PROMPTS = Prompts()
-
-
-class Turn(NamedTuple):
-    """A request and its reply; where the request puts forward an object or answer, it and what should stand there."""
-
-    request: str
-    reply: str
-    shown: str = ""
-    right: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +49,6 @@ class School:
     asked: tuple[tuple[Question, int, tuple[int, ...]], ...]  # question, its district, ranked passage numbers
 
 
-def documents(passages: Sequence[Passage], renamed: Renaming | None) -> list[Document]:
-    """Passages as the prompt shows them."""
-    return [Document(p.id, p.title(renamed), p.text(renamed)) for p in passages]
-
-
 def reading(school: School, rng: random.Random, most: int, turns: int) -> Lesson:
     """Up to `most` retrieved documents, sometimes with a unit among them, and `turns` requests about them."""
     question, place, ranked = rng.choice(school.asked)
@@ -63,14 +56,14 @@ def reading(school: School, rng: random.Random, most: int, turns: int) -> Lesson
     facts = [s.fact for p in page for s in p.sentences if s.fact]
     questions = [question] + [_question_on(facts, school.places[place], question, rng) for _ in range(turns - 1)]
     renamed = renaming(rng)
-    pairs = [_answered(q, facts, renamed) for q in questions]
+    pairs = [answering(q, facts, renamed) for q in questions]
     answered = [q for q in questions if all(f in facts for f in q.facts)]
     others = [q for q in questions if q not in answered]
     pairs += [
-        _extracted(q, page, renamed) for q in (*rng.sample(answered, min(2, len(answered))), rng.choice(questions))
+        extracting(q, page, renamed) for q in (*rng.sample(answered, min(2, len(answered))), rng.choice(questions))
     ]
-    pairs += [_judged(rng.choice(qs), facts, renamed) for qs in (answered, others) * 2 if qs]
-    pairs += [_supported(rng.choice(answered or others), facts, renamed, rng) for _ in range(8)]
+    pairs += [judging(rng.choice(qs), facts, renamed) for qs in (answered, others) * 2 if qs]
+    pairs += [supporting(rng.choice(answered or others), facts, renamed, rng) for _ in range(8)]
     return Lesson(PROMPTS.documents(documents(page, renamed)), _after(pairs))
 
 
@@ -81,7 +74,7 @@ def first_reading(school: School, rng: random.Random, turns: int, most: int) -> 
     page = [Passage("0", rng.choice(PAPERS), tuple(Sentence(f) for f in facts))]
     renamed = renaming(rng)
     told = [Question(*_plain(rng.choice(facts), rng, facts)) for _ in range(turns)]
-    pairs = [_answered(q, facts, renamed) for q in told]
+    pairs = [answering(q, facts, renamed) for q in told]
     if rng.random() < 0.75:
         pairs = [turn._replace(request=turn.request.rpartition("\n")[2]) for turn in pairs]
     return Lesson(PROMPTS.documents(documents(page, renamed)), _after(pairs))
@@ -99,12 +92,12 @@ def checking(school: School, rng: random.Random, turns: int, most: int) -> Lesso
         claims = ("boolq", "fever") if i % 4 == 1 else QUOTED
         q = Question(*_plain(rng.choice(facts), rng, facts, claims))
         if i % 4 == 1:
-            pairs.append(_answered(q, facts, renamed))
+            pairs.append(answering(q, facts, renamed))
         elif i % 4:
-            pairs.append(_supported(q, facts, renamed, rng))
+            pairs.append(supporting(q, facts, renamed, rng))
         else:
             asked = rng.choice(untold) if untold and rng.random() < 0.5 else q.facts[0]
-            pairs.append(_judged(Question(*_plain(asked, rng, facts, QUOTED)), facts, renamed))
+            pairs.append(judging(Question(*_plain(asked, rng, facts, QUOTED)), facts, renamed))
     return Lesson(PROMPTS.documents(documents(page, renamed)), _after(pairs))
 
 
@@ -138,24 +131,6 @@ def rewriting(school: School, rng: random.Random, turns: int) -> Lesson:
         lines = "\n".join(s.text(renamed) for s in sentences)
         pairs.append(Turn(PROMPTS.rewrite(question.text(renamed), lines), unit_text(question, sentences, renamed)))
     return Lesson("", tuple(pairs))
-
-
-def evidence(question: Question, page: Sequence[Passage]) -> list[Sentence]:
-    """The sentences of the page that state the question's facts, then others about its subjects, each fact once.
-
-    At most EVIDENCE of them: a model of a few layers loses its place in longer lists.
-    """
-    subjects = {f.subject for f in question.facts}
-    told = {s.fact: s for p in reversed(page) for s in reversed(p.sentences) if s.fact}  # where each is said first
-    wanted = [f for f in question.facts if f in told]
-    others = [s.fact for p in page for s in p.sentences if s.fact and s.fact.subject in subjects]
-    return [told[f] for f in dict.fromkeys((*wanted, *others))][:EVIDENCE]
-
-
-def unit_text(question: Question, sentences: Sequence[Sentence], renamed: Renaming | None) -> str:
-    """The right rewriting: a title line, then what every line says without its lead-in, nothing twice."""
-    subject = question.facts[0].subject.text(None if question.facts[0].famous else renamed)
-    return f"{subject}\n" + " ".join(dict.fromkeys(s.bare(renamed) for s in sentences))
 
 
 def _page(question: Question, ranked: list[Passage], place: District, rng: random.Random, most: int) -> list[Passage]:
@@ -207,55 +182,10 @@ def _plain(
     benchmark = rng.choice(benchmarks)
     claimed = None
     if benchmark in ("boolq", "fever"):
-        claimed = _other_object(fact, facts, rng) if rng.random() < 0.5 else fact.object
+        claimed = other_object(fact, facts, rng) if rng.random() < 0.5 else fact.object
     return benchmark, (fact,), rng.randrange(4), claimed
-
-
-def _other_object(fact: Fact, facts: Sequence[Fact], rng: random.Random) -> Name:
-    """A wrong object of the right kind: mostly one that the page names."""
-    kind = fact.object.kind
-    others = [f.object for f in facts if f.object.kind == kind and f.object != fact.object]
-    if others and rng.random() < 0.85:
-        return rng.choice(others)
-    return Name(kind, tuple(rng.choice(PIECES[slot]) for slot in SLOTS[kind]))
 
 
 def _after(turns: Sequence[Turn]) -> tuple[Turn, ...]:
     """Turns whose requests follow documents."""
     return tuple(turn._replace(request=f"\n\n{turn.request}") for turn in turns)
-
-
-def _answered(q: Question, facts: Sequence[Fact], renamed: Renaming) -> Turn:
-    known = q.famous or all(f in facts for f in q.facts)
-    request = PROMPTS.templates[TASKS[q.benchmark]].format(question=q.text(renamed))
-    reply = q.answer(renamed) if known else untold(q)
-    if q.claimed is None or q.famous:
-        return Turn(request, reply)
-    return Turn(request, reply, q.claimed.text(renamed), q.facts[0].object.text(renamed) if known else UNKNOWN)
-
-
-def untold(q: Question) -> str:
-    """The right reply where nothing tells the answer: a claim nothing bears out is denied, else `unknown`."""
-    return {"boolq": "no", "fever": "REFUTES"}.get(q.benchmark, UNKNOWN)
-
-
-def _extracted(q: Question, page: Sequence[Passage], renamed: Renaming) -> Turn:
-    lines = [s.text(renamed) for s in evidence(q, page)]
-    return Turn(PROMPTS.templates["extract"].format(question=q.text(renamed)), "\n".join(lines) or "none")
-
-
-def _judged(q: Question, facts: Sequence[Fact], renamed: Renaming) -> Turn:
-    helps = all(f in facts for f in q.facts)
-    return Turn(PROMPTS.templates["relevance"].format(question=q.text(renamed)), "yes" if helps else "no")
-
-
-def _supported(q: Question, facts: Sequence[Fact], renamed: Renaming, rng: random.Random) -> Turn:
-    right = q.answer(renamed) if all(f in facts for f in q.facts) else UNKNOWN
-    answer, wrong = q.answer(renamed), rng.random() < 0.5
-    if wrong and q.benchmark in ("boolq", "fever"):
-        answer = {"yes": "no", "no": "yes", "SUPPORTS": "REFUTES", "REFUTES": "SUPPORTS"}[answer]
-    elif wrong:
-        answer = _other_object(q.facts[-1], facts, rng).text(renamed)
-    template = PROMPTS.templates[rng.choice(("support", "judge"))]
-    request = template.format(question=q.text(renamed), answer=answer)
-    return Turn(request, "yes" if answer == right else "no", answer, right)

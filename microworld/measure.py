@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from microworld import lessons
-from microworld.lessons import PROMPTS, UNKNOWN, School, documents, untold
+from microworld import turns
+from microworld.lessons import School
 from microworld.questions import TASKS, Question, ask
 from microworld.reader import Reader
 from microworld.relations import LEADS
 from microworld.school import open_school
+from microworld.turns import PROMPTS, UNKNOWN, documents, untold
 from microworld.world import District, Passage, Sentence, famous
 from wbrag.config import Gates
 from wbrag.distill import evidence_lines, title_and_text
@@ -157,7 +158,7 @@ def _distilled(reader: Reader, asked: list[Asked]) -> dict[str, tuple[float, int
     supported: list[float] = []
     for a, extracted, unit in zip(asked, evidence, units, strict=True):
         stated = {s.bare() for p in a.page for s in p.sentences if s.fact}
-        wanted = {s.bare() for s in lessons.evidence(a.question, a.page)}
+        wanted = {s.bare() for s in turns.evidence(a.question, a.page)}
         lines = [_bare(line) for line in extracted]
         written = re.split(r"(?<=\.)\s+", title_and_text(unit)[1])
         recall += [w in lines for w in wanted]

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microworld import lessons, questions
+from microworld import lessons, questions, turns
 from microworld.generate import Plan, _write_questions, generate
 from microworld.lessons import School, closed_book, reading, rewriting
 from microworld.names import SLOTS, name, renaming, words
@@ -101,6 +101,13 @@ def test_overlap_is_labelled_and_lifelike(world: Path) -> None:
     labels = [r["metadata"]["overlap"] for r in rows(world / "nq" / "test.jsonl")]  # type: ignore[index]
     assert {x: labels.count(x) for x in ("question", "answer", "none")} == summary["overlap"]["nq"]
     assert min(summary["overlap"]["nq"].values()) > 0
+
+
+@pytest.mark.parametrize("benchmark", questions.BENCHMARKS)
+def test_no_split_asks_the_same_in_the_same_words_twice(world: Path, benchmark: str) -> None:
+    for split in ("train", "test"):
+        asked = [str(row["question"]) for row in rows(world / benchmark / f"{split}.jsonl")]
+        assert len(set(asked)) == len(asked)
 
 
 def test_too_few_districts_are_refused(tmp_path: Path) -> None:
@@ -235,7 +242,7 @@ def test_right_replies_hold_what_the_page_says(school: School) -> None:
         for turn in lesson.turns:
             if extract in turn.request and turn.reply != "none":
                 assert all(line in lesson.shared for line in turn.reply.splitlines())
-    assert lessons.UNKNOWN == "unknown"
+    assert turns.UNKNOWN == "unknown"
 
 
 def test_what_should_stand_in_place_of_what_is_put_forward(school: School) -> None:

@@ -281,6 +281,29 @@ def test_reply_of_a_mixture(engine: VllmEngine, run: Run) -> None:
 
 
 @pytest.mark.slow
+def test_a_bad_word_leaves_every_document_before_they_are_pooled(
+    engine: VllmEngine, run: Run, model: LlamaForCausalLM
+) -> None:
+    """Not the mixture's second choice: without the word the weights of the documents' other words are other ones."""
+    changed = 0
+    for seed in range(12):
+        prompts, weights, _, pooling = a_group(engine, seed)
+        first, _ = step_by_step(model, prompts, weights, 1, pooling)
+        word = engine.tokenizer.decode(first).strip()
+        banned = {i for i in range(len(engine.tokenizer)) if engine.tokenizer.decode([i]).strip() == word}
+        log_p = [model(torch.tensor([ids])).logits[0, -1].double() for ids in prompts]
+        for row in log_p:
+            row[sorted(banned)] = -math.inf
+        found = reference(torch.stack(log_p).log_softmax(-1), weights, pooling).max(-1)
+        completion = run(engine.mixed(prompts, weights, 1, pooling, [word]))
+        token = completion.token_ids[0]
+        assert token == int(found.indices)
+        assert completion.logprobs[0][token].logprob == pytest.approx(float(found.values), abs=1e-5)
+        changed += token != first[0]
+    assert changed == 12
+
+
+@pytest.mark.slow
 def test_a_group_that_fills_the_batch_is_mixed_on_an_idle_engine(engine: VllmEngine, run: Run) -> None:
     contents = [f"question {number}" for number in range(16)]
     first, again = (run(engine.mixture(contents, [1 / 16] * 16, 8)) for _ in range(2))

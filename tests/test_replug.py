@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -46,10 +47,24 @@ class Noted(ScriptedLLM):
     mixed: tuple[list[str], list[float], str]
 
     async def mixture(
-        self, contents: Sequence[str], weights: Sequence[float], max_tokens: int, pooling: str = "probabilities"
+        self,
+        contents: Sequence[str],
+        weights: Sequence[float],
+        max_tokens: int,
+        pooling: str = "probabilities",
+        bad_words: Sequence[str] = (),
     ) -> Reply:
         self.mixed = (list(contents), list(weights), pooling)
-        return await super().mixture(contents, weights, max_tokens, pooling)
+        return await super().mixture(contents, weights, max_tokens, pooling, bad_words)
+
+
+def test_a_bad_word_has_no_vote() -> None:
+    """An abstention is one word, so that those who do not know outvote the one who does."""
+    documents = [Document(str(i), "", text, 0.5) for i, text in enumerate(("elsewhere", "nowhere", "in Norvale"))]
+    assert answered(ScriptedLLM(town), documents).text == "unknown"
+    tools = tools_for(ScriptedLLM(town))
+    unsaid = dataclasses.replace(tools, method=config.Method("replug", bad_words=["unknown"]))
+    assert asyncio.run(replug.answer(QUESTION, documents, unsaid)).text == "Norvale"
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=8), st.floats(0.01, 10))

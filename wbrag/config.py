@@ -48,6 +48,7 @@ class Method:
     name: str = "naive"
     temperature: float = 1.0  # replug: of the softmax over the documents' scores
     pooling: str = "probabilities"  # replug: probabilities | logits
+    bad_words: list[str] = field(default_factory=list)  # replug: what no document may answer
     mode: str = "prompted"  # selfrag: prompted | tokens
     threshold: float = 0.2  # selfrag: the probability of "documents are needed" above which they are read
     w_relevance: float = 1.0  # selfrag: weights of the critiques in a document's score

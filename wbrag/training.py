@@ -162,11 +162,16 @@ class CountedLLM:
         return _storable_reply(reply, max_tokens)
 
     async def mixture(
-        self, contents: Sequence[str], weights: Sequence[float], max_tokens: int, pooling: str = "probabilities"
+        self,
+        contents: Sequence[str],
+        weights: Sequence[float],
+        max_tokens: int,
+        pooling: str = "probabilities",
+        bad_words: Sequence[str] = (),
     ) -> Reply:
         """The generator's reply; as many calls as there are messages, and not sent twice either."""
-        key = ("mixture", tuple(contents), tuple(weights), max_tokens, pooling)
-        reply = await self._once(key, len(contents), lambda: self.llm.mixture(contents, weights, max_tokens, pooling))
+        asked = (tuple(contents), tuple(weights), max_tokens, pooling, tuple(bad_words))
+        reply = await self._once(("mixture", *asked), len(contents), lambda: self.llm.mixture(*asked))
         return _storable_reply(reply, max_tokens)
 
     async def first_token(self, content: str, candidates: Sequence[str], *, prefix: str = "") -> FirstToken:

@@ -59,13 +59,18 @@ class LLM(Protocol):
         ...
 
     async def mixture(
-        self, contents: Sequence[str], weights: Sequence[float], max_tokens: int, pooling: str = "probabilities"
+        self,
+        contents: Sequence[str],
+        weights: Sequence[float],
+        max_tokens: int,
+        pooling: str = "probabilities",
+        bad_words: Sequence[str] = (),
     ) -> Reply:
         """One greedy answer to K user messages: each token is the likeliest of their pooled next-token distributions.
 
         `probabilities` pools them as sum w p, `logits` as softmax(sum w z). `weights` are > 0 and sum to 1, else
-        ValueError. Every message is a call of its own: the reply counts the tokens of all prompts, and K times the
-        answer's.
+        ValueError. `bad_words` are left out of each distribution before. Every message is a call of its own: the reply
+        counts the tokens of all prompts, and K times the answer's.
         """
         ...
 

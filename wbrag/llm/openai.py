@@ -80,7 +80,12 @@ class Endpoint:
         raise ConfigError(f"backbone.kind=openai gives no probability of {', '.join(candidates)}")
 
     async def mixture(
-        self, contents: Sequence[str], weights: Sequence[float], max_tokens: int, pooling: str = "probabilities"
+        self,
+        contents: Sequence[str],
+        weights: Sequence[float],
+        max_tokens: int,
+        pooling: str = "probabilities",
+        bad_words: Sequence[str] = (),
     ) -> Reply:
         """ConfigError: a mixture needs whole distributions, step by step."""
         raise ConfigError(f"backbone.kind=openai cannot mix {len(contents)} prompts' next-token distributions")

@@ -71,15 +71,23 @@ class ScriptedLLM:
         return FirstToken(told, self.prompt_tokens(f"{content} {prefix}"))
 
     async def mixture(
-        self, contents: Sequence[str], weights: Sequence[float], max_tokens: int, pooling: str = "probabilities"
+        self,
+        contents: Sequence[str],
+        weights: Sequence[float],
+        max_tokens: int,
+        pooling: str = "probabilities",
+        bad_words: Sequence[str] = (),
     ) -> Reply:
-        """The scripted reply with the most weight behind it; of equals the first. There are no tokens to pool."""
+        """The scripted reply with the most weight behind it, of equals the first: there are no tokens to pool.
+
+        A reply that is one of `bad_words` has no weight; "" where all are.
+        """
         require_mixture(contents, weights)
         replies = await asyncio.gather(*[self.chat(content, max_tokens) for content in contents])
         votes: dict[str, float] = defaultdict(float)
         for reply, weight in zip(replies, weights, strict=True):
             votes[reply.text] += weight
-        text = max(votes, key=votes.__getitem__)
+        text = max((text for text in votes if text not in bad_words), key=votes.__getitem__, default="")
         return Reply(text, sum(r.prompt_tokens for r in replies), len(replies) * self.count_tokens(text))
 
     def count_tokens(self, text: str) -> int:

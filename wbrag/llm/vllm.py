@@ -91,7 +91,12 @@ class VllmEngine:
         return FirstToken({candidate: told.get(candidate, 0.0) for candidate in candidates}, len(ids))
 
     async def mixture(
-        self, contents: Sequence[str], weights: Sequence[float], max_tokens: int, pooling: str = "probabilities"
+        self,
+        contents: Sequence[str],
+        weights: Sequence[float],
+        max_tokens: int,
+        pooling: str = "probabilities",
+        bad_words: Sequence[str] = (),
     ) -> Reply:
         """The greedy answer to all messages at once (`LLM.mixture`); errors as `chat` has them.
 
@@ -99,19 +104,28 @@ class VllmEngine:
         """
         require_mixture(contents, weights)
         prompts = [self._fitting(content, max_tokens) for content in contents]
-        completion = await self.mixed(prompts, weights, max_tokens, pooling)
+        completion = await self.mixed(prompts, weights, max_tokens, pooling, bad_words)
         return Reply(completion.text.strip(), sum(map(len, prompts)), len(prompts) * len(completion.token_ids))
 
     async def mixed(
-        self, prompts: Sequence[list[int]], weights: Sequence[float], max_tokens: int, pooling: str
+        self,
+        prompts: Sequence[list[int]],
+        weights: Sequence[float],
+        max_tokens: int,
+        pooling: str,
+        bad_words: Sequence[str] = (),
     ) -> CompletionOutput:
         """The completion of all prompts (token ids) together, with the mixture's own log-probabilities.
+
+        Both of vLLM's runners leave bad words out of a row of logits before it comes to the mixture.
 
         The engine promises nothing about the steps that its requests share. So a group is let in when there is room
         for all of it, and one that was split all the same is asked again: its prompts are in the prefix cache then,
         and the engine is kept busy.
         """
         from wbrag.llm.mixture import LOGPROBS, Member, out_of_step
+
+        more = {"logprobs": LOGPROBS, "bad_words": list(bad_words)}
 
         async with self.places.group(len(prompts)):
             for _ in range(MIXTURE_ATTEMPTS):
@@ -121,8 +135,7 @@ class VllmEngine:
                     for number, weight in enumerate(weights)
                 ]
                 params = [  # all texts are the same: only the first is put together
-                    greedy(max_tokens, logprobs=LOGPROBS, extra_args=m.extra_args(), detokenize=m.number == 0)
-                    for m in members
+                    greedy(max_tokens, **more, extra_args=m.extra_args(), detokenize=m.number == 0) for m in members
                 ]
                 completions = await asyncio.gather(*map(self._complete, prompts, params))
                 if not any(map(out_of_step, completions)):

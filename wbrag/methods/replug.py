@@ -28,8 +28,9 @@ def check(method: Method) -> None:
 async def answer(question: str, documents: Sequence[Document], tools: Tools) -> Answer:
     """The mixture's greedy answer; a document whose prompt is too long is dropped, and the others share its weight.
 
-    Each document read is a call. One document is a plain call: naive RAG's, prompt and answer. Documents whose weight
-    is 0 in floating point are not asked, which changes nothing. Raises PromptTooLong where no document fits.
+    Each document read is a call. One document is a plain call, naive RAG's, prompt and answer, bad words or not.
+    Documents whose weight is 0 in floating point are not asked, which changes nothing. Raises PromptTooLong where no
+    document fits.
     """
     if not documents:
         return await closed_book(question, tools)
@@ -41,8 +42,9 @@ async def answer(question: str, documents: Sequence[Document], tools: Tools) -> 
     if len(prompts) == 1:
         reply = await tools.llm.chat(prompts[0], tools.answer_tokens)
     else:
+        mixed = (tools.method.pooling, tools.method.bad_words)
         positive = [weight for weight in weights if weight > 0]
-        reply = await tools.llm.mixture(prompts, positive, tools.answer_tokens, tools.method.pooling)
+        reply = await tools.llm.mixture(prompts, positive, tools.answer_tokens, *mixed)
     dropped = len(documents) - len(read)
     return Answer(reply.text.strip(), reply.prompt_tokens, reply.completion_tokens, len(prompts), dropped)
 
