@@ -189,6 +189,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1 if torch.cuda.is_available() else os.cpu_count())
     args = parser.parse_args()
+    if args.compare and not args.grow:
+        parser.error("--compare needs --grow: it reads what a trained model holds")
     folder = args.out / args.name
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "checkpoint.pt").exists():  # a resumed model keeps its tokens

@@ -59,6 +59,7 @@ def other_object(fact: Fact, facts: Sequence[Fact], rng: random.Random) -> Name:
 
 
 def answering(q: Question, facts: Sequence[Fact], renamed: Renaming) -> Turn:
+    """The question itself; a claim puts its object forward."""
     known = q.famous or all(f in facts for f in q.facts)
     request = PROMPTS.templates[TASKS[q.benchmark]].format(question=q.text(renamed))
     reply = q.answer(renamed) if known else untold(q)
@@ -73,16 +74,19 @@ def untold(q: Question) -> str:
 
 
 def extracting(q: Question, page: Sequence[Passage], renamed: Renaming) -> Turn:
+    """The evidence for a question: sentences of the page, or `none`."""
     lines = [s.text(renamed) for s in evidence(q, page)]
     return Turn(PROMPTS.templates["extract"].format(question=q.text(renamed)), "\n".join(lines) or "none")
 
 
 def judging(q: Question, facts: Sequence[Fact], renamed: Renaming) -> Turn:
+    """Whether the documents help with a question: whether they state every fact that it takes."""
     helps = all(f in facts for f in q.facts)
     return Turn(PROMPTS.templates["relevance"].format(question=q.text(renamed)), "yes" if helps else "no")
 
 
 def supporting(q: Question, facts: Sequence[Fact], renamed: Renaming, rng: random.Random) -> Turn:
+    """Whether the documents bear out an answer, which is wrong half of the time; in either critique's words."""
     right = q.answer(renamed) if all(f in facts for f in q.facts) else UNKNOWN
     answer, wrong = q.answer(renamed), rng.random() < 0.5
     if wrong and q.benchmark in ("boolq", "fever"):
