@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from microworld.names import Name, Renaming
-from microworld.relations import BY_NAME, TWO_HOPS
+from microworld.relations import BY_NAME, TWO_HOPS, polar
 from microworld.world import District, Fact
 
 BENCHMARKS = ("nq", "boolq", "fever", "zsre", "hotpotqa", "squad")
@@ -41,8 +41,8 @@ class Question:
             case "boolq" | "fever":
                 assert self.claimed is not None
                 claimed = self.claimed.text(None if fact.famous and self.true else renaming)
-                template = relation.polar if self.benchmark == "boolq" else relation.statement
-                return fact.fill(template, renaming, object=claimed)
+                claim = relation.claims[self.phrasing]
+                return fact.fill(polar(claim) if self.benchmark == "boolq" else claim, renaming, object=claimed)
             case "hotpotqa":
                 first = self.facts[0]
                 described = first.fill(BY_NAME[first.relation].described, renaming)
@@ -102,7 +102,7 @@ def _two_hops(facts: Sequence[Fact], place: District, rng: random.Random) -> Que
         return None
     first = rng.choice(firsts)
     told_together = _told_beside(first, place)
-    second = rng.choice(told_together if told_together and rng.random() < 0.7 else place.facts[first.object])
+    second = rng.choice(told_together or place.facts[first.object])
     return Question("hotpotqa", (first, second), rng.randrange(4))
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from microworld.names import FAMOUS_PIECES, PAPERS, PIECES, words
-from microworld.relations import FILLERS, LEADS, RELATIONS
+from microworld.relations import FILLERS, LEADS, RELATIONS, polar
 from wbrag.prompts import DEFAULTS
 
 #: Tokens that BPE makes, before phrases and names come to them.
@@ -59,7 +59,7 @@ def build(folder: Path) -> None:
 
 def _cuts() -> str:
     """What is cut out whole: a turn of phrase, a word, a number, a run of signs."""
-    turns = "|".join(re.escape(phrase) for phrase in _longest_first(phrases()))
+    turns = "|".join(re.escape(phrase) for phrase in _longest_first((*phrases(), *restatements())))
     return "|".join((rf"(?:{turns})(?!\p{{L}})", r" ?\p{L}+", r" ?\p{N}+", r" ?[^\s\p{L}\p{N}]+", r"\s"))
 
 
@@ -70,7 +70,8 @@ def _longest_first(parts: Iterable[str]) -> list[str]:
 @cache
 def phrases() -> frozenset[str]:
     """Every fixed part of the world's sentences and questions and of the prompts, as it stands after a name."""
-    said = [t for r in RELATIONS for t in (r.statement, *r.questions, r.polar, r.described, f"{{s}} [SEP] {r.slot}")]
+    said = [t for r in RELATIONS for t in (r.statement, polar(r.statement), *r.questions, r.described)]
+    said += [f"{{s}} [SEP] {r.slot}" for r in RELATIONS]
     said += [*FILLERS, *LEADS, *DEFAULTS.values()]
     said += [DEFAULTS["document"].replace("{rank}", str(rank)) for rank in range(1, 10)]
     said += [re.sub(r"\ba (?={)", "an ", t) for t in said]
@@ -79,6 +80,30 @@ def phrases() -> frozenset[str]:
     parts |= {"unknown", "none", "yes", "no", "SUPPORTS", "REFUTES", "[SEP]"}
     spaced = {f" {p.lstrip()}" if p[0].isalnum() or p[0].isspace() or p[0] == "[" else p for p in parts if p.strip()}
     return frozenset(spaced | {"\n \n"})
+
+
+@cache
+def restatements() -> dict[str, str]:
+    """What a claim in other words has between its names -> what the statement has there, as `phrases` has them."""
+    found = {}
+    for relation in RELATIONS:
+        for claim in relation.restated:
+            for article in ("a", "an"):
+                said, stated = (_between(re.sub(r"\ba (?={)", f"{article} ", t)) for t in (claim, relation.statement))
+                found[said] = stated
+    return found
+
+
+def _between(template: str) -> str:
+    return template.partition("{s}")[2].partition("{o}")[0].rstrip()
+
+
+def read_alike(tokenizer: Any) -> list[tuple[int, int]]:
+    """The tokens of `restatements`, each with that of the statement."""
+    return [
+        (tokenizer.encode(said, add_special_tokens=False)[0], tokenizer.encode(stated, add_special_tokens=False)[0])
+        for said, stated in restatements().items()
+    ]
 
 
 def _words() -> Iterator[str]:
@@ -95,7 +120,8 @@ def _add_whole(tokenizer: Any) -> None:
     content = json.loads(tokenizer.to_str())
     byte_level = pre_tokenizers.ByteLevel(False, use_regex=False)
     vocabulary = content["model"]["vocab"]
-    whole = [*sorted(phrases()), *(f" {word}" for word in (*words(), *PAPERS))]
+    # What came later stands last, so that a model trained before keeps its tokens (`train_lm.grow`).
+    whole = [*sorted(phrases()), *(f" {word}" for word in (*words(), *PAPERS)), *sorted(restatements())]
     for text in whole:
         vocabulary.setdefault(byte_level.pre_tokenize_str(text)[0][0], len(vocabulary))
     content["model"]["ignore_merges"] = True

@@ -3,13 +3,15 @@
     python -m microworld.train_lm micro_small --minutes 46
     python -m microworld.train_lm micro_small --minutes 14 --lr 1e-3 --grow microworld/models/micro_small --compare
     python -m microworld.train_lm micro_large --lr 8e-4 --grow microworld/models/micro_small
+    python -m microworld.train_lm micro_small --minutes 0 --grow microworld/models/micro_small
 
 The recipe: Llama architecture, AdamW, a curriculum from a few bare sentences to five retrieved documents, and lessons
 that read a context once and answer many requests about it (their prompts share the prefix, so its keys and values are
 computed once; positions and attention are those of the separate prompts). Time is the budget: the learning rate follows
 the share of the minutes used, the curriculum how far the lessons are learnt; training checkpoints every two minutes and
 resumes from there.
-`--grow FROM` starts from a smaller trained model: its layers are kept, new ones begin as the identity.
+`--grow FROM` starts from a trained model, smaller or equal: its layers are kept, new ones begin as the identity, and
+tokens that its vocabulary lacks are read as those they stand for. With no minutes that is all.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -57,10 +59,17 @@ def new_model(shape: str, vocabulary: int) -> Any:
     return LlamaForCausalLM(config)
 
 
-def grow(small: Any, large: Any) -> None:
-    """Give `large` the function of `small`: old layers spread among new ones whose outputs start at zero."""
-    large.model.embed_tokens.load_state_dict(small.model.embed_tokens.state_dict())
-    large.lm_head.load_state_dict(small.lm_head.state_dict())
+def grow(small: Any, large: Any, alike: Sequence[tuple[int, int]] = ()) -> None:
+    """Give `large` the function of `small`: old layers spread among new ones whose outputs start at zero.
+
+    alike: (token that `small` may not have, the one that it is read as at first). No new token is ever said at first.
+    """
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        old_rows, rows = small.get_parameter(name).data, large.get_parameter(name).data
+        rows[:] = old_rows[-1]  # the vocabulary is padded: this one is no token
+        rows[: len(old_rows)] = old_rows
+    for new, known in alike:
+        large.model.embed_tokens.weight.data[new] = large.model.embed_tokens.weight.data[known]
     large.model.norm.load_state_dict(small.model.norm.state_dict())
     old, every = small.model.layers, len(large.model.layers) // len(small.model.layers)
     for i, layer in enumerate(large.model.layers):
@@ -113,7 +122,8 @@ def train(model: Any, tok: Any, school: School, folder: Path, rank: int, args: a
         done = Progress(**state["progress"])
     rng, began = random.Random(f"{args.seed}/{done.steps}/{rank}"), time.monotonic()
     last_save = began
-    while (share := done.seconds / (60 * args.minutes)) < 1:
+    while done.seconds < 60 * args.minutes:
+        share = done.seconds / (60 * args.minutes)
         early = done.early and not grown
         for group in optimizer.param_groups:
             slower = 1.0 if not group["begun"] else 0.1 if early else 0.3
@@ -214,7 +224,7 @@ def _work(rank: int, meeting: str, folder: Path, args: argparse.Namespace) -> No
     model = new_model(args.name, math.ceil(len(tok) / 64) * 64)
     look_back(model)
     if args.grow:
-        grow(LlamaForCausalLM.from_pretrained(args.grow, dtype=torch.float32), model)
+        grow(LlamaForCausalLM.from_pretrained(args.grow, dtype=torch.float32), model, tokenizer.read_alike(tok))
     if not rank:
         print(f"{args.name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters, {len(tok)} tokens")
     school = open_school(args.school)

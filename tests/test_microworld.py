@@ -17,7 +17,8 @@ from microworld import lessons, questions, turns
 from microworld.generate import Plan, _write_questions, generate
 from microworld.lessons import School, closed_book, reading, rewriting
 from microworld.names import SLOTS, name, renaming, words
-from microworld.tokenizer import build, phrases
+from microworld.relations import RELATIONS
+from microworld.tokenizer import build, phrases, read_alike, restatements
 from microworld.world import district, famous
 from wbrag.prompts import Prompts
 
@@ -156,7 +157,7 @@ def test_every_turn_of_phrase_is_one_token_wherever_it_stands() -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    written = [p.replace("\n ", "\n") for p in phrases() if p.strip()]
+    written = [p.replace("\n ", "\n") for p in (*phrases(), *restatements()) if p.strip()]
     assert [p for p in written if len(tokenizer.tokenize(p)) != 1] == []
     said = ["\u0120Ashmouth", "\u0120was\u0120founded\u0120in", "\u01201787", "."]
     assert tokenizer.tokenize(" Ashmouth was founded in 1787.") == said
@@ -170,8 +171,22 @@ def test_any_text_survives_the_tokenizer_and_a_fresh_one_is_the_same(tmp_path: P
     shipped, fresh = AutoTokenizer.from_pretrained(MODEL), AutoTokenizer.from_pretrained(tmp_path)
     text = "Caf\u00e9 no. 7: 12,345 na\u00efve words\tand \u6771\u4eac, the Ashbrook was a river."
     assert shipped.decode(shipped.encode(text)) == text
-    texts = [text, *(p for p in phrases()), *(name("person", i, 5).text() for i in range(300))]
+    texts = [text, *phrases(), *restatements(), *(name("person", i, 5).text() for i in range(300))]
     assert [fresh.encode(t) for t in texts] == [shipped.encode(t) for t in texts]
+
+
+def test_each_restatement_is_a_token_of_its_own_read_as_the_statement() -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    alike = dict(read_alike(tokenizer))
+    named = {tokenizer.decode([new]): tokenizer.decode([known]) for new, known in alike.items()}
+    assert named == restatements()
+    assert named[" was a pupil of"] == " learned everything from"
+    assert named[" was by trade an"] == " worked as an"
+    assert not set(named) & phrases()
+    assert max(alike.values()) < min(alike)
+    assert all(len({*r.claims}) == 4 for r in RELATIONS)
 
 
 def test_every_word_of_a_name_is_one_token() -> None:
@@ -232,6 +247,11 @@ def test_a_grown_model_begins_as_the_one_it_grew_from() -> None:
     ids = torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert torch.allclose(small(ids).logits, large(ids).logits, atol=1e-5)
+    wider = new_model("micro_small", 128)
+    grow(small, wider, [(70, 5)])
+    with torch.no_grad():
+        assert torch.equal(wider(torch.tensor([[3, 70, 4]])).logits, wider(torch.tensor([[3, 5, 4]])).logits)
+        assert torch.equal(wider(ids).logits[..., :64], small(ids).logits)
     assert sum(p.numel() for p in large.parameters()) > 2 * sum(p.numel() for p in small.parameters())
 
 

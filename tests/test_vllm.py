@@ -202,6 +202,15 @@ def test_each_method_answers_on_the_engine(micro: VllmEngine, run: Callable[...,
 
 
 @pytest.mark.slow
+def test_an_abstention_is_left_out_as_a_reply_begins_with_it(micro: VllmEngine, run: Callable[..., Any]) -> None:
+    """The micro models' "unknown" is one token after the template, and five pieces anywhere else."""
+    texts = ["Nothing is known.", "The market was busy as usual.", "Bitter Harborhouse was written by Thomas Glenhart."]
+    prompts = [Prompts().answer("factoid", "Who wrote Bitter Harborhouse?", [Document("d", "", t)]) for t in texts]
+    assert run(micro.mixture(prompts, [0.4, 0.4, 0.2], 8)).text == "unknown"
+    assert run(micro.mixture(prompts, [0.4, 0.4, 0.2], 8, bad_words=["unknown"])).text == "Thomas Glenhart"
+
+
+@pytest.mark.slow
 def test_on_the_microworld_methods_retrieve_when_in_doubt_and_only_then(
     micro: VllmEngine, run: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -83,7 +83,7 @@ class VllmEngine:
         to any other, and `out_of_step` reads that as a group that was split.
         """
         ids = self._fitting(content, 1, prefix)
-        firsts = {self._first_id(candidate): candidate for candidate in reversed(candidates)}
+        firsts = {self._reply_ids(candidate)[0]: candidate for candidate in reversed(candidates)}
         completion = await self._alone(ids, greedy(1, logprob_token_ids=sorted(firsts)))
         assert completion.logprobs is not None
         found: Any = completion.logprobs[0]
@@ -104,7 +104,8 @@ class VllmEngine:
         """
         require_mixture(contents, weights)
         prompts = [self._fitting(content, max_tokens) for content in contents]
-        completion = await self.mixed(prompts, weights, max_tokens, pooling, bad_words)
+        unsaid = [self._reply_ids(word) for word in bad_words]
+        completion = await self.mixed(prompts, weights, max_tokens, pooling, unsaid)
         return Reply(completion.text.strip(), sum(map(len, prompts)), len(prompts) * len(completion.token_ids))
 
     async def mixed(
@@ -113,11 +114,13 @@ class VllmEngine:
         weights: Sequence[float],
         max_tokens: int,
         pooling: str,
-        bad_words: Sequence[str] = (),
+        unsaid: Sequence[list[int]] = (),
     ) -> CompletionOutput:
         """The completion of all prompts (token ids) together, with the mixture's own log-probabilities.
 
-        Both of vLLM's runners leave bad words out of a row of logits before it comes to the mixture.
+        unsaid: token ids of words that no prompt may answer. Both of vLLM's runners leave bad words out of a row of
+        logits before it comes to the mixture. They are handed over as token ids: what vLLM makes of the words
+        themselves bans "unknown" inside a text and not at the start of a reply, where a tokenizer cuts them otherwise.
 
         The engine promises nothing about the steps that its requests share. So a group is let in when there is room
         for all of it, and one that was split all the same is asked again: its prompts are in the prefix cache then,
@@ -125,7 +128,7 @@ class VllmEngine:
         """
         from wbrag.llm.mixture import LOGPROBS, Member, out_of_step
 
-        more = {"logprobs": LOGPROBS, "bad_words": list(bad_words)}
+        more = {"logprobs": LOGPROBS, "_bad_words_token_ids": list(unsaid)}
 
         async with self.places.group(len(prompts)):
             for _ in range(MIXTURE_ATTEMPTS):
@@ -178,13 +181,13 @@ class VllmEngine:
             )
         return ids
 
-    def _first_id(self, candidate: str) -> int:
-        """The token that a reply of `candidate` begins with; a blank before it may belong to that token (" yes")."""
-        empty, begun = self.render("", ""), self.render("", candidate)
+    def _reply_ids(self, reply: str) -> list[int]:
+        """The tokens that a reply begins with; a blank before it may belong to the first (" yes")."""
+        empty, begun = self.render("", ""), self.render("", reply)
         if begun[: len(empty)] == empty:
-            return begun[len(empty)]
-        first: int = self.tokenizer.encode(candidate, add_special_tokens=False)[0]
-        return first
+            return begun[len(empty) :]
+        ids: list[int] = self.tokenizer.encode(reply, add_special_tokens=False)
+        return ids
 
     def _decode(self, ids: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
