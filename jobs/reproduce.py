@@ -33,10 +33,12 @@ def main(cfg: DictConfig) -> None:
         typed = settings(cfg, ReproduceConfig)
         check_placebos(typed.placebos)
         out = Path(typed.run_dir).absolute()
+        names = list(product(typed.backbones, typed.benchmarks, typed.methods))
+        settings_of = {name: point_settings(typed, out, *name) for name in names}  # a typo ends here, not in 48 points
         for backbone in typed.backbones:  # all that one engine is asked, before the next one starts
-            for benchmark, method in product(typed.benchmarks, typed.methods):
-                with noted(f"{backbone}/{benchmark}/{method}"):
-                    run_point(typed, out, backbone, benchmark, method, session)
+            for name in (name for name in names if name[0] == backbone):
+                with noted("/".join(name)):
+                    run_point(settings_of[name], session)
             measure_more(typed, out, backbone, session)
         grid = write_grid_report(out / "report", done(typed, out), failed)
         print(f"\n{summary(grid)}\nreport: {out}/report/report.html")
@@ -53,16 +55,20 @@ def done(typed: ReproduceConfig, out: Path) -> list[Path]:
     return [run for run in runs if (run / "metrics.json").is_file()]
 
 
-def run_point(typed: ReproduceConfig, out: Path, backbone: str, benchmark: str, method: str, session: Session) -> None:
-    """Train and measure one point, unless that is done."""
-    run = run_of(out, backbone, benchmark, method)
-    names = [f"backbone={backbone}", f"benchmark={benchmark}", f"method={method}", f"run_dir={run}"]
+def point_settings(typed: ReproduceConfig, out: Path, backbone: str, benchmark: str, method: str) -> TrainConfig:
+    """What conf/train.yaml is for a point; errors as any job's that is told these settings."""
+    names = [f"backbone={backbone}", f"benchmark={benchmark}", f"method={method}"]
+    names += [f"run_dir={run_of(out, backbone, benchmark, method)}", f"cache_dir={out / 'cache'}"]
     names += [f"world={typed.world}"] if typed.world else []
-    cfg = settings(compose("train", overrides=[*names, f"cache_dir={out / 'cache'}", *typed.overrides]), TrainConfig)
+    return settings(compose("train", overrides=[*names, *typed.overrides]), TrainConfig)
+
+
+def run_point(cfg: TrainConfig, session: Session) -> None:
+    """Train and measure one point, unless that is done."""
     if not finished(cfg):
         metrics = train(cfg, session)
         told = metrics["results"][0]
-        print(f"{run.name}: {told['metric']} {told['base']:.3f} -> {told['writeback']:.3f}", flush=True)
+        print(f"{Path(cfg.run_dir).name}: {told['metric']} {told['base']:.3f} -> {told['writeback']:.3f}", flush=True)
 
 
 def measure_more(typed: ReproduceConfig, out: Path, backbone: str, session: Session) -> None:

@@ -42,3 +42,10 @@ def test_every_appended_key_is_named_with_its_groups_and_own_keys_may_be_appende
     run = ended("train", tmp_path / "run", *more)
     assert run.returncode == 2
     assert run.stderr.splitlines()[-1] == "error: no such setting: benchmark.typo, gates.tau_x"
+
+
+def test_a_typo_in_what_all_points_of_the_grid_are_told_ends_it_before_the_first(tmp_path: Path) -> None:
+    run = ended("reproduce", tmp_path / "run", "overrides=['train_limt=5']")
+    assert run.returncode == 2, run.stderr
+    assert "train_limt" in run.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
