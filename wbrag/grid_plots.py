@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: Panels side by side; a page is two of them wide in print and three on a screen.
 ACROSS = 3
+#: How bright red, green and blue are to the eye (ITU-R BT.601).
+LUMINANCE = (0.299, 0.587, 0.114)
 SERIES = (BLUE, ORANGE, "#009e73", "#cc79a7", GREY)
 Named = Mapping[str, Mapping[str, float]]
 
@@ -47,10 +49,11 @@ def transfer_figure(panels: Mapping[str, tuple[list[str], list[list[float | None
     largest = max([1.0, *every])
     for place, (title, (names, matrix)) in enumerate(panels.items()):
         known = np.array([[np.nan if v is None else v for v in row] for row in matrix], dtype=np.float64)
-        axes[place].imshow(known, cmap="PuOr_r", vmin=-largest, vmax=largest, aspect="auto")
+        image = axes[place].imshow(known, cmap="PuOr_r", vmin=-largest, vmax=largest, aspect="auto")
+        colours = image.to_rgba(known)
         for (i, j), value in np.ndenumerate(known):
             text = "-" if np.isnan(value) else "own" if i == j else f"{value:+.1f}"
-            dark = not np.isnan(value) and abs(value) > 0.7 * largest
+            dark = not np.isnan(value) and np.dot(colours[i, j, :3], LUMINANCE) < 0.5
             axes[place].annotate(text, (j, i), ha="center", va="center", color="white" if dark else INK)
         axes[place].set_xticks(range(len(names)), names)
         axes[place].set_yticks(range(len(names)), names)

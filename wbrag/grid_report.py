@@ -223,6 +223,7 @@ def ablation_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
             blocks += [Text(f"{named(point)}:"), table_4(records, point.metrics["results"][0])]
     note = (
         "One threshold is changed at a time, from recorded scores; what keeps the same documents is the same store. "
+        "A score of 0 or 1, as accuracy is of one answer, is on the same side of most thresholds. "
         f"The paper's column: NQ with {paper.called('naive')}, where tau_s moves accuracy by at most "
         f"{paper.paper()['table4']['tau_s']['span']} points."
     )
