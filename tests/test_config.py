@@ -106,7 +106,8 @@ def test_only_the_microworld_mixes_more_sharply_than_replugs_own_formula() -> No
         typed = OmegaConf.to_object(compose("reproduce", overrides=["run_dir=/o"]))
     replug = ["method=replug", *WORLD]
     assert composed(replug).method.temperature == config.Method().temperature == 1.0
-    assert composed([*replug, *typed.overrides]).method.temperature == 0.03
+    reproduced = composed([*replug, *typed.overrides]).method
+    assert (reproduced.temperature, reproduced.bad_words) == (0.1, ["unknown"])
 
 
 def test_what_reproduce_measures_afterwards_follows_its_benchmarks() -> None:
