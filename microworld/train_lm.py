@@ -1,4 +1,4 @@
-"""Train the micro models, from nothing and from the smaller one:
+"""Train the micro models, from nothing and from the smaller one; the last line gives a trained one the words it lacks:
 
     python -m microworld.train_lm micro_small --minutes 46
     python -m microworld.train_lm micro_small --minutes 14 --lr 1e-3 --grow microworld/models/micro_small --compare

@@ -207,7 +207,8 @@ def test_an_abstention_is_left_out_as_a_reply_begins_with_it(micro: VllmEngine, 
     texts = ["Nothing is known.", "The market was busy as usual.", "Bitter Harborhouse was written by Thomas Glenhart."]
     prompts = [Prompts().answer("factoid", "Who wrote Bitter Harborhouse?", [Document("d", "", t)]) for t in texts]
     assert run(micro.mixture(prompts, [0.4, 0.4, 0.2], 8)).text == "unknown"
-    assert run(micro.mixture(prompts, [0.4, 0.4, 0.2], 8, bad_words=["unknown"])).text not in ("unknown", "")
+    assert run(micro.mixture(prompts, [0.4, 0.4, 0.2], 8, bad_words=["unknown"])).text == "none"  # abstains otherwise
+    assert run(micro.mixture(prompts, [0.4, 0.4, 0.2], 8, bad_words=["unknown", "none"])).text == "Thomas Glenhart"
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from wbrag.methods.reflection import REFLECTION
 #: The settings that a method reads.
 READ = {
     "naive": (),
-    "replug": ("temperature", "pooling"),
+    "replug": ("temperature", "pooling", "bad_words"),
     "selfrag": ("mode", "threshold", "w_relevance", "w_support", "w_utility"),
     "flare": ("theta", "beta", "query"),
 }
