@@ -1,4 +1,4 @@
-"""What a micro model is taught when: from a few bare sentences to five retrieved documents."""
+"""What a micro model is taught when: from a few bare sentences to seven retrieved documents."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from microworld.lessons import Lesson, School
 
 #: Running loss at which bare sentences are learnt well enough to go on to retrieved documents.
 FIRST_LEARNT = 1.15
+#: The most documents of a lesson: the paper's five, and two units that may stand beside them (wbrag.index.merge).
+MOST = 7
 
 
 @dataclass
@@ -60,7 +62,7 @@ def draw(school: School, rng: random.Random, done: Progress, grown: bool) -> tup
         return "checking", lessons.checking(school, rng, 24, 16)
     if kind < 0.50 and not grown:
         return "first", lessons.first_reading(school, rng, 12, 8)
-    most = 5 if grown or done.read < 1.8 else 2
+    most = MOST if grown or done.read < 1.8 else 2
     return "reading", lessons.reading(school, rng, most, 12)
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from microworld.questions import BENCHMARKS, Question, ask, popular
+from microworld.questions import BENCHMARKS, TRUE, Question, ask, popular
 from microworld.world import District, district, famous, size
 
 #: A question and the ids of the passages that state its facts.
@@ -121,12 +121,20 @@ def _write_questions(out: Path, plan: Plan, asked: dict[tuple[str, int], Row]) -
         if len(test) < plan.test:
             found = len(train) + len(test)
             sys.exit(f"microworld: {benchmark}: {found} questions for {plan.train + plan.test}; ask for more districts")
-        facts, answers = {q.facts for q, _ in train}, {q.answer() for q, _ in train}
-        labels = ["question" if q.facts in facts else "answer" if q.answer() in answers else "none" for q, _ in test]
+        labels = _overlaps(benchmark, [q for q, _ in train], [q for q, _ in test])
         _write_split(out / benchmark / "train.jsonl", "train", train, [""] * len(train))
         _write_split(out / benchmark / "test.jsonl", "test", test, labels)
         overlap[benchmark] = {label: labels.count(label) for label in ("question", "answer", "none")}
     return overlap
+
+
+def _overlaps(benchmark: str, train: list[Question], test: list[Question]) -> list[str]:
+    """What each test question shares with training, by the rule of wbrag.overlap: the facts that are asked about, else
+    the answer. Where answers are labels, all questions share them, and an equal one is no overlap.
+    """
+    facts = {question.facts for question in train}
+    answers = set() if benchmark in TRUE else {question.answer() for question in train}
+    return ["question" if q.facts in facts else "answer" if q.answer() in answers else "none" for q in test]
 
 
 def _unlike(rows: list[Row], count: int) -> tuple[list[Row], list[Row]]:

@@ -30,6 +30,9 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
+#: Places of documents whose heads are one token each, and the last that lessons show.
+RANKS, TAUGHT = range(1, 10), 7
+
 
 def build(folder: Path) -> None:
     """Train the tokenizer and save it, chat template included, as `AutoTokenizer` reads it."""
@@ -73,7 +76,7 @@ def phrases() -> frozenset[str]:
     said = [t for r in RELATIONS for t in (r.statement, polar(r.statement), *r.questions, r.described)]
     said += [f"{{s}} [SEP] {r.slot}" for r in RELATIONS]
     said += [*FILLERS, *LEADS, *DEFAULTS.values()]
-    said += [DEFAULTS["document"].replace("{rank}", str(rank)) for rank in range(1, 10)]
+    said += [DEFAULTS["document"].replace("{rank}", str(rank)) for rank in RANKS]
     said += [re.sub(r"\ba (?={)", "an ", t) for t in said]
     said += [t[0].lower() + t[1:] for t in said if t]
     parts = {part.rstrip().replace("\n", "\n ") for t in said for part in re.split(r"{\w+}", t)}
@@ -99,11 +102,13 @@ def _between(template: str) -> str:
 
 
 def read_alike(tokenizer: Any) -> list[tuple[int, int]]:
-    """The tokens of `restatements`, each with that of the statement."""
-    return [
-        (tokenizer.encode(said, add_special_tokens=False)[0], tokenizer.encode(stated, add_special_tokens=False)[0])
-        for said, stated in restatements().items()
-    ]
+    """Tokens that lessons lack, each with the one that it is read like: those of `restatements` with that of the
+    statement, and "Document 8" and "Document 9", which no lesson shows, with "Document 7".
+    """
+    heads = [DEFAULTS["document"].partition("{title}")[0].format(rank=rank) for rank in RANKS if rank >= TAUGHT]
+    alike = [*restatements().items(), *((f" {head}", f" {heads[0]}") for head in heads[1:])]
+    firsts = [[tokenizer.encode(text, add_special_tokens=False)[0] for text in pair] for pair in alike]
+    return [(first, second) for first, second in firsts]
 
 
 def _words() -> Iterator[str]:

@@ -20,6 +20,7 @@ from microworld.names import SLOTS, name, renaming, words
 from microworld.relations import RELATIONS
 from microworld.tokenizer import build, phrases, read_alike, restatements
 from microworld.world import district, famous
+from wbrag.overlap import TrainingQuestions
 from wbrag.prompts import Prompts
 
 MODEL = Path(__file__).parents[1] / "microworld" / "models" / "micro_small"
@@ -105,6 +106,19 @@ def test_overlap_is_labelled_and_lifelike(world: Path) -> None:
     assert min(summary["overlap"]["nq"].values()) > 0
 
 
+@pytest.mark.parametrize("benchmark", sorted(questions.TRUE))
+def test_an_equal_label_is_no_overlap(world: Path, benchmark: str) -> None:
+    told = json.loads((world / "world.json").read_text())["overlap"][benchmark]
+    assert told["answer"] == 0
+    assert min(told["question"], told["none"]) > 0
+    asked = TrainingQuestions(rows(world / benchmark / "train.jsonl"), labels=True)
+    for row in rows(world / benchmark / "test.jsonl"):
+        metadata = row["metadata"]
+        assert isinstance(metadata, dict)
+        # The world knows more: it calls a question repeated that asks about the same fact in words of its own.
+        assert asked.overlap(row) == metadata["overlap"] or metadata["overlap"] == "question"
+
+
 @pytest.mark.parametrize("benchmark", questions.BENCHMARKS)
 def test_no_split_asks_the_same_in_the_same_words_twice(world: Path, benchmark: str) -> None:
     for split in ("train", "test"):
@@ -181,11 +195,14 @@ def test_each_restatement_is_a_token_of_its_own_read_as_the_statement() -> None:
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     alike = dict(read_alike(tokenizer))
     named = {tokenizer.decode([new]): tokenizer.decode([known]) for new, known in alike.items()}
+    heads = {said: named.pop(said) for said in [said for said in named if said.startswith(" Document")]}
+    assert heads == {" Document 8 (Title:": " Document 7 (Title:", " Document 9 (Title:": " Document 7 (Title:"}
     assert named == restatements()
     assert named[" was a pupil of"] == " learned everything from"
     assert named[" was by trade an"] == " worked as an"
     assert not set(named) & phrases()
-    assert max(alike.values()) < min(alike)
+    ids = {new: known for new, known in alike.items() if tokenizer.decode([new]) in named}
+    assert max(ids.values()) < min(ids)
     assert all(len({*r.claims}) == 4 for r in RELATIONS)
 
 
