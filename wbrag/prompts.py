@@ -1,5 +1,7 @@
 """Every prompt in one place (paper, section 3.3 and appendix); each is a template that `prompts.<key>` may replace.
 
+A backbone may have its own (`backbone.prompts`): a small model does not follow all that a large one does.
+
 Documents stand before the instruction and the question, as in the paper; so all calls of one example that share
 their first documents share a prefix, which the engine's prefix cache serves.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from wbrag.config import TrainConfig
 from wbrag.schema import Document
 
 DEFAULTS: dict[str, str] = {
@@ -47,6 +50,7 @@ DEFAULTS: dict[str, str] = {
 }
 #: What no lesson of the micro models holds; apart from DEFAULTS, which their tokenizer is made of.
 UNTAUGHT: dict[str, str] = {
+    "about": "What is known about {subject}?",
     "unaided": "Write one compact, self-contained, encyclopaedic passage from your own knowledge about what is asked: "
     "first a title line that names its subject, then the passage.\nQuestion: {question}",
     "ask": "Question: {question}\nAnswer so far: {answer}\n\nAsk one question to which the answer is '{phrase}'. Give "
@@ -63,7 +67,8 @@ class Prompts:
     def __init__(self, overrides: Mapping[str, str] | None = None) -> None:
         unknown = set(overrides or {}) - set(TEMPLATES)
         if unknown:
-            raise KeyError(f"prompts: unknown key {sorted(unknown)[0]!r}; known are {', '.join(TEMPLATES)}")
+            told = f"prompts (or backbone.prompts): unknown key {sorted(unknown)[0]!r}"
+            raise KeyError(f"{told}; known are {', '.join(TEMPLATES)}")
         self.templates = TEMPLATES | dict(overrides or {})
 
     def documents(self, documents: Sequence[Document]) -> str:
@@ -107,6 +112,10 @@ class Prompts:
         """A critique: are documents needed at all?"""
         return self.templates["retrieve"].format(question=question)
 
+    def about(self, subject: str) -> str:
+        """A question whose evidence is all that is said of a subject."""
+        return self.templates["about"].format(subject=subject)
+
     def ask(self, question: str, answer: str, phrase: str) -> str:
         """A question about a phrase of the answer, to be searched with."""
         return self.templates["ask"].format(question=question, answer=answer, phrase=phrase)
@@ -117,3 +126,8 @@ class Prompts:
 
     def _with(self, documents: Sequence[Document], request: str) -> str:
         return self.templates["documents"].format(documents=self.documents(documents), request=request)
+
+
+def prompts_of(cfg: TrainConfig) -> Prompts:
+    """The templates of a run: `prompts` before the backbone's own, those before this module's. KeyError as Prompts."""
+    return Prompts(cfg.backbone.prompts | cfg.prompts)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wbrag.config import Backbone, ConfigError
+from wbrag.llm.gguf import cache_folder, checkpoint
 
 GIB = 1 << 30
 
@@ -27,6 +28,21 @@ def resolve_model(model: str) -> str:
     return model
 
 
+def model_path(backbone: Backbone) -> str:
+    """What an engine opens: a checkpoint folder's absolute path (of a GGUF file: the one made from it), or a name.
+
+    Raises ConfigError as `resolve_model` and `wbrag.llm.gguf.checkpoint` do, and where model and gguf both name one.
+    """
+    model, gguf = backbone.model, backbone.gguf
+    if backbone.kind != "vllm":
+        return model
+    if gguf and model not in ("", gguf):
+        raise ConfigError(f"backbone.model={model} and backbone.gguf={gguf} name two models: leave one of them empty")
+    if not model and not gguf:
+        raise ConfigError("backbone.model and backbone.gguf are empty: give a folder, a hub name or a GGUF file")
+    return str(checkpoint(gguf, cache_folder())) if gguf else resolve_model(model)
+
+
 def pick_dtype(dtype: str, on_cpu: bool) -> str:
     """The dtype for the engine. `auto` on an x86 CPU without native bf16 is float32, as bf16 runs 30x slower there."""
     if dtype != "auto" or not on_cpu or platform.machine() not in ("x86_64", "AMD64"):
@@ -40,7 +56,7 @@ def pick_dtype(dtype: str, on_cpu: bool) -> str:
 def engine_arguments(backbone: Backbone, on_cpu: bool) -> dict[str, Any]:
     """Arguments of vLLM's AsyncEngineArgs for this backbone on this kind of device."""
     shared = {
-        "model": resolve_model(backbone.model),
+        "model": model_path(backbone),
         "dtype": pick_dtype(backbone.dtype, on_cpu),
         "max_model_len": backbone.max_model_len,
         # One more than is asked for: the call that keeps the engine busy must not split a group that fills the batch.
@@ -67,9 +83,9 @@ def engine_arguments(backbone: Backbone, on_cpu: bool) -> dict[str, Any]:
     return shared | executor | {"gpu_memory_utilization": backbone.gpu_memory_utilization}
 
 
-def missing_tokens(model: str, tokens: Sequence[str]) -> list[str]:
+def missing_tokens(backbone: Backbone, tokens: Sequence[str]) -> list[str]:
     """Those of `tokens` that a checkpoint's tokenizer does not have as single tokens; loads the tokenizer alone."""
     from transformers import AutoTokenizer
 
-    known = AutoTokenizer.from_pretrained(resolve_model(model)).get_vocab()
+    known = AutoTokenizer.from_pretrained(model_path(backbone)).get_vocab()
     return [token for token in tokens if token not in known]

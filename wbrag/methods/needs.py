@@ -68,7 +68,7 @@ def _check_selfrag(method: Method, backbone: Backbone) -> None:
 
 
 def _check_reflection_tokens(backbone: Backbone) -> None:
-    missing = missing_tokens(backbone.model, REFLECTION) if backbone.kind == "vllm" else list(REFLECTION)
+    missing = missing_tokens(backbone, REFLECTION) if backbone.kind == "vllm" else list(REFLECTION)
     if missing:
         told = f"method.mode=tokens, but the tokenizer of backbone.model={backbone.model!r} lacks {missing[0]!r}"
         raise ConfigError(f"{told} ({len(missing)} of {len(REFLECTION)}); mode=prompted works with any model")
