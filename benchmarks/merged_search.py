@@ -41,7 +41,7 @@ def stores(folder: Path, vectors: np.ndarray, cut: int) -> dict[str, KnowledgeBa
         publish(folder / "many", vectors[part], passages(int(part[0]), int(part[-1]) + 1), "benchmark", {})
     made = {"one": KnowledgeBase(folder / "one"), "two": KnowledgeBase(folder / "base", folder / "units")}
     made["many"] = KnowledgeBase(folder / "many")
-    made["supersede"] = KnowledgeBase(folder / "base", folder / "units", merge=Merge("supersede"))
+    made["beside"] = KnowledgeBase(folder / "base", folder / "units", merge=Merge("beside", margin=0.05))
     dead = np.random.default_rng(3).choice(rows, rows // 20, replace=False)
     delete_rows(folder / "one", dead, {})
     made["deleted"] = KnowledgeBase(folder / "one")
@@ -116,7 +116,7 @@ def main() -> int:
         ("two", "base + write-back (5 %)", 0.9),
         ("many", "16 segments", 0.75),
         ("deleted", "one segment, 5 % deleted", 0.9),
-        ("supersede", "base + write-back, superseding", None),
+        ("beside", "base + write-back, units beside", None),
         ("filter", "one segment, a filter that half pass", None),
         ("ivf", f"IVF {NLIST}, 16 probed", None),
     ):

@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 
 from wbrag.config import AblateConfig
 from wbrag.gate_variants import ablate
-from wbrag.grid_report import summary, write_grid_report
+from wbrag.grid_headline import summary
+from wbrag.grid_report import write_grid_report
 from wbrag.variants import trained
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hydra import compose
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -22,18 +23,24 @@ from wbrag.benchmarks import InputError, OverErrorBudget
 from wbrag.config import (
     AblateConfig,
     BuildConfig,
+    CompareConfig,
     ConfigError,
+    Merge,
     PlaceboConfig,
     ReproduceConfig,
     TrainConfig,
     TransferConfig,
+    Units,
 )
 from wbrag.index.files import StoreError
 from wbrag.plan import Session
 from wbrag.runfolder import RunError
 from wbrag.tables import recall_line, terminal_table
+from wbrag.variants import Trained, other_units
 
-Config = TypeVar("Config", AblateConfig, BuildConfig, PlaceboConfig, ReproduceConfig, TrainConfig, TransferConfig)
+Config = TypeVar(
+    "Config", AblateConfig, BuildConfig, CompareConfig, PlaceboConfig, ReproduceConfig, TrainConfig, TransferConfig
+)
 
 for _name, _schema in {
     "train_schema": TrainConfig,
@@ -41,9 +48,12 @@ for _name, _schema in {
     "transfer_schema": TransferConfig,
     "placebo_schema": PlaceboConfig,
     "ablate_schema": AblateConfig,
+    "compare_units_schema": CompareConfig,
     "reproduce_schema": ReproduceConfig,
 }.items():
     ConfigStore.instance().store(name=_name, node=_schema)
+#: What a way to make and merge units is made of.
+WAY = {"units": OmegaConf.structured(Units), "merge": OmegaConf.structured(Merge)}
 #: Hydra then raises the errors of a command line, instead of printing them and leaving with 1.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
@@ -100,6 +110,18 @@ def settings(cfg: DictConfig, schema: type[Config]) -> Config:
     return typed
 
 
+def measure_ways(own: Trained, ways: Mapping[str, Sequence[str]], session: Session) -> None:
+    """Measure a finished run with other units and merges: each way is a list of conf/train.yaml's overrides, of which
+    those of `units` and `merge` count.
+    """
+    for name, overrides in ways.items():
+        cfg = compose("train", overrides=list(overrides))
+        units, merge = (OmegaConf.to_object(OmegaConf.merge(schema, cfg[key])) for key, schema in WAY.items())
+        assert isinstance(units, Units)
+        assert isinstance(merge, Merge)
+        other_units(own, name, units, merge, session)
+
+
 def _beyond(given: Any, known: Any, within: str = "") -> Iterator[str]:  # noqa: ANN401 - plain YAML data
     """The keys of `given`, dotted, that `known` lacks. Of mappings with keys of the user's own both have all."""
     for key, value in given.items() if isinstance(given, dict) else ():
@@ -110,9 +132,9 @@ def _beyond(given: Any, known: Any, within: str = "") -> Iterator[str]:  # noqa:
 
 
 def print_results(metrics: dict[str, Any], k: int, folder: Path) -> None:
-    """The table of the primary metric, recall@k, and where the report is."""
-    primary = metrics["results"][0]
-    print(f"\n{terminal_table([primary])}\n\n{recall_line(primary, k)}\nreport: {folder}/report.html")
+    """The table of the primary metric, questions without overlap first, recall@k, and where the report is."""
+    recall = recall_line(metrics["results"][0], k)
+    print(f"\n{terminal_table(metrics)}\n\n{recall}\nreport: {folder}/report.html")
 
 
 @contextmanager

@@ -1,5 +1,4 @@
-"""Measure runs with placebos in place of their write-back corpus, once more with their own (A/A), and with their own
-under the other merge policy.
+"""Measure runs with placebos in place of their write-back corpus, and once more with their own (A/A).
 
     python jobs/placebo.py 'runs=[runs/nq-naive-M]' 'placebos=[raw,cheat_sheet]' report_dir=DIR
 
@@ -15,9 +14,10 @@ from command_line import point, settings, start
 from omegaconf import DictConfig
 
 from wbrag.config import PlaceboConfig
-from wbrag.grid_report import summary, write_grid_report
+from wbrag.grid_headline import summary
+from wbrag.grid_report import write_grid_report
 from wbrag.placebos import check_placebos
-from wbrag.variants import other_merge, placebo, repeat, trained
+from wbrag.variants import placebo, repeat, trained
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="placebo")
@@ -32,8 +32,6 @@ def main(cfg: DictConfig) -> None:
                 placebo(own, name, session)
             if typed.repeat:
                 repeat(own, session)
-            if typed.merge:
-                other_merge(own, session)
         grid = write_grid_report(Path(typed.report_dir), [Path(run) for run in typed.runs])
         print(f"{summary(grid)}\nreport: {typed.report_dir}/report.html")
 

@@ -13,17 +13,18 @@ from itertools import product
 from pathlib import Path
 
 import hydra
-from command_line import failed, noted, point, settings, start
+from command_line import failed, measure_ways, noted, point, settings, start
 from hydra import compose
 from omegaconf import DictConfig
 
 from wbrag.config import ConfigError, ReproduceConfig, TrainConfig
 from wbrag.gate_variants import ablate
-from wbrag.grid_report import summary, write_grid_report
+from wbrag.grid_headline import summary
+from wbrag.grid_report import write_grid_report
 from wbrag.pipeline import finished, train
 from wbrag.placebos import check_placebos
 from wbrag.plan import Session
-from wbrag.variants import judge, other_merge, placebo, repeat, trained, transfer
+from wbrag.variants import judge, placebo, repeat, trained, transfer
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="reproduce")
@@ -72,7 +73,7 @@ def run_point(cfg: TrainConfig, session: Session) -> None:
 
 
 def measure_more(typed: ReproduceConfig, out: Path, backbone: str, session: Session) -> None:
-    """Transfer, ablation, placebos, A/A, merge policies and judge in one backbone's finished runs, each on its own."""
+    """Transfer, ablation, placebos, A/A, other units and judge in one backbone's finished runs, each on its own."""
     for benchmark in typed.transfer:
         with noted(f"transfer {backbone}/{benchmark}"):
             runs = [run_of(out, backbone, benchmark, method) for method in typed.methods]
@@ -87,9 +88,10 @@ def measure_more(typed: ReproduceConfig, out: Path, backbone: str, session: Sess
     for name in typed.repeat:
         with noted(f"A/A {backbone}/{name}"):
             repeat(trained(named(out, backbone, name), session), session)
-    for name in typed.merge:
-        with noted(f"merge {backbone}/{name}"):
-            other_merge(trained(named(out, backbone, name), session), session)
+    for benchmark, method in product(typed.benchmarks, typed.compare):
+        with noted(f"units {backbone}/{benchmark}/{method}"):
+            if (run_of(out, backbone, benchmark, method) / "metrics.json").is_file():
+                measure_ways(trained(run_of(out, backbone, benchmark, method), session), typed.ways, session)
     for name in typed.judge:
         with noted(f"judge {backbone}/{name}"):
             judge(trained(named(out, backbone, name), session), session)

@@ -14,7 +14,8 @@ from command_line import point, settings, start
 from omegaconf import DictConfig
 
 from wbrag.config import TransferConfig
-from wbrag.grid_report import summary, write_grid_report
+from wbrag.grid_headline import summary
+from wbrag.grid_report import write_grid_report
 from wbrag.variants import trained, transfer
 
 

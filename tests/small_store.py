@@ -35,7 +35,7 @@ def encode(texts: list[str]) -> np.ndarray:
 
 def table_of(numbers: Sequence[int]) -> pa.Table:
     """Passages p<number>, with one column of provenance."""
-    columns = {"id": "p{}", "title": "{}", "text": "text of {}", "example_id": "e{}"}
+    columns = {"id": "p{}", "title": "{}", "text": "text of {}", "subject": "s{}"}
     return pa.table({name: pa.array([form.format(n) for n in numbers], pa.string()) for name, form in columns.items()})
 
 

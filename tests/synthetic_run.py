@@ -28,6 +28,7 @@ RUN = {
     "versions": {"python": "3.11.9", "ray": "2.60.0", "vllm": "0.32.0", "wbrag": "0.1.0"},
     "seconds": {"retrieve": 3.25, "train": 61.5, "index": 2.0, "evaluate": 40.0},
     "tokens_per_second": 812.5,
+    "identity": {"corpus": "03d54f258644dce5"},
 }
 Row = dict[str, Any]
 
@@ -187,7 +188,21 @@ def write_run(folder: Path, traces: Sequence[Row], predictions: Sequence[Row], c
     (folder / "quarantine.jsonl").write_text(json.dumps(rejected) + "\n")
     write_table(folder / "traces", traces, schema.TRACE)
     write_table(folder / "predictions", predictions, schema.PREDICTION)
+    pq.write_table(pa.Table.from_pylist(units_of(traces), schema.UNIT), folder / "units.parquet")
     return folder
+
+
+def units_of(traces: Sequence[Row]) -> list[Row]:
+    """The units of the kept examples (rows of `schema.UNIT`), each once, with the examples behind it."""
+    units: dict[str, Row] = {}
+    for row in traces:
+        if row["unit_id"]:
+            unit = {"id": row["unit_id"], "title": row["unit_title"], "text": row["unit_text"], "example_ids": []}
+            told = {key: row[key] for key in ("source_tokens", "unit_tokens")}
+            told |= {"subject": "", "form": "distilled", "doubt": ""}
+            sources = [document["id"] for i, document in enumerate(row["documents"], 1) if i in row["kept_ranks"]]
+            units.setdefault(row["unit_id"], {**unit, **told, "source_ids": sources})["example_ids"].append(row["id"])
+    return list(units.values())
 
 
 def write_table(folder: Path, rows: Sequence[Row], table: pa.Schema) -> None:

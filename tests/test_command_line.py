@@ -16,6 +16,7 @@ GIVEN = {
     "build_index": ["corpus=c.jsonl", "store={run}"],
     "transfer": ["runs=[a]", "report_dir={run}"],
     "ablate": ["runs=[a]", "report_dir={run}"],
+    "compare_units": ["runs=[a]", "report_dir={run}"],
     "placebo": ["runs=[a]", "report_dir={run}"],
     "reproduce": ["run_dir={run}"],
 }

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from wbrag.distill import Distilled, UnusableReply, distil, evidence_lines, knowledge_unit, title_and_text
+from wbrag.distill import (
+    Distilled,
+    UnusableReply,
+    distil,
+    evidence_lines,
+    knowledge_unit,
+    rewritten,
+    title_and_text,
+)
 from wbrag.llm import Reply
 from wbrag.llm.fit import PromptTooLong
 from wbrag.llm.scripted import ScriptedLLM
@@ -43,15 +51,15 @@ def test_two_calls_make_title_passage_and_evidence() -> None:
 
 def test_the_gold_answer_has_no_way_in() -> None:
     assert list(inspect.signature(distil).parameters) == ["question", "documents", "llm", "prompts", "max_tokens"]
-    for name in inspect.signature(distil).parameters:
+    for name in [*inspect.signature(distil).parameters, *inspect.signature(rewritten).parameters]:
         assert not {"answer", "example", "gold", "label"} & set(name.split("_"))
 
 
 def test_unit_carries_provenance_and_both_lengths() -> None:
     llm = scripted()
-    unit = knowledge_unit("q7", run(llm), DOCUMENTS, llm)
+    unit = knowledge_unit(["q7"], run(llm), DOCUMENTS, llm)
     assert unit.id == unit_id(unit.title, unit.text, ("d1", "d2"))
-    assert (unit.example_id, unit.source_ids) == ("q7", ("d1", "d2"))
+    assert (unit.example_ids, unit.source_ids) == (("q7",), ("d1", "d2"))
     assert unit.source_tokens == sum(len(d.contents.split()) for d in DOCUMENTS)
     assert unit.unit_tokens == len(unit.contents.split())
 
@@ -60,7 +68,7 @@ def test_sources_are_the_documents_that_were_read() -> None:
     llm = scripted()
     llm.max_model_len = llm.prompt_tokens(Prompts().extract(QUESTION, DOCUMENTS)) + 49
     distilled = run(llm, max_tokens=50)
-    unit = knowledge_unit("q7", distilled, DOCUMENTS, llm)
+    unit = knowledge_unit(["q7"], distilled, DOCUMENTS, llm)
     assert (distilled.documents_read, unit.source_ids) == (1, ("d1",))
     assert "Ister" not in llm.prompts[0]
 

@@ -12,8 +12,9 @@ from scipy.stats import binomtest
 from synthetic_run import PASSAGES, UNIT, document, failed, gated, kept, population, prediction
 
 from wbrag import statistics
-from wbrag.construction import construction, cost, retained_by_rank, rule_of
-from wbrag.evaluation import Setting, evaluate
+from wbrag.construction import SPENT, construction, cost, retained_by_rank, rule_of
+from wbrag.evaluation import Setting, evaluate, over_topics, topic_of
+from wbrag.overlap import TrainingQuestions
 from wbrag.statistics import mcnemar, paired_bootstrap
 
 SETTING = Setting("toy_nq", "naive", "micro_small", "acc", seed=3)
@@ -90,9 +91,9 @@ def test_one_record_per_metric_primary_first_with_every_number() -> None:
     fixed, same = prediction(), prediction(id="b", answer_writeback="Port Elden", **other)
     found = evaluate([fixed, same], SETTING)
     assert [record["metric"] for record in found["results"]] == ["acc", "em", "f1", "precision", "recall"]
-    assert found["topics"]["topics"] == 2
-    assert found["topics"]["largest"] == 1
     record = found["results"][0]
+    assert (record["topics"]["topics"], record["topics"]["largest"]) == (2, 1)
+    assert "topics" not in found["results"][1]
     assert (record["n"], record["closed_book"], record["base"], record["writeback"]) == (2, 0.0, 0.0, 0.5)
     assert (record["gain"], record["ci_low"], record["ci_high"]) == (0.5, 0.0, 1.0)
     assert (record["b"], record["c"], record["mcnemar_p"]) == (0, 1, 1.0)
@@ -154,6 +155,41 @@ def test_splits_by_overlap_and_exposure_hold_all_rows_once() -> None:
     assert set(found["splits"]["none"][0]) == set(whole)
 
 
+def test_each_class_has_its_own_interval_over_topics() -> None:
+    _, rows = population(0, 120, seed=5)
+    found = evaluate(rows, SETTING)
+    for key, records in found["splits"].items():
+        some = [row for row in rows if json.loads(row["metadata"])["overlap"] == key]
+        gains = [float(r["answer_writeback"] == "Tarnholm") - float(r["answer_base"] == "Tarnholm") for r in some]
+        assert records[0]["topics"] == over_topics(np.array(gains), [topic_of(row) for row in some], SETTING.seed)
+        assert records[0]["topics"]["topics"] <= records[0]["n"]
+
+
+def test_questions_without_overlap_are_told_apart_by_what_their_units_hold() -> None:
+    blind = UNIT | {"id": "wb-2", "text": "Almira Trevane was a glass painter."}
+    new = {"metadata": json.dumps({"overlap": "none"})}
+    rows = [
+        prediction(id="gold", documents_writeback=[blind, UNIT, *PASSAGES[:1]], **new),
+        prediction(id="other", documents_writeback=[blind, *PASSAGES[:2]], answer_writeback="Port Elden", **new),
+        prediction(id="none", documents_writeback=PASSAGES, answer_writeback="Port Elden", **new),
+        prediction(id="seen"),
+    ]
+    found = evaluate(rows, SETTING)
+    assert {key: records[0]["n"] for key, records in found["unseen"].items()} == {"gold": 1, "other": 1, "none": 1}
+    assert {key: records[0]["gain"] for key, records in found["unseen"].items()} == {"gold": 1, "other": 0, "none": 0}
+    assert found["splits"]["none"][0]["n"] == 3
+    labelled = evaluate([row | {"golden_answers": ["true"]} for row in rows], YES_NO)
+    assert {key: records[0]["n"] for key, records in labelled["unseen"].items()} == {"unit": 2, "none": 1}
+
+
+def test_an_equal_label_is_no_overlap_whatever_the_metadata_says() -> None:
+    asked = TrainingQuestions([kept(golden_answers=["true"])], labels=True)
+    row = prediction(question="Is it far?", golden_answers=["true"], metadata=json.dumps({"overlap": "answer"}))
+    assert list(evaluate([row], YES_NO, asked)["splits"]) == ["none"]
+    assert evaluate([row], YES_NO, asked)["labels"] is True
+    assert list(evaluate([row], SETTING, TrainingQuestions([kept()]))["splits"]) == ["answer"]
+
+
 def test_without_overlap_in_the_metadata_there_are_no_splits() -> None:
     assert evaluate([prediction(metadata="{}"), prediction(id="b", metadata=None)], SETTING)["splits"] == {}
 
@@ -169,7 +205,7 @@ def test_rows_that_would_spoil_the_pairing_are_refused() -> None:
 
 def test_construction_statistics_of_a_small_run() -> None:
     two = kept(id="b", kept_ranks=[1, 2], fallback=True, unit_id="wb-b", source_tokens=100, unit_tokens=20)
-    found = construction([kept(), two, gated(), failed()])
+    found = construction([kept(), two, gated(), failed()], units=2)
     assert {key: found[key] for key in ("examples", "kept", "gated", "failed", "units")} == {
         "examples": 4,
         "kept": 2,
@@ -194,8 +230,12 @@ def test_construction_of_nothing_kept_has_no_means() -> None:
     assert construction([])["selected_rate"] == 0.0
 
 
-def test_a_unit_written_twice_counts_once() -> None:
-    assert construction([kept(), kept(id="b")])["units"] == 1
+def test_a_kept_example_whose_unit_was_left_out_has_no_tokens() -> None:
+    lost = kept(id="b", **dict.fromkeys(("unit_id", "unit_title", "unit_text", "source_tokens", "unit_tokens")))
+    found = construction([kept(), lost], units=1)
+    assert (found["kept"], found["units"], found["mean_retained_documents"]) == (2, 1, 1.0)
+    assert (found["source_tokens"], found["distilled_tokens"]) == (58.0, 26.0)
+    assert found["compression_ratio"] == pytest.approx(58 / 26)
 
 
 @pytest.mark.parametrize(
@@ -236,6 +276,14 @@ def test_cost_adds_the_saved_calls_to_the_papers_plan() -> None:
     assert found["training"]["calls_saved"] == 1
     assert found["training"]["paper_calls"] == 9
     assert found["evaluation"] == {"calls": 3, "prompt_tokens": 310, "completion_tokens": 12}
+    assert list(found) == ["training", "evaluation"]
+
+
+def test_cost_of_writing_and_validating_is_told_where_there_was_any() -> None:
+    written = [{"calls": 2, "prompt_tokens": 90, "completion_tokens": 7}, dict.fromkeys(SPENT)]
+    found = cost([kept()], [prediction()], written, [prediction()])
+    assert found["writing"] == {"calls": 2, "prompt_tokens": 90, "completion_tokens": 7}
+    assert found["validating"] == found["evaluation"]
 
 
 def test_hits_from_write_back_are_counted_over_all_hits() -> None:

@@ -11,17 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_store import copy_of
 from synthetic_run import CONFIG, RUN, gated, population, prediction, write_run, write_table
 
 from wbrag import schema
 from wbrag.evaluation import evaluate
 from wbrag.grid import compared, measure_grid, read_point, read_points
-from wbrag.grid_report import headline, summary, write_grid_report
-from wbrag.merge_policies import merge_blocks, verdict
+from wbrag.grid_headline import headline, summary
+from wbrag.grid_report import write_grid_report
 from wbrag.paper import called, cell, family, gain, place, statistic
 from wbrag.report import measure
-from wbrag.runfolder import RunError, read_config, setting_of, trained_run
+from wbrag.runfolder import RunError, read_config, read_units, setting_of, trained_run
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = [(m, b) for b in ("nq", "hotpotqa") for m in ("naive", "flare")]
@@ -39,7 +38,7 @@ def config_of(method: str, benchmark: str, backbone: str = "micro_small") -> str
 
 def write_metrics(run: Path, traces: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
     """The metrics.json of a run; its own report is another test's matter."""
-    metrics = measure(traces, rows, setting_of(read_config(run)), traces) | {"seconds": RUN["seconds"]}
+    metrics = measure(traces, rows, setting_of(read_config(run)), traces, read_units(run)) | {"seconds": RUN["seconds"]}
     (run / "metrics.json").write_text(json.dumps(metrics))
 
 
@@ -80,7 +79,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             for i, name in enumerate(("raw", "random", "ungated", "no_documents", "cheat_sheet")):
                 add_variant(run, f"placebo-{name}", shifted(rows, 4 + i))
             add_variant(run, "repeat", rows)
-            add_variant(run, "merge-supersede", [row | {"answer_writeback": "Tarnholm"} for row in rows])
             add_variant(run, "gates-0a1b2c3d", shifted(rows, 9))
             write_ablation(run)
             add_judge(run, traces, rows)
@@ -142,7 +140,6 @@ def test_every_table_and_figure_of_the_paper_is_there(page: Words) -> None:
         "Figure 5",
         "Placebos",
         "Noise floor",
-        "Plain or superseding merge",
         "Cost",
     ):
         assert part in page.text
@@ -188,15 +185,37 @@ def test_classes_hold_every_question_once(runs: list[Path]) -> None:
     assert set(grid["exposure"]) <= {"near_duplicate", "gold", "other", "none"}
 
 
+def test_the_grid_tells_the_questions_without_overlap_first(runs: list[Path], tmp_path: Path) -> None:
+    grid = write_grid_report(tmp_path, runs)
+    points, found = read_points(runs), grid["unseen"]
+    for point, record in zip(points, found["points"], strict=True):
+        own = point.metrics["splits"]["none"][0]
+        assert record["questions"] == own["n"]
+        assert record["gain"] == pytest.approx(own["gain"])
+    read = found["read"]
+    assert (
+        sum(record["questions"] for key, record in read.items() if key != "together") == read["together"]["questions"]
+    )
+    assert {key: read["together"][key] for key in ("gain", "ci_low", "topics")} == {
+        key: grid["splits"]["none"][key] for key in ("gain", "ci_low", "topics")
+    }
+    recall = [point.metrics["splits"]["none"][0]["retrieval_recall_writeback"] for point in points]
+    assert read["together"]["found_writeback"] == pytest.approx(np.mean(recall))
+    text = (tmp_path / "report.md").read_text()
+    assert text.index("without overlap with training") < text.index("Over all test questions") < text.index("Table 2")
+    assert "Without overlap: no training question asks the same or has the same answer." in text
+    assert "| **all settings, without overlap** |" in text
+
+
 def test_cost_adds_up_runs_and_variants(runs: list[Path]) -> None:
     points = read_points(runs)
     found = measure_grid(points)["cost"]
     alone = sum(p.metrics["cost"]["training"]["calls"] + p.metrics["cost"]["evaluation"]["calls"] for p in points)
     judged = json.loads((points[0].run / "variants" / "judge" / "metrics.json").read_text())["cost"]
     judge = judged["training"]["calls"] + judged["evaluation"]["calls"]
-    assert found["calls"] == alone + 10 * 90 * prediction()["calls"] + judge
+    assert found["calls"] == alone + 9 * 90 * prediction()["calls"] + judge
     assert found["saved"] == sum(p.metrics["cost"]["training"]["calls_saved"] for p in points)
-    assert found["seconds"] == pytest.approx(5 * sum(RUN["seconds"].values()) + 10 * 7.5)
+    assert found["seconds"] == pytest.approx(5 * sum(RUN["seconds"].values()) + 9 * 7.5)
 
 
 def test_a_judge_is_told_beside_the_labels(runs: list[Path], tmp_path: Path) -> None:
@@ -210,12 +229,12 @@ def test_a_judge_is_told_beside_the_labels(runs: list[Path], tmp_path: Path) -> 
 
 def test_what_is_printed_counts_the_settings_that_gain() -> None:
     every = {"gain": 0.02, "ci_low": 0.01, "ci_high": 0.03, "settings": 3}
-    every["topics"] = {"ci_low": -0.01, "ci_high": 0.05}
+    every |= {"topics": {"ci_low": -0.01, "ci_high": 0.05}, "questions": 3000}
     grid = {"splits": {}, "pooled": every, "points": [{}] * 3}
     grid["winners"] = {"better": 2, "equal": 1, "worse": 0, "significant": 1}
     first, second = summary(grid).splitlines()
     assert first == headline(grid)
-    assert "the mean gain is +2.0 points (+1.0 to +3.0; over topics -1.0 to +5.0)" in second
+    assert "the mean gain is +2.0 points (over topics -1.0 to +5.0, over questions +1.0 to +3.0)" in second
     assert "2 of 3 settings gain, 1 are equal, 0 lose; 1 change significantly (Holm)" in second
 
 
@@ -227,38 +246,6 @@ def test_a_repeat_without_a_flip_has_no_noise(runs: list[Path]) -> None:
     assert other["flips_base"] == 0.0
     assert other["flips_writeback"] == pytest.approx(23 / 90)
     assert other["difference_low"] <= other["difference"] <= other["difference_high"]
-
-
-def test_the_merge_policies_are_held_against_each_other(runs: list[Path], tmp_path: Path) -> None:
-    """The same two arms, whichever of them is the run's own."""
-    run, arms = runs[0], []
-    for policy in ("plain", "supersede"):
-        twin = copy_of(run, tmp_path / policy)
-        if policy == "supersede":  # the run and its variant change places
-            (twin / "predictions").rename(twin / "plain")
-            (twin / "variants" / "merge-supersede" / "predictions").rename(twin / "predictions")
-            (twin / "plain").rename(twin / "variants" / "merge-supersede" / "predictions")
-            (twin / "variants" / "merge-supersede").rename(twin / "variants" / "merge-plain")
-            (twin / "config.yaml").write_text((twin / "config.yaml").read_text() + "\nmerge: {policy: supersede}\n")
-        grid: dict[str, Any] = {}
-        assert merge_blocks([read_point(twin)], grid)
-        arms.append(grid["merge"])
-    for name, record in arms[0].items():
-        for key in ("plain", "supersede", "gain", "ci_low", "ci_high", "questions"):
-            assert record.get(key) == arms[1][name].get(key)
-    record = arms[0]["micro_small/naive/nq"]
-    assert record["gain"] == pytest.approx(record["supersede"] - record["plain"])
-    assert record["ci_low"] <= record["gain"] <= record["ci_high"]
-    assert arms[0]["all settings"]["gain"] == pytest.approx(record["gain"])
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "told"),
-    [(0.01, 0.03, "for merge.policy=supersede"), (-0.03, -0.01, "for merge.policy=plain"), (-0.01, 0.01, "includes 0")],
-)
-def test_the_policy_is_told_by_the_evidence(low: float, high: float, told: str) -> None:
-    record = {"gain": (low + high) / 2, "ci_low": low, "ci_high": high}
-    assert told in verdict({"merge": {"all settings": record}})
 
 
 def test_a_variant_of_other_questions_is_refused(runs: list[Path], tmp_path: Path) -> None:
@@ -281,8 +268,8 @@ def test_runs_without_units_or_variants_are_reported(tmp_path: Path) -> None:
     write_metrics(run, [gated()], rows)
     grid = write_grid_report(tmp_path / "out", [run])
     assert grid["pooled"]["gain"] == 0.0
-    names = ("placebos", "repeat", "transfer", "ablation", "merge", "judge")
-    assert [grid[name] for name in names] == [{}] * 6
+    names = ("placebos", "repeat", "transfer", "ablation", "judge")
+    assert [grid[name] for name in names] == [{}] * 5
     text = (tmp_path / "out" / "report.md").read_text()
     assert "Figure 4" not in text
     (reasons,) = grid["not_improved"].values()
@@ -292,14 +279,16 @@ def test_runs_without_units_or_variants_are_reported(tmp_path: Path) -> None:
 
 
 def test_the_headline_is_of_unseen_questions_and_claims_no_more_than_its_interval() -> None:
-    seen = {"gain": 0.04, "ci_low": 0.01, "ci_high": 0.07, "settings": 48}
-    unseen = {"gain": 0.01, "ci_low": -0.01, "ci_high": 0.03, "settings": 48}
+    over = {"ci_low": 0.01, "ci_high": 0.07}
+    seen = {"gain": 0.04, **over, "topics": over, "settings": 48, "questions": 48000}
+    unseen = seen | {"gain": 0.01, "topics": {"ci_low": -0.01, "ci_high": 0.03}, "questions": 21000}
     told = headline({"splits": {"none": unseen}, "pooled": seen})
-    assert told.startswith("Where neither question nor answer occurs in training, write-back shows no change")
+    assert told.startswith("On test questions without overlap with training, write-back shows no change")
+    assert "+1.0 points, 95% interval over topics -1.0 to +3.0, 21,000 answers" in told
     assert headline({"splits": {}, "pooled": seen}).startswith(
         "Write-back raises the mean score over 48 settings: +4.0"
     )
-    fallen = {**unseen, "ci_low": -0.05, "ci_high": -0.01}
+    fallen = unseen | {"topics": {"ci_low": -0.05, "ci_high": -0.01}}
     assert "write-back lowers" in headline({"splits": {"none": fallen}, "pooled": seen})
 
 

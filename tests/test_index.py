@@ -492,8 +492,8 @@ def test_a_build_is_the_same_for_any_number_of_shards_and_equals_publish(tmp_pat
 @pytest.mark.usefixtures("ray_session")
 def test_building_again_adds_only_what_is_new_and_keeps_provenance(tmp_path: Path) -> None:
     units = [
-        {"id": f"wb-{i}", "title": "t", "text": f"unit {i}", "example_id": f"e{i}", "source_ids": ["c1", "c2"]}
-        | {"source_tokens": 100, "unit_tokens": 20}
+        {"id": f"wb-{i}", "title": "t", "text": f"unit {i}", "example_ids": [f"e{i}"], "source_ids": ["c1", "c2"]}
+        | {"source_tokens": 100, "unit_tokens": 20, "subject": "t", "form": "verbatim", "doubt": ""}
         for i in range(12)
     ]
     source = tmp_path / "units.parquet"

@@ -1,4 +1,4 @@
-"""What an earlier run answered is not asked again, and changes no decision; units are written on request."""
+"""What an earlier run answered is not asked again, and changes no decision."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from wbrag.methods import Tools, naive
 from wbrag.pipeline import keep_closed_book
 from wbrag.prompts import Prompts
 from wbrag.retrieval import KnownAnswers
-from wbrag.schema import KNOWN, Document, Example, document_rows
+from wbrag.schema import KNOWN, Document, Example
 from wbrag.training import train_example
-from wbrag.unit_writing import write_unit
 
 HELPFUL = Document("p1", "Town 1", "The mayor of town1 is Ada. The river of town1 is Osk.")
 OTHER = Document("p2", "Town 2", "The mayor of town2 is Ben.")
@@ -66,6 +65,22 @@ def test_known_answers_to_a_test_question_are_taken_over(closed: bool, base: boo
     assert len(llm.prompts) == row["calls"]
 
 
+def test_over_the_same_documents_a_known_answer_is_that_over_write_back_too() -> None:
+    llm = ScriptedLLM(read)
+    known = {"answer_closed_book": "nobody", "answer_base": "Eve", "context_tokens_base": 9, "retrievals_base": 0}
+    row, saved = asyncio.run(answer_question(EXAMPLE, [OTHER], [OTHER], tools_for(llm), naive, known=known))
+    assert (row["answer_writeback"], row["context_tokens_writeback"], row["retrievals_writeback"]) == ("Eve", 9, 0)
+    assert (row["calls"], llm.calls, saved, row["error"]) == (0, 0, 2, None)
+
+    async def search(query: str, k: int) -> list[Document]:
+        return [HELPFUL]
+
+    asked = answer_question(EXAMPLE, [OTHER], [OTHER], tools_for(llm), naive, search, known)
+    assert asyncio.run(asked)[0]["answer_writeback"] == "unknown"  # it could have searched: it is asked
+    other, _ = asyncio.run(answer_question(EXAMPLE, [OTHER], [HELPFUL, OTHER], tools_for(llm), naive, known=known))
+    assert (other["answer_writeback"], other["calls"]) == ("Ada", 1)
+
+
 def test_answers_are_kept_once_without_failed_ones_and_found_by_id(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     table = pa.table({"id": ["b", "a", "c"], "closed_book_answer": ["B", "A", None]})
@@ -79,53 +94,3 @@ def test_answers_are_kept_once_without_failed_ones_and_found_by_id(tmp_path: Pat
     before = kept.stat().st_mtime_ns
     keep_closed_book(tmp_path / "run", "closed_book_answer", kept)
     assert kept.stat().st_mtime_ns == before
-
-
-def request(documents: list[Document], judged: bool = False) -> dict[str, Any]:
-    return {"id": "r", "question": EXAMPLE.question, "documents": document_rows(documents), "judged": judged}
-
-
-def written(row: dict[str, Any], respond: Any = read) -> tuple[dict[str, Any], ScriptedLLM]:  # noqa: ANN401
-    llm = ScriptedLLM(respond)
-    return asyncio.run(write_unit(row, tools_for(llm), n_min=1)), llm
-
-
-def test_a_unit_is_distilled_from_the_documents_asked_for() -> None:
-    row, llm = written(request([HELPFUL, OTHER]))
-    assert (row["status"], row["source_ids"], row["calls"]) == ("kept", ["p1", "p2"], 2)
-    assert "Ada" in row["unit_text"]
-    assert len(llm.prompts) == 2
-    assert row["unit_tokens"] > 0
-
-
-@pytest.mark.parametrize(("verdict", "sources"), [("yes", ["p1"]), ("no", ["p2"])])
-def test_a_judged_request_reads_what_is_called_relevant(verdict: str, sources: list[str]) -> None:
-    def respond(prompt: str) -> str:
-        if "help to answer" not in prompt:
-            return read(prompt)
-        return verdict if "town1 is Ada" in prompt else "no"
-
-    row, _ = written(request([OTHER, HELPFUL], judged=True), respond)
-    assert (row["status"], row["source_ids"]) == ("kept", sources)
-    assert row["calls"] == 4
-
-
-def test_without_documents_the_generator_writes_from_what_it_knows() -> None:
-    row, llm = written(request([]), lambda _: "Town 1\nIts mayor is Eve.")
-    assert (row["status"], row["unit_title"], row["unit_text"]) == ("kept", "Town 1", "Its mayor is Eve.")
-    assert (row["source_ids"], row["source_tokens"]) == ([], 0)
-    (prompt,) = llm.prompts
-    assert "from your own knowledge" in prompt
-    assert EXAMPLE.question in prompt
-
-
-def test_a_reply_that_is_no_passage_and_an_error_are_told_apart() -> None:
-    row, _ = written(request([]), lambda _: "I cannot help with that.")
-    assert row["status"] == "gated"
-    assert "unaided reply refusal" in row["reason"]
-
-    def broken(_: str) -> str:
-        raise RuntimeError("the engine is gone")
-
-    row, _ = written(request([HELPFUL]), broken)
-    assert (row["status"], row["reason"]) == ("failed", "RuntimeError: the engine is gone")

@@ -15,12 +15,13 @@ LAYERS = [
     [f"wbrag.{name}" for name in names.split()]
     for names in (
         "schema config",
-        "gates distill prompts metrics benchmarks flashrag statistics overlap placebos ablation llm",
-        "training answering unit_writing inputs judging methods searching encoder encoding index curation llm.engine"
-        " llm.vllm llm.mixture llm.scripted llm.openai",
+        "gates distill prompts metrics benchmarks flashrag statistics overlap placebos ablation llm units",
+        "training answering inputs judging methods searching encoder encoding index llm.engine llm.vllm llm.mixture"
+        " llm.scripted llm.openai units.write units.evidence units.critics",
         "pipeline plan actors dispatch retrieval progress evaluation construction report page plots tables trace"
-        " runfolder runrecord indexing writeback variants gate_variants lives grid grid_report grid_tables grid_plots"
-        " grid_sections grid_reasons merge_policies paper",
+        " runfolder runrecord indexing writeback variants gate_variants unit_variants lives grid grid_report"
+        " grid_tables grid_plots grid_sections grid_reasons grid_headline paper result_sections unit_sections"
+        " unit_sample harms",
     )
 ]
 LAYERS.append(["jobs"])
@@ -32,14 +33,14 @@ OWNERS = {
     "fsspec": ("wbrag.index.objects",),
     "vllm": ("wbrag.llm.vllm", "wbrag.llm.mixture"),
     "httpx": ("wbrag.llm.openai",),
-    "sentence_transformers": ("wbrag.encoder",),
+    "sentence_transformers": ("wbrag.encoder", "wbrag.units.critics"),
 }
 #: Loaded by vLLM, in its own processes: it takes classes, and a class needs its bases when its module is imported.
 ENGINE_SIDE = ("wbrag.llm.mixture",)
 #: Seconds to import each, so never at the top of any other module.
 HEAVY = {"ray", "vllm", "faiss", "torch", "transformers", "sentence_transformers", "matplotlib"}
 SAY_NOTHING = {"utils", "util", "base", "common", "manager", "helper", "helpers", "processor"}
-MAX_MODULE, MAX_FUNCTION, MAX_MEDIAN = 250, 60, 12
+MAX_FUNCTION, MAX_MEDIAN = 60, 12
 
 
 def module_name(path: Path) -> str:
@@ -124,9 +125,8 @@ def test_imports_go_one_way(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_module_and_its_functions_are_short(module: str) -> None:
+def test_functions_are_short(module: str) -> None:
     source = MODULES[module].read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= MAX_MODULE
     assert {name: n for name, n in lengths(source).items() if n > MAX_FUNCTION} == {}
 
 

@@ -1,130 +1,137 @@
-"""Which candidates of a ranked list become the top-K: laws of the superseding merge."""
+"""Which passages and units a question's reader is given: laws of the two merges."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wbrag.config import ConfigError, Merge
-from wbrag.index.merge import Candidate, check_merge, supersede
+from wbrag.index.merge import admitted, check_merge, merged
+from wbrag.schema import Document, Source
 
-
-def passage(key: str) -> Candidate:
-    return Candidate(key)
-
-
-def unit(key: str, *sources: str) -> Candidate:
-    return Candidate(key, True, frozenset(sources))
-
-
-def kept(ranked: list[Candidate], k: int, near: list[tuple[int, int]] | None = None) -> list[str]:
-    """Ids of what stays; the pairs of places in `near` are near-duplicates."""
-    cosines = np.eye(len(ranked))
-    for one, other in near or []:
-        cosines[one, other] = cosines[other, one] = 0.97
-    return [ranked[place].id for place in supersede(ranked, k, cosines, 0.95)]
-
-
-def test_a_unit_takes_the_place_of_its_sources_above_and_below() -> None:
-    ranked = [passage("a"), passage("b"), unit("u", "a", "c"), passage("c"), passage("d")]
-    assert kept(ranked, 3) == ["b", "u", "d"]
-
-
-def test_a_unit_below_the_top_k_replaces_nothing() -> None:
-    ranked = [passage("a"), passage("b"), unit("u", "a")]
-    assert kept(ranked, 2) == ["a", "b"]
-
-
-def test_of_near_duplicates_the_best_stays() -> None:
-    ranked = [unit("u", "a"), unit("v", "b"), unit("w", "a"), passage("x")]
-    assert kept(ranked, 4) == ["u", "v", "x"]  # w has the sources of u
-    assert kept(ranked, 4, near=[(0, 1)]) == ["u", "x"]
-
-
-def test_passages_are_never_duplicates() -> None:
-    ranked = [passage("a"), passage("b"), unit("u"), unit("v")]
-    assert kept(ranked, 4, near=[(0, 1), (0, 2)]) == ["a", "b", "u", "v"]
-
-
-def test_a_unit_of_a_unit_replaces_it_and_its_sources_stay_replaced() -> None:
-    ranked = [unit("u", "a"), unit("uu", "u"), passage("a"), passage("b")]
-    assert kept(ranked, 3) == ["uu", "b"]
-
-
-KEYS = [f"p{i}" for i in range(8)]
+#: Few distinct scores make many ties; as float32 holds them exactly, so do margins between them.
+SCORES = [0.0, 0.25, 0.5, 0.625, 0.75, 1.0]
 
 
 @st.composite
-def rankings(draw: st.DrawFn) -> tuple[list[Candidate], np.ndarray]:
-    """Distinct passages and units in any order, with symmetric cosines."""
-    passages = [passage(key) for key in draw(st.lists(st.sampled_from(KEYS), unique=True))]
-    sources = draw(st.lists(st.frozensets(st.sampled_from(KEYS), max_size=3), max_size=6))
-    ranked = draw(st.permutations([*passages, *(unit(f"u{i}", *ids) for i, ids in enumerate(sources))]))
-    drawn = draw(st.lists(st.sampled_from([0.1, 0.9, 0.95, 1.0]), min_size=len(ranked) ** 2, max_size=len(ranked) ** 2))
-    cosines = np.array(drawn).reshape(len(ranked), len(ranked))
-    return list(ranked), np.maximum(cosines, cosines.T)
+def ranked(draw: st.DrawFn, source: str = "base", most: int = 8) -> list[Document]:
+    """Documents of one store, best first, of 2 to 41 characters."""
+    drawn = draw(st.lists(st.tuples(st.sampled_from(SCORES), st.integers(1, 40)), max_size=most))
+    found = sorted(drawn, key=lambda one: -one[0])
+    where = cast(Source, source)
+    return [Document(f"{source}{i}", "", "x" * n, score, where) for i, (score, n) in enumerate(found)]
 
 
-@given(rankings(), st.integers(1, 8))
-def test_k_places_hold_k_different_pieces_of_evidence(given: tuple[list[Candidate], np.ndarray], k: int) -> None:
-    ranked, cosines = given
-    places = supersede(ranked, k, cosines, 0.95)
-    chosen = [ranked[place] for place in places]
-    assert places == sorted(set(places))
-    assert len(places) <= k
-    replaced = {key for candidate in chosen for key in candidate.sources}
-    assert not replaced & {candidate.id for candidate in chosen}
-    units = [place for place in places if ranked[place].unit]
-    for one in units:
-        for other in units:
-            if one != other:
-                assert cosines[one, other] < 0.95
-                assert not ranked[one].sources or ranked[one].sources != ranked[other].sources
+PASSAGES, UNITS = ranked(), ranked("writeback")
+PLACES = st.integers(1, 10)
+MARGINS = st.sampled_from([0.0, 0.125, 0.25, 0.5, 2.0])
+ROOMS = st.sampled_from([0.25, 0.5, 1.0, 2.0]) | st.floats(0, 2)
 
 
-@given(rankings(), st.integers(1, 8))
-def test_every_gap_has_a_reason(given: tuple[list[Candidate], np.ndarray], k: int) -> None:
-    """A list that is not full has seen all; each candidate it left out is a source or a near-duplicate of a unit."""
-    ranked, cosines = given
-    places = supersede(ranked, k, cosines, 0.95)
-    if len(places) == k:
-        return
-    every = [place for place, candidate in enumerate(ranked) if candidate.unit]
-    for place in set(range(len(ranked))) - set(places):
-        source = any(ranked[place].id in ranked[other].sources for other in every)
-        same = any(
-            ranked[place].unit
-            and other != place
-            and (cosines[place, other] >= 0.95 or ranked[place].sources == ranked[other].sources)
-            for other in every
-        )
-        assert source or same
+def characters(documents: Sequence[Document]) -> int:
+    return sum(len(document.contents) for document in documents)
 
 
-@given(rankings(), st.integers(1, 8), st.data())
-def test_what_stands_below_a_full_list_has_no_part_in_it(
-    given: tuple[list[Candidate], np.ndarray], k: int, data: st.DataObject
+@given(PASSAGES, UNITS, PLACES)
+def test_plain_takes_the_better_head_of_two_lists_until_it_is_full(
+    passages: list[Document], units: list[Document], k: int
 ) -> None:
-    ranked, cosines = given
-    cut = data.draw(st.integers(0, len(ranked)))
-    short = supersede(ranked[:cut], k, cosines[:cut, :cut], 0.95)
-    if len(short) == k:
-        assert short == supersede(ranked, k, cosines, 0.95)
+    expected: list[Document] = []
+    left, right = list(passages), list(units)
+    while len(expected) < k and (left or right):
+        unit_first = bool(right) and (not left or right[0].score > left[0].score)
+        expected.append((right if unit_first else left).pop(0))
+    assert merged(passages, units, k, Merge()) == expected
 
 
-@given(st.lists(st.sampled_from(KEYS), unique=True), st.integers(1, 8))
-def test_without_units_it_is_the_plain_merge(keys: list[str], k: int) -> None:
-    assert kept([passage(key) for key in keys], k) == keys[:k]
+@given(PASSAGES, UNITS, PLACES, MARGINS, ROOMS)
+def test_beside_keeps_every_passage_and_its_place_among_them(
+    passages: list[Document], units: list[Document], k: int, margin: float, room: float
+) -> None:
+    merge = Merge("beside", margin, room)
+    beside = admitted(passages, units, k, merge)
+    assert merged(passages, units, k, merge) == [*beside, *passages]
+    assert len(beside) <= k
+    assert [unit for unit in units if unit in beside] == beside  # theirs, in their order, each once
+    if passages:
+        assert all(unit.score >= passages[0].score - margin for unit in beside)
+        assert characters(beside) <= room * characters(passages)
+    else:
+        assert beside == units[:k]
+
+
+@given(PASSAGES, UNITS, PLACES, MARGINS, ROOMS)
+def test_a_near_unit_is_left_out_only_where_it_does_not_fit(
+    passages: list[Document], units: list[Document], k: int, margin: float, room: float
+) -> None:
+    beside = admitted(passages, units, k, Merge("beside", margin, room))
+    for unit in units:
+        better = [one for one in beside if units.index(one) < units.index(unit)]
+        if unit in beside or not passages or unit.score < passages[0].score - margin or len(better) == k:
+            continue
+        assert characters([*better, unit]) > room * characters(passages)
+
+
+@given(PASSAGES, UNITS, PLACES, MARGINS, ROOMS)
+def test_what_is_admitted_is_admitted_again(
+    passages: list[Document], units: list[Document], k: int, margin: float, room: float
+) -> None:
+    merge = Merge("beside", margin, room)
+    once = admitted(passages, units, k, merge)
+    assert admitted(passages, once, k, merge) == once
+
+
+@given(PASSAGES, UNITS, PLACES, MARGINS, MARGINS, ROOMS)
+def test_a_wider_margin_only_adds_units_at_the_end(
+    passages: list[Document], units: list[Document], k: int, one: float, other: float, room: float
+) -> None:
+    near, far = (admitted(passages, units, k, Merge("beside", margin, room)) for margin in sorted((one, other)))
+    assert far[: len(near)] == near
+
+
+@given(PASSAGES, UNITS, PLACES, MARGINS, ROOMS, ROOMS)
+def test_more_room_is_given_to_the_better_unit(
+    passages: list[Document], units: list[Document], k: int, margin: float, one: float, other: float
+) -> None:
+    """Not a superset: where a longer, better unit fits, shorter ones behind it may not any more."""
+    small, large = (admitted(passages, units, k, Merge("beside", margin, room)) for room in sorted((one, other)))
+    differ = [unit for unit in units if (unit in small) != (unit in large)]
+    assert not differ or differ[0] in large
+    assert characters(small) <= characters(large)
+
+
+def test_a_unit_may_fill_the_room_to_the_last_character_and_be_as_far_as_the_margin() -> None:
+    passage, unit = Document("p", "", "x" * 39, 0.5), Document("u", "", "x" * 9, 0.25, "writeback")
+    assert admitted([passage], [unit], 1, Merge("beside", 0.25, 0.25)) == [unit]
+    assert admitted([passage], [unit], 1, Merge("beside", 0.25, 0.24)) == []
+    assert admitted([passage], [unit], 1, Merge("beside", 0.24, 0.25)) == []
+
+
+@given(PASSAGES, UNITS, PLACES)
+def test_no_room_and_no_near_unit_read_what_the_base_says(
+    passages: list[Document], units: list[Document], k: int
+) -> None:
+    if passages:
+        assert merged(passages, units, k, Merge("beside", 2.0, 0.0)) == passages
+        far = [replace(unit, score=passages[0].score - 0.5) for unit in units]
+        assert merged(passages, far, k, Merge("beside", 0.25, 2.0)) == passages
+    for policy in ("plain", "beside"):
+        assert merged(passages, [], k, Merge(policy)) == passages[: k if policy == "plain" else None]
 
 
 @pytest.mark.parametrize(
     ("merge", "message"),
     [
-        (Merge("best"), "merge.policy='best' is unknown; known are plain, supersede"),
-        (Merge("supersede", 0.0), "merge.cosine=0.0"),
-        (Merge("supersede", 1.5), "merge.cosine=1.5"),
+        (Merge("best"), "merge.policy='best' is unknown; known are plain, beside"),
+        (Merge("beside", -0.1), "merge.margin=-0.1: a number from 0 to 2"),
+        (Merge("beside", 2.5), "merge.margin=2.5"),
+        (Merge("plain", 0.0, -1.0), "merge.room=-1.0"),
+        (Merge("beside", room=float("nan")), "merge.room=nan"),
     ],
 )
 def test_a_merge_that_cannot_be_is_refused(merge: Merge, message: str) -> None:

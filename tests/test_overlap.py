@@ -16,11 +16,14 @@ from wbrag.overlap import EXPOSURES, SAME_ANSWER_WORDS, SAME_WORDS, TrainingQues
 WORDS = ["river", "mayor", "glass", "town", "north", "painter", "born", "osk"]
 questions = st.builds(" ".join, st.lists(st.sampled_from(WORDS), min_size=1, max_size=7))
 rows = st.builds(
-    lambda question, answer, unit: {"question": question, "golden_answers": [answer], "unit_id": unit},
+    lambda question, answer: {"question": question, "golden_answers": [answer]},
     questions,
     st.sampled_from(["Elm", "the Elm", "Port"]),
-    st.sampled_from([None, "wb-1", "wb-2"]),
 )
+
+
+def numbered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, "id": f"train-{i}"} for i, row in enumerate(rows)]
 
 
 def near(a: dict[str, Any], b: dict[str, Any], labels: bool) -> bool:
@@ -37,16 +40,28 @@ def test_overlap_is_that_of_a_comparison_with_every_training_question(
     known = {normalise(a) for row in training for a in row["golden_answers"]}
     answer = not labels and normalise(test["golden_answers"][0]) in known
     expected = "question" if any(near(test, row, labels) for row in training) else "answer" if answer else "none"
-    assert TrainingQuestions(training, labels).overlap(test) == expected
+    assert TrainingQuestions(numbered(training), labels).overlap(test) == expected
 
 
-@given(st.lists(rows, max_size=12), rows, st.lists(st.sampled_from(["wb-1", "wb-2", "wb-3"]), max_size=3))
+@given(
+    st.lists(rows, max_size=12),
+    rows,
+    st.lists(st.sampled_from(["wb-1", "wb-2", "wb-3"]), max_size=3),
+    st.lists(st.sets(st.integers(0, 12)), min_size=2, max_size=2),
+)
 def test_exposure_is_one_class_and_the_first_that_holds(
-    training: list[dict[str, Any]], test: dict[str, Any], read: list[str]
+    training: list[dict[str, Any]], test: dict[str, Any], read: list[str], behind_units: list[set[int]]
 ) -> None:
+    """A unit has any number of examples behind it, an example any number of units."""
+    training = numbered(training)
     units = [UNIT | {"id": key, "text": "An elm." if key == "wb-2" else "Nothing."} for key in read]
-    found = TrainingQuestions(training).exposure(test | {"documents_writeback": [*units, *PASSAGES]})
-    behind = [row for row in training if row["unit_id"] in read]
+    made = [
+        {"id": f"wb-{i}", "example_ids": [f"train-{number}" for number in sorted(numbers)]}
+        for i, numbers in enumerate(behind_units, 1)
+    ]
+    asked = TrainingQuestions(training, units=made)
+    found = asked.exposure(test | {"documents_writeback": [*units, *PASSAGES]})
+    behind = [row for row in training if any(u["id"] in read and row["id"] in u["example_ids"] for u in made)]
     if any(near(test, row, labels=False) for row in behind):
         assert found == "near_duplicate"
     elif not read:
@@ -65,7 +80,7 @@ def test_a_label_gives_nothing_away() -> None:
 
 
 def test_what_the_metadata_says_of_overlap_holds() -> None:
-    training = TrainingQuestions([prediction() | {"unit_id": None}])
+    training = TrainingQuestions([prediction()])
     assert overlap_of(prediction(), training) == "answer"
     assert overlap_of(prediction(metadata="{}"), training) == "question"
     assert overlap_of(prediction(metadata="{}")) is None

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -24,13 +25,14 @@ from hypothesis import strategies as st
 from microworld.generate import Plan, generate
 from wbrag.actors import Generator
 from wbrag.benchmarks import OverErrorBudget
-from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Index, Merge, Method, TrainConfig
+from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Index, Merge, Method, TrainConfig, Units
 from wbrag.index.lease import leased
 from wbrag.index.manifest import latest
 from wbrag.index.search import KnowledgeBase
 from wbrag.inputs import check_settings, closed_book_identity, identity_of, over_budget, refuse_other_settings
 from wbrag.pipeline import evaluate, train
 from wbrag.progress import Counts, status_line
+from wbrag.runfolder import read_left_out, read_units
 from wbrag.runrecord import resolve_run_dir
 from wbrag.schema import RETRIEVED, TRACE
 from wbrag.writeback import units_of
@@ -113,14 +115,16 @@ def test_run_folder_is_complete(trained: TrainConfig) -> None:
 
 def test_kept_units_are_published_and_found(trained: TrainConfig) -> None:
     run = Path(trained.run_dir)
-    units = units_of(run / "traces")
+    units = read_units(run)
+    assert units == units_of(run / "traces")
+    assert read_left_out(run) == []
     manifest = latest(run / "writeback")
     assert manifest is not None
     assert 0 < len(units) == manifest.next_row
     documents = pq.read_table(run / "predictions")["documents_writeback"].to_pylist()
     found = {d["id"] for row in documents for d in row if d["source"] == "writeback"}
     assert found
-    assert found <= set(units["id"].to_pylist())
+    assert found <= {unit["id"] for unit in units}
 
 
 def test_a_run_lets_go_of_its_stores(trained: TrainConfig) -> None:
@@ -148,22 +152,25 @@ def test_f14_order_of_rows_blocks_and_shards_change_nothing(trained: TrainConfig
     benchmark = replace(trained.benchmark, train=str(tmp_path / "train.jsonl"))
     metrics = train(replace(trained, benchmark=benchmark, **changed))
     before, after = Path(trained.run_dir), tmp_path / "run"
-    assert units_of(after / "traces").equals(units_of(before / "traces"))
+    assert (after / "units.parquet").read_bytes() == (before / "units.parquet").read_bytes()
     assert metrics["results"] == json.loads((before / "metrics.json").read_text())["results"]
     stores = [latest(run / name) for run in (before, after) for name in ("base", "writeback")]
     assert [store.segments for store in stores[:2] if store] == [store.segments for store in stores[2:] if store]
 
 
-def test_superseding_units_take_the_place_of_their_sources(trained: TrainConfig, tmp_path: Path) -> None:
-    cfg = replace(trained, run_dir=str(tmp_path / "run"), merge=Merge("supersede"), index=Index("ivf_fp16", nlist=3))
+def test_units_beside_take_no_passages_place(trained: TrainConfig, tmp_path: Path) -> None:
+    beside = Merge("beside", margin=0.1, room=0.5)
+    cfg = replace(trained, run_dir=str(tmp_path / "run"), merge=beside, index=Index("ivf_fp16", nlist=3))
     train(cfg)
-    sources = {unit["id"]: unit["source_ids"] for unit in units_of(tmp_path / "run" / "traces").to_pylist()}
-    rows = pq.read_table(tmp_path / "run" / "predictions")["documents_writeback"].to_pylist()
-    found = [[document["id"] for document in row] for row in rows]
-    replaced = [{source for key in ids for source in sources.get(key, [])} & set(ids) for ids in found]
-    assert any(set(ids) & set(sources) for ids in found)
-    assert not any(replaced)
-    with pytest.raises(ConfigError, match=r"merge\.policy was 'supersede', now 'plain'"):
+    for row in pq.read_table(tmp_path / "run" / "predictions").to_pylist():
+        units = [d for d in row["documents_writeback"] if d["source"] == "writeback"]
+        assert row["documents_writeback"] == [*units, *row["documents_base"]]
+        assert len(units) <= trained.k == len(row["documents_base"])
+        assert all(unit["score"] >= row["documents_base"][0]["score"] - 0.1 for unit in units)
+        assert row["calls"] == (2 if units else 1)  # closed-book answers are known already
+    primary = json.loads((tmp_path / "run" / "metrics.json").read_text())["results"][0]
+    assert 0 < primary["questions_with_writeback"]
+    with pytest.raises(ConfigError, match=r"merge\.policy was 'beside', now 'plain'"):
         train(replace(cfg, merge=Merge()))
     with pytest.raises(ConfigError, match=r"merge\.policy='best' is unknown"):
         train(replace(cfg, merge=Merge("best")))
@@ -383,11 +390,13 @@ def test_a_methods_settings_change_a_runs_identity(data: Path, tmp_path: Path) -
     assert {k for k, v in identity_of(cold).items() if v != identity_of(warm)[k]} == {"method.temperature"}
 
 
-def test_judge_and_merge_policy_change_a_runs_identity(data: Path, tmp_path: Path) -> None:
+def test_judge_merge_and_units_change_a_runs_identity(data: Path, tmp_path: Path) -> None:
     plain = identity_of(settings(data, tmp_path))
     for changed, keys in (
         ({"judge": "llm"}, {"judge"}),
-        ({"merge": Merge("supersede")}, {"merge.policy", "merge.cosine"}),
+        ({"merge": Merge("beside")}, {"merge.policy", "merge.margin", "merge.room"}),
+        ({"units": Units("x", form="verbatim", hops=1)}, {"units.form", "units.hops"}),
+        ({"merge": Merge("plain", margin=0.5), "units": Units("other name")}, set()),
     ):
         now = identity_of(replace(settings(data, tmp_path), **changed))
         assert {key for key in now if now[key] != plain.get(key)} == keys
@@ -408,6 +417,24 @@ def test_more_documents_than_sequences_are_refused_for_replug(data: Path, tmp_pa
         check_settings(settings(data, tmp_path, backbone=few, method=Method("replug")))
 
 
+@pytest.mark.parametrize(
+    ("units", "told"),
+    [
+        (Units(form="copied"), "units.form='copied' is unknown; known are distilled, verbatim"),
+        (Units(scope="topic"), "units.scope='topic' is unknown; known are question, subject"),
+        (Units(evidence="nli"), "units.evidence='nli' is unknown; known are encoder, llm"),
+        (Units(sentences=0), "units.sentences=0: at least 1 is needed"),
+        (Units(search=0), "units.search=0"),
+        (Units(hops=-1), "units.hops=-1: at least 0"),
+        (Units(tokens=15), "units.tokens=15: at least 16"),
+        (Units(form="verbatim", faithful=True), "units.faithful=true with units.form=verbatim"),
+    ],
+)
+def test_units_that_nobody_can_write_are_refused(data: Path, tmp_path: Path, units: Units, told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        check_settings(settings(data, tmp_path, units=units))
+
+
 def test_equal_units_of_several_examples_are_one(tmp_path: Path) -> None:
     documents = [{"id": f"p{i}", "title": "t", "text": "x", "score": 0.5, "source": "base"} for i in range(2)]
     unit = {"unit_id": "wb-1", "unit_title": "T", "unit_text": "x", "source_tokens": 9, "unit_tokens": 3}
@@ -415,8 +442,9 @@ def test_equal_units_of_several_examples_are_one(tmp_path: Path) -> None:
     rows = [{"id": "b", **kept}, {"id": "a", **kept}, {"id": "c", "status": "gated"}]
     empty = dict.fromkeys(TRACE.names)
     pq.write_table(pa.Table.from_pylist([{**empty, **row} for row in rows], TRACE), tmp_path / "t.parquet")
-    (found,) = units_of(tmp_path).to_pylist()
-    assert (found["id"], found["example_id"], found["source_ids"]) == ("wb-1", "a", ["p1"])
+    (found,) = units_of(tmp_path)
+    assert (found["id"], found["example_ids"], found["source_ids"]) == ("wb-1", ["a", "b"], ["p1"])
+    assert (found["subject"], found["form"], found["doubt"]) == ("", "distilled", "")
 
 
 def test_a_relative_run_dir_is_refused_in_a_submitted_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -42,9 +42,15 @@ def written(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {
             "id": row["id"],
             "status": "gated" if i % 4 == 1 else "kept",
-            "unit_title": f"W{i}",
-            "unit_text": f"unit {i} " + "long " * 60,
-            "source_ids": [d["id"] for d in row["documents"]],
+            "units": []
+            if i % 4 == 1
+            else [
+                {
+                    "title": f"W{i}",
+                    "text": f"unit {i} " + "long " * 60,
+                    "source_ids": [d["id"] for d in row["documents"]],
+                }
+            ],
         }
         for i, row in enumerate(rows)
     ]
@@ -100,7 +106,7 @@ def test_each_leaves_out_its_ingredient() -> None:
 
 def test_one_unit_of_several_examples_has_one_placebo() -> None:
     assert len(raw_units([kept(), kept(id="a")])) == 1
-    assert cheat_sheet([kept(), kept(id="a")])[0]["example_id"] == "a"
+    assert cheat_sheet([kept(), kept(id="a")])[0]["example_ids"] == ["a"]
 
 
 def test_an_unknown_placebo_is_named() -> None:

@@ -6,17 +6,20 @@ import json
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from synthetic_run import PASSAGES, document, failed, gated, kept, population, prediction, write_run
+from synthetic_run import PASSAGES, document, failed, gated, kept, population, prediction, write_run, write_table
 
+from wbrag import schema
 from wbrag.lives import lives_to_show
-from wbrag.page import Table, Text, Verbatim, html, markdown
+from wbrag.page import Details, Table, Text, Verbatim, html, markdown
 from wbrag.report import write_report
-from wbrag.runfolder import RunError, read_config, read_records, setting_of
-from wbrag.tables import headline, p_value, points, recall_line, terminal_table
+from wbrag.runfolder import RunError, read_config, read_records, read_units, setting_of
+from wbrag.schema import UNIT
+from wbrag.tables import all_told, headline, p_value, points, recall_line, terminal_table, unseen_table
 
 EVIL = '<script>alert("x")</script> & | `code` *bold*'
 VOID = {"meta", "br", "img", "link", "hr"}
@@ -70,7 +73,7 @@ def test_metrics_json_holds_what_is_returned(run: Path) -> None:
     assert json.loads((run / "metrics.json").read_text()) == metrics
     wanted = {"benchmark", "method", "backbone", "metric", "n", "closed_book", "base", "writeback", "gain"}
     assert wanted | {"ci_low", "ci_high"} <= set(metrics["results"][0])
-    parts = {"questions", "results", "topics", "splits", "exposure", "construction", "cost", "seconds"}
+    parts = {"questions", "labels", "results", "splits", "unseen", "exposure", "construction", "cost", "seconds"}
     assert set(metrics) == parts
 
 
@@ -84,8 +87,9 @@ def test_a_second_report_is_byte_identical(run: Path) -> None:
 def test_no_temporary_file_is_left(run: Path) -> None:
     names = {path.name for path in run.rglob("*") if path.is_file()}
     assert names == {
-        *("config.yaml", "run.json", "quarantine.jsonl", "part-0.parquet", "part-1.parquet"),
+        *("config.yaml", "run.json", "quarantine.jsonl", "part-0.parquet", "part-1.parquet", "units.parquet"),
         *("metrics.json", "report.md", "report.html", "gains.svg", "ranks.svg", "compression.svg"),
+        *("harms.jsonl", "units_sample.md"),
     }
 
 
@@ -116,8 +120,9 @@ def test_the_plots_are_svg_files(run: Path) -> None:
 def test_both_forms_tell_all_sections(run: Path) -> None:
     text = (run / "report.md").read_text()
     page = parse((run / "report.html").read_text()).text
-    for section in ("Results", "Who gains", "Retrieval", "Construction", "Cost", "lives of three", "Quarantine"):
-        assert section in text
+    sections = ("Results", "What questions without overlap read", "Retrieval", "Questions that got worse", "Units")
+    for section in (*sections, "Construction", "Cost", "lives of three", "Quarantine"):
+        assert f"## {section}" in text or section == "lives of three"
         assert section in page
     assert "python jobs/train.py benchmark=toy_nq" in text
     assert "question is empty" in page
@@ -132,6 +137,7 @@ def test_text_of_models_and_data_cannot_become_markup(tmp_path: Path) -> None:
     rows = [
         prediction(question=EVIL, golden_answers=[EVIL, "Tarnholm"]),
         prediction(id="b", documents_writeback=PASSAGES),
+        prediction(id="c", question=EVIL, answer_base="Tarnholm", answer_writeback=EVIL),
     ]
     run = write_run(tmp_path / "run", [trace, gated(), failed(reason=f"{EVIL}: {EVIL}")], rows)
     write_report(run)
@@ -150,6 +156,17 @@ def test_a_run_without_units_or_overlap_is_reported(tmp_path: Path) -> None:
     assert "No unit was written" in text
     assert "No input row was left out" in text
     assert "No change shown" in text
+
+
+@pytest.mark.parametrize("left", [1, 0])
+def test_kept_examples_whose_units_went_are_reported(tmp_path: Path, left: int) -> None:
+    run = write_run(tmp_path / "run", [kept(id="a"), kept(id="b", unit_id="wb-b")], [prediction()])
+    units = read_units(run)[:left]
+    pq.write_table(pa.Table.from_pylist(units, UNIT), run / "units.parquet")
+    told = write_report(run)["construction"]
+    assert (told["kept"], told["units"], told["mean_retained_documents"]) == (2, left, 1.0)
+    assert (run / "plots" / "ranks.svg").is_file()
+    assert (run / "plots" / "compression.svg").is_file() == bool(left)
 
 
 def test_a_run_without_predictions_is_refused_by_name(tmp_path: Path) -> None:
@@ -207,25 +224,107 @@ def record(**changes: object) -> dict[str, object]:
     return about | scores | {"mcnemar_p": 0.00001} | changes
 
 
-def test_the_headline_claims_no_more_than_the_interval() -> None:
-    assert headline(record()) == (
-        "Write-back raises accuracy on 1,400 unseen questions of toy_nq from 52.0% to 59.2%: "
-        "+7.2 points, 95% interval +4.2 to +10.0."
+def measured(unseen: dict[str, object] | None = None, **changes: object) -> dict[str, Any]:
+    """What metrics.json holds of the primary metric: all questions and, where given, those without overlap."""
+    over = {"ci_low": 0.03, "ci_high": 0.12, "topics": 540, "largest": 8}
+    every = record() | {"topics": over} | changes
+    splits = {} if unseen is None else {"none": [every | {"n": 451} | unseen]}
+    return {"results": [every], "splits": splits, "labels": False, "questions": {"n": 1400, "failed": 0}}
+
+
+def test_the_headline_claims_no_more_than_the_interval_over_topics() -> None:
+    assert headline(measured()) == (
+        "Write-back raises accuracy on 1,400 test questions of toy_nq from 52.0% to 59.2%: "
+        "+7.2 points, 95% interval over topics +3.0 to +12.0."
     )
-    assert headline(record(ci_low=-0.01)).startswith("No change shown")
-    assert headline(record(ci_low=0.0)).startswith("No change shown")
-    assert headline(record(gain=-0.2, ci_low=-0.3, ci_high=-0.1)).startswith("Write-back lowers accuracy")
+    wide = {"ci_low": -0.01, "ci_high": 0.12, "topics": 40, "largest": 90}
+    assert headline(measured(topics=wide)).startswith("No change shown")
+    assert headline(measured(topics=wide | {"ci_low": 0.0})).endswith("0.0 to +12.0, which includes 0).")
+    assert headline(measured(topics=wide | {"ci_low": -0.3, "ci_high": -0.1})).startswith("Write-back lowers accuracy")
+    single = {"ci_low": 0.07, "ci_high": 0.07, "topics": 1, "largest": 9}
+    assert headline(measured(topics=single)).endswith("+7.0 to +7.0, of a single topic).")
 
 
-def test_the_terminal_table_is_aligned_plain_text() -> None:
-    lines = terminal_table([record(), record(metric="f1", mcnemar_p=None, n=9)]).splitlines()
+def test_the_headline_is_of_the_questions_without_overlap_and_all_come_second() -> None:
+    metrics = measured({"gain": 0.01, "topics": {"ci_low": -0.02, "ci_high": 0.04, "topics": 300, "largest": 5}})
+    told = headline(metrics)
+    assert told.startswith("No change shown: write-back takes accuracy on 451 test questions of toy_nq without overlap")
+    assert "+1.0 points, 95% interval over topics -2.0 to +4.0" in told
+    assert all_told(metrics) == (
+        "All 1,400 test questions, 451 without overlap: from 52.0% to 59.2%, +7.2 points, 95% interval "
+        "+3.0 to +12.0 over topics, +4.2 to +10.0 over questions."
+    )
+    assert "none known to be without overlap" in all_told(measured())
+
+
+def test_the_terminal_table_is_aligned_plain_text_without_overlap_first() -> None:
+    lines = terminal_table(measured({"mcnemar_p": None})).splitlines()
     header, rule, first, second = lines[:4]
-    assert len(header) == len(rule) == len(first) == len(second)
-    assert first.split() == [
-        *("toy_nq", "accuracy", "1,400", "10.0", "52.0", "59.2", "+7.2", "+4.2", "to", "+10.0", "<", "0.0001")
-    ]
-    assert second.split()[-1] == "-"
+    assert len(header) == len(rule) == len(first) == len(second) < 120
+    assert header.startswith("toy_nq, accuracy")
+    assert first.split()[:4] == ["without", "overlap", "451", "10.0"]
+    assert first.split()[-1] == "-"
+    everything = [*("all", "test", "questions", "1,400", "10.0", "52.0", "59.2", "+7.2"), *("+3.0", "to", "+12.0")]
+    assert second.split() == [*everything, *("+4.2", "to", "+10.0", "<", "0.0001")]
+    assert lines[-1] == "Without overlap: no training question asks the same or has the same answer."
     assert "\n".join(lines).isascii()
+    alone = terminal_table(measured())
+    assert "without overlap" not in alone.lower()
+
+
+def test_a_labelled_benchmark_is_told_what_without_overlap_means_there() -> None:
+    labelled = terminal_table(measured({}) | {"labels": True}).splitlines()[-1]
+    assert labelled.startswith("Without overlap: no training question asks the same (answers are labels")
+
+
+def test_the_first_figures_of_both_forms_are_of_questions_without_overlap(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    unseen = metrics["splits"]["none"][0]
+    lead = headline(metrics)
+    assert f"{unseen['n']} test questions of toy_nq without overlap" in lead
+    text, page = (run / "report.md").read_text(), parse((run / "report.html").read_text()).text
+    first = next(line for line in text.splitlines() if line.startswith("**"))
+    assert first == f"**{lead.replace('_', chr(92) + '_')}**"
+    assert page.index(lead) < page.index(all_told(metrics))
+    table = text[text.index("## Results") :]
+    assert table.index("**without overlap**") < table.index("all test questions")
+
+
+def test_questions_without_overlap_are_told_by_what_they_read(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    table = unseen_table(metrics)
+    assert [row[0] for row in table.rows] == [
+        "a unit that was read holds the golden answer",
+        "no unit was read",
+        "together",
+    ]
+    assert sum(int(row[1]) for row in table.rows[:-1]) == int(table.rows[-1][1]) == metrics["splits"]["none"][0]["n"]
+    assert table.rows[1][3:5] == ("0.0", "0.0 to 0.0")
+    assert table.rows[-1][5:] == ("100.0", "100.0")
+
+
+def test_details_open_in_html_and_hold_what_is_inside_in_both_forms() -> None:
+    block = Details(f"{EVIL}\nonce", (Text(EVIL), Table(("a",), ((EVIL,),))))
+    page = html("t", "s", [block])
+    assert parse(page).tags[-11:-6] == ["details", "summary", "p", "div", "table"]
+    assert parse(page).text.count(EVIL) == 3
+    assert "details::details-content" in page[page.index("@media print") :]
+    told = markdown("t", "s", [block])
+    assert "<details>\n<summary>&lt;script&gt;" in told
+    assert "<script" not in told.replace(r"\<", "")
+
+
+def test_writing_and_validating_stand_beside_training_in_the_cost(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [kept()], [prediction()])
+    assert "writing units" not in write_report(run)["cost"]
+    spent = {"calls": 11, "prompt_tokens": 1700, "completion_tokens": 90}
+    write_table(run / "written", [dict.fromkeys(schema.WRITTEN.names) | {"id": "train-17"} | spent], schema.WRITTEN)
+    write_table(run / "readings", [prediction(calls=1)], schema.PREDICTION)
+    cost = write_report(run)["cost"]
+    assert list(cost) == ["training", "writing", "validating", "evaluation"]
+    assert cost["writing"] == spent
+    assert cost["validating"]["calls"] == 1
+    assert "| writing units | 11 | 1,700 | 90 |" in (run / "report.md").read_text()
 
 
 def test_recall_is_told_for_both_indices() -> None:

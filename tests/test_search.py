@@ -1,4 +1,4 @@
-"""Search as a user has it: kinds of index, filters, switches, questions as text, superseding, blocks of a device."""
+"""Search as a user has it: kinds of index, filters, switches, questions as text, units beside, blocks of a device."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from wbrag.index.template import template_name, train_template
 from wbrag.index.topk import block_search, cpu_nearest, exact_top, scan_nearest
 from wbrag.index.vectors import empty_index, search_parameters, spec_of
 from wbrag.index.verify import verify
-from wbrag.schema import UNIT
+from wbrag.schema import UNIT, Document
 
 D = 16
 NLIST = 6
 HASHING = Encoder(name="hashing", kind="hashing", model="", dimension=64)
-SUPERSEDE = Merge("supersede", 0.95)
+BESIDE = Merge("beside", margin=0.2, room=0.5)
 
 
 def units(sources: list[list[str]]) -> pa.Table:
     rows = [
-        {"id": f"wb-{i}", "title": "unit", "text": f"unit {i}", "example_id": f"e{i}", "source_ids": ids}
+        {"id": f"wb-{i}", "title": "unit", "text": f"unit {i}", "example_ids": [f"e{i}"], "source_ids": ids}
         | {"source_tokens": 10 * i, "unit_tokens": i}
         for i, ids in enumerate(sources)
     ]
@@ -168,48 +168,72 @@ def test_writeback_is_switched_query_by_query(stores: tuple[Path, Path]) -> None
         knowledge.search(xq, 4, writeback=[True, False])
 
 
-# Superseding
+# Units beside passages, and passages that are known
 
 
-def slow_supersede(ranked: list[object], sources: dict[str, set[str]], k: int) -> list[str]:
-    """The policy over the whole ranking, told another way: start anew whenever a unit joins."""
-    chosen: list[str] = []
-    dropped: set[str] = set()
-    for document in ranked:
-        key = document.id  # type: ignore[attr-defined]
-        mine = sources.get(key, set())
-        twin = any(mine and mine == sources.get(other) for other in chosen)
-        if len(chosen) < k and key not in dropped and not twin:
-            chosen = [other for other in chosen if other not in mine] + [key]
-            dropped |= mine
-    return chosen
+def of_source(documents: list[Document], source: str) -> list[Document]:
+    return [document for document in documents if document.source == source]
 
 
 @pytest.mark.parametrize("k", [1, 3, 6, 20, 60])
-def test_superseding_is_that_of_the_whole_ranking(stores: tuple[Path, Path], k: int) -> None:
+def test_units_beside_the_passages_are_those_of_the_whole_ranking(stores: tuple[Path, Path], k: int) -> None:
     xq = np.concatenate([unit_vectors(10, seed=2), unit_vectors(20, seed=7)])
-    sources = {f"wb-{i}": {f"p{i}", "p0"} for i in range(10)}
-    ranked = KnowledgeBase(*stores).search(xq, 50)
-    found = KnowledgeBase(*stores, merge=SUPERSEDE).search(xq, k)
-    assert ids_of(found) == [slow_supersede(documents, sources, k) for documents in ranked]
+    expected = []
+    for documents in KnowledgeBase(*stores).search(xq, 50):  # all rows, best first
+        passages = of_source(documents, "base")[:k]
+        room = 0.5 * sum(len(d.contents) for d in passages)
+        near = [d for d in of_source(documents, "writeback")[:k] if d.score >= passages[0].score - 0.2]
+        fits = [near[:n] for n in range(len(near) + 1) if sum(len(d.contents) for d in near[:n]) <= room]
+        expected.append([*fits[-1], *passages])  # the units are equally long: once one does not fit, none does
+    found = KnowledgeBase(*stores, merge=BESIDE).search(xq, k)
+    assert found == expected
+    assert k == 1 or {"base", "writeback"} == {d.source for documents in found for d in documents}
 
 
-def test_near_units_count_as_one(tmp_path: Path) -> None:
-    vectors = unit_vectors(3)
-    publish(tmp_path / "base", unit_vectors(5, seed=4), passages(5), "test", {})
-    publish(tmp_path / "wb", np.concatenate([vectors, vectors]), units([[f"x{i}"] for i in range(6)]), "test", {})
-    plain = ids_of(KnowledgeBase(tmp_path / "base", tmp_path / "wb").search(vectors[:1], 2))
-    assert plain == [["wb-0", "wb-3"]]
-    near = ids_of(KnowledgeBase(tmp_path / "base", tmp_path / "wb", merge=SUPERSEDE).search(vectors[:1], 11))[0]
-    assert near[0] == "wb-0"
-    assert {"wb-3", "wb-4", "wb-5"}.isdisjoint(near)
-    assert len(near) == 8
-
-
-def test_superseding_leaves_a_search_of_the_base_alone(stores: tuple[Path, Path]) -> None:
+def test_units_beside_leave_a_search_of_the_base_alone(stores: tuple[Path, Path]) -> None:
     xq = unit_vectors(5, seed=2)
     plain = KnowledgeBase(*stores).search(xq, 6, writeback=False)
-    assert KnowledgeBase(*stores, merge=SUPERSEDE).search(xq, 6, writeback=False) == plain
+    beside = KnowledgeBase(*stores, merge=BESIDE)
+    assert beside.search(xq, 6, writeback=False) == plain
+    both = beside.search(xq, 6)
+    assert [of_source(documents, "base") for documents in both] == plain
+    switched = beside.search(xq, 6, writeback=[True, False, True, False, False])
+    assert switched == [both[0], plain[1], both[2], *plain[3:]]
+
+
+def test_where_no_passage_passes_a_filter_the_units_do(stores: tuple[Path, Path]) -> None:
+    knowledge, xq = KnowledgeBase(*stores, merge=BESIDE), unit_vectors(3, seed=9)
+    only = knowledge.search(xq, 4, where=pc.field("source_tokens") >= 0)
+    ranked = KnowledgeBase(*stores).search(xq, 50)
+    assert only == [of_source(documents, "writeback")[:4] for documents in ranked]
+
+
+@pytest.mark.parametrize("merge", [Merge(), BESIDE])
+@pytest.mark.parametrize("k", [2, 7])
+def test_passages_that_are_known_are_not_searched_again(stores: tuple[Path, Path], k: int, merge: Merge) -> None:
+    xq = unit_vectors(6, seed=2)
+    knowledge = KnowledgeBase(*stores, merge=merge)
+    passages = knowledge.search(xq, k, writeback=False)
+    assert knowledge.fold(xq, passages, k) == knowledge.search(xq, k)
+    other = [[Document("known", "t", "x" * 200, 9.0)] for _ in xq]
+    assert all(documents[0].id == "known" for documents in knowledge.fold(xq, other, k))
+    assert KnowledgeBase(stores[0]).fold(xq, passages, k) == passages
+
+
+@settings(max_examples=15)
+@given(gone=st.lists(st.sets(st.integers(0, 9)), min_size=4, max_size=4), k=st.integers(1, 12))
+def test_a_unit_left_out_is_as_if_it_were_deleted(
+    tmp_path_factory: pytest.TempPathFactory, stores: tuple[Path, Path], gone: list[set[int]], k: int
+) -> None:
+    """Query by query: one query's units are still another's."""
+    xq, folder, merge = unit_vectors(4, seed=2), tmp_path_factory.mktemp("deleted"), Merge("beside", 2.0, 2.0)
+    knowledge = KnowledgeBase(*stores, merge=merge)
+    without = [frozenset(f"wb-{i}" for i in numbers) for numbers in gone]
+    found = knowledge.fold(xq, knowledge.search(xq, k, writeback=False), k, without)
+    for number, ids in enumerate(without):
+        store = copy_of(stores[1], folder / str(number))
+        delete(store, sorted(ids), {})
+        assert found[number] == KnowledgeBase(stores[0], store, merge=merge).search(xq[number : number + 1], k)[0]
 
 
 # Questions as text
@@ -219,7 +243,7 @@ def text_base(folder: Path) -> Path:
     """base/ and writeback/ as a run leaves them, encoded by the hashing encoder that their notes name."""
     encoder = open_encoder(HASHING)
     towns = [{"id": f"t{i}", "title": f"Town {i}", "text": f"The mayor of town{i} is mayor{i}."} for i in range(12)]
-    unit = {"id": "wb-1", "title": "Harbour", "text": "The harbour of town3 was built by Ida.", "example_id": "e"}
+    unit = {"id": "wb-1", "title": "Harbour", "text": "The harbour of town3 was built by Ida.", "example_ids": ["e"]}
     for name, rows in (("base", towns), ("writeback", [unit])):
         vectors = encoder.encode_passages([passage_text(row["title"], row["text"]) for row in rows])
         publish(folder / name, vectors, pa.Table.from_pylist(rows), encoder.fingerprint, encoder_note(HASHING))

@@ -515,7 +515,7 @@ def test_compaction_keeps_large_clean_segments_and_columns(tmp_path: Path) -> No
     add(tmp_path, range(50))
     for number in range(50, 54):
         add(tmp_path, [number])
-    plain = table_of([54]).drop_columns(["example_id"])
+    plain = table_of([54]).drop_columns(["subject"])
     publish(tmp_path, vectors_of([54]), plain, ENCODER, {})
     before, old = answers(tmp_path), latest(tmp_path)
     newest = compact(tmp_path, {"why": "test"}, keep_rows=40)
@@ -523,7 +523,7 @@ def test_compaction_keeps_large_clean_segments_and_columns(tmp_path: Path) -> No
     assert [ref.rows for ref in newest.segments] == [50, 4, 1]
     assert [ref.row_start for ref in newest.segments] == [55, 105, 109]
     assert (newest.segments[0].id, newest.segments[2].id) == (old.segments[0].id, old.segments[5].id)
-    assert open_ref(tmp_path, newest.segments[1]).passages.take(np.array([3]))["example_id"].to_pylist() == ["e53"]
+    assert open_ref(tmp_path, newest.segments[1]).passages.take(np.array([3]))["subject"].to_pylist() == ["s53"]
     assert answers(tmp_path) == before
 
 

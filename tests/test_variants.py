@@ -15,18 +15,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from wbrag.benchmarks import InputError
-from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Gates, TrainConfig
+from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Gates, Merge, TrainConfig, Units
 from wbrag.gate_variants import ablate, selected
 from wbrag.grid_report import write_grid_report
 from wbrag.index.manifest import latest
 from wbrag.inputs import check_rows
 from wbrag.pipeline import finished, train
 from wbrag.plan import Session
-from wbrag.runfolder import RunError, load_config, read_rows
+from wbrag.runfolder import RunError, load_config, read_rows, read_units
 from wbrag.runrecord import open_record
 from wbrag.schema import TRACE
-from wbrag.variants import Trained, check_transfer, judge, other_merge, placebo, predicted, repeat, trained, transfer
-from wbrag.writeback import units_of
+from wbrag.variants import Trained, check_transfer, judge, other_units, placebo, predicted, repeat, trained, transfer
 
 ROOT = Path(__file__).parents[1]
 THINGS = ("mayor", "river", "hill")
@@ -140,17 +139,55 @@ def test_a_repeat_of_a_deterministic_reader_flips_nothing_and_asks_all_again(own
     assert all(row["calls"] >= 2 for row in again.values())
 
 
-def test_the_other_merge_changes_the_documents_and_nothing_else(own: Trained, data: Path, session: Session) -> None:
-    other_merge(own, session)
-    mine, theirs = table(own.run / "predictions"), table(own.run / "variants" / "merge-supersede" / "predictions")
-    sources = {row["id"]: set(row["source_ids"]) for row in units_of(own.run / "traces").to_pylist()}
+def test_the_same_units_beside_the_passages_change_the_documents_and_nothing_else(
+    own: Trained, session: Session
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in own.run.glob("*.parquet")}
+    merge = Merge("beside", margin=0.1, room=0.5)
+    other_units(own, "beside", own.cfg.units, merge, session)
+    folder = own.run / "variants" / "units-beside"
+    assert read_units(folder) == read_units(own.run)
+    assert latest(folder / "writeback").segments == latest(own.run / "writeback").segments
+    mine, theirs = table(own.run / "predictions"), table(folder / "predictions")
     for key, row in theirs.items():
         assert {name: row[name] for name in UNTOUCHED} == {name: mine[key][name] for name in UNTOUCHED}
-        found = {d["id"] for d in row["documents_writeback"]}
-        assert not {source for one in found for source in sources.get(one, ())} & found
+        units = [d for d in row["documents_writeback"] if d["source"] == "writeback"]
+        assert row["documents_writeback"] == [*units, *row["documents_base"]]
+        assert row["calls"] == (1 if units else 0)  # the same documents have the same answer
+        assert units or row["answer_writeback"] == row["answer_base"]
     assert any(theirs[key]["documents_writeback"] != row["documents_writeback"] for key, row in mine.items())
-    grid = write_grid_report(data / "merge", [own.run])
-    assert {"all settings", "scripted/naive/towns"} <= set(grid["merge"])
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert load_config(folder).merge == merge
+
+
+def test_the_sentences_nearest_to_a_question_are_units_without_a_call(own: Trained, session: Session) -> None:
+    how = Units("verbatim", form="verbatim", sentences=1)
+    found = other_units(own, "verbatim", how, Merge(), session)
+    folder = own.run / "variants" / "units-verbatim"
+    traces = {key: row for key, row in table(own.run / "traces").items() if row["status"] == "kept"}
+    units = read_units(folder)
+    assert sorted(key for unit in units for key in unit["example_ids"]) == sorted(traces)
+    for unit in units:
+        for row in (traces[key] for key in unit["example_ids"]):
+            kept = [row["documents"][rank - 1] for rank in row["kept_ranks"]]
+            thing = row["question"].split()[3]
+            assert f"The {thing} of" in unit["text"]
+            assert any(unit["text"] in document["text"] for document in kept)
+    assert sum(row["calls"] for row in table(folder / "written").values()) == 0
+    assert found["construction"]["units"] == len(units)
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+    assert other_units(own, "verbatim", how, Merge(), session) == found
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == files
+    with pytest.raises(ConfigError, match=r"units\.hops was 0, now 1"):
+        other_units(own, "verbatim", replace(how, hops=1), Merge(), session)
+    with pytest.raises(ConfigError, match=r"units\.form='copied' is unknown"):
+        other_units(own, "copied", Units(form="copied"), Merge(), session)
+
+
+def test_gates_are_varied_for_the_papers_units_alone(own: Trained, session: Session) -> None:
+    for units in (Units(form="verbatim"), Units(scope="subject"), Units(faithful=True), Units(validate=True)):
+        with pytest.raises(ConfigError, match="gates are varied for units=paper alone"):
+            ablate(replace(own, cfg=replace(own.cfg, units=units)), {"n_min": [1]}, session)
 
 
 def test_a_measured_variant_is_not_measured_again(own: Trained, session: Session) -> None:
@@ -284,7 +321,7 @@ def test_a_failing_point_of_a_sweep_is_named_and_the_others_are_done(data: Path,
 def test_reproduce_runs_the_grid_once_and_reports_it(data: Path, tmp_path: Path) -> None:
     lists = ["methods=[naive,selfrag]", "benchmarks=[files]", "backbones=[scripted]", "transfer=[]"]
     lists += ["ablate=[files/naive]", "placebo=[files/naive]", "placebos=[raw]", "repeat=[files/naive]"]
-    lists += ["merge=[files/naive]", "judge=[files/naive]"]
+    lists += ["compare=[naive]", "judge=[files/naive]"]
     quoted = ",".join(f"'{text}'" for text in (*overrides(data), "method.mode=tokens"))  # the scripted model has none
     grid = [f"run_dir={tmp_path}", *lists, f"overrides=[{quoted}]"]
     ended = job("reproduce", *grid)
@@ -292,7 +329,7 @@ def test_reproduce_runs_the_grid_once_and_reports_it(data: Path, tmp_path: Path)
     assert "scripted/files/selfrag" in ended.stderr
     run = tmp_path / "scripted-files-naive"
     page = (tmp_path / "report" / "report.html").read_text()
-    tables = ("Table 2", "Table 3", "Table 4", "Figure 3", "Figure 5", "Placebos", "Noise floor", "superseding merge")
+    tables = ("Table 2", "Table 3", "Table 4", "Figure 3", "Figure 5", "Placebos", "Noise floor", "Units and merges")
     for part in (*tables, "A judge", "scripted/files/selfrag"):
         assert part in page
     files = {path: path.stat().st_mtime_ns for path in run.rglob("*.parquet")}

@@ -19,19 +19,19 @@ import pyarrow as pa
 
 from wbrag import metrics
 from wbrag.answering import answer_question
-from wbrag.config import Backbone, ConfigError, TrainConfig
+from wbrag.config import Backbone, ConfigError, TrainConfig, one_unit_an_example
 from wbrag.encoding import Encoders
 from wbrag.judging import llm_judge
 from wbrag.llm import LLM
-from wbrag.llm.engine import resolve_model
+from wbrag.llm.engine import model_path
 from wbrag.methods import Tools, open_method
 from wbrag.progress import Counts, total
-from wbrag.prompts import Prompts
+from wbrag.prompts import prompts_of
 from wbrag.retrieval import Searcher
 from wbrag.schema import PREDICTION, TRACE, WRITTEN, Example, documents_of
 from wbrag.searching import SearchHandle
 from wbrag.training import train_example
-from wbrag.unit_writing import write_unit
+from wbrag.units.write import write_units
 
 Row = dict[str, Any]
 RowWork = Callable[[Row], Awaitable[Row]]
@@ -61,11 +61,6 @@ def open_llm(backbone: Backbone) -> LLM:
             raise ConfigError(f"backbone.kind={unknown!r} is unknown; known are vllm, openai, scripted")
 
 
-def model_path(backbone: Backbone) -> str:
-    """`backbone.model` as an actor can open it: a folder's absolute path, any other name as it is."""
-    return resolve_model(backbone.model) if backbone.kind == "vllm" else backbone.model
-
-
 class Generator:
     """An asyncio Ray actor with one engine: blocks of examples in, blocks of rows out.
 
@@ -86,10 +81,11 @@ class Generator:
         tools, method = self._tools(cfg, self._handle(searcher)), open_method(cfg.method)
         metric = partial(metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels)
         judge = llm_judge if cfg.judge == "llm" else None
+        distils = one_unit_an_example(cfg.units)
 
         async def work(row: Row) -> Row:
             known, documents = (row.get("known") or {}).get("answer_closed_book"), documents_of(row["documents"])
-            how: dict[str, Any] = {"method": method, "judge": judge, "closed_book_answer": known}
+            how: dict[str, Any] = {"method": method, "judge": judge, "closed_book_answer": known, "distils": distils}
             made = await train_example(_example(row), documents, tools, cfg.gates, metric, **how)
             self.counts.calls_saved += made["calls_saved"]
             return made
@@ -109,10 +105,14 @@ class Generator:
 
         return await self._all(block, work, PREDICTION)
 
+    async def validate(self, block: pa.Table, cfg: TrainConfig, searcher: Searcher | None = None) -> pa.Table:
+        """`predict` for training questions, read with units that they did not make."""
+        return await self.predict(block, cfg, searcher)
+
     async def write(self, block: pa.Table, cfg: TrainConfig, searcher: Searcher | None = None) -> pa.Table:
         """`schema.REQUEST` rows to `schema.WRITTEN` rows, in input order."""
         tools = self._tools(cfg, self._handle(searcher))
-        return await self._all(block, lambda row: write_unit(row, tools, cfg.gates.n_min), WRITTEN)
+        return await self._all(block, lambda row: write_units(row, tools, cfg.units, cfg.gates.n_min), WRITTEN)
 
     async def progress(self) -> Counts:
         """What this process has done so far."""
@@ -154,7 +154,7 @@ class Generator:
     def _tools(self, cfg: TrainConfig, handle: SearchHandle | None) -> Tools:
         replies = (cfg.backbone.answer_tokens, cfg.backbone.distil_tokens)
         search = handle.base if handle else None
-        return Tools(self.llm, Prompts(cfg.prompts), cfg.benchmark.task, *replies, cfg.method, search)
+        return Tools(self.llm, prompts_of(cfg), cfg.benchmark.task, *replies, cfg.method, search)
 
 
 class Generators:
@@ -165,7 +165,7 @@ class Generators:
 
     def __init__(self, cfg: TrainConfig) -> None:
         # A relative checkpoint folder means another one in the actor's working directory.
-        self.cfg = replace(cfg, backbone=replace(cfg.backbone, model=model_path(cfg.backbone)))
+        self.cfg = replace(cfg, backbone=replace(cfg.backbone, model=model_path(cfg.backbone), gguf=""))
         self.encoders: Encoders | None = None
         self.handles: list[Any] = []
         self.start_seconds = 0.0

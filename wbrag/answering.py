@@ -31,7 +31,8 @@ async def answer_question(
     Context tokens are those of the documents given that fitted, without instruction and question. An exception becomes
     the row's error.
 
-    `known` holds columns of `schema.KNOWN` from an earlier run of the same settings; what is known is not asked again.
+    `known` holds columns of `schema.KNOWN` from an earlier run of the same settings; what is known is not asked again,
+    nor is an answer over write-back where the documents are those of a known base answer.
     """
     llm = CountedLLM(tools.llm, remember=True)
     row: Row = dict.fromkeys(PREDICTION.names) | {
@@ -73,10 +74,15 @@ async def _answers(
             f"retrievals_{side}": answer.retrievals,
         }
 
-    asked = [read("writeback", *writeback)]
+    answers = dict(known)
+    asked = []
+    if writeback[1].search is None and list(base[0]) == list(writeback[0]) and "answer_base" in known:
+        same = ("answer", "context_tokens", "retrievals")
+        answers |= {f"{name}_writeback": known.get(f"{name}_base") for name in same}
+    else:
+        asked = [read("writeback", *writeback)]
     asked += [] if "answer_closed_book" in known else [alone()]
     asked += [] if "answer_base" in known else [read("base", *base)]
-    answers = dict(known)
     for found in await asyncio.gather(*asked):
         answers |= found
     return answers

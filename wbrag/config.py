@@ -66,6 +66,8 @@ class Backbone:
     name: str = MISSING
     kind: str = "vllm"  # vllm | openai | scripted
     model: str = MISSING  # folder or hub name; openai: the name that the endpoint knows it by
+    gguf: str = ""  # vllm: in place of a folder, a GGUF file or package:MODULE that holds one (wbrag.llm.gguf)
+    prompts: dict[str, str] = field(default_factory=dict)  # templates it needs in place of wbrag.prompts', by key
     chat_template: str = ""  # vllm: Jinja text in place of the tokenizer's own template
     dtype: str = "auto"
     max_model_len: int = 2048
@@ -110,10 +112,33 @@ class Index:
 
 @dataclass(unsafe_hash=True)
 class Merge:
-    """How base passages and units share the K places of a top-K (wbrag.index.merge)."""
+    """Which passages and units a question's reader is given (wbrag.index.merge)."""
 
-    policy: str = "plain"  # plain | supersede
-    cosine: float = 0.95  # supersede: two units at least so near count as one
+    policy: str = "plain"  # plain | beside
+    margin: float = 0.0  # beside: how much farther than the best passage a unit may be, in score
+    room: float = 0.25  # beside: what units may hold, as a share of the passages' characters
+
+
+@dataclass
+class Units:
+    """What kept evidence becomes (wbrag.units). The defaults are the paper's: one rewritten passage an example."""
+
+    name: str = "paper"
+    form: str = "distilled"  # distilled: rewritten by the LLM | verbatim: sentences of the sources as they stand
+    scope: str = "question"  # question: a unit for each kept example | subject: for each thing that evidence is about
+    evidence: str = "encoder"  # verbatim, question: who chooses the sentences, encoder | llm
+    sentences: int = 2  # verbatim, question, encoder: how many
+    search: int = 10  # subject: passages that are searched by its name
+    hops: int = 0  # subject: 1 takes in the subjects that the evidence mentions, 2 those that theirs mentions
+    tokens: int = 128  # the longest unit of a subject
+    faithful: bool = False  # distilled: every sentence is held against the sources
+    critic: str = "llm"  # faithful: who judges what no rule can, llm | none | a cross-encoder (folder, hub name)
+    validate: bool = False  # what takes more than it gives on other training questions goes
+
+
+def one_unit_an_example(units: Units) -> bool:
+    """Whether units are those of Algorithm 1: one for each kept example, rewritten while its documents are at hand."""
+    return (units.form, units.scope, units.faithful) == ("distilled", "question", False)
 
 
 @dataclass
@@ -139,9 +164,10 @@ class TrainConfig:
     encoder: Encoder = field(default_factory=Encoder)
     index: Index = field(default_factory=Index)
     merge: Merge = field(default_factory=Merge)
+    units: Units = field(default_factory=Units)
     cluster: Cluster = field(default_factory=Cluster)
     gates: Gates = field(default_factory=Gates)
-    prompts: dict[str, str] = field(default_factory=dict)  # overrides of wbrag.prompts.DEFAULTS, by key
+    prompts: dict[str, str] = field(default_factory=dict)  # overrides of wbrag.prompts and backbone.prompts, by key
     world: str = MISSING  # folder of a generated microworld; conf/benchmark/*.yaml point into it
     data_dir: str = MISSING  # folder of the FlashRAG release; conf/benchmark/flashrag_*.yaml point into it
     corpus: str = MISSING
@@ -184,8 +210,16 @@ class PlaceboConfig:
     runs: list[str] = MISSING  # finished run folders
     placebos: list[str] = MISSING  # names of wbrag.placebos
     repeat: bool = True  # the run itself once more: A/A
-    merge: bool = True  # the run with the other merge policy
     report_dir: str = MISSING
+
+
+@dataclass
+class CompareConfig:
+    """Root of `jobs/compare_units.py`."""
+
+    runs: list[str] = MISSING  # finished run folders
+    report_dir: str = MISSING
+    ways: dict[str, list[str]] = field(default_factory=dict)  # name -> overrides of conf/train.yaml's units and merge
 
 
 @dataclass
@@ -213,7 +247,8 @@ class ReproduceConfig:
     placebo: list[str] = field(default_factory=list)  # benchmark/method
     placebos: list[str] = field(default_factory=list)
     repeat: list[str] = field(default_factory=list)  # benchmark/method
-    merge: list[str] = field(default_factory=list)  # benchmark/method
+    compare: list[str] = field(default_factory=list)  # methods
+    ways: dict[str, list[str]] = field(default_factory=dict)  # as in CompareConfig
     judge: list[str] = field(default_factory=list)  # benchmark/method
 
 

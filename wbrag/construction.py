@@ -17,22 +17,25 @@ TRACE_COLUMNS = (
     *("id", "status", "reason", "kept_ranks", "fallback", "unit_id", "source_tokens", "unit_tokens"),
     *("calls", "calls_saved", "prompt_tokens", "completion_tokens", "dropped_documents", "judge_agrees"),
 )
+#: What a row of any table says of its cost.
+SPENT = ("calls", "prompt_tokens", "completion_tokens")
 NUMBER = re.compile(r"\s*[-+]?\b\d+(?:\.\d+)?(?:e[-+]?\d+)?\b")
 #: The class of an error and, where it is a fixed phrase before a second colon, its kind.
 ERROR = re.compile(r"\w+(?:: [a-z_ ]+(?=:))?")
 
 
-def construction(traces: Sequence[Row]) -> dict[str, Any]:
+def construction(traces: Sequence[Row], units: int = 0) -> dict[str, Any]:
     """Construction statistics of a run (paper, Table 3) from rows with `TRACE_COLUMNS`, one per training example.
 
     Rates are fractions 0..1 (`selected_rate` of all examples, `fallback_rate` of the kept ones). Tokens are means over
     kept examples, `compression_ratio` is the mean of their source / distilled tokens; None where nothing was kept.
-    `units` counts different units: one text from the same sources counts once. `judge_agreement` is the share of the
+    `units` is their number: one text from the same sources counts once. `judge_agreement` is the share of the
     `judge_compared` examples whose utility gate decides by the judge as it would by the labels (None without a judge),
     `judge_kappa` the same beyond chance; `judge_passed` and `labels_passed` of them pass by one and by the other.
     """
     kept = [row for row in traces if row["status"] == "kept"]
     ratios = [row["source_tokens"] / row["unit_tokens"] for row in kept if row["unit_tokens"]]
+    told = [row for row in kept if row["unit_tokens"] is not None]
     compared = [row for row in traces if row["judge_agrees"] is not None]
     by_judge = [row["kept_ranks"] is not None for row in compared]  # known once the utility gate is passed
     by_labels = [passed == bool(row["judge_agrees"]) for passed, row in zip(by_judge, compared, strict=True)]
@@ -44,11 +47,11 @@ def construction(traces: Sequence[Row]) -> dict[str, Any]:
         "failed": statuses["failed"],
         "reasons": dict(Counter(rule_of(row) for row in traces if row["status"] != "kept").most_common()),
         "selected_rate": len(kept) / len(traces) if traces else 0.0,
-        "units": len({row["unit_id"] for row in kept}),
+        "units": units,
         "mean_retained_documents": _mean([len(row["kept_ranks"]) for row in kept]),
         "fallback_rate": _mean([float(bool(row["fallback"])) for row in kept]),
-        "source_tokens": _mean([row["source_tokens"] for row in kept]),
-        "distilled_tokens": _mean([row["unit_tokens"] for row in kept]),
+        "source_tokens": _mean([row["source_tokens"] for row in told]),
+        "distilled_tokens": _mean([row["unit_tokens"] for row in told]),
         "compression_ratio": _mean(ratios),
         "dropped_documents": sum(row["dropped_documents"] or 0 for row in traces),
         "retained_by_rank": retained_by_rank(kept),
@@ -78,8 +81,11 @@ def rule_of(row: Row) -> str:
     return f"{rule}, before the call" if "not asked" in reason else rule
 
 
-def cost(traces: Sequence[Row], predictions: Sequence[Row]) -> dict[str, Any]:
-    """LLM calls and tokens of training and of evaluation; `paper_calls` is what the paper's plan would have asked.
+def cost(
+    traces: Sequence[Row], predictions: Sequence[Row], written: Sequence[Row] = (), readings: Sequence[Row] = ()
+) -> dict[str, Any]:
+    """LLM calls and tokens of training, of `writing` and `validating` units (`written` and `readings`, only where there
+    are any) and of evaluation; `paper_calls` is what the paper's plan would have asked.
 
     The plan asks every example closed book and with documents, and each document alone past the utility gate
     (paper, section 3.4); `calls_saved` of them could not have changed a decision and were left out.
@@ -87,8 +93,13 @@ def cost(traces: Sequence[Row], predictions: Sequence[Row]) -> dict[str, Any]:
     training = {key: _total(traces, key) for key in ("calls", "calls_saved", "prompt_tokens", "completion_tokens")}
     return {
         "training": training | {"paper_calls": training["calls"] + training["calls_saved"]},
-        "evaluation": {key: _total(predictions, key) for key in ("calls", "prompt_tokens", "completion_tokens")},
+        **{name: _spent(rows) for name, rows in (("writing", written), ("validating", readings)) if rows},
+        "evaluation": _spent(predictions),
     }
+
+
+def _spent(rows: Sequence[Row]) -> dict[str, int]:
+    return {key: _total(rows, key) for key in SPENT}
 
 
 def _total(rows: Sequence[Row], key: str) -> int:

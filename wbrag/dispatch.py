@@ -14,7 +14,7 @@ from wbrag.retrieval import Knowledge, KnownAnswers, MergedRetriever, Searcher
 from wbrag.schema import PREDICTION, TRACE, WRITTEN
 
 #: What a generator can be asked to do with a block, and the table it makes of it.
-OUTPUT = {"train": TRACE, "predict": PREDICTION, "write": WRITTEN}
+OUTPUT = {"train": TRACE, "predict": PREDICTION, "validate": PREDICTION, "write": WRITTEN}
 
 
 @dataclass(frozen=True, slots=True)

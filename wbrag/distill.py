@@ -66,13 +66,26 @@ async def distil(
     evidence = "\n".join(evidence_lines(_whole(reply, max_tokens)))
     require_usable("extract", reply.text, evidence, sources)
 
-    reply = await llm.chat(require_fit(prompts.rewrite(question, evidence), llm, max_tokens), max_tokens)
-    title, text = title_and_text(_whole(reply, max_tokens))
-    require_usable("rewrite", reply.text, text, f"{sources}\n{evidence}", longest=len(evidence))
+    title, text = await rewritten(question, evidence, f"{sources}\n{evidence}", llm, prompts, max_tokens)
     return Distilled(title, text, evidence, read)
 
 
-def knowledge_unit(example_id: str, distilled: Distilled, documents: Sequence[Document], llm: LLM) -> KnowledgeUnit:
+async def rewritten(
+    question: str, evidence: str, sources: str, llm: LLM, prompts: Prompts, max_tokens: int
+) -> tuple[str, str]:
+    """The second step of F: title (may be empty) and text of a passage made of the evidence, one line a sentence.
+
+    Errors as `distil` has them; `sources` is what the passage has to be akin to.
+    """
+    reply = await llm.chat(require_fit(prompts.rewrite(question, evidence), llm, max_tokens), max_tokens)
+    title, text = title_and_text(_whole(reply, max_tokens))
+    require_usable("rewrite", reply.text, text, sources, longest=len(evidence))
+    return title, text
+
+
+def knowledge_unit(
+    example_ids: Sequence[str], distilled: Distilled, documents: Sequence[Document], llm: LLM
+) -> KnowledgeUnit:
     """The unit with its provenance: `documents` is D*, of which the distiller read the first `documents_read`.
 
     `source_tokens` and `unit_tokens` are the generator's tokens of the contents (title and text) of sources and unit.
@@ -83,7 +96,7 @@ def knowledge_unit(example_id: str, distilled: Distilled, documents: Sequence[Do
         id=unit_id(distilled.title, distilled.text, source_ids),
         title=distilled.title,
         text=distilled.text,
-        example_id=example_id,
+        example_ids=tuple(example_ids),
         source_ids=source_ids,
         source_tokens=sum(llm.count_tokens(document.contents) for document in sources),
         unit_tokens=llm.count_tokens(f"{distilled.title}\n{distilled.text}"),

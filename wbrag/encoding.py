@@ -66,6 +66,22 @@ def threads_of(sharers: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // sharers)
 
 
+def on_encoder(
+    encoder: config.Encoder,
+    cluster: config.Cluster,
+    kept: Encoders | None,
+    work: Callable[Concatenate[Encoder, Given], Made],
+    *given: Given.args,
+    **named: Given.kwargs,
+) -> Made:
+    """`work(encoder, ...)`, done on one of the encoder actors that are `lent`."""
+    import ray
+
+    with lent(encoder, cluster, kept) as actors:
+        made: Made = ray.get(actors[0].apply.remote(work, *given, **named))
+    return made
+
+
 @contextmanager
 def lent(encoder: config.Encoder, cluster: config.Cluster, kept: Encoders | None = None) -> Iterator[list[Any]]:
     """Handles of encoder actors for the block: the `kept` ones, else some of its own.

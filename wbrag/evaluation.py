@@ -2,8 +2,9 @@
 
 Every test question is answered three times in one run (closed book, base, base + write-back), so all comparisons are
 paired: the interval of a gain comes from a bootstrap over questions, the p-value from McNemar's exact test on the
-questions whose score changed. Questions about one thing are helped by the same units, so the primary gain has a second,
-more cautious interval over topics (`over_topics`). Nothing here reads a file.
+questions whose score changed. Questions about one thing are helped by the same units, so a primary gain has a second,
+more cautious interval over topics (`over_topics`); that of the questions without overlap with training is what a report
+says first. Nothing here reads a file.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ TEXT_METRICS = ("em", "acc", "f1", "precision", "recall")
 BINARY = ("em", "acc", "label")
 ANSWERS = ("answer_closed_book", "answer_base", "answer_writeback")
 SIDES = ("base", "writeback")
+#: What the units that a question read hold (`read_of`).
+READ = ("gold", "other", "unit", "none")
 NO_MCNEMAR: dict[str, Any] = {"mcnemar_p": None, "b": None, "c": None}
 
 
@@ -50,26 +53,33 @@ class Setting:
 def evaluate(predictions: Sequence[Row], setting: Setting, training: TrainingQuestions | None = None) -> dict[str, Any]:
     """All results of a run's predictions (rows of `schema.PREDICTION`, one per test question).
 
-    Returns `questions` (n, failed), `results` (one record per metric, primary first), `topics` (`over_topics`),
-    `splits` (the same records by overlap with training, `overlap_of`) and `exposure` (the same by what units were read:
-    `overlap.EXPOSURES`; without `training` only "unit" and "none" can be told apart). Without a unit the gain must be
-    0, but for a method that searches by itself. A failed row scores 0 in all three answers. Raises ValueError on a
-    repeated id, or on a row without an answer and without an error.
+    Returns `questions` (n, failed), `labels` (whether answers are labels), `results` (one record per metric, primary
+    first, which alone has `topics`: `over_topics`), `splits` (the same by overlap with training, `overlap_of`),
+    `unseen` (those without overlap, by what the units that were read hold: `read_of`) and `exposure` (all, by what
+    units give away: `overlap.EXPOSURES`; without `training` only "unit" and "none" can be told apart). Without a unit
+    the gain must be 0, but for a method that searches by itself. A failed row scores 0 in all three answers. Raises
+    ValueError on a repeated id, or on a row without an answer and without an error.
     """
     check_ids(predictions)
     scores = score_rows(predictions, setting)
     facts = [retrieval_facts(row, setting) for row in predictions]
     overlap = [overlap_of(row, training) for row in predictions]
     exposed = [exposure_of(row, training) for row in predictions]
+    unseen = [read_of(fact) if key == "none" else None for fact, key in zip(facts, overlap, strict=True)]
+    topics = [topic_of(row) for row in predictions]
 
     def records(chosen: list[int]) -> list[dict[str, Any]]:
-        return result_records(scores[chosen], [facts[i] for i in chosen], setting)
+        primary, *others = result_records(scores[chosen], [facts[i] for i in chosen], setting)
+        gains = scores[chosen, 0, 2] - scores[chosen, 0, 1]
+        return [primary | {"topics": over_topics(gains, [topics[i] for i in chosen], setting.seed)}, *others]
 
+    failed = sum(row["error"] is not None for row in predictions)
     return {
-        "questions": {"n": len(predictions), "failed": sum(row["error"] is not None for row in predictions)},
+        "questions": {"n": len(predictions), "failed": failed},
+        "labels": bool(setting.labels),
         "results": records(list(range(len(predictions)))),
-        "topics": over_topics(scores[:, 0, 2] - scores[:, 0, 1], [topic_of(r) for r in predictions], setting.seed),
         "splits": {key: records(_where(overlap, key)) for key in OVERLAPS if key in overlap},
+        "unseen": {key: records(_where(unseen, key)) for key in READ if key in unseen},
         "exposure": {key: records(_where(exposed, key)) for key in ("unit", *EXPOSURES) if key in exposed},
     }
 
@@ -96,8 +106,8 @@ def score_rows(predictions: Sequence[Row], setting: Setting) -> Floats:
 
 
 def retrieval_facts(row: Row, setting: Setting) -> dict[str, float]:
-    """What retrieval gave one question: golden answer found (0/1, base and write-back), hits, context tokens, and how
-    often the method itself decided to retrieve.
+    """What retrieval gave one question: golden answer found (0/1, base and write-back), hits, units among them, those
+    that hold a golden answer, context tokens, and how often the method itself decided to retrieve.
 
     Found is FlashRAG's retrieval_recall: a normalised golden answer is a substring of a document's normalised
     contents, which is `acc` with the contents as the prediction; NaN where the benchmark has labels, because
@@ -106,9 +116,7 @@ def retrieval_facts(row: Row, setting: Setting) -> dict[str, float]:
     facts: dict[str, float] = {}
     for side in SIDES:
         documents = row[f"documents_{side}"] or []
-        contents = [f"{document['title']}\n{document['text']}" for document in documents]
-        found = any(acc(text, row["golden_answers"]) for text in contents)
-        facts[f"found_{side}"] = float("nan") if setting.labels else float(found)
+        facts[f"found_{side}"] = float("nan") if setting.labels else float(bool(holding(documents, row)))
         tokens = row[f"context_tokens_{side}"]
         facts[f"tokens_{side}"] = float("nan") if tokens is None or row["error"] is not None else float(tokens)
         retrievals = row[f"retrievals_{side}"]
@@ -116,23 +124,41 @@ def retrieval_facts(row: Row, setting: Setting) -> dict[str, float]:
         facts[f"retrievals_{side}"] = float("nan") if unknown else float(retrievals)
         facts[f"retrieved_{side}"] = float("nan") if unknown else float(retrievals > 0)
     merged = row["documents_writeback"] or []
+    units = [document for document in merged if document["source"] == "writeback"]
     return facts | {
         "hits": float(len(merged)),
-        "writeback_hits": float(sum(document["source"] == "writeback" for document in merged)),
+        "writeback_hits": float(len(units)),
+        "units_with_answer": float("nan") if setting.labels else float(len(holding(units, row))),
     }
+
+
+def holding(documents: Sequence[Row], row: Row) -> list[Row]:
+    """The documents whose contents hold a golden answer of the row."""
+    return [d for d in documents if acc(f"{d['title']}\n{d['text']}", row["golden_answers"])]
+
+
+def read_of(facts: Row) -> str:
+    """What the units that a question read hold, from its retrieval facts: "gold" (one of them a golden answer),
+    "other" (none of them), "unit" (labels are the answers: nobody knows); "none" where it read no unit.
+    """
+    if not facts["writeback_hits"]:
+        return "none"
+    return "unit" if np.isnan(facts["units_with_answer"]) else "gold" if facts["units_with_answer"] else "other"
 
 
 def overlap_of(row: Row, training: TrainingQuestions | None = None) -> str | None:
     """How a test question overlaps with training: "question", "answer" or "none".
 
-    Its metadata says so (`overlap`), else the `training` questions; None where neither does. Raises ValueError where
-    the metadata names anything else.
+    Its metadata says so (`overlap`), else the `training` questions; None where neither does. Where answers are labels
+    an equal answer is no overlap. Raises ValueError where the metadata names anything else.
     """
     metadata = json.loads(row["metadata"] or "{}")
     overlap = metadata.get("overlap") if isinstance(metadata, dict) else None
     if overlap is not None and overlap not in OVERLAPS:
         raise ValueError(f"predictions: row {row['id']!r}, metadata.overlap is {overlap!r}, not one of {OVERLAPS}")
-    return training.overlap(row) if overlap is None and training else overlap
+    if overlap is None and training:
+        return training.overlap(row)
+    return "none" if overlap == "answer" and training and training.labels else overlap
 
 
 def exposure_of(row: Row, training: TrainingQuestions | None = None) -> str:

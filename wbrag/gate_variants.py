@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from wbrag import ablation
 from wbrag.ablation import Plan, gates_of, plan, request_id
-from wbrag.config import Gates, fingerprint
+from wbrag.config import ConfigError, Gates, fingerprint, one_unit_an_example
 from wbrag.dispatch import Stage
 from wbrag.plan import Session, generate, opened, written
 from wbrag.retrieval import searcher
@@ -29,8 +29,13 @@ def ablate(own: Trained, thresholds: Mapping[str, Sequence[float]], session: Ses
     """One record for each variant of the gates, also in `<run>/ablation.json`.
 
     `gates`, `selected` examples, `units`, `retained_documents` (mean), `fallback_rate`, `new_calls` that the variant
-    took, `folder` with its predictions. Variants that keep the same units are measured once.
+    took, `folder` with its predictions. Variants that keep the same units are measured once. ConfigError where the
+    run's units are not those of Algorithm 1 as they were written: what other gates would keep is not known of others.
     """
+    units = own.cfg.units
+    if not one_unit_an_example(units) or units.validate:
+        told = f"units.form={units.form}, scope={units.scope}, faithful={units.faithful}, validate={units.validate}"
+        raise ConfigError(f"runs: {own.run} has {told}; gates are varied for units=paper alone")
     traces = list(read_rows(own.run / "traces", TRACE, ablation.TRACE_COLUMNS))
     records = []
     for name, gates in gates_of(own.cfg.gates, thresholds).items():
@@ -55,16 +60,15 @@ def selected(own: Trained, traces: Sequence[Row], name: str, gates: Gates, sessi
     """The units of a variant, one row an example (columns of `schema.UNIT`, `fallback`), and the calls it took."""
     chosen = plan(traces, gates)
     of = {row["id"]: row for row in traces}
-    rows = [_unit(of[key], of[key], of[key]["kept_ranks"]) for key in chosen.reused]
+    rows = [_unit(of[key], of[key]["kept_ranks"]) for key in chosen.reused]
     distilled, distil_calls = _distilled(own, of, chosen, session)
     asked, train_calls = _asked(own, chosen, name, gates, session)
-    rows += [_unit(row, row, row["kept_ranks"]) for row in asked if row["status"] == "kept"]
+    rows += [_unit(row, row["kept_ranks"]) for row in asked if row["status"] == "kept"]
     for key, ranks in chosen.to_distil:
-        made = distilled[request_id(key, ranks)]
-        rows += [_unit(of[key], made, ranks)] if made["status"] == "kept" else []
+        rows += [unit | {"example_ids": [key]} for unit in distilled[request_id(key, ranks)]["units"] or []]
     fallback = {key: ablation.replay(of[key], gates).fallback for key in of}
     fallback |= {row["id"]: bool(row["fallback"]) for row in asked}
-    return [row | {"fallback": fallback[row["example_id"]]} for row in rows], distil_calls + train_calls
+    return [row | {"fallback": fallback[row["example_ids"][0]]} for row in rows], distil_calls + train_calls
 
 
 def _distilled(own: Trained, of: Mapping[str, Row], chosen: Plan, session: Session) -> tuple[dict[str, Row], int]:
@@ -115,16 +119,17 @@ def _measured(own: Trained, traces: Sequence[Row], rows: Sequence[Row], session:
     return job.run
 
 
-def _unit(example: Row, made: Row, ranks: Sequence[int]) -> Row:
-    """A row of `schema.UNIT`: what was `made` for an example of these retrieval ranks."""
+def _unit(example: Row, ranks: Sequence[int]) -> Row:
+    """A row of `schema.UNIT`: what Algorithm 1 wrote of an example's documents of these retrieval ranks."""
     return {
-        "id": made["unit_id"],
-        "title": made["unit_title"],
-        "text": made["unit_text"],
-        "example_id": example["id"],
+        "id": example["unit_id"],
+        "title": example["unit_title"],
+        "text": example["unit_text"],
+        "example_ids": [example["id"]],
         "source_ids": [example["documents"][rank - 1]["id"] for rank in ranks],
-        "source_tokens": made["source_tokens"],
-        "unit_tokens": made["unit_tokens"],
+        "source_tokens": example["source_tokens"],
+        "unit_tokens": example["unit_tokens"],
+        **{"subject": "", "form": "distilled", "doubt": ""},
     }
 
 

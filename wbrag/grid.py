@@ -18,13 +18,14 @@ from wbrag.evaluation import ANSWERS, BINARY, Setting, exposure_of, overlap_of, 
 from wbrag.overlap import EXPOSURES, OVERLAPS, TrainingQuestions
 from wbrag.paper import place
 from wbrag.report import QUESTION_COLUMNS
-from wbrag.runfolder import RunError, read_config, read_record, read_rows, setting_of
+from wbrag.runfolder import RunError, read_config, read_record, read_rows, read_traces, read_units, setting_of
 from wbrag.statistics import Flags, Floats, flips, holm, paired_bootstrap, pooled_gain, sign_flips, winners
 
 Row = Mapping[str, Any]
 TRACE_COLUMNS = (*QUESTION_COLUMNS, "status", "kept_ranks", "source_tokens", "unit_tokens")
 SPENT = ("calls", "prompt_tokens", "completion_tokens")
-TABLES = {"written": schema.WRITTEN, "traces": schema.TRACE, "predictions": schema.PREDICTION}
+TABLES = {"written": schema.WRITTEN, "traces": schema.TRACE}
+TABLES |= dict.fromkeys(("readings", "predictions"), schema.PREDICTION)
 ALPHA = 0.05
 ENDS = ("ci_low", "ci_high")
 
@@ -76,8 +77,8 @@ def read_point(run: Path) -> Point:
     """One finished run. RunError, naming the file, where it cannot be read."""
     setting = setting_of(read_config(run))
     metrics = read_record(run / "metrics.json")
-    traces = list(read_rows(run / "traces", schema.TRACE, TRACE_COLUMNS))
-    training = TrainingQuestions(traces, labels=bool(setting.labels)) if traces else None
+    traces = read_traces(run, TRACE_COLUMNS)
+    training = TrainingQuestions(traces, bool(setting.labels), read_units(run)) if traces else None
     rows = predictions(run)
     return Point(
         run=run,
@@ -90,7 +91,7 @@ def read_point(run: Path) -> Point:
         overlap=[overlap_of(row, training) for row in rows],
         exposure=[exposure_of(row, training) for row in rows],
         facts=[retrieval_facts(row, setting) for row in rows],
-        tokens=[(row["source_tokens"], row["unit_tokens"]) for row in traces if row["status"] == "kept"],
+        tokens=[(row["source_tokens"], row["unit_tokens"]) for row in traces if row["unit_tokens"]],
     )
 
 

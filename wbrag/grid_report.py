@@ -14,6 +14,7 @@ from typing import Any
 
 from wbrag import paper
 from wbrag.grid import Point, by, compared, measure_grid, read_ablation, read_points, variants
+from wbrag.grid_headline import counted, headline, summary, unseen, unseen_blocks
 from wbrag.grid_plots import ranks_figure, tokens_figure, transfer_figure
 from wbrag.grid_sections import cost_blocks, judge_blocks, named, origin_blocks, reason_blocks, retrieval_blocks
 from wbrag.grid_tables import (
@@ -27,14 +28,12 @@ from wbrag.grid_tables import (
     table_4,
     token_panels,
     transfers,
-    who_gains,
 )
-from wbrag.merge_policies import merge_blocks
-from wbrag.overlap import RULE
+from wbrag.overlap import without_overlap
 from wbrag.page import Block, Heading, Picture, Pictures, Text, html, markdown
 from wbrag.runfolder import RunError, write_text
 from wbrag.statistics import RESAMPLES
-from wbrag.tables import interval, points
+from wbrag.unit_variants import unit_blocks
 
 Record = Mapping[str, Any]
 
@@ -58,24 +57,18 @@ def write_grid_report(out: Path, runs: Sequence[Path], failed: Sequence[str] = (
     if not runs:
         raise RunError("no finished run to report on")
     found = read_points(runs)
-    grid = measure_grid(found) | {"failed": list(failed)}
+    grid = measure_grid(found) | {"unseen": unseen(found), "failed": list(failed)}
     pictures = _figures(found)
     transfer, transfer_pictures = transfer_blocks(found, grid)
     blocks = [
-        *_headline_blocks(grid),
+        *_headline_blocks(found, grid),
+        *unseen_blocks(found, grid),
         *_table_2_blocks(found, grid),
         *reason_blocks(found, grid),
-        Heading("Who gains"),
-        who_gains(grid),
-        Text(
-            f"{RULE} Each test question is in one class of each kind; without a unit there is nothing to "
-            "gain by, but for a method that searches by itself.",
-            "note",
-        ),
         *retrieval_blocks(found),
         *placebo_blocks(found, grid),
         *noise_blocks(found, grid),
-        *merge_blocks(found, grid),
+        *unit_blocks(runs, grid),
         *transfer,
         *_construction_blocks(found, pictures),
         *ablation_blocks(found, grid),
@@ -93,38 +86,9 @@ def write_grid_report(out: Path, runs: Sequence[Path], failed: Sequence[str] = (
     return grid
 
 
-def headline(grid: Record) -> str:
-    """What the grid says, in one sentence that claims no more than its intervals do; without overlap if it can."""
-    unseen = grid["splits"].get("none")
-    record = unseen or grid["pooled"]
-    where = "Where neither question nor answer occurs in training, write-back" if unseen else "Write-back"
-    told = f"{points(record['gain'])} points, 95% interval {interval(record)}"
-    count = record["settings"]
-    what = f"the mean score over {count} settings" if count > 1 else "the score of the one setting"
-    if record["ci_low"] > 0:
-        return f"{where} raises {what}: {told}."
-    if record["ci_high"] < 0:
-        return f"{where} lowers {what}: {told}."
-    return f"{where} shows no change of {what} ({told}, which includes 0)."
-
-
-def counted(grid: Record) -> str:
-    """The mean gain over all test questions, and how many settings gain, beside the paper's."""
-    won, every, told = grid["winners"], grid["pooled"], paper.paper()["table2"]
-    counts = f"{won['better']} of {len(grid['points'])} settings gain, {won['equal']} are equal, {won['worse']} lose"
-    overall = f"Over all test questions the mean gain is {points(every['gain'])} points ({interval(every)}"
-    overall += f"; over topics {interval(every['topics'])})"
-    theirs = f"the paper reports {told['mean']:+.2f} over {told['settings']} settings, {told['better']} of them better"
-    return f"{overall}; {theirs}. {counts}; {won['significant']} change significantly (Holm)."
-
-
-def summary(grid: Record) -> str:
-    """What a job prints at its end."""
-    return f"{headline(grid)}\n{counted(grid)}"
-
-
-def _headline_blocks(grid: Record) -> list[Block]:
-    return [Text(headline(grid), "lead"), Text(counted(grid)), Text(METHOD_NOTE, "note")]
+def _headline_blocks(runs: Sequence[Point], grid: Record) -> list[Block]:
+    told = [Text(without_overlap(bool(point.setting.labels) for point in runs))] if "none" in grid["splits"] else []
+    return [Text(headline(grid), "lead"), Text(counted(grid)), *told, Text(METHOD_NOTE, "note")]
 
 
 def _table_2_blocks(runs: Sequence[Point], grid: Record) -> list[Block]:
@@ -132,7 +96,8 @@ def _table_2_blocks(runs: Sequence[Point], grid: Record) -> list[Block]:
     for backbone, table in table_2(runs, grid["points"]).items():
         blocks += [Text(f"Generator {backbone}:"), table]
     blocks += [Text("Mean gains beside the paper's:"), mean_gains(grid)]
-    return [*blocks, Heading("Table 2, setting by setting"), all_settings(runs, grid["points"])]
+    table = all_settings(runs, grid["points"], grid["unseen"]["points"])
+    return [*blocks, Heading("Table 2, setting by setting"), table]
 
 
 def placebo_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:

@@ -33,7 +33,7 @@ def reason_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
     grid["not_improved"] = {name: fate | {"why": why(fate)} for name, (_, _, fate) in found.items()}
     heading = Heading("Settings that do not gain, and why")
     if not found:
-        return [heading, Text("There is none: every setting gains.")]
+        return [heading, Text("There is none: over all test questions every setting gains.")]
     rows = tuple(
         (name, f"{points(record['gain'])} ({interval(record)})", why(fate), f"{point.run.name} {fate['example'] or ''}")
         for name, (point, record, fate) in found.items()

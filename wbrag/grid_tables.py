@@ -13,6 +13,7 @@ from wbrag.placebos import PLACEBOS
 from wbrag.tables import EXPOSURE_NAMES, METRIC_NAMES, SPLIT_NAMES, interval, number, p_value, percent, points
 
 Record = Mapping[str, Any]
+POOLED = ("settings", "gain", "95% over topics", "95% over questions")
 
 
 def table_2(runs: Sequence[Point], records: Sequence[Record]) -> dict[str, Table]:
@@ -47,29 +48,36 @@ def _cell(record: Record | None) -> str:
 
 def mean_gains(grid: Record) -> Table:
     """Mean gain over all settings and by benchmark, method and generator, with intervals and the paper's figure."""
-    rows = [("all settings", *_pooled(grid["pooled"]), f"{paper.paper()['table2']['mean']:+.2f}")]
+    unseen = grid["splits"].get("none")
+    rows = [("all settings, without overlap", *_pooled(unseen), "-")] if unseen else []
+    rows += [("all settings", *_pooled(grid["pooled"]), f"{paper.paper()['table2']['mean']:+.2f}")]
     for kind, groups in grid["groups"].items():
         for name, record in groups.items():
             told = paper.gain(kind, name)
             rows.append((paper.called(name), *_pooled(record), "-" if told is None else f"{told:+.2f}"))
-    return Table(("", "settings", "gain", "95% interval", "over topics", "paper"), tuple(rows), frozenset({0}))
+    return Table(("", *POOLED, "paper"), tuple(rows), frozenset({0}))
 
 
 def _pooled(record: Record) -> tuple[str, ...]:
-    return f"{record['settings']}", points(record["gain"]), interval(record), interval(record["topics"])
+    """The cells under `POOLED`."""
+    return f"{record['settings']}", points(record["gain"]), interval(record["topics"]), interval(record)
 
 
-def all_settings(runs: Sequence[Point], records: Sequence[Record]) -> Table:
-    """Every setting by itself; p-values are adjusted by Holm over all of them."""
-    header = ("setting", "n", "base", "+ write-back", "gain", "95% interval", "better / worse", "Holm p", "paper")
+def all_settings(runs: Sequence[Point], records: Sequence[Record], unseen: Sequence[Record | None]) -> Table:
+    """Every setting by itself, the gain without overlap first; p-values are adjusted by Holm over all of them."""
+    header = (
+        *("setting", "n, without overlap", "gain", "95% over topics", "n, all", "base", "+ write-back", "gain"),
+        *("95% over questions", "better / worse", "Holm p", "paper"),
+    )
     rows = []
-    for point, record in zip(runs, records, strict=True):
+    for point, record, few in zip(runs, records, unseen, strict=True):
         backbone, method, benchmark = point.key
         known = paper.cell(backbone, method, benchmark)
         changed = f"{record['better']} / {record['worse']}"
         rows.append(
             (
                 f"{paper.called(backbone)}, {paper.called(method)}, {paper.called(benchmark)}",
+                *((f"{few['questions']:,}", points(few["gain"]), interval(few["topics"])) if few else ("-",) * 3),
                 *(f"{record['n']:,}", percent(record["base"]), percent(record["writeback"]), points(record["gain"])),
                 *(interval(record), changed, p_value(record["holm_p"])),
                 f"{known['score']:.1f} ({known['gain']:+.1f})" if known else "-",
@@ -84,7 +92,7 @@ def who_gains(grid: Record) -> Table:
     groups |= {EXPOSURE_NAMES[key]: record for key, record in grid["exposure"].items()}
     rows = tuple((name, f"{record['questions']:,}", *_pooled(record)) for name, record in groups.items())
     strong = frozenset({0}) if "none" in grid["splits"] else frozenset()
-    return Table(("questions", "n", "settings", "gain", "95% interval", "over topics"), rows, strong)
+    return Table(("questions", "n", *POOLED), rows, strong)
 
 
 def table_3(runs: Sequence[Point]) -> Table:

@@ -18,15 +18,15 @@ from wbrag.benchmarks import (
     write_corpus,
     write_quarantine,
 )
-from wbrag.config import Backbone, ConfigError, Encoder, Index, Merge, TrainConfig, fingerprint
+from wbrag.config import Backbone, ConfigError, Encoder, Index, Merge, TrainConfig, Units, fingerprint
 from wbrag.encoder import folder_hash, model_folder
 from wbrag.index.files import sha256_file
 from wbrag.index.merge import check_merge
 from wbrag.index.vectors import check_index
-from wbrag.llm.engine import resolve_model
+from wbrag.llm.engine import model_path
 from wbrag.methods import open_method
 from wbrag.methods.needs import check_method
-from wbrag.prompts import Prompts
+from wbrag.prompts import prompts_of
 from wbrag.schema import Example
 
 Identity = dict[str, Any]
@@ -49,10 +49,11 @@ def check_settings(cfg: TrainConfig) -> None:
     check_method(cfg.method, cfg.backbone)
     check_merge(cfg.merge)
     check_index(cfg.index)
+    check_units(cfg.units)
     if cfg.judge not in ("labels", "llm"):
         raise ConfigError(f"judge={cfg.judge!r} is unknown; known are labels, llm")
     try:
-        Prompts(cfg.prompts)
+        prompts_of(cfg)
     except KeyError as error:
         raise ConfigError(str(error.args[0])) from error
     least = {"k": (cfg.k, 1), "gates.n_min": (cfg.gates.n_min, 1), "train_limit": (cfg.train_limit, 0)}
@@ -70,6 +71,19 @@ def check_settings(cfg: TrainConfig) -> None:
     # logical CPUs it waits for ever without a word.
     if cfg.cluster.logical_cpus < 4:
         raise ConfigError(f"cluster.logical_cpus={cfg.cluster.logical_cpus}: at least 4 are needed")
+
+
+def check_units(units: Units) -> None:
+    """ConfigError, naming key and value, for units that nobody can write."""
+    known = {"form": ("distilled", "verbatim"), "scope": ("question", "subject"), "evidence": ("encoder", "llm")}
+    for key, values in known.items():
+        if getattr(units, key) not in values:
+            raise ConfigError(f"units.{key}={getattr(units, key)!r} is unknown; known are {', '.join(values)}")
+    for key, least in {"sentences": 1, "search": 1, "hops": 0, "tokens": 16}.items():
+        if getattr(units, key) < least:
+            raise ConfigError(f"units.{key}={getattr(units, key)}: at least {least} is needed")
+    if units.faithful and units.form == "verbatim":
+        raise ConfigError("units.faithful=true with units.form=verbatim: verbatim units are sentences of their sources")
 
 
 def read_inputs(cfg: TrainConfig, cache: Path, training: bool = True) -> Inputs:
@@ -96,6 +110,7 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         "train_limit": cfg.train_limit,
         "judge": cfg.judge,
         **{f"gates.{key}": value for key, value in asdict(cfg.gates).items()},
+        **{f"units.{key}": value for key, value in asdict(cfg.units).items() if key != "name"},
     }
     return (trained if training else {}) | {
         "benchmark.test": sha256_file(Path(cfg.benchmark.test)),
@@ -108,7 +123,7 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         "encoder": encoder_identity(cfg.encoder),
         **{f"index.{key}": value for key, value in (index_identity(cfg.index) | search_identity(cfg.index)).items()},
         **{f"merge.{key}": value for key, value in merge_identity(cfg.merge).items()},
-        **{f"prompts.{key}": value for key, value in Prompts(cfg.prompts).templates.items()},
+        **{f"prompts.{key}": value for key, value in prompts_of(cfg).templates.items()},
         "k": cfg.k,
         "test_limit": cfg.test_limit,
     }
@@ -124,17 +139,19 @@ def closed_book_identity(cfg: TrainConfig) -> Identity:
         "method.mode": cfg.method.mode,
         **{f"backbone.{name}": getattr(cfg.backbone, name) for name in kept},
         "backbone.model": model_identity(cfg.backbone),
-        f"prompts.{key}": Prompts(cfg.prompts).templates[key],
+        f"prompts.{key}": prompts_of(cfg).templates[key],
     }
 
 
 def model_identity(backbone: Backbone) -> str:
-    """Hash of a local checkpoint's files, chat template included; a hub model's name; an endpoint's address and model;
-    `scripted` for the script.
+    """Hash of a local checkpoint's files, chat template included, or of a GGUF file; a hub model's name; an endpoint's
+    address and model; `scripted` for the script.
     """
     if backbone.kind != "vllm":
         return f"{backbone.base_url} {backbone.model}" if backbone.kind == "openai" else backbone.kind
-    folder = Path(resolve_model(backbone.model))
+    folder = Path(model_path(backbone))
+    if backbone.gguf:
+        return folder.name  # it names the content that the folder was made from
     if not folder.is_dir():
         return backbone.model
     return fingerprint(folder_hash(folder), [sha256_file(file) for file in sorted(folder.glob("*.jinja"))])
@@ -160,7 +177,7 @@ def search_identity(index: Index) -> Identity:
 
 def merge_identity(merge: Merge) -> Identity:
     """What changes the merged top-K."""
-    return asdict(merge) if merge.policy == "supersede" else {"policy": merge.policy}
+    return asdict(merge) if merge.policy == "beside" else {"policy": merge.policy}
 
 
 def refuse_other_settings(run: Path, before: Identity, now: Identity) -> None:

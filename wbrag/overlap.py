@@ -32,26 +32,37 @@ _STOP = frozenset(
 )
 
 
+def without_overlap(labelled: Iterable[bool]) -> str:
+    """What it is to be without overlap, in one sentence; `labelled`: whether each benchmark's answers are labels."""
+    kinds = set(labelled)
+    if kinds == {True}:
+        return "Without overlap: no training question asks the same (answers are labels, which all questions share)."
+    shared = "; where answers are labels, such as yes and no, only the question counts" if True in kinds else ""
+    return f"Without overlap: no training question asks the same or has the same answer{shared}."
+
+
 class TrainingQuestions:
     """The training questions of a run, looked up by their words, and those that lie behind each unit.
 
-    `rows` have `question`, `golden_answers` and `unit_id` (None where no unit was made). With `labels` the answers are
+    `rows` have `id`, `question` and `golden_answers`; `units` are rows of `schema.UNIT`. With `labels` the answers are
     few and shared by everything: there an equal answer says nothing, and overlap is of questions alone.
     """
 
-    def __init__(self, rows: Iterable[Row], labels: bool = False) -> None:
+    def __init__(self, rows: Iterable[Row], labels: bool = False, units: Iterable[Row] = ()) -> None:
         self.labels = labels
         self.words: list[frozenset[str]] = []
         self.answers: list[frozenset[str]] = []
         self.behind: dict[str, list[int]] = defaultdict(list)
         self.with_word: dict[str, list[int]] = defaultdict(list)
+        numbers: dict[str, int] = {}
         for number, row in enumerate(rows):
             self.words.append(content_words(row["question"]))
             self.answers.append(frozenset(map(normalise, row["golden_answers"])))
-            if row["unit_id"]:
-                self.behind[row["unit_id"]].append(number)
+            numbers[row["id"]] = number
             for word in self.words[-1]:
                 self.with_word[word].append(number)
+        for unit in units:
+            self.behind[unit["id"]] = [numbers[key] for key in unit["example_ids"] if key in numbers]
         self.known_answers = frozenset().union(*self.answers)
 
     def overlap(self, row: Row) -> str:

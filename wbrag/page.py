@@ -57,10 +57,18 @@ class Verbatim:
     caption: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Details:
+    """Blocks behind a line that opens them; on paper they are open."""
+
+    summary: str
+    blocks: tuple[Block, ...]
+
+
 #: Tables of more columns are set in smaller type.
 WIDE = 6
 
-Block = Heading | Text | Table | Pictures | Verbatim
+Block = Heading | Text | Table | Pictures | Verbatim | Details
 
 STYLE = """
 :root { --ink: #1f2328; --quiet: #59636e; --rule: #d9dde2; --tint: #f6f7f9; --accent: #d55e00; }
@@ -82,6 +90,7 @@ th { font-weight: 600; color: var(--quiet); font-size: .82rem; white-space: nowr
 .numbers th:not(:first-child), .numbers td:not(:first-child) { text-align: right; padding: .32rem 0 .32rem 1.3rem;
   white-space: nowrap; }
 .numbers td:first-child { min-width: 7.5rem; overflow-wrap: break-word; }
+table:not(.numbers) td { min-width: 5.5rem; }
 .wide { font-size: .84rem; }
 .wide th, .wide.numbers th:not(:first-child) { font-size: .76rem; white-space: normal; vertical-align: bottom; }
 .wide.numbers th:not(:first-child), .wide.numbers td:not(:first-child) { padding-left: .8rem; }
@@ -90,6 +99,9 @@ tr.strong td { font-weight: 650; background: var(--tint); }
 figure { margin: 0; flex: 1 1 20rem; }
 figure svg { width: 100%; height: auto; display: block; }
 figure svg text { font-family: inherit !important; }
+details { border-bottom: 1px solid var(--rule); padding: .4rem 0; max-width: 58rem; }
+details > :not(summary) { margin-left: 1.1rem; }
+summary { cursor: pointer; overflow-wrap: anywhere; }
 pre { background: var(--tint); border: 1px solid var(--rule); border-radius: 6px;
   padding: .9rem 1rem; margin: .4rem 0 1rem; overflow-x: auto;
   font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }
@@ -99,12 +111,14 @@ pre { background: var(--tint); border: 1px solid var(--rule); border-radius: 6px
   pre { white-space: pre-wrap; font-size: 7.5pt; }
   .scroll { overflow: visible; }
   table { font-size: 8.5pt; }
-  th, .numbers th:not(:first-child) { white-space: normal; vertical-align: bottom; }
+  th, .numbers th:not(:first-child) { white-space: normal; vertical-align: bottom; font-size: 8pt; }
   .wide { font-size: 7pt; }
   .wide th, .wide.numbers th:not(:first-child) { font-size: 6.5pt; }
   .wide.numbers th:not(:first-child), .wide.numbers td:not(:first-child) { padding-left: .5rem; }
   h2 { break-after: avoid; }
   figure, tr, pre, .lead { break-inside: avoid; }
+  details::details-content { content-visibility: visible; display: block; height: auto; }
+  summary { font-weight: 600; break-after: avoid; }
   tr.strong td, pre { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
@@ -141,6 +155,9 @@ def _html(block: Block) -> str:
         case Verbatim(text, caption):
             head = f"<p>{escape(caption)}</p>" if caption else ""
             return f"{head}<pre>{escape(text)}</pre>"
+        case Details(summary, blocks):
+            inside = "\n".join(_html(one) for one in blocks)
+            return f"<details><summary>{escape(summary)}</summary>\n{inside}</details>"
 
 
 def _html_table(table: Table) -> str:
@@ -169,6 +186,10 @@ def _markdown(block: Block) -> str:
             fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
             head = f"{_plain(caption)}\n\n" if caption else ""
             return f"{head}{fence}text\n{text}\n{fence}"
+        case Details(summary, blocks):
+            inside = "\n\n".join(_markdown(one) for one in blocks)
+            line = " ".join(escape(summary).split())
+            return f"<details>\n<summary>{line}</summary>\n\n{inside}\n\n</details>"
 
 
 def _markdown_table(table: Table) -> str:

@@ -69,7 +69,7 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
         with job.record.timed("train"):
             train_examples(job, questions, base, len(inputs.train), generators, cache)
         with job.record.timed("write_back"):
-            writeback = write_back(job, generators.encoders)
+            writeback = write_back(job, run / "traces", questions, base, generators)
         with job.record.timed("predict"):
             predict(job, questions, (base, writeback), len(inputs.test), generators, cache)
     metrics = write_report(run)

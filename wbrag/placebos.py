@@ -107,8 +107,9 @@ def written_units(placebo: str, written: Sequence[Row], traces: Sequence[Row]) -
     usable = [row for row in sorted(written, key=lambda row: str(row["id"])) if row["status"] == "kept"]
     units = []
     for row, model in zip(usable, own, strict=False):
-        text = cut(row["unit_text"], words(model["unit_text"]))
-        units.append(_unit(placebo, row["unit_title"], text, row["id"], row["source_ids"] or []))
+        made = row["units"][0]
+        text = cut(made["text"], words(model["unit_text"]))
+        units.append(_unit(placebo, made["title"], text, row["id"], made["source_ids"] or []))
     return _distinct(units)
 
 
@@ -125,8 +126,9 @@ def cut(text: str, count: int) -> str:
 def _unit(placebo: str, title: str, text: str, example: str, sources: Sequence[str]) -> dict[str, Any]:
     """A row of `schema.UNIT`; its id says what it is. Its tokens are not counted: no tokenizer is here."""
     key = unit_id(title, text, tuple(sources)).removeprefix("wb-")
-    row = {"id": f"placebo-{placebo}-{key}", "title": title, "text": text, "example_id": example}
-    return row | {"source_ids": list(sources), "source_tokens": None, "unit_tokens": None}
+    row = {"id": f"placebo-{placebo}-{key}", "title": title, "text": text, "example_ids": [example]}
+    told = {"source_tokens": None, "unit_tokens": None, "subject": "", "form": placebo, "doubt": ""}
+    return row | {"source_ids": list(sources)} | told
 
 
 def _distinct(units: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,82 +1,96 @@
-"""The report of a run: metrics.json, report.md, report.html and plots/*.svg, from what the pipeline left behind."""
+"""The report of a run: metrics.json, report.md, report.html, plots/*.svg and the lists beside them, from what the
+pipeline left behind.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from wbrag import schema
-from wbrag.construction import TRACE_COLUMNS, construction, cost
+from wbrag.construction import SPENT, TRACE_COLUMNS, construction, cost
 from wbrag.evaluation import Setting, evaluate
+from wbrag.harms import harm_blocks, harms, sources_of, tell_sources
+from wbrag.index.manifest import latest
 from wbrag.lives import lives_to_show
 from wbrag.methods.needs import settings_read
-from wbrag.overlap import RULE, TrainingQuestions
+from wbrag.overlap import TrainingQuestions
 from wbrag.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, html, markdown
-from wbrag.plots import compression_figure, gain_figure, rank_figure
+from wbrag.plots import compression_figure, rank_figure
+from wbrag.result_sections import gain_picture, result_blocks
 from wbrag.runfolder import (
     RunError,
     read_config,
+    read_left_out,
+    read_passages,
     read_record,
     read_records,
     read_rows,
+    read_traces,
+    read_units,
     setting_of,
     trained_run,
     write_text,
 )
-from wbrag.statistics import RESAMPLES
-from wbrag.tables import (
-    EXPOSURE_NAMES,
-    METRIC_NAMES,
-    SPLIT_NAMES,
-    construction_rows,
-    headline,
-    interval,
-    number,
-    percent,
-    points,
-    results_table,
-    topics_told,
-)
+from wbrag.tables import construction_rows, percent
 from wbrag.trace import life
+from wbrag.unit_sample import drawn, judged, sample_page, verdicts_told
+from wbrag.unit_sections import left_out_blocks, unit_blocks
 
 __all__ = ["measure", "write_report"]
 
 Row = Mapping[str, Any]
-QUESTION_COLUMNS = ("question", "golden_answers", "unit_id")
+QUESTION_COLUMNS = ("id", "question", "golden_answers")
 QUARANTINE_SHOWN = 10
 REASONS_SHOWN = 12
-METHOD_NOTE = (
-    "Scores in percent, gains in points. Each question is answered three times in the same run: closed book (the model "
-    "alone), base (with documents of the corpus), + write-back (corpus and write-back index, merged by score). The "
-    f"interval is a paired percentile bootstrap of {RESAMPLES:,} resamples of questions; p is McNemar's exact test, "
-    "for 0/1 metrics."
-)
-GAINS_CAPTION = (
-    "Left: scores before and after; the whisker is the interval of the gain, set on the base score. Right: the gain by "
-    "metric and, in the primary metric, by overlap with training."
-)
+#: What the units took after training, in the order in which `construction.cost` takes it.
+LATER = {"written": schema.WRITTEN, "readings": schema.PREDICTION}
+#: The parts of `construction.cost`, as the report calls them.
+STAGES = {
+    "training": "training",
+    "writing": "writing units",
+    "validating": "validating units",
+    "evaluation": "evaluation",
+}
 
 
 def write_report(run: Path) -> dict[str, Any]:
     """Write all of a run's report, each file whole or not at all, metrics.json last; returns what it holds.
 
-    Reads config.yaml, run.json, traces/, predictions/ and quarantine.jsonl of the run folder. RunError, naming the
-    file, where one cannot be read or there is no prediction.
+    Reads config.yaml, run.json, the tables of the run folder and quarantine.jsonl; beside the report lie harms.jsonl
+    and, where units were rewritten, units_sample.md. RunError, naming the file, where one cannot be read or there is
+    no prediction.
     """
     config = read_config(run)
     setting, how = setting_of(config), settings_read(config["method"])
-    traces = sorted(read_rows(run / "traces", schema.TRACE, TRACE_COLUMNS), key=lambda row: str(row["id"]))
+    traces = sorted(read_traces(run, TRACE_COLUMNS), key=lambda row: str(row["id"]))
     predictions = sorted(read_rows(run / "predictions", schema.PREDICTION), key=lambda row: str(row["id"]))
     if not predictions:
         raise RunError(f"{run / 'predictions'}: no prediction to report on")
     facts = read_record(run / "run.json")
-    training = traces or list(read_rows(trained_run(run) / "traces", schema.TRACE, QUESTION_COLUMNS))
-    metrics = measure(traces, predictions, setting, training) | {"seconds": facts.get("seconds", {})}
-    pictures = _pictures(metrics, traces)
+    own = run if traces else trained_run(run)
+    training = traces or list(read_rows(own / "traces", schema.TRACE, QUESTION_COLUMNS))
+    units = read_units(own)
+    later = [list(read_rows(run / name, table, SPENT)) for name, table in LATER.items()]
+    asked = asked_before(training, setting, units)
+    metrics = _measured(traces, predictions, setting, asked, units, later) | {"seconds": facts.get("seconds", {})}
+    worse = harms(predictions, setting, units, asked)
+    sample = drawn(units, setting.seed) if traces else []
+    passages = read_passages(own, {*sources_of(worse), *(key for unit in sample for key in unit["source_ids"])})
+    tell_sources(worse, passages)
+    checked = judged(sample, passages, {row["id"]: row["question"] for row in training}, prompt_words(config))
+    left_out = read_left_out(own)
+    harmful = any(row["kind"] == "harmful" for row in left_out)
+    readings = list(read_rows(own / "readings", schema.PREDICTION)) if harmful else []
+    pictures = [gain_picture(metrics), *_pictures(metrics, traces)]
     blocks = [
-        *_result_blocks(metrics, pictures[:1]),
+        *result_blocks(metrics, pictures[:1]),
+        *harm_blocks(worse, len(predictions)),
+        *unit_blocks(config, units, corpus_size(own)),
+        *([Text(f"{verdicts_told(checked)} They are in units_sample.md, beside their sources.")] if checked else []),
+        *left_out_blocks(left_out, readings, setting),
         *_construction_blocks(metrics["construction"], pictures[1:]),
         *_cost_blocks(metrics["cost"], facts),
         *_life_blocks(run, lives_to_show(traces, predictions, setting)),
@@ -88,6 +102,9 @@ def write_report(run: Path) -> dict[str, Any]:
     subtitle = f"WriteBack-RAG with {method} on {setting.backbone}, seed {setting.seed}"
     for picture in pictures:
         write_text(run / picture.file, picture.svg)
+    write_text(run / "harms.jsonl", "".join(json.dumps(harm, ensure_ascii=False) + "\n" for harm in worse))
+    if checked:
+        write_text(run / "units_sample.md", sample_page(checked, setting.seed))
     write_text(run / "report.md", markdown(title, subtitle, blocks))
     write_text(run / "report.html", html(title, subtitle, blocks))
     write_text(run / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
@@ -95,59 +112,51 @@ def write_report(run: Path) -> dict[str, Any]:
 
 
 def measure(
-    traces: Sequence[Row], predictions: Sequence[Row], setting: Setting, training: Sequence[Row]
+    traces: Sequence[Row],
+    predictions: Sequence[Row],
+    setting: Setting,
+    training: Sequence[Row],
+    units: Sequence[Row] = (),
 ) -> dict[str, Any]:
     """What metrics.json holds but for the run's seconds: `evaluation.evaluate`, construction statistics and cost.
 
     `training` are the rows behind the units (`QUESTION_COLUMNS`): the run's own traces or, for an evaluation, which has
-    none, those of the run that it measures.
+    none, those of the run that it measures; `units` those that are searched (`schema.UNIT`).
     """
-    asked = TrainingQuestions(training, labels=bool(setting.labels)) if training else None
-    measured = evaluate(predictions, setting, asked)
-    return measured | {"construction": construction(traces), "cost": cost(traces, predictions)}
+    return _measured(traces, predictions, setting, asked_before(training, setting, units), units)
 
 
-def _result_blocks(metrics: Row, pictures: Sequence[Picture]) -> list[Block]:
-    results, splits, exposure = metrics["results"], metrics["splits"], metrics["exposure"]
-    primary = results[0]
-    blocks: list[Block] = [Text(headline(primary), "lead")]
-    if "none" in splits:
-        unseen = splits["none"][0]
-        told = f"{points(unseen['gain'])} points (95% interval {interval(unseen)}) on {unseen['n']:,} questions"
-        blocks.append(Text(f"Where neither the question nor its answer occurs in training, the gain is {told}."))
-    blocks += [
-        Pictures(tuple(pictures)),
-        Heading("Results"),
-        results_table("metric", {METRIC_NAMES[r["metric"]]: r for r in results}, frozenset({0})),
-        Text(
-            f"{METHOD_NOTE} {metrics['questions']['failed']:,} of {primary['n']:,} questions failed and score 0.",
-            "note",
-        ),
-        Text(topics_told(metrics["topics"], primary["n"])),
+def asked_before(training: Sequence[Row], setting: Setting, units: Sequence[Row]) -> TrainingQuestions | None:
+    """The training questions, to be looked up; None where there are none."""
+    return TrainingQuestions(training, bool(setting.labels), units) if training else None
+
+
+def _measured(
+    traces: Sequence[Row],
+    predictions: Sequence[Row],
+    setting: Setting,
+    asked: TrainingQuestions | None,
+    units: Sequence[Row],
+    later: Sequence[Sequence[Row]] = (),
+) -> dict[str, Any]:
+    """`measure`, and the cost of what was written and read `later` than training (`construction.cost`)."""
+    told = {"construction": construction(traces, len(units)), "cost": cost(traces, predictions, *later)}
+    return evaluate(predictions, setting, asked) | told
+
+
+def corpus_size(run: Path) -> int | None:
+    """How many passages the base of a run has; None where it is not there any more."""
+    manifest = latest(run / "base") if (run / "base").is_dir() else None
+    return sum(segment.rows for segment in manifest.segments) if manifest else None
+
+
+def prompt_words(config: Row) -> list[str]:
+    """The prompts that a configuration has in place of wbrag.prompts'."""
+    return [
+        str(text)
+        for texts in (config["backbone"].get("prompts"), config.get("prompts"))
+        for text in (texts or {}).values()
     ]
-    groups = {SPLIT_NAMES[key]: records[0] for key, records in splits.items()}
-    groups |= {EXPOSURE_NAMES[key]: records[0] for key, records in exposure.items()}
-    if len(groups) > 1:
-        blocks += [Heading(f"Who gains ({METRIC_NAMES[primary['metric']]})"), results_table("questions", groups)]
-        blocks.append(Text(f"{RULE} Where no unit was read there is nothing to gain by.", "note"))
-    return [*blocks, Heading("Retrieval"), _retrieval_table(primary)]
-
-
-def _retrieval_table(record: Row) -> Table:
-    exposed = f"{record['questions_with_writeback']:,} of {record['n']:,}"
-    rows = (
-        ("golden answer in the documents, % of questions", *_pair(record, "retrieval_recall", percent)),
-        ("context tokens, mean", *_pair(record, "context_tokens", number)),
-        ("questions for which the method itself retrieved, %", *_pair(record, "retrieval_rate", percent)),
-        ("retrievals by the method itself, a question", *_pair(record, "retrievals_per_question", number)),
-        ("documents from write-back, %", "-", percent(record["writeback_share"])),
-        ("questions with a write-back document", "-", exposed),
-    )
-    return Table(("", "base", "+ write-back"), rows)
-
-
-def _pair(record: Row, key: str, text: Callable[[float | None], str]) -> tuple[str, str]:
-    return text(record[f"{key}_base"]), text(record[f"{key}_writeback"])
 
 
 def _construction_blocks(numbers: Row, pictures: Sequence[Picture]) -> list[Block]:
@@ -166,11 +175,11 @@ def _construction_blocks(numbers: Row, pictures: Sequence[Picture]) -> list[Bloc
 
 
 def _cost_blocks(cost: Row, facts: Row) -> list[Block]:
-    training, evaluation = cost["training"], cost["evaluation"]
+    training = cost["training"]
     saved = f"{training['calls_saved']:,} ({percent(training['calls_saved'] / max(1, training['paper_calls']))}%)"
     rows = tuple(
-        (name, f"{row['calls']:,}", f"{row['prompt_tokens']:,}", f"{row['completion_tokens']:,}")
-        for name, row in (("training", training), ("evaluation", evaluation))
+        (STAGES[name], f"{row['calls']:,}", f"{row['prompt_tokens']:,}", f"{row['completion_tokens']:,}")
+        for name, row in cost.items()
     )
     told = f"Training left out {saved} of the {training['paper_calls']:,} calls of the paper's plan"
     stages = ", ".join(f"{stage} {value:,.1f} s" for stage, value in facts.get("seconds", {}).items())
@@ -184,33 +193,16 @@ def _cost_blocks(cost: Row, facts: Row) -> list[Block]:
 
 
 def _pictures(metrics: Row, traces: Sequence[Row]) -> list[Picture]:
-    results = metrics["results"]
-    groups = {METRIC_NAMES[record["metric"]]: record for record in results}
-    groups |= {SPLIT_NAMES[key]: records[0] for key, records in metrics["splits"].items()}
-    kept = [row for row in traces if row["status"] == "kept"]
-    pictures = [
-        Picture(
-            "plots/gains.svg",
-            gain_figure(METRIC_NAMES[results[0]["metric"]], results[0], groups),
-            GAINS_CAPTION,
-        )
-    ]
-    if not kept:
-        return pictures
-    tokens = [(row["source_tokens"], row["unit_tokens"]) for row in kept]
-    return [
-        *pictures,
-        Picture(
-            "plots/ranks.svg",
-            rank_figure(metrics["construction"]["retained_by_rank"]),
-            "Where in the retrieved list the retained documents stood (paper, Figure 3).",
-        ),
-        Picture(
-            "plots/compression.svg",
-            compression_figure(tokens),
-            "Tokens of each unit against those of the documents it was written from (paper, Figure 5).",
-        ),
-    ]
+    """Ranks and, where a kept example has a unit, compression."""
+    kept, pictures = [row for row in traces if row["status"] == "kept"], []
+    if kept:
+        told = "Where in the retrieved list the retained documents stood (paper, Figure 3)."
+        figure = rank_figure(metrics["construction"]["retained_by_rank"])
+        pictures.append(Picture("plots/ranks.svg", figure, told))
+    if tokens := [(row["source_tokens"], row["unit_tokens"]) for row in kept if row["unit_tokens"]]:
+        told = "Tokens of each unit against those of the documents it was written from (paper, Figure 5)."
+        pictures.append(Picture("plots/compression.svg", compression_figure(tokens), told))
+    return pictures
 
 
 def _life_blocks(run: Path, lives: Sequence[tuple[str, str]]) -> list[Block]:

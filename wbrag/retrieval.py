@@ -22,7 +22,7 @@ from wbrag.encoder import Encoder
 from wbrag.encoding import Encoders, lent, threads_of
 from wbrag.index.garbage import reading
 from wbrag.methods import searches
-from wbrag.schema import DOCUMENT, KNOWN, Document, document_rows
+from wbrag.schema import DOCUMENT, KNOWN, Document, document_rows, documents_of
 
 if TYPE_CHECKING:
     from wbrag.index.search import KnowledgeBase
@@ -148,7 +148,9 @@ def _opened(opening: str, stores: Knowledge, encoder: str, sharers: int = 1, gpu
 
 
 class MergedRetriever:
-    """Top-K(R(q, K) u R(q, K_wb)) of questions that `retrieve` encoded; no encoder is loaded."""
+    """Top-K(R(q, K) u R(q, K_wb)) of questions for which `retrieve` found R(q, K): no encoder is loaded, no base is
+    searched again.
+    """
 
     def __init__(self, stores: Knowledge) -> None:
         from wbrag.index.search import KnowledgeBase
@@ -163,10 +165,12 @@ class MergedRetriever:
         )
         self.k = stores.k
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """The rows with a column `documents_writeback` in place of the vectors."""
+    def __call__(self, batch: pa.Table, leave_out: Sequence[frozenset[str]] | None = None) -> pa.Table:
+        """The rows with a column `documents_writeback` in place of the vectors; `leave_out` as `KnowledgeBase.fold`."""
         vectors = b"".join(batch["vector"].to_pylist())
-        found = self.knowledge.search(np.frombuffer(vectors, np.float16).reshape(len(batch), -1), self.k)
+        xq = np.frombuffer(vectors, np.float16).reshape(len(batch), -1)
+        passages = [documents_of(rows) for rows in batch["documents"].to_pylist()]
+        found = self.knowledge.fold(xq, passages, self.k, leave_out)
         batch = batch.append_column(pa.field("documents_writeback", pa.list_(DOCUMENT)), _column(found))
         return batch.drop_columns(["vector"])
 

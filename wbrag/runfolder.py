@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pyarrow.compute as pc
 
 
+#: The file of a run's units, beside the store that is made of it.
+UNITS = "units.parquet"
 CONFIG_KEYS = ("benchmark", "method", "backbone", "gates", "k", "seed")
 
 
@@ -95,16 +97,21 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def read_rows(
-    folder: Path, schema: pa.Schema, columns: Sequence[str] | None = None, where: pc.Expression | None = None
+    folder: Path,
+    schema: pa.Schema,
+    columns: Sequence[str] | None = None,
+    where: pc.Expression | None = None,
+    pattern: str = "*.parquet",
 ) -> Iterator[dict[str, Any]]:
-    """Rows of a folder of Parquet files that satisfy `where`, batch by batch, with the chosen columns (None: all).
+    """Rows of a folder's Parquet files (of those that match) that satisfy `where`, batch by batch, with the chosen
+    columns (None: all).
 
     Yields nothing where the folder does not exist. RunError where a file lacks a column or has one of another type.
     """
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-    files = sorted(folder.glob("*.parquet"))
+    files = sorted(folder.glob(pattern))
     for file in files:
         try:
             part = ds.dataset(file, format="parquet")
@@ -115,6 +122,61 @@ def read_rows(
                 yield from batch.to_pylist()
         except pa.ArrowException as error:
             raise RunError(f"{file}: {error}") from error
+
+
+def read_units(run: Path) -> list[dict[str, Any]]:
+    """The units of a run, rows of `schema.UNIT`; of an evaluation or variant without units of its own, those of the run
+    around it. [] where none were written.
+    """
+    from wbrag.schema import UNIT
+
+    folder = run if (run / UNITS).exists() else trained_run(run)
+    return list(read_rows(folder, UNIT, pattern=UNITS))
+
+
+def read_left_out(run: Path) -> list[dict[str, Any]]:
+    """What a run left out of its units, rows of `schema.LEFT`."""
+    from wbrag.schema import LEFT
+
+    return list(read_rows(run, LEFT, pattern="left_out.parquet"))
+
+
+def read_passages(run: Path, ids: set[str]) -> dict[str, dict[str, Any]]:
+    """Those of the passages `ids` that units of a run may have been made of, by id: the documents of its kept examples
+    and those that were found by subjects' names.
+    """
+    import pyarrow.compute as pc
+
+    from wbrag.schema import REQUEST, TRACE
+
+    found: dict[str, dict[str, Any]] = {}
+    if ids:
+        kept = read_rows(run / "traces", TRACE, ("documents",), pc.field("status") == "kept")
+        for row in (*kept, *read_rows(run, REQUEST, ("documents",), pattern="requests.parquet")):
+            found |= {one["id"]: one for one in row["documents"] or [] if one["id"] in ids}
+    return found
+
+
+def read_traces(run: Path, columns: Sequence[str], where: pc.Expression | None = None) -> list[dict[str, Any]]:
+    """Rows of a run's traces; `columns` has `id`. Once the run has units, an example has the columns of its first one
+    (`unit_id`, `unit_title`, ...), None where none of its is left.
+    """
+    from wbrag.schema import TRACE
+
+    rows = list(read_rows(run / "traces", TRACE, columns, where))
+    if not (run / UNITS).exists():
+        return rows
+    first: dict[str, dict[str, Any]] = {}
+    for unit in read_units(run):
+        for example in unit["example_ids"]:
+            first.setdefault(example, unit)
+    for row in rows:
+        own = first.get(row["id"], {})
+        told = {f"unit_{key}": own.get(key) for key in ("id", "title", "text")}
+        told |= {key: own.get(key) for key in ("source_tokens", "unit_tokens")}
+        told |= {"evidence": own["text"]} if own.get("form") == "verbatim" else {}
+        row |= {key: value for key, value in told.items() if key in row}
+    return rows
 
 
 def write_text(path: Path, text: str) -> None:

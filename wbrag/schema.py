@@ -52,10 +52,13 @@ class KnowledgeUnit:
     id: str
     title: str
     text: str
-    example_id: str
+    example_ids: tuple[str, ...]
     source_ids: tuple[str, ...]
     source_tokens: int
     unit_tokens: int
+    subject: str = ""
+    form: str = "distilled"
+    doubt: str = ""
 
     @property
     def contents(self) -> str:
@@ -88,16 +91,22 @@ EXAMPLE = pa.schema(
     ]
 )
 PASSAGE = pa.schema([("id", pa.string()), ("title", pa.string()), ("text", pa.string())])
-#: A unit as it lies in the write-back segment: a passage plus its provenance.
+#: A unit as it lies in the write-back segment: a passage plus its provenance. `example_ids`: the kept examples behind
+#: it, none where only the evidence of one mentions its subject. `doubt`: how it came to be faithful (units.write).
 UNIT = pa.schema(
     [
         *PASSAGE,
-        ("example_id", pa.string()),
+        ("example_ids", pa.list_(pa.string())),
         ("source_ids", pa.list_(pa.string())),
         ("source_tokens", pa.int32()),
         ("unit_tokens", pa.int32()),
+        ("subject", pa.string()),
+        ("form", pa.string()),
+        ("doubt", pa.string()),
     ]
 )
+#: A sentence of a passage, as it stands there.
+STATEMENT = pa.struct([("text", pa.string()), ("source", pa.string())])
 RETRIEVED = EXAMPLE.append(pa.field("documents", pa.list_(DOCUMENT)))
 #: One row per example id, whatever became of it.
 TRACE = pa.schema(
@@ -159,23 +168,27 @@ KNOWN = pa.struct(
 REQUEST = pa.schema(
     [
         ("id", pa.string()),
-        ("question", pa.string()),
+        ("examples", pa.list_(pa.string())),  # the kept examples behind it
+        ("question", pa.string()),  # "" for a subject that no kept example asks about
+        ("subject", pa.string()),  # what the unit is about; "" where the question decides
         ("documents", pa.list_(DOCUMENT)),
+        ("statements", pa.list_(STATEMENT)),  # sentences of the documents that are its evidence; none: to be extracted
+        ("draft", pa.struct([("title", pa.string()), ("text", pa.string()), ("evidence", pa.string())])),
         ("judged", pa.bool_()),  # the generator says first which documents are relevant, and only those are read
     ]
 )
-#: The unit written for one request, whatever became of it.
+#: What was left out of a unit, or a whole draft, by class.
+LEFT_OUT = pa.struct([("text", pa.string()), ("kind", pa.string()), ("reason", pa.string())])
+#: What was left out of a run's units, with the request (example or subject) that it was written for.
+LEFT = pa.schema([("request", pa.string()), *LEFT_OUT])
+#: The units written for one request, whatever became of it.
 WRITTEN = pa.schema(
     [
         ("id", pa.string()),
         ("status", pa.string()),  # kept | gated (no passage could be made of the reply) | failed
         ("reason", pa.string()),
-        ("unit_id", pa.string()),
-        ("unit_title", pa.string()),
-        ("unit_text", pa.string()),
-        ("source_ids", pa.list_(pa.string())),
-        ("source_tokens", pa.int32()),
-        ("unit_tokens", pa.int32()),
+        ("units", pa.list_(pa.struct(list(UNIT)))),
+        ("left_out", pa.list_(LEFT_OUT)),
         ("calls", pa.int32()),
         ("prompt_tokens", pa.int64()),
         ("completion_tokens", pa.int64()),

@@ -61,7 +61,7 @@ class SearchHandle:
         if self._timer:
             self._timer.cancel()
         queries, self._waiting = self._waiting, []
-        # By k: where units supersede passages, the nearest k are not the first of a longer list.
+        # By k: where units stand beside passages, the nearest k are not the first of a longer list.
         for k in dict.fromkeys(query.k for query in queries):
             alike = [query for query in queries if query.k == k]
             task = asyncio.get_running_loop().create_task(self._serve(alike, k))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wbrag.overlap import without_overlap
 from wbrag.page import Table
 
 Record = Mapping[str, Any]
@@ -18,10 +19,11 @@ METRIC_NAMES = {
     "label": "label accuracy",
 }
 SPLIT_NAMES = {
-    "none": "no overlap with training",
+    "none": "without overlap",
     "answer": "answer seen in training",
     "question": "question seen in training",
 }
+EVERY = "all test questions"
 EXPOSURE_NAMES = {
     "unit": "a unit among the documents",
     "near_duplicate": "a unit from a near-duplicate question",
@@ -29,42 +31,79 @@ EXPOSURE_NAMES = {
     "other": "another unit, without one",
     "none": "no unit among the documents",
 }
-RESULT_HEADER = ("n", "closed book", "base", "+ write-back", "gain", "95% interval", "McNemar p")
+#: What the units that questions without overlap read hold (`evaluation.READ`).
+READ_NAMES = {
+    "gold": "a unit that was read holds the golden answer",
+    "other": "only units that do not hold it were read",
+    "unit": "a unit was read",
+    "none": "no unit was read",
+}
+FOUND_HEADER = ("answer in the documents, base, %", "+ write-back, %")
+RESULT_HEADER = (
+    *("n", "closed book", "base", "+ write-back", "gain", "95% over topics", "95% over questions", "McNemar p"),
+)
 
 LEGEND = """\
 Scores in %. closed book: the model alone. base: the model with documents of the corpus. + write-back: with documents
 of the corpus and of the trained write-back index. gain: + write-back minus base, in points; where its 95% interval
-leaves out 0, the difference is more than chance."""
+leaves out 0, the difference is more than chance. Over topics: questions with the same first base document are drawn
+together, as the same units help them."""
 
 
-def headline(record: Record) -> str:
-    """What the primary record says, in one sentence that claims no more than its interval does."""
-    metric, n = METRIC_NAMES[record["metric"]], f"{record['n']:,} unseen questions of {record['benchmark']}"
+def headline(metrics: Record) -> str:
+    """What a run says of the questions without overlap (of all, where none is known to be), in one sentence that claims
+    no more than the interval over topics does.
+    """
+    unseen = metrics["splits"].get("none")
+    record = unseen[0] if unseen else metrics["results"][0]
+    n = f"{record['n']:,} test questions of {record['benchmark']}" + (
+        " without overlap with training" if unseen else ""
+    )
+    metric, over = METRIC_NAMES[record["metric"]], record["topics"]
     scores = f"from {percent(record['base'])}% to {percent(record['writeback'])}%"
-    told = f"{points(record['gain'])} points, 95% interval {interval(record)}"
-    if record["ci_low"] > 0:
+    told = f"{points(record['gain'])} points, 95% interval over topics {interval(over)}"
+    if over["topics"] > 1 and over["ci_low"] > 0:
         return f"Write-back raises {metric} on {n} {scores}: {told}."
-    if record["ci_high"] < 0:
+    if over["topics"] > 1 and over["ci_high"] < 0:
         return f"Write-back lowers {metric} on {n} {scores}: {told}."
-    return f"No change shown: write-back takes {metric} on {n} {scores} ({told}, which includes 0)."
+    why = "which includes 0" if over["ci_low"] <= 0 <= over["ci_high"] else "of a single topic"
+    return f"No change shown: write-back takes {metric} on {n} {scores} ({told}, {why})."
 
 
-def topics_told(record: Record, questions: int) -> str:
-    """The gain's interval over topics, and how unevenly the questions are spread over them."""
+def all_told(metrics: Record) -> str:
+    """What a run says of all its test questions, beside the headline; both intervals."""
+    record, splits = metrics["results"][0], metrics["splits"]
+    unseen = f"{splits['none'][0]['n']:,} without overlap" if "none" in splits else "none known to be without overlap"
+    scores = f"from {percent(record['base'])}% to {percent(record['writeback'])}%"
+    told = f"95% interval {interval(record['topics'])} over topics, {interval(record)} over questions"
+    return f"All {record['n']:,} test questions, {unseen}: {scores}, {points(record['gain'])} points, {told}."
+
+
+def topics_told(record: Record) -> str:
+    """Why intervals are over topics, and how unevenly a record's questions are spread over them."""
+    over = record["topics"]
     return (
-        "Questions with the same first base document are helped by the same units. Drawn by these "
-        f"{record['topics']:,} topics, the largest with {record['largest']:,} of {questions:,} questions, the 95% "
-        f"interval of the gain is {interval(record)}."
+        "Over topics: questions with the same first base document, which the same units help, are drawn together; here "
+        f"they are {over['topics']:,} topics, the largest with {over['largest']:,} of {record['n']:,} questions."
     )
 
 
-def terminal_table(results: Sequence[Record]) -> str:
-    """The results as plain text for a terminal: one line a record, in percent, and how to read them."""
-    header = ("benchmark", "metric", *RESULT_HEADER)
-    rows = [(str(record["benchmark"]), METRIC_NAMES[record["metric"]], *result_cells(record)) for record in results]
+def by_overlap(metrics: Record) -> dict[str, Record]:
+    """The primary record of the questions without overlap, of the other classes of overlap, and of all, by name."""
+    found = {SPLIT_NAMES[key]: records[0] for key, records in metrics["splits"].items()}
+    return found | {EVERY: metrics["results"][0]}
+
+
+def terminal_table(metrics: Record) -> str:
+    """The results as plain text for a terminal: questions without overlap, all questions, and how to read them."""
+    record, unseen = metrics["results"][0], metrics["splits"].get("none")
+    records = ({SPLIT_NAMES["none"]: unseen[0]} if unseen else {}) | {EVERY: record}
+    header = (f"{record['benchmark']}, {METRIC_NAMES[record['metric']]}", *RESULT_HEADER)
+    rows = [(name, *result_cells(record)) for name, record in records.items()]
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     lines = [_aligned(row, widths) for row in (header, *rows)]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", LEGEND])
+    told = [without_overlap([metrics["labels"]])] if unseen else []
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", LEGEND, *told])
 
 
 def recall_line(record: Record, k: int) -> str:
@@ -74,9 +113,8 @@ def recall_line(record: Record, k: int) -> str:
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)]
-    cells += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
-    return "  ".join(cells)
+    cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+    return "  ".join([row[0].ljust(widths[0]), *cells])
 
 
 def results_table(first: str, records: Mapping[str, Record], strong: frozenset[int] = frozenset()) -> Table:
@@ -86,10 +124,27 @@ def results_table(first: str, records: Mapping[str, Record], strong: frozenset[i
 
 
 def result_cells(record: Record) -> tuple[str, ...]:
-    """The cells under `RESULT_HEADER`."""
+    """The cells under `RESULT_HEADER`; only a primary record knows its interval over topics."""
     scores = (percent(record[key]) for key in ("closed_book", "base", "writeback"))
-    p = record["mcnemar_p"]
-    return (f"{record['n']:,}", *scores, points(record["gain"]), interval(record), p_value(p) if p is not None else "-")
+    over = interval(record["topics"]) if "topics" in record else "-"
+    p = p_value(record["mcnemar_p"]) if record["mcnemar_p"] is not None else "-"
+    return (f"{record['n']:,}", *scores, points(record["gain"]), over, interval(record), p)
+
+
+def unseen_table(metrics: Record) -> Table:
+    """The questions without overlap by what the units that they read hold, and how many documents held the answer."""
+    whole = metrics["splits"]["none"][0]
+    records = {READ_NAMES[key]: records[0] for key, records in metrics["unseen"].items()} | {"together": whole}
+    rows = tuple(
+        (
+            *(name, f"{record['n']:,}", percent(record["n"] / whole["n"]), points(record["gain"])),
+            *(interval(record["topics"]), percent(record["retrieval_recall_base"])),
+            percent(record["retrieval_recall_writeback"]),
+        )
+        for name, record in records.items()
+    )
+    header = ("without overlap", "n", "share, %", "gain", "95% over topics", *FOUND_HEADER)
+    return Table(header, rows, frozenset({len(rows) - 1}))
 
 
 def construction_rows(construction: Record) -> tuple[tuple[str, ...], ...]:

@@ -17,7 +17,7 @@ from typing import Any
 from wbrag import schema
 from wbrag.evaluation import Setting
 from wbrag.metrics import acc, score
-from wbrag.runfolder import RunError, read_config, read_rows, setting_of
+from wbrag.runfolder import RunError, read_config, read_rows, read_traces, read_units, setting_of
 
 Row = Mapping[str, Any]
 WIDTH = 108
@@ -36,7 +36,7 @@ def life(run: Path, example_id: str) -> str:
 
     setting = setting_of(read_config(run))
     chosen = pc.field("id") == example_id
-    trace = next(read_rows(run / "traces", schema.TRACE, where=chosen), None)
+    trace = next(iter(read_traces(run, schema.TRACE.names, chosen)), None)
     if trace is not None:
         unit = trace["unit_id"]
         tests = read_rows(run / "predictions", schema.PREDICTION) if unit else iter(())
@@ -45,8 +45,8 @@ def life(run: Path, example_id: str) -> str:
     prediction = next(read_rows(run / "predictions", schema.PREDICTION, where=chosen), None)
     if prediction is not None:
         found = {document["id"] for document in prediction["documents_writeback"] or []}
-        written = read_rows(run / "traces", schema.TRACE, ("id", "unit_id"), pc.field("unit_id").isin(list(found)))
-        return question_life(prediction, {row["unit_id"]: row["id"] for row in written}, setting)
+        writers = {unit["id"]: unit["example_ids"] for unit in read_units(run) if unit["id"] in found}
+        return question_life(prediction, writers, setting)
     raise UnknownExample(_unknown(run, example_id))
 
 
@@ -71,14 +71,14 @@ def example_life(trace: Row, readers: Sequence[Row], setting: Setting) -> str:
         lines += ["", *_entry("Each alone", _alone_lines(trace))]
     lines += _entry("Failed", [trace["reason"]]) if failed else _entry("Document gate", [document_reason])
     if trace["unit_id"]:
-        lines += ["", *_entry("Evidence", trace["evidence"].splitlines())]
+        lines += ["", *_entry("Evidence", (trace["evidence"] or "").splitlines())]
         lines += ["", *_entry("Knowledge unit", _unit_lines(trace))]
         lines += ["", *_entry("Found by", _reader_lines(trace["unit_id"], readers, setting))]
     return "\n".join([*lines, "", *_entry("Cost", [_cost(trace)])])
 
 
-def question_life(prediction: Row, writers: Mapping[str, str], setting: Setting) -> str:
-    """A test question (a row of `schema.PREDICTION`); `writers`: unit id -> id of the example it was written from."""
+def question_life(prediction: Row, writers: Mapping[str, Sequence[str]], setting: Setting) -> str:
+    """A test question (a row of `schema.PREDICTION`); `writers`: unit id -> ids of the examples behind it."""
     golden = prediction["golden_answers"]
     lines = [
         f"{prediction['id']}: test question ({_told(setting)})",
@@ -95,8 +95,16 @@ def question_life(prediction: Row, writers: Mapping[str, str], setting: Setting)
         told = _measured(prediction, side, setting) + _own(prediction[f"retrievals_{side}"])
         lines += ["", *_entry(label, [told]), *_entry("", _document_lines(documents))]
         units = [document["id"] for document in documents if document["id"] in writers]
-        lines += _entry("", [f"{unit} was written from training example {writers[unit]}" for unit in units])
+        lines += _entry("", [f"{unit} was written {_from(writers[unit])}" for unit in units])
     return "\n".join([*lines, "", *_entry("Cost", [_cost(prediction)])])
+
+
+def _from(examples: Sequence[str]) -> str:
+    if not examples:
+        return "because the evidence of training examples mentions its subject"
+    more = f" and {len(examples) - READERS_SHOWN} more" if len(examples) > READERS_SHOWN else ""
+    told = ", ".join(examples[:READERS_SHOWN])
+    return f"from training example{'s' if len(examples) > 1 else ''} {told}{more}"
 
 
 def rank_of(document_id: str, documents: Sequence[Row] | None) -> int:

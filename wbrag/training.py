@@ -36,6 +36,7 @@ async def train_example(
     judge: Judge | None = None,
     paper_plan: bool = False,
     closed_book_answer: str | None = None,
+    distils: bool = True,
 ) -> Row:
     """One row of `schema.TRACE` for one example, whatever becomes of it: kept, gated, or failed with its error.
 
@@ -50,7 +51,8 @@ async def train_example(
     with-documents answer where the gate is decided without it (counted as one call, the least a method takes) and
     every prompt already asked for this example.
     `paper_plan` sends them all; the decision is the same either way. A `closed_book_answer` that another run of the
-    same generator and prompt has given is a call saved too.
+    same generator and prompt has given is a call saved too. Without `distils` a kept example ends at step 5: its unit
+    is written later, from several examples or without the generator (`wbrag.units`).
     """
     row: Row = dict.fromkeys(TRACE.names) | {
         "id": example.id,
@@ -64,7 +66,8 @@ async def train_example(
     llm = CountedLLM(tools.llm, remember=not paper_plan)
     started = time.perf_counter()
     try:
-        await algorithm_1(row, example, documents, replace(tools, llm=llm), gates, metric, method, judge, paper_plan)
+        how = (gates, metric, method, judge, paper_plan, distils)
+        await algorithm_1(row, example, documents, replace(tools, llm=llm), *how)
     except UnusableReply as error:  # the generator answered, but not with a passage: a decision, not a fault of the run
         row |= {"status": "gated", "reason": f"{row['reason']}; not distilled: {error}"}
     except Exception as error:  # one bad example must not take its block along
@@ -91,6 +94,7 @@ async def algorithm_1(
     method: Method,
     judge: Judge | None,
     paper_plan: bool,
+    distils: bool,
 ) -> None:
     """Algorithm 1, steps 1 to 7, for the example (q, a); fills `row` on the way, so that an error loses nothing.
 
@@ -120,19 +124,19 @@ async def algorithm_1(
 
     # Step 4: utility gate.
     utility = utility_gate(s_nr, s_rag, gates)
-    row |= {"delta": utility.delta, "reason": utility.reason}
+    row |= {"delta": utility.delta, "reason": utility.reason, "status": "kept" if utility.passed else "gated"}
     if not utility.passed:
-        row |= {"status": "gated"}
         return
 
     # Step 5: document gate over s_j, the score with document j alone: nothing is searched beside it.
-    alone = replace(tools, search=None)
-    answers = await _together([method.answer(question, [document], alone) for document in documents])
+    answers = await _together([method.answer(question, [one], replace(tools, search=None)) for one in documents])
     scores = await _together([score(answer) for answer in answers])
     kept = document_gate(s_nr, scores, gates)
     row |= {"document_answers": [answer.text for answer in answers], "document_scores": scores}
     row |= {"kept_ranks": list(kept.kept_ranks), "fallback": kept.fallback}
     row["reason"] = f"{utility.reason}; {kept.reason}"
+    if not distils:
+        return
 
     # Step 6: distillation, k = F(q, D*).
     sources = [documents[rank - 1] for rank in kept.kept_ranks]
@@ -141,9 +145,9 @@ async def algorithm_1(
     row["dropped_documents"] += len(sources) - distilled.documents_read
 
     # Step 7: write back; the index stage adds every kept unit to K_wb.
-    unit = knowledge_unit(example.id, distilled, sources, tools.llm)
+    unit = knowledge_unit([example.id], distilled, sources, tools.llm)
     row |= {"unit_id": unit.id, "unit_title": unit.title, "unit_text": unit.text}
-    row |= {"source_tokens": unit.source_tokens, "unit_tokens": unit.unit_tokens, "status": "kept"}
+    row |= {"source_tokens": unit.source_tokens, "unit_tokens": unit.unit_tokens}
 
 
 class CountedLLM:

@@ -1,5 +1,5 @@
 """A trained run measured again: with other write-back stores (placebos, other methods' units), with its own units
-merged by the other policy, and itself once more.
+and merged in other ways, and itself once more.
 
 Also the run trained anew with a judge in place of its labels.
 
@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 
 from wbrag import placebos
 from wbrag.actors import Generators
-from wbrag.config import ConfigError, TrainConfig, fingerprint
+from wbrag.config import ConfigError, Merge, TrainConfig, Units, fingerprint
 from wbrag.dispatch import Stage
 from wbrag.index.manifest import latest
-from wbrag.index.merge import other_policy
-from wbrag.inputs import Identity, identity_of, refuse_other_settings
+from wbrag.index.merge import check_merge
+from wbrag.inputs import Identity, check_units, identity_of, refuse_other_settings
 from wbrag.pipeline import (
     base_index,
     cache_of,
@@ -38,10 +38,19 @@ from wbrag.pipeline import (
 )
 from wbrag.plan import Job, Session, generate, opened, written
 from wbrag.report import QUESTION_COLUMNS, measure
-from wbrag.runfolder import load_config, read_config, read_record, read_rows, setting_of, write_text
+from wbrag.runfolder import (
+    load_config,
+    read_config,
+    read_record,
+    read_rows,
+    read_traces,
+    read_units,
+    setting_of,
+    write_text,
+)
 from wbrag.runrecord import open_record
 from wbrag.schema import PREDICTION, REQUEST, TRACE, UNIT, WRITTEN
-from wbrag.writeback import publish_units
+from wbrag.writeback import publish_units, write_back
 
 Row = dict[str, Any]
 
@@ -78,11 +87,19 @@ def repeat(own: Trained, session: Session) -> dict[str, Any]:
     return predicted(own, "repeat", own.run / "writeback", {}, session, anew=True)
 
 
-def other_merge(own: Trained, session: Session) -> dict[str, Any]:
-    """The run measured with the other merge policy (`wbrag.index.merge`): same units, same base answers."""
-    policy, store = other_policy(own.cfg.merge.policy), own.run / "writeback"
-    changed = replace(own, cfg=replace(own.cfg, merge=replace(own.cfg.merge, policy=policy)))
-    return predicted(changed, f"merge-{policy}", store, {"writeback": _version(store)}, session)
+def other_units(own: Trained, name: str, units: Units, merge: Merge, session: Session) -> dict[str, Any]:
+    """The run measured with other units of the same kept examples, merged in another way (`wbrag.writeback`).
+
+    ConfigError for units that nobody can write, or a merge that is none.
+    """
+    check_units(units)
+    check_merge(merge)
+    changed = replace(own, cfg=replace(own.cfg, units=units, merge=merge))
+    job = variant_job(changed, f"units-{name}", {})
+    if not (job.run / "metrics.json").is_file():
+        with opened(changed.cfg, session) as generators, job.record.timed("write_back"):
+            write_back(job, own.run / "traces", own.questions, own.base, generators)
+    return predicted(changed, f"units-{name}", job.run / "writeback", {}, session)
 
 
 def judge(own: Trained, session: Session) -> dict[str, Any]:
@@ -126,7 +143,7 @@ def placebo(own: Trained, name: str, session: Session) -> dict[str, Any]:
     placebos.check_placebos([name])
     job = variant_job(own, f"placebo-{name}", {"seed": own.cfg.seed})
     columns = placebos.TRACE_COLUMNS
-    traces = list(read_rows(own.run / "traces", TRACE, columns))
+    traces = read_traces(own.run, columns)
     if name in placebos.WRITTEN_ONES:
         passages = pq.read_table(own.corpus).to_pylist() if name == "random" else []
         rows = placebos.requests(name, traces, passages, own.cfg.seed)
@@ -202,7 +219,7 @@ def _measured(own: Trained, job: Job) -> dict[str, Any]:
     setting = setting_of(read_config(job.run))
     predictions = sorted(read_rows(job.run / "predictions", PREDICTION), key=lambda row: str(row["id"]))
     training = list(read_rows(own.run / "traces", TRACE, QUESTION_COLUMNS))
-    return measure([], predictions, setting, training) | {"seconds": job.record.facts["seconds"]}
+    return measure([], predictions, setting, training, read_units(job.run)) | {"seconds": job.record.facts["seconds"]}
 
 
 def _version(store: Path) -> str:

@@ -1,61 +1,50 @@
-"""How one ranked list of passages and units becomes a top-K: the paper's plain merge, or units that supersede. Pure."""
+"""How the best passages and the best units of a question become the documents that are read. Pure.
+
+`plain` is the paper's: K places, taken by score alone. `beside` takes no passage's place: the K passages stay, and the
+units that are as near to the question as they are come before them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
 
 from wbrag.config import ConfigError, Merge
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A hit as the policy sees it; `sources`: ids of the documents that a unit was distilled from."""
-
-    id: str
-    unit: bool = False
-    sources: frozenset[str] = frozenset()
+from wbrag.schema import Document
 
 
 def check_merge(merge: Merge) -> None:
-    """ConfigError, naming key and value, for a policy or threshold that cannot work."""
-    if merge.policy not in ("plain", "supersede"):
-        raise ConfigError(f"merge.policy={merge.policy!r} is unknown; known are plain, supersede")
-    if not 0 < merge.cosine <= 1:
-        raise ConfigError(f"merge.cosine={merge.cosine}: more than 0 and at most 1 is needed")
+    """ConfigError, naming key and value, for a policy or bound that cannot work."""
+    if merge.policy not in ("plain", "beside"):
+        raise ConfigError(f"merge.policy={merge.policy!r} is unknown; known are plain, beside")
+    for key, value in (("margin", merge.margin), ("room", merge.room)):
+        if not 0 <= value <= 2:
+            raise ConfigError(f"merge.{key}={value}: a number from 0 to 2 is needed")
 
 
-def other_policy(policy: str) -> str:
-    """The policy that a run of this one is held against."""
-    return {"plain": "supersede", "supersede": "plain"}[policy]
+def merged(passages: Sequence[Document], units: Sequence[Document], k: int, merge: Merge) -> list[Document]:
+    """The documents of one question from its k best `passages` and its best `units`, both best first.
 
-
-def supersede(ranked: Sequence[Candidate], k: int, cosines: np.ndarray, threshold: float) -> list[int]:
-    """Places, in `ranked` (best first), of the k best candidates that are different pieces of evidence.
-
-    From the top down: a candidate that a unit in the list was distilled from, or a unit that is nearly one in the list
-    (the same sources, or a cosine of at least `threshold`), is passed over; a unit that joins the list takes the place
-    of those it was distilled from. `cosines` (n, n) is read between units only. What stands below the place where the
-    list is full has no part in it, so a longer `ranked` gives the same. Fewer than k: all were seen.
+    plain: the k best of both; of equal scores passages come first. beside: `admitted` units, then the passages.
     """
-    kept: list[int] = []
-    replaced: set[str] = set()
-    for place, candidate in enumerate(ranked):
-        if len(kept) == k:
+    if merge.policy == "beside":
+        return [*admitted(passages, units, k, merge), *passages]
+    return sorted([*passages, *units], key=lambda document: -document.score)[:k]
+
+
+def admitted(passages: Sequence[Document], units: Sequence[Document], k: int, merge: Merge) -> list[Document]:
+    """The units that stand beside the passages, best first: at most k.
+
+    A unit has to be as near to the question as the best passage, up to `margin` in score, and has to fit: units may
+    hold `room` times the characters of the passages. One that is too long is passed over. Without passages all fit.
+    """
+    if not passages:
+        return list(units[:k])
+    room = merge.room * sum(len(document.contents) for document in passages)
+    found: list[Document] = []
+    for unit in units:
+        if unit.score < passages[0].score - merge.margin or len(found) == k:
             break
-        if candidate.id in replaced:
-            continue
-        if any(_same(ranked, one, place, cosines, threshold) for one in kept):
-            continue
-        kept = [*(one for one in kept if ranked[one].id not in candidate.sources), place]
-        replaced |= candidate.sources
-    return kept
-
-
-def _same(ranked: Sequence[Candidate], one: int, other: int, cosines: np.ndarray, threshold: float) -> bool:
-    first, second = ranked[one], ranked[other]
-    if not (first.unit and second.unit):
-        return False
-    return bool(first.sources and first.sources == second.sources) or bool(cosines[one, other] >= threshold)
+        if len(unit.contents) <= room:
+            found.append(unit)
+            room -= len(unit.contents)
+    return found

@@ -85,14 +85,10 @@ class Part:
             self._warm[key] = warm_search(codes, rows, gpu_hold if gpus() else cpu_hold)
         return self._warm[key]
 
-    def passages(self, rows: np.ndarray) -> list[tuple[dict[str, Any], frozenset[str]]]:
-        """id, title and text of these rows, and the ids that a unit was distilled from (none in a base)."""
-        table = self.segment.passages.take(rows)
-        sources = table["source_ids"].to_pylist() if "source_ids" in table.column_names else [None] * len(table)
-        return [
-            (row, frozenset(ids or ()))
-            for row, ids in zip(table.select(PASSAGE.names).to_pylist(), sources, strict=True)
-        ]
+    def passages(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        """id, title and text of these rows."""
+        found: list[dict[str, Any]] = self.segment.passages.take(rows).select(PASSAGE.names).to_pylist()
+        return found
 
     def _visible(self, where: pc.Expression | None, columns: pa.Schema) -> np.ndarray | None:
         if where is None:

@@ -2,7 +2,7 @@
 
 Every segment is searched by itself and one sort merges the lists. The order is total and stated: score descending;
 of equal scores base before write-back, then the smaller row. So a store searched as many segments, or two stores
-searched as one, give the same list, ties included.
+searched as one, give the same list, ties included. What becomes of the two stores' lists: `wbrag.index.merge`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from wbrag.encoder import Encoder, open_encoder
 from wbrag.index.files import StoreError
 from wbrag.index.live import dead_rows
 from wbrag.index.manifest import Manifest, latest, read_manifest, require_same
-from wbrag.index.merge import check_merge
+from wbrag.index.merge import check_merge, merged
 from wbrag.index.notes import noted_encoder
 from wbrag.index.part import Part
-from wbrag.index.ranking import superseding, top
+from wbrag.index.ranking import top
 from wbrag.index.segment import open_ref
 from wbrag.index.storage import Store
 from wbrag.index.vectors import use_threads
@@ -125,7 +125,8 @@ class KnowledgeBase:
         writeback: bool | Sequence[bool] = True,
         where: pc.Expression | None = None,
     ) -> list[list[Document]]:
-        """The k best documents of each query, best first; fewer where fewer are live.
+        """The k best documents of each query, best first; fewer where fewer are live. With `merge.policy=beside` the k
+        best passages, and before them the units that may stand beside them.
 
         queries: (nq, d) unit-norm vectors, float16 or float32, or nq questions, which are then encoded. Scores are
         inner products, float32. `writeback=False` searches the base alone; a list switches it query by query. `where`:
@@ -190,17 +191,31 @@ class KnowledgeBase:
         if not np.isfinite(xq).all():
             raise ValueError(f"query {np.flatnonzero(~np.isfinite(xq).all(axis=1))[0]} is not finite")
 
+    def fold(
+        self,
+        xq: np.ndarray,
+        passages: Sequence[Sequence[Document]],
+        k: int,
+        leave_out: Sequence[frozenset[str]] | None = None,
+        where: pc.Expression | None = None,
+    ) -> list[list[Document]]:
+        """As `search`, where the k best passages of each query are known already: only write-back is searched.
+
+        `leave_out`: query by query, ids of units that are to be as if they were not there.
+        """
+        without = leave_out or [frozenset()] * len(xq)
+        found = self._top("writeback", xq, k + max(map(len, without), default=0), where)
+        units = [[u for u in hits if u.id not in ids][:k] for hits, ids in zip(found, without, strict=True)]
+        return [merged(*lists, k, self.merge) for lists in zip(passages, units, strict=True)]
+
     def _search(self, xq: np.ndarray, k: int, writeback: bool, where: pc.Expression | None) -> list[list[Document]]:
+        passages = self._top("base", xq, k, where)
+        return self.fold(xq, passages, k, where=where) if writeback else passages
+
+    def _top(self, source: Source, xq: np.ndarray, k: int, where: pc.Expression | None) -> list[list[Document]]:
         xq = np.ascontiguousarray(xq, dtype=np.float32)
-        parts = [part for part in self._parts if writeback or part.source == "base"]
-        if not parts:  # all was deleted and compacted away
-            return [[] for _ in xq]
-        searches = [part.search(where, self._columns, *self._how) for part in parts]
-        if writeback and self.merge.policy == "supersede":
-            found = superseding(parts, searches, xq, k, self.merge.cosine)
-        else:
-            found = top(parts, searches, xq, k)
-        return [[hit.document for hit in hits] for hits in found]
+        parts = [part for part in self._parts if part.source == source]
+        return top(parts, [part.search(where, self._columns, *self._how) for part in parts], xq, k)
 
 
 def _pin(store: Store, version: int) -> Manifest | None:

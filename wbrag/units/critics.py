@@ -1,0 +1,101 @@
+"""Who is asked about what no rule decides, whether sources bear a sentence out: the generator or an NLI model."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+from wbrag.config import ConfigError
+from wbrag.encoder import model_folder
+from wbrag.llm import LLM
+from wbrag.llm.fit import fit_documents
+from wbrag.prompts import Prompts
+from wbrag.schema import Document
+from wbrag.units.faithful import Checked, Critic, Judged
+
+#: Longest reply to a claim, in tokens.
+VERDICT_TOKENS = 8
+
+
+async def settled(checked: Checked, sources: Sequence[str], critic: Critic | None) -> Checked:
+    """A checked unit with nothing open: what the critic says yes to is `supported`, the rest `unsupported`.
+
+    The critic is asked about each sentence once, of all at the same time; without one, or without
+    sources, nothing open is supported.
+    """
+    said = dict.fromkeys(checked.open, False)
+    if critic is not None and sources:
+        said = dict(zip(said, await asyncio.gather(*[critic(sentence, sources) for sentence in said]), strict=True))
+
+    def decided(one: Judged) -> Judged:
+        if one.kind != "open":
+            return one
+        asked = "the critic says no" if critic else "no critic to ask"
+        return Judged(one.sentence, "supported") if said[one.sentence] else Judged(one.sentence, "unsupported", asked)
+
+    return replace(checked, sentences=tuple(map(decided, checked.sentences)))
+
+
+def critic_of(critic: str, llm: LLM, prompts: Prompts) -> Critic | None:
+    """The critic that `units.critic` names: "llm" is the generator, "none" nobody, any other an NLI cross-encoder."""
+    match critic:
+        case "none":
+            return None
+        case "llm":
+            return llm_critic(llm, prompts)
+        case model:
+            return nli_critic(model)
+
+
+def llm_critic(llm: LLM, prompts: Prompts) -> Critic:
+    """The generator, asked to verify each sentence as a claim by the sources: yes is a reply that begins with SUPPORTS.
+
+    Sources that do not fit are dropped from the tail. The critic raises PromptTooLong where not even the first fits.
+    """
+
+    async def supports(sentence: str, sources: Sequence[str]) -> bool:
+        documents = [Document(str(i), *_title_and_text(source)) for i, source in enumerate(sources)]
+        asked, _ = fit_documents(documents, lambda some: prompts.answer("claim", sentence, some), llm, VERDICT_TOKENS)
+        reply = await llm.chat(asked, VERDICT_TOKENS)
+        return reply.text.strip().upper().startswith("SUPPORTS")
+
+    return supports
+
+
+@lru_cache(maxsize=1)
+def nli_critic(model: str, device: str | None = None) -> Critic:
+    """A cross-encoder for natural-language inference: yes where one source entails the sentence, its likeliest label.
+
+    `model` is a folder, a hub name or `package:<module>`, as an encoder's. Its configuration says which label is
+    entailment; ConfigError where none is. Of a source longer than the model reads, the rest is not seen.
+    """
+    from sentence_transformers import CrossEncoder
+
+    folder = model_folder(model)
+    encoder = CrossEncoder(str(folder or model), device=device, local_files_only=folder is not None)
+    labels = {int(place): str(label).lower() for place, label in encoder.config.id2label.items()}
+    entailment = next((place for place, label in labels.items() if label.startswith("entail")), None)
+    if entailment is None:
+        told = ", ".join(labels.values())
+        raise ConfigError(f"units.critic: {model} is no NLI model: none of its labels ({told}) is entailment")
+
+    one_at_a_time = threading.Lock()  # a tokenizer that two threads use at once raises "Already borrowed"
+
+    def entailed(sentence: str, sources: Sequence[str]) -> bool:
+        pairs = [(" ".join(source.split()), sentence) for source in sources]
+        with one_at_a_time:
+            scores = encoder.predict(pairs, show_progress_bar=False)
+        return any(int(row.argmax()) == entailment for row in scores)
+
+    async def supports(sentence: str, sources: Sequence[str]) -> bool:
+        return await asyncio.to_thread(entailed, sentence, sources)
+
+    return supports
+
+
+def _title_and_text(source: str) -> tuple[str, str]:
+    title, line_break, text = source.partition("\n")
+    return (title, text) if line_break else ("", source)
