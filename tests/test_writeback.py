@@ -14,17 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from wbrag.benchmarks import OverErrorBudget
 from wbrag.config import Backbone, Benchmark, Cluster, Encoder, Merge, TrainConfig, Units
 from wbrag.encoder import open_encoder
 from wbrag.index.manifest import latest
 from wbrag.index.search import KnowledgeBase
-from wbrag.pipeline import train
-from wbrag.plan import Session
+from wbrag.pipeline import check_errors, train
+from wbrag.plan import Job, Session
 from wbrag.runfolder import read_left_out, read_traces, read_units
-from wbrag.schema import LEFT, UNIT
+from wbrag.runrecord import RunRecord
+from wbrag.schema import LEFT, PREDICTION, UNIT, WRITTEN
 from wbrag.trace import life
 from wbrag.units.evidence import nearest_sentences
 from wbrag.units.sentences import sentences
@@ -245,6 +248,27 @@ def test_a_run_that_keeps_nothing_has_no_units_and_is_measured(data: Path, sessi
     assert read_units(tmp_path / "run") == read_left_out(tmp_path / "run") == []
     assert latest(tmp_path / "run" / "writeback") is None
     assert metrics["results"][0]["gain"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("table", "failed", "told"),
+    [
+        ("written", {"status": "failed", "reason": "RuntimeError: the engine is gone"}, "request 'r0': RuntimeError"),
+        ("readings", {"error": "RuntimeError: the engine is gone"}, "example 'r0': RuntimeError"),
+    ],
+)
+def test_units_that_could_not_be_written_or_read_count_against_the_error_budget(
+    table: str, failed: dict[str, str], told: str, data: Path, tmp_path: Path
+) -> None:
+    schema = {"written": WRITTEN, "readings": PREDICTION}[table]
+    rows = [{"id": f"r{i}", "status": "kept"} | (failed if i == 0 else {}) for i in range(4)]
+    (tmp_path / table).mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / table / "0.parquet")
+    cfg = settings(data, "budget", max_error_rate=0.25)
+    job = Job(cfg, tmp_path, RunRecord(tmp_path, {}))
+    check_errors(job)
+    with pytest.raises(OverErrorBudget, match=f"{table}: 1 of 4 rows failed .*{told}"):
+        check_errors(replace(job, cfg=replace(cfg, max_error_rate=0.2)))
 
 
 def test_nearest_sentences_are_those_of_a_comparison_with_each() -> None:

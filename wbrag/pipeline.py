@@ -231,13 +231,18 @@ def keep_closed_book(table: Path, column: str, out: Path) -> None:
 
 
 def check_errors(job: Job) -> None:
-    """Raise OverErrorBudget where more training examples, or more test questions, failed than the budget allows."""
-    for table, error in (("traces", pc.field("status") == "failed"), ("predictions", pc.field("error").is_valid())):
+    """Raise OverErrorBudget where more rows of a table of the run failed than the budget allows: training examples,
+    requests for units, readings of units, or test questions. A table that the run has not is passed over.
+    """
+    failed, broken = pc.field("status") == "failed", pc.field("error").is_valid()
+    tables = {"traces": ("reason", failed), "written": ("reason", failed)}
+    tables |= {"readings": ("error", broken), "predictions": ("error", broken)}
+    for table, (why, which) in tables.items():
         folder = job.run / table
         if not folder.is_dir():
-            continue  # an evaluation has no traces
-        failed = pq.read_table(folder, columns=["id", "reason" if table == "traces" else "error"], filters=error)
-        told = [f"example {row['id']!r}: {row.get('reason') or row.get('error')}" for row in failed.to_pylist()]
-        rows = pq.read_table(folder, columns=["id"]).num_rows
-        if (over := over_budget(str(folder), told, rows, job.cfg.max_error_rate)) is not None:
+            continue
+        rows = pq.read_table(folder, columns=["id", why], filters=which).to_pylist()
+        told = [f"{'request' if table == 'written' else 'example'} {row['id']!r}: {row[why]}" for row in rows]
+        count = pq.read_table(folder, columns=["id"]).num_rows
+        if (over := over_budget(str(folder), told, count, job.cfg.max_error_rate)) is not None:
             raise over
