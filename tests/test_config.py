@@ -162,20 +162,20 @@ def test_a_build_has_settings_of_its_own() -> None:
         built(["corpus=c.jsonl"])
 
 
-def test_the_merge_is_the_papers_unless_told_otherwise() -> None:
-    given = composed(WORLD)
+def test_the_papers_units_and_merge_are_one_word_away() -> None:
+    given = composed([*WORLD, "units=paper"])
     assert given.merge == config.Merge("plain", 0.0, 0.25) == config.Merge()
     assert given.units == config.Units()
     assert config.one_unit_an_example(given.units)
-    assert composed([*WORLD, "merge.policy=beside"]).merge.policy == "beside"
+    assert composed([*WORLD, "units=paper", "merge.policy=beside"]).merge.policy == "beside"
 
 
-def test_units_bring_their_merge_and_each_setting_can_be_given_alone() -> None:
-    subject = composed([*WORLD, "units=subject"])
-    assert (subject.units.form, subject.units.scope, subject.units.validate) == ("verbatim", "subject", True)
-    assert subject.merge == config.Merge("beside", 0.05, 0.25)
-    changed = composed([*WORLD, "units=subject", "merge.policy=plain", "units.hops=2", "units.validate=false"])
-    assert (changed.merge.policy, changed.units.hops, changed.units.validate) == ("plain", 2, False)
+def test_units_are_by_subject_bring_their_merge_and_each_setting_can_be_given_alone() -> None:
+    subject = composed(WORLD)
+    assert (subject.units.name, subject.units.form, subject.units.scope) == ("subject", "verbatim", "subject")
+    assert subject.merge == config.Merge("beside", 0.1, 0.4, named=True)
+    changed = composed([*WORLD, "merge.policy=plain", "units.hops=1", "units.validate=false"])
+    assert (changed.merge.policy, changed.units.hops, changed.units.validate) == ("plain", 1, False)
     assert not config.one_unit_an_example(changed.units)
 
 

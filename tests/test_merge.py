@@ -124,6 +124,18 @@ def test_no_room_and_no_near_unit_read_what_the_base_says(
         assert merged(passages, [], k, Merge(policy)) == passages[: k if policy == "plain" else None]
 
 
+@given(PASSAGES, UNITS, PLACES, st.data())
+def test_named_reads_the_units_that_the_question_names_as_if_no_others_were_there(
+    passages: list[Document], units: list[Document], k: int, data: st.DataObject
+) -> None:
+    titles = data.draw(st.lists(st.sampled_from(["Elm", "New Elm", "Osk"]), min_size=len(units), max_size=len(units)))
+    titled = [replace(unit, title=title) for unit, title in zip(units, titles, strict=True)]
+    near, named = Merge("beside", 0.25, 1.0), Merge("beside", 0.25, 1.0, named=True)
+    for question, there in (("Where is new elm?", {"Elm", "New Elm"}), ("Is Osker a river?", set()), ("", set())):
+        some = [unit for unit in titled if unit.title in there]
+        assert admitted(passages, titled, k, named, question) == admitted(passages, some, k, near)
+
+
 @pytest.mark.parametrize(
     ("merge", "message"),
     [

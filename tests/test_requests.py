@@ -167,6 +167,21 @@ def test_evidence_that_does_not_name_its_subject_is_taken_all_the_same() -> None
     }
 
 
+def test_an_example_without_a_subject_has_a_request_of_its_own() -> None:
+    untitled = document_rows([replace(PASSAGES["elm"], title="")])
+    some = [example(key, "is it quiet?", ["elm"], [1]) | {"documents": untitled} for key in ("e6", "e7")]
+    world = World()
+    found = fits(by_subject(some, Units(scope="subject"), world.search, world.nearest))
+    assert [(row["id"], row["subject"], row["examples"]) for row in found] == [(key, "", [key]) for key in ("e6", "e7")]
+    assert texts_of(found[0]) == texts_of(found[1]) == ["The village is quiet."]
+    assert world.searched == []
+
+
+def test_an_examples_own_documents_come_before_those_that_its_subject_finds() -> None:
+    found, _ = requested(hops=0)
+    assert ids_of(found["Oakwick"]) == ["oak", "fair", "port"]
+
+
 def test_hops_take_in_what_is_mentioned_as_far_as_it_is_told() -> None:
     assert list(requested(0)[0]) == ["Oakwick", "Ida Brandt", "Elm"]
     one, world = requested(1)

@@ -236,6 +236,23 @@ def test_a_unit_left_out_is_as_if_it_were_deleted(
         assert found[number] == KnowledgeBase(stores[0], store, merge=merge).search(xq[number : number + 1], k)[0]
 
 
+def test_units_that_a_question_names_are_found_behind_nearer_ones(tmp_path: Path) -> None:
+    base, writeback = tmp_path / "base", tmp_path / "writeback"
+    publish(base, unit_vectors(20), passages(20), "test", {})
+    publish(writeback, unit_vectors(16, seed=3), passages(16, "wb"), "test", {})
+    xq, merge = unit_vectors(3, seed=2), Merge("beside", 2.0, 2.0, named=True)
+    far = [of_source(documents, "writeback")[11] for documents in KnowledgeBase(base, writeback).search(xq, 40)]
+    asked = [f"What of {document.title}, and of nobody else?" for document in far]
+    knowledge = KnowledgeBase(base, writeback, merge=merge)
+    found = knowledge.search(xq, 3, questions=asked)
+    assert [of_source(documents, "writeback") for documents in found] == [[document] for document in far]
+    found = knowledge.search(xq, 3, [True, False, True], questions=asked)
+    assert [len(of_source(documents, "writeback")) for documents in found] == [1, 0, 1]
+    assert knowledge.search(xq, 3, writeback=False) == KnowledgeBase(base).search(xq, 3)
+    with pytest.raises(ValueError, match=r"merge\.named asks which titles stand in the questions"):
+        knowledge.search(xq, 3)
+
+
 # Questions as text
 
 

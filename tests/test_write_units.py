@@ -234,13 +234,21 @@ def test_a_draft_is_taken_as_it_is() -> None:
     assert unit["id"] == unit_id(draft["title"], draft["text"], ("p1", "p2"))
 
 
-def test_a_bad_rewrite_of_a_subject_is_gated_with_what_is_wrong() -> None:
+def test_a_bad_rewrite_of_a_subject_is_left_out_with_what_is_wrong_and_its_other_units_stay() -> None:
     def respond(prompt: str) -> str:
-        return "I'm sorry, I cannot help." if prompt.startswith("Evidence:") else read(prompt)
+        return "I'm sorry, I cannot help." if prompt.startswith("Evidence:") and MARKETS in prompt else read(prompt)
 
     row, _ = written(request(SAYS, question="", subject="Oakwick"), SUBJECT, respond)
-    assert (row["status"], row["units"]) == ("gated", [])
-    assert row["reason"].startswith("not distilled: rewrite reply refusal")
+    assert (row["status"], row["units"], row["reason"]) == ("gated", [], "nothing was left to write")
+    assert [one["kind"] for one in row["left_out"]] == ["unusable"]
+    assert row["left_out"][0]["reason"].startswith("rewrite reply refusal")
+    packs = Units(scope="subject", tokens=18)
+    row, _ = written(request(SAYS, question="", subject="Oakwick"), packs, respond)
+    assert row["status"] == "kept"
+    assert row["units"]
+    assert [one["kind"] for one in row["left_out"]] == ["unusable"]
+    row, _ = written(request(SAYS, question="", subject="Oakwick"), replace(packs, faithful=True), respond)
+    assert any(MARKETS in unit["text"] and unit["doubt"] == "fallback" for unit in row["units"])
 
 
 # Held to the sources

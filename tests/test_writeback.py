@@ -31,6 +31,7 @@ from wbrag.schema import LEFT, PREDICTION, UNIT, WRITTEN
 from wbrag.trace import life
 from wbrag.units.evidence import nearest_sentences
 from wbrag.units.sentences import sentences
+from wbrag.variants import other_units, trained
 
 TREES = ["Oak", "Elm", "Ash", "Birch", "Cedar", "Alder", "Maple", "Rowan", "Hazel", "Linden"]
 #: An alias in every golden answer; no passage and no prompt holds it.
@@ -142,11 +143,13 @@ def test_units_are_what_the_passages_say_of_towns_asked_about_and_of_their_mayor
     assert not any(GOLD in str(pq.read_table(run / name).to_pylist()) for name in STAGES[:3])
 
 
-def test_the_store_holds_the_units_and_a_test_question_reads_them(run: Path) -> None:
+def test_the_store_holds_the_units_and_a_test_question_reads_them(run: Path, data: Path) -> None:
     units, published = read_units(run), latest(run / "writeback")
     assert published is not None
     assert published.next_row == len(units)
-    hits = KnowledgeBase.open(run).search_one("What is Oakson's trade?", 40)
+    knowledge = KnowledgeBase.open(run)
+    assert knowledge.merge == settings(data, "run").merge != Merge()  # opened as it was measured
+    hits = knowledge.search_one("What is Oakson's trade?", 40)
     assert {hit.id for hit in hits if hit.source == "writeback"} <= {unit["id"] for unit in units}
     told = rows_of(run / "predictions")
     assert all(row["answer_writeback"] in row["golden_answers"] for row in told.values())
@@ -205,6 +208,23 @@ def test_validation_asks_one_call_of_training_questions_that_read_others_units(r
     assert not set(readings) & {TRAP, KNOWN}  # no unit but its own is near; it never needed documents
     work = json.loads((run / "run.json").read_text())["work"]
     assert work["validate"]["begun"] == len(readings) < len(TRAIN)
+
+
+def test_the_papers_units_of_a_run_that_made_others_are_those_of_a_run_that_made_them(
+    run: Path, data: Path, session: Session, tmp_path: Path
+) -> None:
+    cfg = settings(data, "paper", units=Units(), merge=Merge())
+    train(cfg, session)
+    again = tmp_path / "again"
+    shutil.copytree(run, again, symlinks=True)
+    other_units(trained(again, session), "paper", Units(), Merge(), session)
+    units = read_units(data / "paper")
+    assert len({key for unit in units for key in unit["example_ids"]}) == 12
+    assert read_units(again / "variants" / "units-paper") == units
+    before, after = (rows_of(folder / "predictions") for folder in (data / "paper", again / "variants" / "units-paper"))
+    assert {key: row["answer_writeback"] for key, row in after.items()} == {
+        key: row["answer_writeback"] for key, row in before.items()
+    }
 
 
 def test_units_do_not_depend_on_the_test_questions(run: Path, data: Path, session: Session) -> None:

@@ -124,7 +124,9 @@ def search(
     encoder: Encoder, queries: list[str], k: int, merged: Sequence[bool], stores: Knowledge, opening: str
 ) -> list[list[Document]]:
     """As `Searcher.search`, where the encoder is."""
-    return _opened(opening, stores, encoder.fingerprint).search(encoder.encode_queries(queries), k, merged)
+    return _opened(opening, stores, encoder.fingerprint).search(
+        encoder.encode_queries(queries), k, merged, questions=queries
+    )
 
 
 @lru_cache(maxsize=1)
@@ -170,7 +172,7 @@ class MergedRetriever:
         vectors = b"".join(batch["vector"].to_pylist())
         xq = np.frombuffer(vectors, np.float16).reshape(len(batch), -1)
         passages = [documents_of(rows) for rows in batch["documents"].to_pylist()]
-        found = self.knowledge.fold(xq, passages, self.k, leave_out)
+        found = self.knowledge.fold(xq, passages, self.k, leave_out, questions=batch["question"].to_pylist())
         batch = batch.append_column(pa.field("documents_writeback", pa.list_(DOCUMENT)), _column(found))
         return batch.drop_columns(["vector"])
 

@@ -31,9 +31,9 @@ class Drawn:
 
 
 def drawn(units: Sequence[Row], seed: int) -> list[Row]:
-    """At most `DRAWN` of the distilled units (`schema.UNIT`), in order of id: of the same units always the same."""
-    distilled = sorted((unit for unit in units if unit["form"] == "distilled"), key=lambda unit: str(unit["id"]))
-    chosen = random.Random(seed).sample(distilled, min(DRAWN, len(distilled)))
+    """At most `DRAWN` of the units (`schema.UNIT`), in order of id: of the same units always the same."""
+    ordered = sorted(units, key=lambda unit: str(unit["id"]))
+    chosen = random.Random(seed).sample(ordered, min(DRAWN, len(ordered)))
     return sorted(chosen, key=lambda unit: str(unit["id"]))
 
 
@@ -63,7 +63,7 @@ def verdicts_told(found: Sequence[Drawn]) -> str:
     parts = [f"{kinds.pop('stated', 0):,} stand in their sources", f"{kinds.pop('open', 0):,} open (no rule decides)"]
     parts += [f"{count:,} {kind.replace('_', ' ')}" for kind, count in kinds.most_common()]
     titles = sum(bool(unit.title_fault) for unit in found)
-    told = f"Of the {total:,} sentences of {len(found):,} distilled units, drawn at random: {', '.join(parts)}"
+    told = f"Of the {total:,} sentences of {len(found):,} units, drawn at random: {', '.join(parts)}"
     return f"{told}; {titles:,} titles with a fault."
 
 

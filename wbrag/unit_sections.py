@@ -78,7 +78,8 @@ def _merge_told(merge: Merge) -> str:
         return "Units and passages compete for the K places by score."
     return (
         f"The K passages stay; before them come the units that are as near to the question as the best passage, up to "
-        f"{merge.margin:g} in score, within {merge.room:.0%} of the passages' characters."
+        f"{merge.margin:g} in score, within {merge.room:.0%} of the passages' characters"
+        + (", and whose title stands in the question." if merge.named else ".")
     )
 
 

@@ -25,6 +25,7 @@ from wbrag.index.build import build_store
 from wbrag.index.files import scratch_folder
 from wbrag.index.garbage import reading
 from wbrag.index.manifest import latest
+from wbrag.index.notes import merge_note
 from wbrag.metrics import score
 from wbrag.plan import Job, generate, written
 from wbrag.retrieval import MergedRetriever, knowledge_of, retrieved, searcher
@@ -63,7 +64,7 @@ def write_back(job: Job, traces: Path, questions: Path, base: Path, generators: 
 def written_units(job: Job, traces: Path, base: Path, generators: Generators) -> tuple[list[Row], list[Row]]:
     """The units of a run's kept examples in order of their id (schema.UNIT), and what was left out of them (LEFT)."""
     cfg = job.cfg
-    if one_unit_an_example(cfg.units):
+    if one_unit_an_example(cfg.units) and _distilled(traces):
         return units_of(traces), []
     source = job.run / "requests.parquet"
     if not source.exists():
@@ -180,8 +181,8 @@ def publish_units(
     """Build a store of units (a Parquet file of `schema.UNIT`). It is searched exactly, whatever kind of index the base
     is: thousands of units need no lists.
     """
-    index = replace(cfg.index, kind="flat_fp16")
-    build_store(units, store, cfg.encoder, index, cfg.cluster, dict(note), encoders)
+    index, note = replace(cfg.index, kind="flat_fp16"), {**note, **merge_note(cfg.merge)}
+    build_store(units, store, cfg.encoder, index, cfg.cluster, note, encoders)
 
 
 def units_of(traces: Path) -> list[Row]:
@@ -204,6 +205,12 @@ def units_of(traces: Path) -> list[Row]:
             for row in rows.to_pylist()
         ]
     )
+
+
+def _distilled(traces: Path) -> bool:
+    """Whether Algorithm 1 wrote the units of all kept examples; a run that makes others leaves that out."""
+    kept = pq.read_table(traces, columns=["unit_id"], filters=pc.field("status") == "kept")
+    return bool(kept["unit_id"].null_count == 0)
 
 
 def distinct(units: Sequence[Row]) -> list[Row]:

@@ -22,7 +22,7 @@ from wbrag.index.files import StoreError
 from wbrag.index.live import dead_rows
 from wbrag.index.manifest import Manifest, latest, read_manifest, require_same
 from wbrag.index.merge import check_merge, merged
-from wbrag.index.notes import noted_encoder
+from wbrag.index.notes import noted_encoder, noted_merge
 from wbrag.index.part import Part
 from wbrag.index.ranking import top
 from wbrag.index.segment import open_ref
@@ -37,6 +37,9 @@ HITS = pa.schema(
         *(("text", pa.string()), ("score", pa.float32()), ("source", pa.string()), ("version", pa.int64())),
     ]
 )
+
+#: Of so many times k units those that the question names are taken: the nearest are often others.
+NAMED = 4
 
 
 class KnowledgeBase:
@@ -98,12 +101,14 @@ class KnowledgeBase:
         """The knowledge base in a folder: `base/` and `writeback/` in it, as a run leaves them, or one store.
 
         Questions are encoded by `encoder`, or by the one that the stores' versions name in their note; it is loaded
-        with the first question and refused (StoreError) when its fingerprint is not the stores'.
+        with the first question and refused (StoreError) when its fingerprint is not the stores'. Units are merged as
+        the version of `writeback/` says that they were measured, unless `merge` says otherwise.
         """
         where: Store = Path(path) if isinstance(path, str) else path
         stores: tuple[Store, Store | None] = where, None
         if isinstance(where, Path) and (where / "base").is_dir():
             stores = where / "base", where / "writeback"
+        merge = merge or (noted_merge(stores[1]) if stores[1] else None)
         made = cls(*stores, encoder=encoder.fingerprint if encoder else "", merge=merge, nprobe=nprobe)
         made._given = encoder
         return made
@@ -124,25 +129,32 @@ class KnowledgeBase:
         k: int,
         writeback: bool | Sequence[bool] = True,
         where: pc.Expression | None = None,
+        questions: Sequence[str] | None = None,
     ) -> list[list[Document]]:
         """The k best documents of each query, best first; fewer where fewer are live. With `merge.policy=beside` the k
         best passages, and before them the units that may stand beside them.
 
         queries: (nq, d) unit-norm vectors, float16 or float32, or nq questions, which are then encoded. Scores are
-        inner products, float32. `writeback=False` searches the base alone; a list switches it query by query. `where`:
+        inner products, float32. `questions`: the words of `queries` that are vectors, for `merge.named`.
+        `writeback=False` searches the base alone; a list switches it query by query. `where`:
         an Arrow expression over the passages' columns; only rows for which it is true are searched (a column that a
         segment lacks is null there). ValueError for queries of another shape or that are not finite, for k < 1 and for
         a column that no segment has.
         """
         xq = self._encoded(queries)
         self._check(xq, k)
-        if isinstance(writeback, bool | np.bool_):
-            return self._search(xq, k, bool(writeback), where)
-        switched = np.asarray(writeback, dtype=bool)
+        switched = np.full(len(xq), writeback) if isinstance(writeback, bool) else np.asarray(writeback, dtype=bool)
         if switched.shape != (len(xq),):
             raise ValueError(f"writeback has shape {switched.shape} for {len(xq)} queries")
-        found = {on: iter(self._search(xq[switched == on], k, on, where)) for on in (True, False)}
-        return [next(found[bool(on)]) for on in switched]
+        found = self._top("base", xq, k, where)
+        asked = questions if isinstance(queries, np.ndarray) else queries
+        if not len(on := np.flatnonzero(switched)):
+            return found
+        texts = None if asked is None else [asked[query] for query in on]
+        folded = self.fold(xq[on], [found[query] for query in on], k, where=where, questions=texts)
+        for query, documents in zip(on, folded, strict=True):
+            found[query] = documents
+        return found
 
     def search_one(
         self, question: str, k: int, writeback: bool = True, where: pc.Expression | None = None
@@ -198,19 +210,24 @@ class KnowledgeBase:
         k: int,
         leave_out: Sequence[frozenset[str]] | None = None,
         where: pc.Expression | None = None,
+        questions: Sequence[str] | None = None,
     ) -> list[list[Document]]:
         """As `search`, where the k best passages of each query are known already: only write-back is searched.
 
-        `leave_out`: query by query, ids of units that are to be as if they were not there.
+        `leave_out`: query by query, ids of units that are to be as if they were not there. ValueError where
+        `merge.named` needs `questions` and they are not given.
         """
+        named = self.merge.policy == "beside" and self.merge.named
+        if named and questions is None:
+            raise ValueError("merge.named asks which titles stand in the questions, and only their vectors were given")
         without = leave_out or [frozenset()] * len(xq)
-        found = self._top("writeback", xq, k + max(map(len, without), default=0), where)
-        units = [[u for u in hits if u.id not in ids][:k] for hits, ids in zip(found, without, strict=True)]
-        return [merged(*lists, k, self.merge) for lists in zip(passages, units, strict=True)]
-
-    def _search(self, xq: np.ndarray, k: int, writeback: bool, where: pc.Expression | None) -> list[list[Document]]:
-        passages = self._top("base", xq, k, where)
-        return self.fold(xq, passages, k, where=where) if writeback else passages
+        count = NAMED * k if named else k
+        found = self._top("writeback", xq, count + max(map(len, without), default=0), where)
+        units = [[u for u in hits if u.id not in ids][:count] for hits, ids in zip(found, without, strict=True)]
+        texts = questions or [""] * len(xq)
+        return [
+            merged(near, beside, k, self.merge, text) for near, beside, text in zip(passages, units, texts, strict=True)
+        ]
 
     def _top(self, source: Source, xq: np.ndarray, k: int, where: pc.Expression | None) -> list[list[Document]]:
         xq = np.ascontiguousarray(xq, dtype=np.float32)

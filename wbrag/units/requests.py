@@ -56,11 +56,13 @@ def by_question(kept: Sequence[Row], how: Units, nearest: Nearest) -> list[dict[
 
 def by_subject(kept: Sequence[Row], how: Units, search: Search, nearest: Nearest) -> list[dict[str, Any]]:
     """A request for each subject of the kept examples and, with `how.hops`, for those that are mentioned in what is
-    said of these: the documents that hold its name, and what they say of it, the evidence of the examples first.
+    said of these: the documents that hold its name, and what they say of it, the evidence of the examples first. An
+    example without a subject has a request of its own, with its evidence.
     """
     of = {row["id"]: row for row in kept}
     evidence = _evidence(kept, nearest)
-    level = grouped((row["id"], subject_of(row["question"], kept_documents(row))) for row in kept)
+    about = {row["id"]: subject_of(row["question"], kept_documents(row)) for row in kept}
+    level = grouped((key, name) for key, name in about.items() if name)
     made: dict[str, dict[str, Any]] = {}
     for _ in range(how.hops + 1):
         found = search([subject.name for subject in level]) if level else []
@@ -72,7 +74,12 @@ def by_subject(kept: Sequence[Row], how: Units, search: Search, nearest: Nearest
                 made[folded(subject.name)] = asked
         level = [Subject(name) for name in {folded(name): name for name in reversed(mentions)}.values()]
         level = [subject for subject in reversed(level) if folded(subject.name) not in made]
-    return list(made.values())
+    alone = [
+        request(key, [key], of[key]["question"], "", kept_documents(of[key]), evidence[key])
+        for key, name in about.items()
+        if not name
+    ]
+    return [*made.values(), *alone]
 
 
 def _of_subject(
@@ -80,7 +87,7 @@ def _of_subject(
 ) -> dict[str, Any]:
     own = [document for row in rows for document in kept_documents(row)]
     naming = [document for document in found if holds(document.contents, subject.name)]
-    documents = list({document.id: document for document in reversed([*own, *naming])}.values())[::-1]
+    documents = list({document.id: document for document in [*own, *naming]}.values())
     told = once([*(one for row in rows for one in evidence[row["id"]]), *statements(subject.name, documents)])
     question = rows[0]["question"] if rows else ""
     key = f"subject{folded(subject.name).rstrip()}"

@@ -34,11 +34,13 @@ class Subject:
 
 
 def subject_of(question: str, documents: Sequence[Document]) -> str:
-    """The first name in the question that stands in one of the kept `documents`, else the first document's title."""
+    """The first name in the question that stands in one of the kept `documents`, else the first document's title; ""
+    where that has none either.
+    """
     for name in names(question):
         if any(holds(document.contents, name) for document in documents):
             return name
-    return plain_title(documents[0].title)
+    return plain_title(documents[0].title) if documents else ""
 
 
 def plain_title(title: str) -> str:

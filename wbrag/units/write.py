@@ -70,7 +70,7 @@ async def _units(request: Row, documents: list[Document], tools: Tools, how: Uni
         told = told or await extracted(request["question"], documents, tools)
         return verbatim(request, told, documents, tools, how, left_out)
     try:
-        drafts = await _drafts(request, documents, tools, how)
+        drafts = await _drafts(request, documents, tools, how, left_out)
     except UnusableReply as error:
         if not how.faithful:
             raise
@@ -128,10 +128,11 @@ async def _borne_out(
 
 
 async def _drafts(
-    request: Row, documents: list[Document], tools: Tools, how: Units
+    request: Row, documents: list[Document], tools: Tools, how: Units, left_out: list[Row]
 ) -> list[tuple[Distilled, list[Document]]]:
     """What the generator writes, each with the documents it is made of: one for a question, for a subject as many as
-    its evidence needs.
+    its evidence needs. One of these that is no passage does not take the others along: what is held against its
+    sources is then asked for once more (`_faithful`), anything else left out.
     """
     question = request["question"]
     if draft := request["draft"]:
@@ -143,7 +144,13 @@ async def _drafts(
     drafts = []
     for lines in packed(told, [tools.llm.count_tokens(one.text) for one in told], how.tokens):
         evidence = "\n".join(one.text for one in lines)
-        title, text = await rewritten(asked, evidence, evidence, tools.llm, tools.prompts, tools.distil_tokens)
+        try:
+            title, text = await rewritten(asked, evidence, evidence, tools.llm, tools.prompts, tools.distil_tokens)
+        except UnusableReply as error:
+            left_out.append(_left("", "unusable", str(error)))
+            if not how.faithful:
+                continue
+            title, text = "", ""
         ids = {one.source for one in lines}
         read = [document for document in documents if document.id in ids]
         drafts.append((Distilled(title or request["subject"], text, evidence, len(read)), read))
