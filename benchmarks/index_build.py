@@ -22,15 +22,15 @@ import numpy as np
 from autofaiss_peer import autofaiss
 from synthetic import apart, blocks, median, passages, peak_mib, queries, table, timed, write_embeddings
 
-from wbrag.index.manifest import versions
-from wbrag.index.passages import conform, write_passages
-from wbrag.index.publish import publish, publish_segment
-from wbrag.index.revise import rollback
-from wbrag.index.search import KnowledgeBase
-from wbrag.index.segment import PASSAGES, VECTORS, seal
-from wbrag.index.storage import storage_of
-from wbrag.index.template import train_template
-from wbrag.index.vectors import merge_vectors, spec_of, write_vectors
+from wbrag.store.manifest import versions
+from wbrag.store.passages import conform, write_passages
+from wbrag.store.publish import publish, publish_segment
+from wbrag.store.revise import rollback
+from wbrag.store.search import KnowledgeBase
+from wbrag.store.segment import PASSAGES, VECTORS, seal
+from wbrag.store.storage import storage_of
+from wbrag.store.template import train_template
+from wbrag.store.vectors import merge_vectors, spec_of, write_vectors
 
 SCRIPT = __file__
 SHARDS = 4
@@ -71,7 +71,7 @@ def ours(folder: Path, out: Path) -> dict[str, float]:
                 rounded = (np.load(files[i]).astype(np.float16) for i in cuts[number])
                 return write_vectors(shards[number], rounded, spec)
 
-            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as actors:  # wbrag.index.build has actors here
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as actors:  # wbrag.store.build has actors here
                 list(actors.map(shard, range(SHARDS)))
             (scratch / "segment").mkdir()
             merge_vectors(scratch / "segment" / VECTORS, shards, spec)

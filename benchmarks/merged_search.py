@@ -18,14 +18,14 @@ import pyarrow.compute as pc
 from synthetic import blocks, median, passages, queries, table, timed
 
 from wbrag.config import Merge
-from wbrag.index.manifest import commit
-from wbrag.index.publish import extended, publish
-from wbrag.index.revise import delete_rows
-from wbrag.index.search import KnowledgeBase
-from wbrag.index.segment import write_segment
-from wbrag.index.storage import storage_of
-from wbrag.index.template import template_name, train_template
-from wbrag.index.vectors import spec_of
+from wbrag.store.manifest import commit
+from wbrag.store.publish import extended, publish
+from wbrag.store.revise import delete_rows
+from wbrag.store.search import KnowledgeBase
+from wbrag.store.segment import write_segment
+from wbrag.store.storage import storage_of
+from wbrag.store.template import template_name, train_template
+from wbrag.store.vectors import spec_of
 
 K = 10
 NLIST = 512

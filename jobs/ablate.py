@@ -14,10 +14,10 @@ from command_line import point, settings, start
 from omegaconf import DictConfig
 
 from wbrag.config import AblateConfig
-from wbrag.gate_variants import ablate
-from wbrag.grid_headline import summary
-from wbrag.grid_report import write_grid_report
-from wbrag.variants import trained
+from wbrag.experiments.gate_variants import ablate
+from wbrag.experiments.grid_headline import summary
+from wbrag.experiments.grid_report import write_grid_report
+from wbrag.experiments.variants import trained
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="ablate")

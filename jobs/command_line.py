@@ -19,7 +19,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from wbrag.benchmarks import InputError, OverErrorBudget
 from wbrag.config import (
     AblateConfig,
     BuildConfig,
@@ -32,11 +31,12 @@ from wbrag.config import (
     TransferConfig,
     Units,
 )
-from wbrag.index.files import StoreError
-from wbrag.plan import Session
-from wbrag.runfolder import RunError
-from wbrag.tables import recall_line, terminal_table
-from wbrag.variants import Trained, other_units
+from wbrag.data.benchmarks import InputError, OverErrorBudget
+from wbrag.experiments.variants import Trained, other_units
+from wbrag.report.tables import recall_line, terminal_table
+from wbrag.run.folder import RunError
+from wbrag.run.job import Session
+from wbrag.store.files import StoreError
 
 Config = TypeVar(
     "Config", AblateConfig, BuildConfig, CompareConfig, PlaceboConfig, ReproduceConfig, TrainConfig, TransferConfig

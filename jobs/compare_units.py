@@ -15,8 +15,8 @@ from command_line import measure_ways, point, settings, start
 from omegaconf import DictConfig
 
 from wbrag.config import CompareConfig
-from wbrag.unit_variants import text_table, write_comparison
-from wbrag.variants import trained
+from wbrag.experiments.unit_variants import text_table, write_comparison
+from wbrag.experiments.variants import trained
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="compare_units")

@@ -12,7 +12,7 @@ from command_line import point, print_results, settings, start
 from omegaconf import DictConfig
 
 from wbrag.config import TrainConfig
-from wbrag.pipeline import evaluate
+from wbrag.run.pipeline import evaluate
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")

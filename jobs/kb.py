@@ -25,10 +25,10 @@ from typing import Any
 
 import kb_commands as commands
 
-from wbrag.benchmarks import InputError, OverErrorBudget
 from wbrag.config import ConfigError
-from wbrag.index.files import StoreError
-from wbrag.index.objects import open_storage
+from wbrag.data.benchmarks import InputError, OverErrorBudget
+from wbrag.store.files import StoreError
+from wbrag.store.objects import open_storage
 
 #: Command, the function that carries it out, and the names and settings of its arguments.
 COMMANDS: list[tuple[str, Any, dict[str, dict[str, Any]]]] = [

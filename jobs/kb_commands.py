@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from wbrag.config import Encoder
-from wbrag.index.files import StoreError
-from wbrag.index.live import dead_rows, diff
-from wbrag.index.manifest import Manifest, history, latest, read_manifest
-from wbrag.index.objects import open_storage
-from wbrag.index.storage import Store
+from wbrag.store.files import StoreError
+from wbrag.store.live import dead_rows, diff
+from wbrag.store.manifest import Manifest, history, latest, read_manifest
+from wbrag.store.objects import open_storage
+from wbrag.store.storage import Store
 
 #: Ids that `diff` lists of each sort in a terminal.
 SHOWN = 10
@@ -71,14 +71,14 @@ def compare(store: Store, args: argparse.Namespace) -> Told:
 
 def roll_back(store: Store, args: argparse.Namespace) -> Told:
     """A new version with an old one's content."""
-    from wbrag.index.revise import rollback
+    from wbrag.store.revise import rollback
 
     return _made(store, rollback(store, args.version, MADE_BY), f"has the content of version {args.version}")
 
 
 def check(store: Store, args: argparse.Namespace) -> Told:
     """All that is wrong; exit code 1 if anything is."""
-    from wbrag.index.verify import verify
+    from wbrag.store.verify import verify
 
     _version(store, 0)
     faults = verify(store, full=args.full)
@@ -88,8 +88,8 @@ def check(store: Store, args: argparse.Namespace) -> Told:
 
 def mend(store: Store, args: argparse.Namespace) -> Told:
     """Vectors made again by the encoder that the store names."""
-    from wbrag.encoder import open_encoder
-    from wbrag.index.verify import repair
+    from wbrag.retrieval.encoder import open_encoder
+    from wbrag.store.verify import repair
 
     encoder = open_encoder(_encoder(store, args.encoder))
     rebuilt = repair(store, encoder.encode_passages, encoder.fingerprint)
@@ -98,7 +98,7 @@ def mend(store: Store, args: argparse.Namespace) -> Told:
 
 def shrink(store: Store, args: argparse.Namespace) -> Told:
     """Small segments and those with deleted rows written anew."""
-    from wbrag.index.revise import compact
+    from wbrag.store.revise import compact
 
     before = _version(store, 0)
     after = compact(store, MADE_BY, args.keep_rows)
@@ -107,7 +107,7 @@ def shrink(store: Store, args: argparse.Namespace) -> Told:
 
 def collect(store: Store, args: argparse.Namespace) -> Told:
     """Files of versions that are not kept, and what crashed jobs left."""
-    from wbrag.index.garbage import collect_garbage
+    from wbrag.store.garbage import collect_garbage
 
     _version(store, 0)
     names = collect_garbage(store, args.grace * 3600, args.keep, args.dry_run)
@@ -117,7 +117,7 @@ def collect(store: Store, args: argparse.Namespace) -> Told:
 
 def take_out(store: Store, args: argparse.Namespace) -> Told:
     """FlashRAG's corpus and index, and a Parquet table."""
-    from wbrag.index.export import export
+    from wbrag.store.export import export
 
     stores = [store, *(open_storage(where, Path(args.cache)) for where in args.beside)]
     facts = export(stores, Path(args.folder), args.dtype)
@@ -126,7 +126,7 @@ def take_out(store: Store, args: argparse.Namespace) -> Told:
 
 def take_in(store: Store, args: argparse.Namespace) -> Told:
     """A store of FlashRAG's corpus and flat index."""
-    from wbrag.index.adopt import adopt
+    from wbrag.store.adopt import adopt
 
     if not isinstance(store, Path):
         raise StoreError(f"{store}: an import writes to a folder")
@@ -171,7 +171,7 @@ def _encoder(store: Store, file: str) -> Encoder:
     """The encoder of a file like those of conf/encoder/, else the one that the store's notes name."""
     from omegaconf import OmegaConf
 
-    from wbrag.index.notes import noted_encoder
+    from wbrag.store.notes import noted_encoder
 
     if file:
         settings: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Encoder), OmegaConf.load(file)))

@@ -14,10 +14,10 @@ from command_line import point, settings, start
 from omegaconf import DictConfig
 
 from wbrag.config import PlaceboConfig
-from wbrag.grid_headline import summary
-from wbrag.grid_report import write_grid_report
-from wbrag.placebos import check_placebos
-from wbrag.variants import placebo, repeat, trained
+from wbrag.experiments.grid_headline import summary
+from wbrag.experiments.grid_report import write_grid_report
+from wbrag.experiments.placebos import check_placebos
+from wbrag.experiments.variants import placebo, repeat, trained
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="placebo")

@@ -18,13 +18,13 @@ from hydra import compose
 from omegaconf import DictConfig
 
 from wbrag.config import ConfigError, ReproduceConfig, TrainConfig
-from wbrag.gate_variants import ablate
-from wbrag.grid_headline import summary
-from wbrag.grid_report import write_grid_report
-from wbrag.pipeline import finished, train
-from wbrag.placebos import check_placebos
-from wbrag.plan import Session
-from wbrag.variants import judge, placebo, repeat, trained, transfer
+from wbrag.experiments.gate_variants import ablate
+from wbrag.experiments.grid_headline import summary
+from wbrag.experiments.grid_report import write_grid_report
+from wbrag.experiments.placebos import check_placebos
+from wbrag.experiments.variants import judge, placebo, repeat, trained, transfer
+from wbrag.run.job import Session
+from wbrag.run.pipeline import finished, train
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="reproduce")

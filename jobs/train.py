@@ -20,7 +20,7 @@ from command_line import point, print_results, settings, start
 from omegaconf import DictConfig
 
 from wbrag.config import TrainConfig
-from wbrag.pipeline import train
+from wbrag.run.pipeline import train
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")

@@ -14,9 +14,9 @@ from command_line import point, settings, start
 from omegaconf import DictConfig
 
 from wbrag.config import TransferConfig
-from wbrag.grid_headline import summary
-from wbrag.grid_report import write_grid_report
-from wbrag.variants import trained, transfer
+from wbrag.experiments.grid_headline import summary
+from wbrag.experiments.grid_report import write_grid_report
+from wbrag.experiments.variants import trained, transfer
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="transfer")

@@ -10,7 +10,7 @@ from microworld.lessons import Lesson, School
 
 #: Running loss at which bare sentences are learnt well enough to go on to retrieved documents.
 FIRST_LEARNT = 1.15
-#: The most documents of a lesson: the paper's five, and two units that may stand beside them (wbrag.index.merge).
+#: The most documents of a lesson: the paper's five, and two units that may stand beside them (wbrag.retrieval.merge).
 MOST = 7
 
 

@@ -129,8 +129,8 @@ def _write_questions(out: Path, plan: Plan, asked: dict[tuple[str, int], Row]) -
 
 
 def _overlaps(benchmark: str, train: list[Question], test: list[Question]) -> list[str]:
-    """What each test question shares with training, by the rule of wbrag.overlap: the facts that are asked about, else
-    the answer. Where answers are labels, all questions share them, and an equal one is no overlap.
+    """What each test question shares with training, by the rule of wbrag.report.overlap: the facts that are
+    asked about, else the answer. Where answers are labels, all questions share them, and an equal one is no overlap.
     """
     facts = {question.facts for question in train}
     answers = set() if benchmark in TRUE else {question.answer() for question in train}

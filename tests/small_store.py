@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from wbrag.index.live import Live
-from wbrag.index.manifest import Manifest, read_manifest
-from wbrag.index.publish import publish
-from wbrag.index.search import KnowledgeBase
-from wbrag.index.storage import Store
-from wbrag.index.vectors import spec_of
+from wbrag.store.live import Live
+from wbrag.store.manifest import Manifest, read_manifest
+from wbrag.store.publish import publish
+from wbrag.store.search import KnowledgeBase
+from wbrag.store.storage import Store
+from wbrag.store.vectors import spec_of
 
 D = 8
 SPEC = spec_of("flat_fp16", D)

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_run import failed, gated, kept
 
-from wbrag.ablation import Plan, gates_of, plan, replay, request_id
+from wbrag.algorithm import train_example
 from wbrag.config import ConfigError, Gates
+from wbrag.experiments.ablation import Plan, gates_of, plan, replay, request_id
 from wbrag.llm.scripted import ScriptedLLM
 from wbrag.methods import Tools, naive
 from wbrag.prompts import Prompts
 from wbrag.schema import Document, Example
-from wbrag.training import train_example
 
 SCORES = st.sampled_from([0.0, 0.05, 0.1, 0.3, 0.7, 1.0])
 THRESHOLDS = st.builds(

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wbrag import benchmarks
-from wbrag.benchmarks import InputError, OverErrorBudget, Rejected, read_examples, write_corpus
 from wbrag.config import Benchmark, ConfigError
-from wbrag.flashrag import parse_example
+from wbrag.data import benchmarks
+from wbrag.data.benchmarks import InputError, OverErrorBudget, Rejected, read_examples, write_corpus
+from wbrag.data.flashrag import parse_example
 from wbrag.schema import EXAMPLE, PASSAGE, Example
 
 CLAIM = {"SUPPORTS": ["true", "yes"], "REFUTES": ["false", "no"]}

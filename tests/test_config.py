@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wbrag import config
-from wbrag.ablation import gates_of
-from wbrag.paper import paper
-from wbrag.placebos import check_placebos
+from wbrag.experiments.ablation import gates_of
+from wbrag.experiments.paper import paper
+from wbrag.experiments.placebos import check_placebos
 from wbrag.prompts import DEFAULTS, TASKS, prompts_of
 
 CONF = Path(__file__).resolve().parents[1] / "conf"

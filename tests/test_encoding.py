@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from wbrag.config import Cluster, Encoder
-from wbrag.encoder import Encoder as Opened
-from wbrag.encoding import Encoders, HeldEncoder, lent, threads_of
+from wbrag.retrieval.encoder import Encoder as Opened
+from wbrag.retrieval.encoding import Encoders, HeldEncoder, lent, threads_of
 
 HASHING = Encoder(name="hashing", kind="hashing", model="hashing", dimension=64)
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from synthetic_run import PASSAGES, UNIT, document, failed, gated, kept, population, prediction
 
-from wbrag import statistics
-from wbrag.construction import SPENT, construction, cost, retained_by_rank, rule_of
-from wbrag.evaluation import Setting, evaluate, over_topics, topic_of
-from wbrag.overlap import TrainingQuestions
-from wbrag.statistics import mcnemar, paired_bootstrap
+from wbrag.report import statistics
+from wbrag.report.construction import SPENT, construction, cost, retained_by_rank, rule_of
+from wbrag.report.evaluation import Setting, evaluate, over_topics, topic_of
+from wbrag.report.overlap import TrainingQuestions
+from wbrag.report.statistics import mcnemar, paired_bootstrap
 
 SETTING = Setting("toy_nq", "naive", "micro_small", "acc", seed=3)
 YES_NO = Setting("toy_boolq", "naive", "micro_small", "label", labels={"yes": ["true"], "no": ["false"]})

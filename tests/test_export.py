@@ -12,18 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from wbrag.benchmarks import InputError, OverErrorBudget
 from wbrag.config import Encoder
-from wbrag.encoder import open_encoder, passage_text
-from wbrag.index.adopt import adopt
-from wbrag.index.export import export
-from wbrag.index.files import StoreError, sha256_file
-from wbrag.index.live import Live
-from wbrag.index.manifest import latest
-from wbrag.index.notes import encoder_note
-from wbrag.index.publish import publish
-from wbrag.index.revise import delete
-from wbrag.index.search import KnowledgeBase
+from wbrag.data.benchmarks import InputError, OverErrorBudget
+from wbrag.retrieval.encoder import open_encoder, passage_text
+from wbrag.store.adopt import adopt
+from wbrag.store.export import export
+from wbrag.store.files import StoreError, sha256_file
+from wbrag.store.live import Live
+from wbrag.store.manifest import latest
+from wbrag.store.notes import encoder_note
+from wbrag.store.publish import publish
+from wbrag.store.revise import delete
+from wbrag.store.search import KnowledgeBase
 
 HASHING = Encoder(name="hashing", kind="hashing", model="", dimension=64)
 TOWNS = [{"id": f"t{i}", "title": f"Town {i}", "text": f"The mayor of town{i} is mayor{i}."} for i in range(40)]

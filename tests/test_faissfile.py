@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wbrag.config import ConfigError
-from wbrag.index import faissfile
-from wbrag.index.files import StoreError, sha256_bytes, sha256_file
-from wbrag.index.template import read_template, template_name, train_template
-from wbrag.index.vectors import Spec, merge_vectors, open_vectors, rows_of, spec_of, stored, write_vectors
+from wbrag.store import faissfile
+from wbrag.store.files import StoreError, sha256_bytes, sha256_file
+from wbrag.store.template import read_template, template_name, train_template
+from wbrag.store.vectors import Spec, merge_vectors, open_vectors, rows_of, spec_of, stored, write_vectors
 
 D = 8
 NLIST = 5
@@ -177,8 +177,8 @@ def test_more_lists_than_vectors_are_refused(nlist: int) -> None:
 PEAK = """
 import resource, sys
 from pathlib import Path
-from wbrag.index import faissfile
-from wbrag.index.vectors import Spec, merge_vectors
+from wbrag.store import faissfile
+from wbrag.store.vectors import Spec, merge_vectors
 shards, template = sorted(Path(sys.argv[1]).glob("shard-*")), Path(sys.argv[1], "template").read_bytes()
 spec = Spec(sys.argv[2], 256, nlist=int(sys.argv[3]))
 faissfile.MERGE_BYTES = 1 << 20

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wbrag.actors import Generators
 from wbrag.config import Backbone, ConfigError, TrainConfig
-from wbrag.inputs import model_identity
 from wbrag.llm.engine import engine_arguments, missing_tokens
 from wbrag.llm.gguf import _publish, cache_folder, checkpoint, gguf_file
 from wbrag.llm.vllm import VllmEngine
+from wbrag.run.actors import Generators
+from wbrag.run.inputs import model_identity
 
 if find_spec("gguf") is None or find_spec("accelerate") is None:
     pytest.skip("gguf and accelerate are not installed: make .venv/.installed-test", allow_module_level=True)

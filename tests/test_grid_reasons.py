@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbrag.evaluation import Setting
-from wbrag.grid import Point
-from wbrag.grid_reasons import fates, why
+from wbrag.experiments.grid import Point
+from wbrag.experiments.grid_reasons import fates, why
+from wbrag.report.evaluation import Setting
 
 CONSTRUCTION = {"units": 3, "kept": 4, "examples": 9, "reasons": {"delta <= tau_delta": 5}}
 scores = st.sampled_from([0.0, 0.5, 1.0])

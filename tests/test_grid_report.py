@@ -14,13 +14,13 @@ import pytest
 from synthetic_run import CONFIG, RUN, gated, population, prediction, write_run, write_table
 
 from wbrag import schema
-from wbrag.evaluation import evaluate
-from wbrag.grid import compared, measure_grid, read_point, read_points
-from wbrag.grid_headline import headline, summary
-from wbrag.grid_report import write_grid_report
-from wbrag.paper import called, cell, family, gain, place, statistic
-from wbrag.report import measure
-from wbrag.runfolder import RunError, read_config, read_units, setting_of, trained_run
+from wbrag.experiments.grid import compared, measure_grid, read_point, read_points
+from wbrag.experiments.grid_headline import headline, summary
+from wbrag.experiments.grid_report import write_grid_report
+from wbrag.experiments.paper import called, cell, family, gain, place, statistic
+from wbrag.report.evaluation import evaluate
+from wbrag.report.run_report import measure
+from wbrag.run.folder import RunError, read_config, read_units, setting_of, trained_run
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = [(m, b) for b in ("nq", "hotpotqa") for m in ("naive", "flare")]
@@ -43,7 +43,7 @@ def write_metrics(run: Path, traces: list[dict[str, Any]], rows: list[dict[str, 
 
 
 def add_variant(run: Path, name: str, rows: list[dict[str, Any]]) -> None:
-    """What `wbrag.variants.predicted` leaves."""
+    """What `wbrag.experiments.variants.predicted` leaves."""
     folder = run / "variants" / name
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text((run / "config.yaml").read_text())
@@ -86,14 +86,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def add_judge(run: Path, traces: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
-    """What `wbrag.variants.judge` leaves: a run of its own, whose judge disagrees about every tenth example."""
+    """What `wbrag.experiments.variants.judge` leaves: a run whose judge disagrees about every tenth example."""
     judged = [row | {"judge_agrees": i % 10 != 0} for i, row in enumerate(traces)]
     folder = write_run(run / "variants" / "judge", judged, rows, (run / "config.yaml").read_text())
     write_metrics(folder, judged, rows)
 
 
 def write_ablation(run: Path) -> None:
-    """What `wbrag.gate_variants.ablate` leaves."""
+    """What `wbrag.experiments.gate_variants.ablate` leaves."""
     told = {"selected": 20, "units": 19, "retained_documents": 1.5, "fallback_rate": 0.25, "new_calls": 4}
     own = {"name": "tau_doc=0.01", "gates": GATES, **told, "folder": "."}
     other = {"name": "tau_doc=0.05", "gates": GATES | {"tau_doc": 0.05}, **told, "folder": "variants/gates-0a1b2c3d"}
@@ -293,7 +293,7 @@ def test_the_headline_is_of_unseen_questions_and_claims_no_more_than_its_interva
 
 
 def test_the_command_writes_the_report_and_names_what_it_cannot_read(runs: list[Path], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "wbrag.grid_report"]
+    command = [sys.executable, "-m", "wbrag.experiments.grid_report"]
     ended = subprocess.run(
         [*command, *map(str, runs), "--out", str(tmp_path / "o")], capture_output=True, text=True, check=True
     )

@@ -12,12 +12,12 @@ import pytest
 from synthetic_run import PASSAGES, UNIT, kept, prediction, units_of, write_run
 
 from wbrag import schema
-from wbrag.evaluation import Setting
-from wbrag.harms import SHOWN, harm_blocks, harms, sources_of, tell_sources
-from wbrag.overlap import TrainingQuestions
-from wbrag.page import Details
-from wbrag.report import write_report
-from wbrag.runfolder import read_passages
+from wbrag.report.evaluation import Setting
+from wbrag.report.harms import SHOWN, harm_blocks, harms, sources_of, tell_sources
+from wbrag.report.overlap import TrainingQuestions
+from wbrag.report.page import Details
+from wbrag.report.run_report import write_report
+from wbrag.run.folder import read_passages
 
 SETTING = Setting("toy_nq", "naive", "micro_small", "acc")
 YES_NO = Setting("toy_boolq", "naive", "micro_small", "label", labels={"yes": ["true"], "no": ["false"]})

@@ -15,18 +15,18 @@ import pytest
 from small_store import passages, unit_vectors
 
 from wbrag import config
-from wbrag.encoder import open_encoder, passage_text
-from wbrag.index import manifest as manifests
-from wbrag.index import publish as publishing
-from wbrag.index.build import build_store
-from wbrag.index.files import StoreError, create_exclusive, dump_json, sha256_file
-from wbrag.index.manifest import Manifest, commit, latest, name_of, read_manifest, verify_chain
-from wbrag.index.notes import encoder_note
-from wbrag.index.publish import publish
-from wbrag.index.search import KnowledgeBase
-from wbrag.index.segment import SEGMENT, open_segment, segments_folder, verify_segment, write_segment
-from wbrag.index.vectors import spec_of
+from wbrag.retrieval.encoder import open_encoder, passage_text
 from wbrag.schema import UNIT
+from wbrag.store import manifest as manifests
+from wbrag.store import publish as publishing
+from wbrag.store.build import build_store
+from wbrag.store.files import StoreError, create_exclusive, dump_json, sha256_file
+from wbrag.store.manifest import Manifest, commit, latest, name_of, read_manifest, verify_chain
+from wbrag.store.notes import encoder_note
+from wbrag.store.publish import publish
+from wbrag.store.search import KnowledgeBase
+from wbrag.store.segment import SEGMENT, open_segment, segments_folder, verify_segment, write_segment
+from wbrag.store.vectors import spec_of
 
 D = 16
 SPEC = spec_of("flat_fp16", D)

@@ -16,16 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from wbrag import config
-from wbrag.encoder import open_encoder
-from wbrag.index.build import _identity, build_store
-from wbrag.index.export import export
-from wbrag.index.files import StoreError
-from wbrag.index.lease import LeaseError, acquire
-from wbrag.index.manifest import Manifest, latest
-from wbrag.index.resume import finish, finished, resumable_folder
-from wbrag.index.revise import compact, delete
-from wbrag.index.search import KnowledgeBase
-from wbrag.index.verify import repair, verify
+from wbrag.retrieval.encoder import open_encoder
+from wbrag.store.build import _identity, build_store
+from wbrag.store.export import export
+from wbrag.store.files import StoreError
+from wbrag.store.lease import LeaseError, acquire
+from wbrag.store.manifest import Manifest, latest
+from wbrag.store.resume import finish, finished, resumable_folder
+from wbrag.store.revise import compact, delete
+from wbrag.store.search import KnowledgeBase
+from wbrag.store.verify import repair, verify
 
 ROOT = Path(__file__).parents[1]
 HASHING = config.Encoder(name="hashing", kind="hashing", model="hashing", dimension=32)

@@ -11,11 +11,11 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wbrag.index.files import sha256_file
-from wbrag.index.passages import conform, write_passages
-from wbrag.index.publish import publish
-from wbrag.index.search import KnowledgeBase
-from wbrag.index.vectors import merge_vectors, spec_of, write_vectors
+from wbrag.store.files import sha256_file
+from wbrag.store.passages import conform, write_passages
+from wbrag.store.publish import publish
+from wbrag.store.search import KnowledgeBase
+from wbrag.store.vectors import merge_vectors, spec_of, write_vectors
 
 D = 4
 SPEC = spec_of("flat_fp16", D)

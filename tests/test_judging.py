@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbrag.benchmarks import OverErrorBudget, read_examples
+from wbrag.algorithm import train_example
 from wbrag.config import Benchmark, ConfigError, Gates, Method, TrainConfig
-from wbrag.construction import construction
-from wbrag.inputs import check_settings
+from wbrag.data.benchmarks import OverErrorBudget, read_examples
 from wbrag.judging import NoJudgement, llm_judge
 from wbrag.llm.scripted import ScriptedLLM, read
 from wbrag.methods import Tools, naive
 from wbrag.metrics import acc
 from wbrag.prompts import Prompts
+from wbrag.report.construction import construction
+from wbrag.report.tables import construction_rows
+from wbrag.run.inputs import check_settings
 from wbrag.schema import Document, Example
-from wbrag.tables import construction_rows
-from wbrag.training import train_example
 
 QUESTION = "Where is the Alder bridge?"
 HELPFUL = Document("d1", "Alder bridge", "The Alder bridge is in Norvale. The ferry was old.", 0.9)

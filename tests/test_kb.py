@@ -13,12 +13,12 @@ import pyarrow as pa
 import pytest
 
 from wbrag.config import Encoder
-from wbrag.encoder import open_encoder, passage_text
-from wbrag.index.manifest import latest
-from wbrag.index.notes import encoder_note
-from wbrag.index.publish import publish
-from wbrag.index.revise import delete
-from wbrag.index.search import KnowledgeBase
+from wbrag.retrieval.encoder import open_encoder, passage_text
+from wbrag.store.manifest import latest
+from wbrag.store.notes import encoder_note
+from wbrag.store.publish import publish
+from wbrag.store.revise import delete
+from wbrag.store.search import KnowledgeBase
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "jobs"))

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wbrag import metrics
+from wbrag.algorithm import train_example
 from wbrag.answering import answer_question
 from wbrag.config import Gates
 from wbrag.llm.scripted import ScriptedLLM, read
 from wbrag.methods import Tools, naive
-from wbrag.pipeline import keep_closed_book
 from wbrag.prompts import Prompts
-from wbrag.retrieval import KnownAnswers
+from wbrag.run.pipeline import keep_closed_book
+from wbrag.run.retrieve import KnownAnswers
 from wbrag.schema import KNOWN, Document, Example
-from wbrag.training import train_example
 
 HELPFUL = Document("p1", "Town 1", "The mayor of town1 is Ada. The river of town1 is Osk.")
 OTHER = Document("p2", "Town 2", "The mayor of town2 is Ben.")

@@ -15,25 +15,25 @@ LAYERS = [
     [f"wbrag.{name}" for name in names.split()]
     for names in (
         "schema config",
-        "gates distill prompts metrics benchmarks flashrag statistics overlap placebos ablation llm units",
-        "training answering inputs judging methods searching encoder encoding index llm.engine llm.vllm llm.mixture"
-        " llm.scripted llm.openai units.write units.evidence units.critics",
-        "pipeline plan actors dispatch retrieval progress evaluation construction report page plots tables trace"
-        " runfolder runrecord indexing writeback variants gate_variants unit_variants lives grid grid_report"
-        " grid_tables grid_plots grid_sections grid_reasons grid_headline paper result_sections unit_sections"
-        " unit_sample harms",
+        "gates distill prompts metrics data llm units",
+        "algorithm answering judging methods retrieval store llm.engine llm.vllm llm.mixture llm.scripted llm.openai"
+        " units.write units.evidence units.critics",
+        "run report",
+        "experiments",
     )
 ]
 LAYERS.append(["jobs"])
+#: Modules at the root of wbrag/; everything else lies in a room.
+ROOT_MODULES = 10
 #: Who may import a library at all.
 OWNERS = {
     "hydra": ("jobs",),
-    "ray": tuple(f"wbrag.{name}" for name in "pipeline plan actors dispatch retrieval encoding index.build".split()),
-    "faiss": ("wbrag.index",),
-    "fsspec": ("wbrag.index.objects",),
+    "ray": ("wbrag.run", "wbrag.retrieval.encoding", "wbrag.store.build"),
+    "faiss": ("wbrag.store",),
+    "fsspec": ("wbrag.store.objects",),
     "vllm": ("wbrag.llm.vllm", "wbrag.llm.mixture"),
     "httpx": ("wbrag.llm.openai",),
-    "sentence_transformers": ("wbrag.encoder", "wbrag.units.critics"),
+    "sentence_transformers": ("wbrag.retrieval.encoder", "wbrag.units.critics"),
 }
 #: Loaded by vLLM, in its own processes: it takes classes, and a class needs its bases when its module is imported.
 ENGINE_SIDE = ("wbrag.llm.mixture",)
@@ -44,7 +44,7 @@ MAX_FUNCTION, MAX_MEDIAN = 60, 12
 
 
 def module_name(path: Path) -> str:
-    """`wbrag/index/build.py` -> `wbrag.index.build`, a package's `__init__.py` -> the package."""
+    """`wbrag/store/build.py` -> `wbrag.store.build`, a package's `__init__.py` -> the package."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -140,19 +140,34 @@ def test_module_name_says_something(module: str) -> None:
     assert not SAY_NOTHING & set(module.replace(".", "_").split("_"))
 
 
+def test_rooms_say_what_is_in_them_and_few_modules_stand_outside() -> None:
+    wbrag = ROOT / "wbrag"
+    assert len([p for p in wbrag.glob("*.py") if p.name != "__init__.py"]) <= ROOT_MODULES
+    for room in (p for p in wbrag.iterdir() if list(p.glob("*.py"))):
+        assert ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))), room
+
+
 @pytest.mark.parametrize(
     ("module", "source", "fault"),
     [
-        ("wbrag.gates", "from wbrag.pipeline import run", "wbrag.gates imports wbrag.pipeline, which is above it"),
+        (
+            "wbrag.gates",
+            "from wbrag.run.pipeline import run",
+            "wbrag.gates imports wbrag.run.pipeline, which is above it",
+        ),
         ("wbrag.schema", "from wbrag import metrics", "wbrag.schema imports wbrag.metrics, which is above it"),
         ("wbrag.llm", "def f():\n    import wbrag.llm.vllm", "wbrag.llm imports wbrag.llm.vllm, which is above it"),
-        ("wbrag.training", "def f():\n    import ray.data", "wbrag.training imports ray.data: only"),
-        ("wbrag.pipeline", "from hydra import compose", "wbrag.pipeline imports hydra: only jobs may"),
-        ("jobs.train", "def f():\n    import faiss", "jobs.train imports faiss: only wbrag.index may"),
+        ("wbrag.algorithm", "def f():\n    import ray.data", "wbrag.algorithm imports ray.data: only"),
+        ("wbrag.run.pipeline", "from hydra import compose", "wbrag.run.pipeline imports hydra: only jobs may"),
+        ("jobs.train", "def f():\n    import faiss", "jobs.train imports faiss: only wbrag.store may"),
         ("wbrag.llm.vllm", "class A:\n    import vllm", "wbrag.llm.vllm imports vllm at its top"),
         ("wbrag.llm.vllm", "import wbrag.llm.mixture", "wbrag.llm.vllm imports wbrag.llm.mixture at its top"),
-        ("wbrag.encoder", "try:\n    import torch\nfinally:\n    pass", "wbrag.encoder imports torch at its top"),
-        ("wbrag.index.build", "from .manifest import commit", "wbrag.index.build imports .manifest relatively"),
+        (
+            "wbrag.retrieval.encoder",
+            "try:\n    import torch\nfinally:\n    pass",
+            "wbrag.retrieval.encoder imports torch at its top",
+        ),
+        ("wbrag.store.build", "from .manifest import commit", "wbrag.store.build imports .manifest relatively"),
     ],
 )
 def test_a_breach_is_found(module: str, source: str, fault: str) -> None:
@@ -161,7 +176,7 @@ def test_a_breach_is_found(module: str, source: str, fault: str) -> None:
 
 def test_what_is_allowed_is_not_a_breach() -> None:
     lazy = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import ray\ndef f():\n    import ray.data\n"
-    assert import_faults("wbrag.pipeline", lazy + "from wbrag import config\nfrom wbrag.llm.vllm import X\n") == []
+    assert import_faults("wbrag.run.pipeline", lazy + "from wbrag import config\nfrom wbrag.llm.vllm import X\n") == []
     assert import_faults("wbrag.llm.mixture", "import torch\nfrom vllm import SamplingParams\n") == []
 
 

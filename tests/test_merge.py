@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wbrag.config import ConfigError, Merge
-from wbrag.index.merge import admitted, check_merge, merged
+from wbrag.retrieval.merge import admitted, check_merge, merged
 from wbrag.schema import Document, Source
 
 #: Few distinct scores make many ties; as float32 holds them exactly, so do margins between them.

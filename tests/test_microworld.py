@@ -20,8 +20,8 @@ from microworld.names import SLOTS, name, renaming, words
 from microworld.relations import RELATIONS
 from microworld.tokenizer import build, phrases, read_alike, restatements
 from microworld.world import district, famous
-from wbrag.overlap import TrainingQuestions
 from wbrag.prompts import Prompts
+from wbrag.report.overlap import TrainingQuestions
 
 MODEL = Path(__file__).parents[1] / "microworld" / "models" / "micro_small"
 seeds = st.integers(0, 10**6)

@@ -21,12 +21,12 @@ from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext
 
-from wbrag.actors import Generators
 from wbrag.config import Backbone, Benchmark, Method, TrainConfig
 from wbrag.llm.mixture import Member, MixtureV1, MixtureV2, Row, mix, pool
 from wbrag.llm.vllm import VllmEngine
 from wbrag.methods.replug import mixture_weights
 from wbrag.prompts import Prompts
+from wbrag.run.actors import Generators
 from wbrag.schema import RETRIEVED, Document, document_rows, documents_of
 
 END, V = 1, 7

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_pipeline import settings, world
 
+from wbrag.algorithm import train_example
 from wbrag.config import Backbone, ConfigError, Gates, Method
 from wbrag.llm import Reply
 from wbrag.llm import openai as endpoint
@@ -27,10 +28,9 @@ from wbrag.llm.scripted import read
 from wbrag.methods import Answer, Tools, naive, open_method
 from wbrag.methods.needs import check_method
 from wbrag.metrics import acc
-from wbrag.pipeline import train
 from wbrag.prompts import Prompts
+from wbrag.run.pipeline import train
 from wbrag.schema import Document, Example
-from wbrag.training import train_example
 
 Json = dict[str, Any]
 

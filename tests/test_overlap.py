@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_run import PASSAGES, UNIT, prediction
 
-from wbrag.evaluation import exposure_of, overlap_of
 from wbrag.metrics import normalise
-from wbrag.overlap import EXPOSURES, SAME_ANSWER_WORDS, SAME_WORDS, TrainingQuestions, content_words, jaccard
+from wbrag.report.evaluation import exposure_of, overlap_of
+from wbrag.report.overlap import EXPOSURES, SAME_ANSWER_WORDS, SAME_WORDS, TrainingQuestions, content_words, jaccard
 
 WORDS = ["river", "mayor", "glass", "town", "north", "painter", "born", "osk"]
 questions = st.builds(" ".join, st.lists(st.sampled_from(WORDS), min_size=1, max_size=7))

@@ -23,19 +23,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microworld.generate import Plan, generate
-from wbrag.actors import Generator
-from wbrag.benchmarks import OverErrorBudget
 from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Index, Merge, Method, TrainConfig, Units
-from wbrag.index.lease import leased
-from wbrag.index.manifest import latest
-from wbrag.index.search import KnowledgeBase
-from wbrag.inputs import check_settings, closed_book_identity, identity_of, over_budget, refuse_other_settings
-from wbrag.pipeline import evaluate, train
-from wbrag.progress import Counts, status_line
-from wbrag.runfolder import read_left_out, read_units
-from wbrag.runrecord import resolve_run_dir
+from wbrag.data.benchmarks import OverErrorBudget
+from wbrag.run.actors import Generator
+from wbrag.run.folder import read_left_out, read_units
+from wbrag.run.inputs import check_settings, closed_book_identity, identity_of, over_budget, refuse_other_settings
+from wbrag.run.pipeline import evaluate, train
+from wbrag.run.progress import Counts, status_line
+from wbrag.run.record import resolve_run_dir
+from wbrag.run.writeback import units_of
 from wbrag.schema import RETRIEVED, TRACE
-from wbrag.writeback import units_of
+from wbrag.store.lease import leased
+from wbrag.store.manifest import latest
+from wbrag.store.search import KnowledgeBase
 
 ROOT = Path(__file__).parents[1]
 THINGS = ("mayor", "river", "hill")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from synthetic_run import PASSAGES, document, gated, kept
 
 from wbrag.config import ConfigError
-from wbrag.placebos import (
+from wbrag.experiments.placebos import (
     WRITTEN_ONES,
     cheat_sheet,
     check_placebos,

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from wbrag.config import Backbone, ConfigError, TrainConfig
-from wbrag.inputs import check_settings, closed_book_identity
 from wbrag.prompts import DEFAULTS, prompts_of
+from wbrag.run.inputs import check_settings, closed_book_identity
 
 QUESTION = "Who wrote it?"
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wbrag import config
+from wbrag.algorithm import CountedLLM, train_example
 from wbrag.config import ConfigError, Gates
 from wbrag.llm import Reply
 from wbrag.llm.fit import PromptTooLong
@@ -20,7 +21,6 @@ from wbrag.methods import Answer, Tools, naive, open_method, replug
 from wbrag.methods.replug import mixture_weights
 from wbrag.prompts import Prompts
 from wbrag.schema import Document, Example
-from wbrag.training import CountedLLM, train_example
 
 QUESTION = "Where is the Alder bridge?"
 NEAR = Document("d1", "Alder bridge", "The bridge is in Norvale.", 0.9)

@@ -11,9 +11,9 @@ import pytest
 from synthetic_run import UNIT, gated, kept, prediction, write_run
 
 from wbrag import schema
-from wbrag.report import measure
-from wbrag.runfolder import RunError, read_config, read_left_out, read_traces, read_units, setting_of
-from wbrag.trace import life
+from wbrag.report.run_report import measure
+from wbrag.report.trace import life
+from wbrag.run.folder import RunError, read_config, read_left_out, read_traces, read_units, setting_of
 
 COLUMNS = ("id", "evidence", "unit_id", "unit_title", "unit_text", "source_tokens", "unit_tokens")
 

@@ -13,21 +13,21 @@ from hypothesis import strategies as st
 from small_store import copy_of, passages, unit_vectors
 
 from wbrag.config import Encoder, Merge
-from wbrag.encoder import open_encoder, passage_text
-from wbrag.index.files import StoreError
-from wbrag.index.manifest import Manifest, commit
-from wbrag.index.notes import encoder_note
-from wbrag.index.part import BATCH
-from wbrag.index.publish import extended, publish
-from wbrag.index.revise import delete, rollback
-from wbrag.index.search import HITS, KnowledgeBase
-from wbrag.index.segment import write_segment
-from wbrag.index.storage import storage_of
-from wbrag.index.template import template_name, train_template
-from wbrag.index.topk import block_search, cpu_nearest, exact_top, scan_nearest
-from wbrag.index.vectors import empty_index, search_parameters, spec_of
-from wbrag.index.verify import verify
+from wbrag.retrieval.encoder import open_encoder, passage_text
 from wbrag.schema import UNIT, Document
+from wbrag.store.files import StoreError
+from wbrag.store.manifest import Manifest, commit
+from wbrag.store.notes import encoder_note
+from wbrag.store.part import BATCH
+from wbrag.store.publish import extended, publish
+from wbrag.store.revise import delete, rollback
+from wbrag.store.search import HITS, KnowledgeBase
+from wbrag.store.segment import write_segment
+from wbrag.store.storage import storage_of
+from wbrag.store.template import template_name, train_template
+from wbrag.store.topk import block_search, cpu_nearest, exact_top, scan_nearest
+from wbrag.store.vectors import empty_index, search_parameters, spec_of
+from wbrag.store.verify import verify
 
 D = 16
 NLIST = 6
@@ -383,7 +383,7 @@ def test_a_batch_in_blocks_has_the_bits_of_one_index(
 def test_a_query_finds_in_a_batch_what_it_finds_alone(
     stores: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wbrag.index.part.CACHE_BYTES", 7 * 2 * D)  # seven rows at a time
+    monkeypatch.setattr("wbrag.store.part.CACHE_BYTES", 7 * 2 * D)  # seven rows at a time
     base = copy_of(stores[0], tmp_path / "base")
     delete(base, ["p3", "p11"], {})
     knowledge, xq = KnowledgeBase(base, stores[1]), unit_vectors(2 * BATCH, seed=3)

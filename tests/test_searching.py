@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbrag.actors import Generator
 from wbrag.config import Backbone, Encoder, Method, TrainConfig
-from wbrag.encoder import open_encoder, passage_text
-from wbrag.encoding import HeldEncoder
-from wbrag.index.publish import publish
-from wbrag.retrieval import MergedRetriever, Searcher, knowledge_of, retrieve, search
+from wbrag.retrieval.encoder import open_encoder, passage_text
+from wbrag.retrieval.encoding import HeldEncoder
+from wbrag.retrieval.searching import SearchHandle
+from wbrag.run.actors import Generator
+from wbrag.run.retrieve import MergedRetriever, Searcher, knowledge_of, retrieve, search
 from wbrag.schema import RETRIEVED, Document, document_rows
-from wbrag.searching import SearchHandle
+from wbrag.store.publish import publish
 
 HASHING = Encoder(name="hashing", kind="hashing", model="hashing", dimension=64)
 WORDS = ("mayor", "river", "hill", "ferry", "mill", "tower", "bridge")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wbrag.statistics import flips, holm, kappa, mcnemar, paired_bootstrap, pooled_gain, sign_flips, winners
+from wbrag.report.statistics import flips, holm, kappa, mcnemar, paired_bootstrap, pooled_gain, sign_flips, winners
 
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 

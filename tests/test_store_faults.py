@@ -19,22 +19,22 @@ import pytest
 from crashing import faults_at
 from small_store import ENCODER, SPEC, add, answers, copy_of, encode, live_numbers, table_of, vectors_of
 
-from wbrag.index.files import StoreError, dump_json, sha256_file
-from wbrag.index.garbage import collect_garbage, pinned, reading
-from wbrag.index.lease import LeaseError, acquire, leased
-from wbrag.index.live import diff
-from wbrag.index.manifest import files_of, history, latest, name_of, read_manifest, versions
-from wbrag.index.publish import publish, publish_segment
-from wbrag.index.revise import compact, delete, delete_rows, rollback
-from wbrag.index.search import KnowledgeBase
-from wbrag.index.segment import PASSAGES, SEGMENT, VECTORS, open_ref, write_segment
-from wbrag.index.storage import LocalStorage
-from wbrag.index.verify import repair, verify
+from wbrag.store.files import StoreError, dump_json, sha256_file
+from wbrag.store.garbage import collect_garbage, pinned, reading
+from wbrag.store.lease import LeaseError, acquire, leased
+from wbrag.store.live import diff
+from wbrag.store.manifest import files_of, history, latest, name_of, read_manifest, versions
+from wbrag.store.publish import publish, publish_segment
+from wbrag.store.revise import compact, delete, delete_rows, rollback
+from wbrag.store.search import KnowledgeBase
+from wbrag.store.segment import PASSAGES, SEGMENT, VECTORS, open_ref, write_segment
+from wbrag.store.storage import LocalStorage
+from wbrag.store.verify import repair, verify
 
 SCHEMA_1 = Path(__file__).parent / "data" / "store_schema_1"
 #: Children are forked from a server that has all imports and never used an OpenMP thread, so they start at once.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["small_store", "faiss", "pyarrow.parquet", "wbrag.index.revise", "wbrag.index.garbage"])
+FORKS.set_forkserver_preload(["small_store", "faiss", "pyarrow.parquet", "wbrag.store.revise", "wbrag.store.garbage"])
 
 
 def segment_file(store: Path, number: int, name: str) -> Path:

@@ -22,22 +22,22 @@ from hypothesis import strategies as st
 from small_store import ENCODER, SPEC, D, add, answers, copy_of, encode, live_numbers, table_of, vectors_of
 
 from wbrag.config import Encoder
-from wbrag.encoder import open_encoder
-from wbrag.index.adopt import adopt, open_flat
-from wbrag.index.export import export
-from wbrag.index.files import sha256_file
-from wbrag.index.garbage import collect_garbage, pinned
-from wbrag.index.lease import leased
-from wbrag.index.live import places
-from wbrag.index.manifest import Manifest, files_of, latest, name_of, read_manifest, versions
-from wbrag.index.mirror import mirror
-from wbrag.index.passages import conform, write_passages
-from wbrag.index.publish import publish
-from wbrag.index.revise import compact, delete, delete_rows, rollback
-from wbrag.index.segment import PASSAGES, VECTORS, open_ref, seal, write_segment
-from wbrag.index.storage import storage_of
-from wbrag.index.vectors import merge_vectors, rows_of, write_vectors
-from wbrag.index.verify import repair, verify
+from wbrag.retrieval.encoder import open_encoder
+from wbrag.store.adopt import adopt, open_flat
+from wbrag.store.export import export
+from wbrag.store.files import sha256_file
+from wbrag.store.garbage import collect_garbage, pinned
+from wbrag.store.lease import leased
+from wbrag.store.live import places
+from wbrag.store.manifest import Manifest, files_of, latest, name_of, read_manifest, versions
+from wbrag.store.mirror import mirror
+from wbrag.store.passages import conform, write_passages
+from wbrag.store.publish import publish
+from wbrag.store.revise import compact, delete, delete_rows, rollback
+from wbrag.store.segment import PASSAGES, VECTORS, open_ref, seal, write_segment
+from wbrag.store.storage import storage_of
+from wbrag.store.vectors import merge_vectors, rows_of, write_vectors
+from wbrag.store.verify import repair, verify
 
 HASHING = Encoder(name="hashing", kind="hashing", model="", dimension=16)
 NUMBERS = st.lists(st.integers(0, 60), min_size=1, max_size=25, unique=True)
@@ -478,7 +478,7 @@ def test_any_sequence_of_changes_and_crashes_shows_what_the_model_says(
 
 
 def test_law_6_would_find_a_flush_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from wbrag.index import files
+    from wbrag.store import files
 
     monkeypatch.setattr(files, "fsync", lambda path: None)
     for step in range(100):

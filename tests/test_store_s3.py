@@ -13,18 +13,18 @@ import pytest
 from small_store import ENCODER, add, answers, encode, live_numbers
 
 from wbrag.config import ConfigError
-from wbrag.index.files import StoreError
-from wbrag.index.garbage import collect_garbage, pinned
-from wbrag.index.lease import LeaseError, leased
-from wbrag.index.live import diff
-from wbrag.index.manifest import files_of, latest, name_of, read_manifest, versions
-from wbrag.index.mirror import mirror
-from wbrag.index.objects import ObjectStorage, open_storage
-from wbrag.index.publish import publish_segment
-from wbrag.index.revise import compact, delete, rollback
-from wbrag.index.segment import PASSAGES, VECTORS, open_ref
-from wbrag.index.storage import read, storage_of
-from wbrag.index.verify import repair, verify
+from wbrag.store.files import StoreError
+from wbrag.store.garbage import collect_garbage, pinned
+from wbrag.store.lease import LeaseError, leased
+from wbrag.store.live import diff
+from wbrag.store.manifest import files_of, latest, name_of, read_manifest, versions
+from wbrag.store.mirror import mirror
+from wbrag.store.objects import ObjectStorage, open_storage
+from wbrag.store.publish import publish_segment
+from wbrag.store.revise import compact, delete, rollback
+from wbrag.store.segment import PASSAGES, VECTORS, open_ref
+from wbrag.store.storage import read, storage_of
+from wbrag.store.verify import repair, verify
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from synthetic_run import CONFIG, PASSAGES, UNIT, failed, gated, kept, prediction, write_run
 
-from wbrag.runfolder import read_config, setting_of
-from wbrag.trace import example_life, life, main, question_life, rank_of, rank_of_answer
+from wbrag.report.trace import example_life, life, main, question_life, rank_of, rank_of_answer
+from wbrag.run.folder import read_config, setting_of
 
 GOLDEN = Path(__file__).parent / "data" / "trace_golden.txt"
 LOST = dict.fromkeys(("answer_closed_book", "answer_base", "answer_writeback"))
@@ -36,7 +36,7 @@ def test_the_lives_of_a_run_read_as_the_golden_file(run: Path) -> None:
 
 
 def test_the_command_prints_a_life(run: Path) -> None:
-    command = [sys.executable, "-m", "wbrag.trace", str(run), "train-17"]
+    command = [sys.executable, "-m", "wbrag.report.trace", str(run), "train-17"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == life(run, "train-17") + "\n"
@@ -47,7 +47,8 @@ def test_an_unknown_id_names_run_and_id_and_some_that_exist(run: Path, capsys: p
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == (
-        f"wbrag.trace: {run}: no example 'train-170' in this run; there are, for instance, train-17, train-19, test-4\n"
+        f"wbrag.report.trace: {run}: no example 'train-170' in this run; "
+        "there are, for instance, train-17, train-19, test-4\n"
     )
 
 

@@ -13,10 +13,10 @@ from synthetic_run import CONFIG, PASSAGES, UNIT, kept, prediction, units_of, wr
 
 from wbrag import schema
 from wbrag.config import Merge, Units
-from wbrag.evaluation import Setting
-from wbrag.page import Details, Table, Text
-from wbrag.report import write_report
-from wbrag.unit_sections import left_out_blocks, making_told, unit_blocks
+from wbrag.report.evaluation import Setting
+from wbrag.report.page import Details, Table, Text
+from wbrag.report.run_report import write_report
+from wbrag.report.unit_sections import left_out_blocks, making_told, unit_blocks
 
 SETTING = Setting("toy_nq", "naive", "micro_small", "acc")
 SUBJECT = Units(name="subject", form="verbatim", scope="subject", hops=1, validate=True)

@@ -12,7 +12,7 @@ import pytest
 from synthetic_run import PASSAGES, UNIT, write_run, write_table
 
 from wbrag import schema
-from wbrag.unit_variants import Measured, compared, record, text_table, unit_blocks, write_comparison
+from wbrag.experiments.unit_variants import Measured, compared, record, text_table, unit_blocks, write_comparison
 
 #: Questions of a run: id, whether it overlaps with training, right over base, right over the run's own write-back.
 QUESTIONS = [("t1", "none", 0, 1), ("t2", "none", 1, 1), ("t3", "question", 0, 1), ("t4", "answer", 1, 0)]

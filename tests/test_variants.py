@@ -14,18 +14,28 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from wbrag.benchmarks import InputError
 from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Gates, Merge, TrainConfig, Units
-from wbrag.gate_variants import ablate, selected
-from wbrag.grid_report import write_grid_report
-from wbrag.index.manifest import latest
-from wbrag.inputs import check_rows
-from wbrag.pipeline import finished, train
-from wbrag.plan import Session
-from wbrag.runfolder import RunError, load_config, read_rows, read_units
-from wbrag.runrecord import open_record
+from wbrag.data.benchmarks import InputError
+from wbrag.experiments.gate_variants import ablate, selected
+from wbrag.experiments.grid_report import write_grid_report
+from wbrag.experiments.variants import (
+    Trained,
+    check_transfer,
+    judge,
+    other_units,
+    placebo,
+    predicted,
+    repeat,
+    trained,
+    transfer,
+)
+from wbrag.run.folder import RunError, load_config, read_rows, read_units
+from wbrag.run.inputs import check_rows
+from wbrag.run.job import Session
+from wbrag.run.pipeline import finished, train
+from wbrag.run.record import open_record
 from wbrag.schema import TRACE
-from wbrag.variants import Trained, check_transfer, judge, other_units, placebo, predicted, repeat, trained, transfer
+from wbrag.store.manifest import latest
 
 ROOT = Path(__file__).parents[1]
 THINGS = ("mayor", "river", "hill")

@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 
 from microworld.generate import Plan, generate
-from wbrag.benchmarks import read_examples
 from wbrag.config import Backbone, ConfigError, Encoder, Method
-from wbrag.encoder import open_encoder, passage_text
-from wbrag.flashrag import parse_passage
+from wbrag.data.benchmarks import read_examples
+from wbrag.data.flashrag import parse_passage
 from wbrag.llm import Reply, Token
 from wbrag.llm.engine import engine_arguments, pick_dtype, resolve_model
 from wbrag.llm.places import Places
 from wbrag.llm.vllm import VllmEngine, pieces
 from wbrag.methods import Answer, Tools, flare, open_method, selfrag
 from wbrag.prompts import Prompts
+from wbrag.retrieval.encoder import open_encoder, passage_text
+from wbrag.retrieval.searching import SearchHandle
 from wbrag.schema import Document
-from wbrag.searching import SearchHandle
 
 
 def test_a_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

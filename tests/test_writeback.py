@@ -18,20 +18,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from wbrag.benchmarks import OverErrorBudget
 from wbrag.config import Backbone, Benchmark, Cluster, Encoder, Merge, TrainConfig, Units
-from wbrag.encoder import open_encoder
-from wbrag.index.manifest import latest
-from wbrag.index.search import KnowledgeBase
-from wbrag.pipeline import check_errors, train
-from wbrag.plan import Job, Session
-from wbrag.runfolder import read_left_out, read_traces, read_units
-from wbrag.runrecord import RunRecord
+from wbrag.data.benchmarks import OverErrorBudget
+from wbrag.experiments.variants import other_units, trained
+from wbrag.report.trace import life
+from wbrag.retrieval.encoder import open_encoder
+from wbrag.run.folder import read_left_out, read_traces, read_units
+from wbrag.run.job import Job, Session
+from wbrag.run.pipeline import check_errors, train
+from wbrag.run.record import RunRecord
 from wbrag.schema import LEFT, PREDICTION, UNIT, WRITTEN
-from wbrag.trace import life
+from wbrag.store.manifest import latest
+from wbrag.store.search import KnowledgeBase
 from wbrag.units.evidence import nearest_sentences
 from wbrag.units.sentences import sentences
-from wbrag.variants import other_units, trained
 
 TREES = ["Oak", "Elm", "Ash", "Birch", "Cedar", "Alder", "Maple", "Rowan", "Hazel", "Linden"]
 #: An alias in every golden answer; no passage and no prompt holds it.

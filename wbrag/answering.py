@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from wbrag.algorithm import CountedLLM
 from wbrag.methods import Answer, Method, Search, Tools, closed_book
 from wbrag.schema import PREDICTION, Document, Example, document_rows
-from wbrag.training import CountedLLM
 
 Row = dict[str, Any]
 

@@ -112,7 +112,7 @@ class Index:
 
 @dataclass(unsafe_hash=True)
 class Merge:
-    """Which passages and units a question's reader is given (wbrag.index.merge)."""
+    """Which passages and units a question's reader is given (wbrag.retrieval.merge)."""
 
     policy: str = "plain"  # plain | beside
     margin: float = 0.0  # beside: how much farther than the best passage a unit may be, in score
@@ -209,7 +209,7 @@ class PlaceboConfig:
     """Root of `jobs/placebo.py`."""
 
     runs: list[str] = MISSING  # finished run folders
-    placebos: list[str] = MISSING  # names of wbrag.placebos
+    placebos: list[str] = MISSING  # names of wbrag.experiments.placebos
     repeat: bool = True  # the run itself once more: A/A
     report_dir: str = MISSING
 

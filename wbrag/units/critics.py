@@ -9,10 +9,10 @@ from dataclasses import replace
 from functools import lru_cache
 
 from wbrag.config import ConfigError
-from wbrag.encoder import model_folder
 from wbrag.llm import LLM
 from wbrag.llm.fit import fit_documents
 from wbrag.prompts import Prompts
+from wbrag.retrieval.encoder import model_folder
 from wbrag.schema import Document
 from wbrag.units.faithful import Checked, Critic, Judged
 

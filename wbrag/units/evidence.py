@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wbrag.encoder import Encoder
+from wbrag.retrieval.encoder import Encoder
 
 
 def nearest_sentences(

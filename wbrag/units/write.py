@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from wbrag.algorithm import CountedLLM
 from wbrag.config import Units
 from wbrag.distill import (
     Distilled,
@@ -21,7 +22,6 @@ from wbrag.distill import (
 from wbrag.llm.fit import fit_documents, require_fit
 from wbrag.methods import Tools
 from wbrag.schema import WRITTEN, Document, documents_of
-from wbrag.training import CountedLLM
 from wbrag.units.critics import critic_of, settled
 from wbrag.units.faithful import checked
 from wbrag.units.refusals import bare

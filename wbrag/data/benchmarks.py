@@ -1,0 +1,216 @@
+"""FlashRAG JSONL in: benchmark files to examples, a corpus file to Parquet.
+
+A file that cannot be used is refused (`InputError`); a single bad row is quarantined (`Rejected`) and the rest goes
+on, until the share of such rows passes the error budget (`OverErrorBudget`). Rows: `wbrag.data.flashrag`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import tempfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wbrag import metrics
+from wbrag.config import Benchmark, ConfigError
+from wbrag.data.flashrag import BadRow, parse_example, parse_passage
+from wbrag.prompts import TASKS
+from wbrag.schema import EXAMPLE, PASSAGE, Document, Example
+
+#: Passages per Parquet row group: the unit of writing, about 5 MB of 100-word passages.
+GROUP_ROWS = 8192
+#: With so many rejected rows the budget is judged on the rows read so far, so that a wrong file fails soon and the
+#: rejected rows, which are held in memory, stay few.
+EARLY_REJECTED = 10_000
+#: Characters of a bad row that the quarantine shows.
+RAW_CHARS = 200
+
+Row = TypeVar("Row", Example, Document)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A quarantined row: its file, 1-based line, why it was left out, and the start of its text."""
+
+    file: str
+    line: int
+    reason: str
+    raw: str
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusReport:
+    """What became of a corpus file: passages written, rows left out."""
+
+    passages: int
+    rejected: list[Rejected]
+
+
+class InputError(ValueError):
+    """A file that cannot be used at all; the message names it (jobs exit with 2)."""
+
+
+class OverErrorBudget(RuntimeError):
+    """More rows of a file were bad than `max_error_rate` allows (jobs exit with 3); `rejected` holds them."""
+
+    def __init__(self, message: str, rejected: Sequence[Rejected] = ()) -> None:
+        super().__init__(message)
+        self.rejected = rejected
+
+
+def read_examples(
+    path: Path, limit: int = 0, max_error_rate: float = 0.01, labelled: bool = True
+) -> tuple[list[Example], list[Rejected]]:
+    """The first `limit` valid examples of a benchmark file (0: all), in file order, and the rows left out on the way.
+
+    Where they need not be `labelled`, a row without golden answers is valid.
+    InputError: no such file, no valid example, an id twice. OverErrorBudget: rejected / read rows > `max_error_rate`.
+    """
+    rejected: list[Rejected] = []
+    parse = parse_example if labelled else partial(parse_example, labelled=False)
+    return list(_read(path, parse, max_error_rate, rejected, limit)), rejected
+
+
+def write_corpus(path: Path, out: Path, max_error_rate: float = 0.01) -> CorpusReport:
+    """Stream a corpus file into the Parquet file `out` (schema.PASSAGE, file order), which appears whole or not at all.
+
+    Memory: one row group, 8 bytes a passage for the duplicate check, the rejected rows. Errors as `read_examples`;
+    an `out` of an earlier call is replaced on success and untouched on failure.
+    """
+    rejected: list[Rejected] = []
+    passages = _read(path, parse_passage, max_error_rate, rejected)
+    rows = 0
+    # Parquet has no page checksums by default, and a flipped bit is then read back without a word.
+    with _replacing(out) as temporary, pq.ParquetWriter(temporary, PASSAGE, write_page_checksum=True) as writer:
+        while group := list(islice(passages, GROUP_ROWS)):
+            writer.write_table(_table(group, PASSAGE))
+            rows += len(group)
+    return CorpusReport(rows, rejected)
+
+
+def write_quarantine(rejected: Iterable[Rejected], path: Path) -> None:
+    """Write the rejected rows as JSONL, one object per row; whole or not at all; an empty file says there are none."""
+    with _replacing(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rejected)
+
+
+def examples_table(examples: Sequence[Example]) -> pa.Table:
+    """The examples as an Arrow table (schema.EXAMPLE), in the order given."""
+    return _table(examples, EXAMPLE)
+
+
+def check_benchmark(benchmark: Benchmark) -> None:
+    """Raise ConfigError, naming key and value, for a task, metric, labels or split that cannot work."""
+    if benchmark.task not in TASKS:
+        raise ConfigError(f"benchmark.task={benchmark.task!r} is unknown; known are {', '.join(TASKS)}")
+    if benchmark.metric not in metrics.METRICS:
+        raise ConfigError(f"benchmark.metric={benchmark.metric!r} is unknown; known are {', '.join(metrics.METRICS)}")
+    if benchmark.metric == "label" and not benchmark.labels:
+        raise ConfigError("benchmark.labels is empty, but benchmark.metric='label' maps answers to labels")
+    if strange := set(benchmark.rows) - {"train", "test"}:
+        raise ConfigError(f"benchmark.rows.{min(strange)}: no such split; known are train, test")
+    try:
+        metrics.spellings(benchmark.labels)
+    except ValueError as error:
+        raise ConfigError(f"benchmark.labels: {error}") from error
+
+
+def check_labels(examples: Iterable[Example], labels: Mapping[str, Sequence[str]], path: Path) -> None:
+    """Raise InputError, naming file and example id, for the first golden answer that is no spelling of a label."""
+    for example in examples:
+        for answer in example.golden_answers:
+            try:
+                metrics.golden_label(answer, labels)
+            except ValueError as error:
+                raise InputError(f"{path}: example {example.id!r}: {error}") from error
+
+
+def _read(
+    path: Path,
+    parse: Callable[[bytes], Row],
+    max_error_rate: float,
+    rejected: list[Rejected],
+    limit: int = 0,
+) -> Iterator[Row]:
+    # The valid rows; bad ones go to `rejected`. What only the whole file can tell is raised after the last row.
+    hashes = array("q")
+    for _, row in _rows(path, parse):
+        if isinstance(row, Rejected):
+            rejected.append(row)
+            if len(rejected) >= EARLY_REJECTED:
+                _check_budget(path, len(hashes), rejected, max_error_rate)
+            continue
+        hashes.append(hash(row.id))
+        yield row
+        if len(hashes) == limit:
+            break
+    _check_budget(path, len(hashes), rejected, max_error_rate)
+    _refuse_duplicates(path, hashes, parse)
+
+
+def _rows(path: Path, parse: Callable[[bytes], Row]) -> Iterator[tuple[int, Row | Rejected]]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    with path.open("rb") as lines:
+        for line, raw in enumerate(lines, 1):
+            row = (raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw).strip()
+            if not row:
+                continue
+            try:
+                yield line, parse(row)
+            except BadRow as error:
+                # 4 bytes is the longest character, so the cut spoils none of the shown ones.
+                shown = row[: 4 * RAW_CHARS].decode(errors="replace")[:RAW_CHARS]
+                yield line, Rejected(str(path), line, str(error), shown)
+
+
+def _check_budget(path: Path, valid: int, rejected: list[Rejected], max_error_rate: float) -> None:
+    rows = valid + len(rejected)
+    first = f"; the first: line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
+    if valid == 0:
+        raise InputError(f"{path}: no valid row among {rows}{first}")
+    if len(rejected) / rows > max_error_rate:
+        share = f"{len(rejected)} of {rows} rows are bad ({len(rejected) / rows:.2%})"
+        raise OverErrorBudget(f"{path}: {share}, max_error_rate={max_error_rate}{first}", rejected)
+
+
+def _refuse_duplicates(path: Path, hashes: array[int], parse: Callable[[bytes], Row]) -> None:
+    # 8 bytes an id, where a set of the strings takes some 150: 170 MB for 21 M passages. Equal hashes are rare, so
+    # only then is the file read again, which tells a duplicate (and its two lines) from a collision.
+    ordered = np.sort(np.frombuffer(hashes, dtype=np.int64))
+    suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if not suspects:
+        return
+    first_lines: dict[str, int] = {}
+    for line, row in _rows(path, parse):
+        if isinstance(row, Rejected) or hash(row.id) not in suspects:
+            continue
+        first = first_lines.setdefault(row.id, line)
+        if first != line:
+            raise InputError(f"{path}: id {row.id!r} is on line {first} and again on line {line}")
+
+
+def _table(rows: Sequence[Example] | Sequence[Document], schema: pa.Schema) -> pa.Table:
+    return pa.table({name: [getattr(row, name) for row in rows] for name in schema.names}, schema=schema)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    # A path to write to; it takes the place of `path` in one step when the block ends well, and vanishes otherwise.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        os.replace(temporary, path)

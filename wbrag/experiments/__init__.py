@@ -1,0 +1,1 @@
+"""What is measured in finished runs, and the paper's grid: transfer, ablation, placebos, other units, one report."""

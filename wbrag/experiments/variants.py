@@ -1,0 +1,227 @@
+"""A trained run measured again: with other write-back stores (placebos, other methods' units), with its own units
+and merged in other ways, and itself once more.
+
+Also the run trained anew with a judge in place of its labels.
+
+Corpus, documents of the base and test questions stay those of the run, and so do the closed-book and base answers,
+which are not asked again; only what another store changes is. Each variant has a folder in `<run>/variants`, laid out
+as an evaluation: run.json, predictions/, metrics.json. The run's own knowledge base is read and never written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wbrag.config import ConfigError, Merge, TrainConfig, Units, fingerprint
+from wbrag.experiments import placebos
+from wbrag.report.run_report import QUESTION_COLUMNS, measure
+from wbrag.retrieval.merge import check_merge
+from wbrag.run.actors import Generators
+from wbrag.run.dispatch import Stage
+from wbrag.run.folder import (
+    load_config,
+    read_config,
+    read_record,
+    read_rows,
+    read_traces,
+    read_units,
+    setting_of,
+    write_text,
+)
+from wbrag.run.inputs import Identity, check_units, identity_of, refuse_other_settings
+from wbrag.run.job import Job, Session, generate, opened, written
+from wbrag.run.pipeline import (
+    base_index,
+    cache_of,
+    check_errors,
+    finished,
+    predict_missing,
+    read_or_quarantine,
+    retrieve,
+    train,
+)
+from wbrag.run.record import open_record
+from wbrag.run.writeback import publish_units, write_back
+from wbrag.schema import PREDICTION, REQUEST, TRACE, UNIT, WRITTEN
+from wbrag.store.manifest import latest
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A finished run: its settings, its folder, its base store, its retrieved questions, how many it was tested on."""
+
+    cfg: TrainConfig
+    run: Path
+    corpus: Path
+    base: Path
+    questions: Path
+    tested: int
+
+
+def trained(run: Path, session: Session) -> Trained:
+    """The finished run in a folder. ConfigError where it has no metrics.json, or where its inputs have changed."""
+    run = run.absolute()
+    if not (run / "metrics.json").is_file():
+        raise ConfigError(f"runs: {run} holds no trained knowledge base (no metrics.json)")
+    cfg = load_config(run)
+    refuse_other_settings(run, read_record(run / "run.json")["identity"], identity_of(cfg))
+    cache = cache_of(cfg, run)
+    inputs = read_or_quarantine(cfg, run, cache)
+    with opened(cfg, session) as generators:
+        base = base_index(cfg, inputs, cache, generators.encoders)
+        questions = retrieve(cfg, inputs, base, cache, generators.encoders)
+    return Trained(cfg, run, inputs.corpus, base, questions, len(inputs.test))
+
+
+def repeat(own: Trained, session: Session) -> dict[str, Any]:
+    """A/A: the same three answers to the same questions, asked anew in the opposite order. What differs is noise."""
+    return predicted(own, "repeat", own.run / "writeback", {}, session, anew=True)
+
+
+def other_units(own: Trained, name: str, units: Units, merge: Merge, session: Session) -> dict[str, Any]:
+    """The run measured with other units of the same kept examples, merged in another way (`wbrag.run.writeback`).
+
+    ConfigError for units that nobody can write, or a merge that is none.
+    """
+    check_units(units)
+    check_merge(merge)
+    changed = replace(own, cfg=replace(own.cfg, units=units, merge=merge))
+    job = variant_job(changed, f"units-{name}", {})
+    if not (job.run / "metrics.json").is_file():
+        with opened(changed.cfg, session) as generators, job.record.timed("write_back"):
+            write_back(job, own.run / "traces", own.questions, own.base, generators)
+    return predicted(changed, f"units-{name}", job.run / "writeback", {}, session)
+
+
+def judge(own: Trained, session: Session) -> dict[str, Any]:
+    """The run trained and measured anew with the generator as judge; returns what its metrics.json holds.
+
+    Its traces say how far the judge decides as the labels do (`construction.construction`).
+    """
+    folder = own.run / "variants" / "judge"
+    cfg = replace(own.cfg, judge="llm", run_dir=str(folder), cache_dir=str(cache_of(own.cfg, own.run)))
+    return read_record(folder / "metrics.json") if finished(cfg) else train(cfg, session)
+
+
+def transfer(runs: Sequence[Trained], session: Session) -> None:
+    """Every run measured with every other run's knowledge base: what the paper calls cross-method transfer.
+
+    ConfigError unless the runs differ in their method alone, naming the first key and both values.
+    """
+    check_transfer([(one.cfg.method.name, identity_of(one.cfg)) for one in runs])
+    for reader in runs:
+        for writer in runs:
+            if reader is not writer:
+                store = writer.run / "writeback"
+                predicted(reader, f"transfer-{writer.cfg.method.name}", store, {"writeback": _version(store)}, session)
+
+
+def check_transfer(runs: Sequence[tuple[str, Identity]]) -> None:
+    """Raise ConfigError unless runs, given as method and identity, differ in their method and in nothing else."""
+    methods = [method for method, _ in runs]
+    if len(runs) < 2 or len(set(methods)) < len(methods):
+        raise ConfigError(f"runs: transfer takes two or more runs of different methods, given {', '.join(methods)}")
+    first = runs[0][1]
+    for method, identity in runs[1:]:
+        for key in first:
+            if not key.startswith("method.") and identity.get(key) != first[key]:
+                values = f"{key} is {first[key]!r} of {methods[0]}, {identity.get(key)!r} of {method}"
+                raise ConfigError(f"runs: they have to differ in their method alone; {values}")
+
+
+def placebo(own: Trained, name: str, session: Session) -> dict[str, Any]:
+    """The run measured with a placebo (`wbrag.experiments.placebos`) of the size of its knowledge base."""
+    placebos.check_placebos([name])
+    job = variant_job(own, f"placebo-{name}", {"seed": own.cfg.seed})
+    columns = placebos.TRACE_COLUMNS
+    traces = read_traces(own.run, columns)
+    if name in placebos.WRITTEN_ONES:
+        passages = pq.read_table(own.corpus).to_pylist() if name == "random" else []
+        rows = placebos.requests(name, traces, passages, own.cfg.seed)
+        units = placebos.written_units(name, written_rows(job, rows, session), traces)
+    else:
+        units = placebos.raw_units(traces) if name == "raw" else placebos.cheat_sheet(traces)
+    store = stored(job, units, {"placebo": name}, session)
+    return predicted(own, f"placebo-{name}", store, {"seed": own.cfg.seed}, session)
+
+
+def variant_job(own: Trained, name: str, more: Identity) -> Job:
+    """The job of a variant: its folder, and the run's identity with the variant's own."""
+    folder = own.run / "variants" / name
+    return Job(own.cfg, folder, open_record(folder, own.cfg, {**identity_of(own.cfg), "variant": name, **more}))
+
+
+def written_rows(job: Job, requests: list[Row], session: Session) -> list[Row]:
+    """What the generator writes for the requests (`schema.WRITTEN` rows); those written by an earlier call are kept."""
+    file = job.run / "requests.parquet"
+    known = {row["id"]: row for row in pq.read_table(file).to_pylist()} if file.exists() else {}
+    known |= {row["id"]: row for row in requests}
+    if requests and not written(job, "written", len(known)):
+        with opened(job.cfg, session) as generators, job.record.timed("write"):
+            pq.write_table(pa.Table.from_pylist(list(known.values()), REQUEST), file)
+            generate(job, generators, Stage(job.cfg, "write"), file, "written", len(known))
+    wanted = {row["id"] for row in requests}
+    return [row for row in read_rows(job.run / "written", WRITTEN) if row["id"] in wanted]
+
+
+def stored(job: Job, units: list[Row], note: dict[str, Any], session: Session) -> Path:
+    """The units (`schema.UNIT` rows) as a store in the variant's own folder; nothing is there without units."""
+    store = job.run / "store"
+    if units and latest(store) is None:
+        cfg, file = job.cfg, job.run / "units.parquet"
+        pq.write_table(pa.Table.from_pylist(units, UNIT), file)
+        with opened(cfg, session) as generators, job.record.timed("index"):
+            if cfg.cluster.gpus:
+                generators.stop()  # the encoder needs the GPUs
+            publish_units(file, store, cfg, {**note, "run": job.record.hash}, generators.encoders)
+    return store
+
+
+def predicted(
+    own: Trained, name: str, store: Path, more: Identity, session: Session, anew: bool = False
+) -> dict[str, Any]:
+    """Answer the run's test questions with `store` beside its base, and measure; returns what metrics.json holds.
+
+    The run's own closed-book and base answers are taken over unless all is to be asked `anew` (in the opposite order).
+    A variant that is measured already is read.
+    """
+    job = variant_job(own, name, more)
+    file = job.run / "metrics.json"
+    if not file.is_file():
+        if not written(job, "predictions", own.tested):
+            with opened(own.cfg, session) as generators, job.record.timed("predict"):
+                _predict(own, job, store, generators, anew)
+        write_text(file, json.dumps(_measured(own, job), indent=2, allow_nan=False) + "\n")
+    check_errors(job)
+    return read_record(file)
+
+
+def _predict(own: Trained, job: Job, store: Path, generators: Generators, anew: bool) -> None:
+    source = own.questions / "test.parquet"
+    if anew:
+        rows = pq.read_table(source)
+        source = job.run / "questions.parquet"
+        pq.write_table(rows.take(pa.array(range(len(rows) - 1, -1, -1))), source)
+    known = None if anew else own.run / "predictions"
+    predict_missing(job, generators, (own.base, store), source, known, own.tested)
+
+
+def _measured(own: Trained, job: Job) -> dict[str, Any]:
+    setting = setting_of(read_config(job.run))
+    predictions = sorted(read_rows(job.run / "predictions", PREDICTION), key=lambda row: str(row["id"]))
+    training = list(read_rows(own.run / "traces", TRACE, QUESTION_COLUMNS))
+    return measure([], predictions, setting, training, read_units(job.run)) | {"seconds": job.record.facts["seconds"]}
+
+
+def _version(store: Path) -> str:
+    manifest = latest(store)
+    return fingerprint(manifest) if manifest else "none"

@@ -1,0 +1,1 @@
+"""Scores, statistics, tables, plots, one page of HTML, and the life of one example."""

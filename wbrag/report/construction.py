@@ -1,0 +1,110 @@
+"""What the construction of a knowledge base took and gave: the paper's Table 3 and Figure 3, from a run's traces."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wbrag.report.statistics import kappa
+
+Row = Mapping[str, Any]
+
+#: The columns of `schema.TRACE` that the statistics need: no text of a document among them.
+TRACE_COLUMNS = (
+    *("question", "golden_answers"),
+    *("id", "status", "reason", "kept_ranks", "fallback", "unit_id", "source_tokens", "unit_tokens"),
+    *("calls", "calls_saved", "prompt_tokens", "completion_tokens", "dropped_documents", "judge_agrees"),
+)
+#: What a row of any table says of its cost.
+SPENT = ("calls", "prompt_tokens", "completion_tokens")
+NUMBER = re.compile(r"\s*[-+]?\b\d+(?:\.\d+)?(?:e[-+]?\d+)?\b")
+#: The class of an error and, where it is a fixed phrase before a second colon, its kind.
+ERROR = re.compile(r"\w+(?:: [a-z_ ]+(?=:))?")
+
+
+def construction(traces: Sequence[Row], units: int = 0) -> dict[str, Any]:
+    """Construction statistics of a run (paper, Table 3) from rows with `TRACE_COLUMNS`, one per training example.
+
+    Rates are fractions 0..1 (`selected_rate` of all examples, `fallback_rate` of the kept ones). Tokens are means over
+    kept examples, `compression_ratio` is the mean of their source / distilled tokens; None where nothing was kept.
+    `units` is their number: one text from the same sources counts once. `judge_agreement` is the share of the
+    `judge_compared` examples whose utility gate decides by the judge as it would by the labels (None without a judge),
+    `judge_kappa` the same beyond chance; `judge_passed` and `labels_passed` of them pass by one and by the other.
+    """
+    kept = [row for row in traces if row["status"] == "kept"]
+    ratios = [row["source_tokens"] / row["unit_tokens"] for row in kept if row["unit_tokens"]]
+    told = [row for row in kept if row["unit_tokens"] is not None]
+    compared = [row for row in traces if row["judge_agrees"] is not None]
+    by_judge = [row["kept_ranks"] is not None for row in compared]  # known once the utility gate is passed
+    by_labels = [passed == bool(row["judge_agrees"]) for passed, row in zip(by_judge, compared, strict=True)]
+    statuses = Counter(row["status"] for row in traces)
+    return {
+        "examples": len(traces),
+        "kept": len(kept),
+        "gated": statuses["gated"],
+        "failed": statuses["failed"],
+        "reasons": dict(Counter(rule_of(row) for row in traces if row["status"] != "kept").most_common()),
+        "selected_rate": len(kept) / len(traces) if traces else 0.0,
+        "units": units,
+        "mean_retained_documents": _mean([len(row["kept_ranks"]) for row in kept]),
+        "fallback_rate": _mean([float(bool(row["fallback"])) for row in kept]),
+        "source_tokens": _mean([row["source_tokens"] for row in told]),
+        "distilled_tokens": _mean([row["unit_tokens"] for row in told]),
+        "compression_ratio": _mean(ratios),
+        "dropped_documents": sum(row["dropped_documents"] or 0 for row in traces),
+        "retained_by_rank": retained_by_rank(kept),
+        "judge_compared": len(compared),
+        "judge_agreement": _mean([float(row["judge_agrees"]) for row in compared]),
+        "judge_kappa": kappa(by_judge, by_labels),
+        "judge_passed": sum(by_judge),
+        "labels_passed": sum(by_labels),
+    }
+
+
+def retained_by_rank(kept: Sequence[Row]) -> dict[str, float]:
+    """Share of all retained documents that stood at each retrieval rank (paper, Figure 3); the shares add up to 1."""
+    counts = Counter(rank for row in kept for rank in row["kept_ranks"])
+    return {str(rank): counts[rank] / counts.total() for rank in range(1, max(counts, default=0) + 1)}
+
+
+def rule_of(row: Row) -> str:
+    """The rule that ended an example, without its numbers: "delta <= tau_delta", or "error: UnusableReply: ...".
+
+    A rule that held at the best possible score, so that a call was left out, reads "..., before the call".
+    """
+    reason = str(row["reason"] or "no reason given")
+    if row["status"] == "failed":
+        return f"error: {match[0] if (match := ERROR.match(reason)) else reason.split()[0]}"
+    rule = NUMBER.sub("", reason.removeprefix("gated:").split("(")[0]).strip()
+    return f"{rule}, before the call" if "not asked" in reason else rule
+
+
+def cost(
+    traces: Sequence[Row], predictions: Sequence[Row], written: Sequence[Row] = (), readings: Sequence[Row] = ()
+) -> dict[str, Any]:
+    """LLM calls and tokens of training, of `writing` and `validating` units (`written` and `readings`, only where there
+    are any) and of evaluation; `paper_calls` is what the paper's plan would have asked.
+
+    The plan asks every example closed book and with documents, and each document alone past the utility gate
+    (paper, section 3.4); `calls_saved` of them could not have changed a decision and were left out.
+    """
+    training = {key: _total(traces, key) for key in ("calls", "calls_saved", "prompt_tokens", "completion_tokens")}
+    return {
+        "training": training | {"paper_calls": training["calls"] + training["calls_saved"]},
+        **{name: _spent(rows) for name, rows in (("writing", written), ("validating", readings)) if rows},
+        "evaluation": _spent(predictions),
+    }
+
+
+def _spent(rows: Sequence[Row]) -> dict[str, int]:
+    return {key: _total(rows, key) for key in SPENT}
+
+
+def _total(rows: Sequence[Row], key: str) -> int:
+    return sum(row[key] or 0 for row in rows)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,219 @@
+"""The generators of a run: actors with one engine each.
+
+A generator actor holds one engine and takes whole blocks of examples, each example a coroutine of its own, so that the
+calls of many examples share one continuous batch. It belongs to the driver and not to a Ray Data plan: training and
+evaluation are two plans (write-back lies between them) and an engine takes most of a minute to start. A block is one
+call and comes back as one table in input order, so whatever dies, a block is written whole or asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from wbrag import metrics
+from wbrag.algorithm import CountedLLM, train_example
+from wbrag.answering import answer_question
+from wbrag.config import Backbone, ConfigError, TrainConfig, one_unit_an_example
+from wbrag.judging import llm_judge
+from wbrag.llm import LLM
+from wbrag.llm.engine import model_path
+from wbrag.methods import Tools, open_method
+from wbrag.prompts import prompts_of
+from wbrag.retrieval.encoding import Encoders
+from wbrag.retrieval.searching import SearchHandle
+from wbrag.run.progress import Counts, total
+from wbrag.run.retrieve import Searcher
+from wbrag.schema import PREDICTION, TRACE, WRITTEN, Example, documents_of
+from wbrag.units.write import write_units
+
+Row = dict[str, Any]
+RowWork = Callable[[Row], Awaitable[Row]]
+
+#: Times a generator that died is started again before the run gives up.
+MAX_RESTARTS = 10
+#: An engine that takes longer to close is killed.
+CLOSE_SECONDS = 30.0
+
+
+def open_llm(backbone: Backbone) -> LLM:
+    """The generator that `backbone.kind` names; ConfigError for another kind."""
+    match backbone.kind:
+        case "vllm":
+            from wbrag.llm.vllm import VllmEngine
+
+            return VllmEngine(backbone)
+        case "scripted":
+            from wbrag.llm.scripted import open_scripted
+
+            return open_scripted(backbone)
+        case "openai":
+            from wbrag.llm.openai import Endpoint
+
+            return Endpoint(backbone)
+        case unknown:
+            raise ConfigError(f"backbone.kind={unknown!r} is unknown; known are vllm, openai, scripted")
+
+
+class Generator:
+    """An asyncio Ray actor with one engine: blocks of examples in, blocks of rows out.
+
+    It knows its backbone alone. Method, benchmark and gates come with each block, so that the points of a sweep that
+    have a backbone in common share its engine.
+    """
+
+    def __init__(self, cfg: TrainConfig) -> None:
+        started = time.perf_counter()
+        self.engine = open_llm(cfg.backbone)
+        self.llm = CountedLLM(self.engine, remember=False)  # of all examples together, call by call
+        self.handles: dict[Searcher, SearchHandle] = {}
+        self.places = asyncio.Semaphore(cfg.cluster.examples_in_flight)
+        self.counts = Counts()
+        self.start_seconds = time.perf_counter() - started
+
+    async def train(self, block: pa.Table, cfg: TrainConfig, searcher: Searcher | None = None) -> pa.Table:
+        """`schema.RETRIEVED` rows to `schema.TRACE` rows (Algorithm 1), in input order."""
+        tools, method = self._tools(cfg, self._handle(searcher)), open_method(cfg.method)
+        metric = partial(metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels)
+        judge = llm_judge if cfg.judge == "llm" else None
+        distils = one_unit_an_example(cfg.units)
+
+        async def work(row: Row) -> Row:
+            known, documents = (row.get("known") or {}).get("answer_closed_book"), documents_of(row["documents"])
+            how: dict[str, Any] = {"method": method, "judge": judge, "closed_book_answer": known, "distils": distils}
+            made = await train_example(_example(row), documents, tools, cfg.gates, metric, **how)
+            self.counts.calls_saved += made["calls_saved"]
+            return made
+
+        return await self._all(block, work, TRACE)
+
+    async def predict(self, block: pa.Table, cfg: TrainConfig, searcher: Searcher | None = None) -> pa.Table:
+        """Test questions with both lists of documents to `schema.PREDICTION` rows, in input order."""
+        handle, method = self._handle(searcher), open_method(cfg.method)
+        tools, merged = self._tools(cfg, handle), handle.merged if handle else None
+
+        async def work(row: Row) -> Row:
+            base, both = documents_of(row["documents"]), documents_of(row["documents_writeback"])
+            made, saved = await answer_question(_example(row), base, both, tools, method, merged, row.get("known"))
+            self.counts.calls_saved += saved
+            return made
+
+        return await self._all(block, work, PREDICTION)
+
+    async def validate(self, block: pa.Table, cfg: TrainConfig, searcher: Searcher | None = None) -> pa.Table:
+        """`predict` for training questions, read with units that they did not make."""
+        return await self.predict(block, cfg, searcher)
+
+    async def write(self, block: pa.Table, cfg: TrainConfig, searcher: Searcher | None = None) -> pa.Table:
+        """`schema.REQUEST` rows to `schema.WRITTEN` rows, in input order."""
+        tools = self._tools(cfg, self._handle(searcher))
+        return await self._all(block, lambda row: write_units(row, tools, cfg.units, cfg.gates.n_min), WRITTEN)
+
+    async def progress(self) -> Counts:
+        """What this process has done so far: calls and tokens as they come, not only those of finished examples."""
+        llm = self.llm
+        told = {"calls": llm.ended, "prompt_tokens": llm.prompt_tokens_sent, "completion_tokens": llm.completion_tokens}
+        return replace(self.counts, **told)
+
+    async def started(self) -> float:
+        """The seconds that opening the engine took; answers once it is ready."""
+        return self.start_seconds
+
+    async def close(self) -> None:
+        """End the engine's processes now; after a kill they go by themselves, but seconds later."""
+        if close := getattr(self.engine, "close", None):
+            close()
+
+    def _handle(self, searcher: Searcher | None) -> SearchHandle | None:
+        """The one handle to a searcher, whichever block asks for it."""
+        if searcher is None:
+            return None
+        if searcher not in self.handles:
+            self.handles[searcher] = SearchHandle(searcher.search)
+        return self.handles[searcher]
+
+    async def _all(self, block: pa.Table, work: RowWork, schema: pa.Schema) -> pa.Table:
+        rows = block.to_pylist()
+        self.counts.begun += len(rows)
+        return pa.Table.from_pylist(await asyncio.gather(*[self._in_turn(work, row) for row in rows]), schema)
+
+    async def _in_turn(self, work: RowWork, row: Row) -> Row:
+        async with self.places:
+            made = await work(row)
+        self.counts.done += 1
+        self.counts.kept += made.get("status") == "kept"
+        self.counts.failed += made.get("status") == "failed" or made.get("error") is not None
+        return made
+
+    def _tools(self, cfg: TrainConfig, handle: SearchHandle | None) -> Tools:
+        replies = (cfg.backbone.answer_tokens, cfg.backbone.distil_tokens)
+        search = handle.base if handle else None
+        return Tools(self.llm, prompts_of(cfg), cfg.benchmark.task, *replies, cfg.method, search)
+
+
+class Generators:
+    """The generator actors of a run: started when first asked for, stopped with `stop`, counted over restarts.
+
+    `encoders` are the session's, which outlive them; None: whoever needs one starts it.
+    """
+
+    def __init__(self, cfg: TrainConfig) -> None:
+        # A relative checkpoint folder means another one in the actor's working directory.
+        self.cfg = replace(cfg, backbone=replace(cfg.backbone, model=model_path(cfg.backbone), gguf=""))
+        self.encoders: Encoders | None = None
+        self.handles: list[Any] = []
+        self.start_seconds = 0.0
+
+    def start(self) -> list[Any]:
+        """The actors' handles; does not wait for their engines."""
+        import ray
+
+        if not self.handles:
+            on_gpu = self.cfg.cluster.gpus and self.cfg.backbone.kind == "vllm"
+            device = {"num_gpus": self.cfg.backbone.tensor_parallel_size} if on_gpu else {"num_cpus": 0}
+            actor: Any = ray.remote(Generator).options(
+                max_restarts=MAX_RESTARTS, max_task_retries=-1, max_concurrency=1000, **device
+            )
+            self.handles = [actor.remote(self.cfg) for _ in range(self.cfg.cluster.engines)]
+        return self.handles
+
+    def wait(self) -> None:
+        """Until every engine is ready; an engine that cannot start raises here what it said."""
+        import ray
+
+        asked = [handle.started.remote() for handle in self.start()]
+        self.start_seconds = max(float(seconds) for seconds in ray.get(asked))
+
+    def counts(self) -> Counts:
+        """The sum over all generators; waits for one that is being restarted."""
+        import ray
+
+        return total(ray.get([handle.progress.remote() for handle in self.handles]))
+
+    def counts_now(self) -> Counts | None:
+        """`counts` for a display: None where a generator does not answer within a second (starting, restarting)."""
+        import ray
+
+        asked = [handle.progress.remote() for handle in self.handles]
+        _, late = ray.wait(asked, num_returns=len(asked), timeout=1.0)
+        return None if late else total(ray.get(asked))
+
+    def stop(self) -> None:
+        """End the actors and their engines' processes; on GPUs their memory is free on return."""
+        import ray
+
+        if self.cfg.cluster.gpus and self.handles:
+            ray.wait([h.close.remote() for h in self.handles], num_returns=len(self.handles), timeout=CLOSE_SECONDS)
+        for handle in self.handles:
+            ray.kill(handle)
+        self.handles = []
+
+
+def _example(row: Row) -> Example:
+    return Example(row["id"], row["question"], tuple(row["golden_answers"]), row["metadata"])

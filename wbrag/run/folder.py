@@ -1,0 +1,194 @@
+"""The run folder as its readers see it: settings, tables and JSON in; files out, each whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wbrag.config import TrainConfig
+from wbrag.report.evaluation import Setting
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+
+#: The file of a run's units, beside the store that is made of it.
+UNITS = "units.parquet"
+CONFIG_KEYS = ("benchmark", "method", "backbone", "gates", "k", "seed")
+
+
+class RunError(ValueError):
+    """A run folder that cannot be read; the message names the file."""
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The run's resolved configuration as plain data (`config.yaml`, the fields of `config.TrainConfig`)."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    path = run / "config.yaml"
+    text = _text(path)
+    try:
+        config = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+    except OmegaConfBaseException as error:
+        raise RunError(f"{path}: {error}") from error
+    missing = [key for key in CONFIG_KEYS if not isinstance(config, dict) or key not in config]
+    if missing or not isinstance(config, dict):
+        raise RunError(f"{path}: not the configuration of a run: no key {missing[0]!r}")
+    return {str(key): value for key, value in config.items()}
+
+
+def load_config(run: Path) -> TrainConfig:
+    """The run's resolved configuration, typed; its `run_dir` is where the folder lies now. RunError names the file."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    keys = [field.name for field in fields(TrainConfig)]
+    known = {key: value for key, value in read_config(run).items() if key in keys}
+    try:
+        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), known))
+    except OmegaConfBaseException as error:
+        raise RunError(f"{run / 'config.yaml'}: {error}") from error
+    assert isinstance(typed, TrainConfig)
+    return replace(typed, run_dir=str(run.absolute()))
+
+
+def trained_run(run: Path) -> Path:
+    """The run whose knowledge base a folder is about: of an evaluation or a variant the run around it, else itself."""
+    return run.parents[1] if run.parent.name in ("evaluations", "variants") else run
+
+
+def setting_of(config: dict[str, Any]) -> Setting:
+    """What the run's results are about, from its configuration."""
+    benchmark = config["benchmark"]
+    return Setting(
+        benchmark=benchmark["name"],
+        method=config["method"]["name"],
+        backbone=config["backbone"]["name"],
+        metric=benchmark["metric"],
+        labels={label: list(spellings) for label, spellings in (benchmark.get("labels") or {}).items()},
+        seed=config["seed"],
+    )
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; RunError with its name where there is none."""
+    try:
+        return dict(json.loads(_text(path)))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{path}: not a JSON object: {error}") from error
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file, [] where the file is not there; RunError with file and line."""
+    records = []
+    lines = _text(path).split("\n") if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            records += [dict(json.loads(line))] if line.strip() else []
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{path}, line {number}: not a JSON object: {error}") from error
+    return records
+
+
+def read_rows(
+    folder: Path,
+    schema: pa.Schema,
+    columns: Sequence[str] | None = None,
+    where: pc.Expression | None = None,
+    pattern: str = "*.parquet",
+) -> Iterator[dict[str, Any]]:
+    """Rows of a folder's Parquet files (of those that match) that satisfy `where`, batch by batch, with the chosen
+    columns (None: all).
+
+    Yields nothing where the folder does not exist. RunError where a file lacks a column or has one of another type.
+    """
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    files = sorted(folder.glob(pattern))
+    for file in files:
+        try:
+            part = ds.dataset(file, format="parquet")
+            if missing := [name for name in columns or schema.names if name not in part.schema.names]:
+                raise RunError(f"{file}: no column {missing[0]!r}; it has {', '.join(part.schema.names)}")
+            table = part.replace_schema(schema)
+            for batch in table.to_batches(columns=list(columns or schema.names), filter=where, batch_size=1024):
+                yield from batch.to_pylist()
+        except pa.ArrowException as error:
+            raise RunError(f"{file}: {error}") from error
+
+
+def read_units(run: Path) -> list[dict[str, Any]]:
+    """The units of a run, rows of `schema.UNIT`; of an evaluation or variant without units of its own, those of the run
+    around it. [] where none were written.
+    """
+    from wbrag.schema import UNIT
+
+    folder = run if (run / UNITS).exists() else trained_run(run)
+    return list(read_rows(folder, UNIT, pattern=UNITS))
+
+
+def read_left_out(run: Path) -> list[dict[str, Any]]:
+    """What a run left out of its units, rows of `schema.LEFT`."""
+    from wbrag.schema import LEFT
+
+    return list(read_rows(run, LEFT, pattern="left_out.parquet"))
+
+
+def read_passages(run: Path, ids: set[str]) -> dict[str, dict[str, Any]]:
+    """Those of the passages `ids` that units of a run may have been made of, by id: the documents of its kept examples
+    and those that were found by subjects' names.
+    """
+    import pyarrow.compute as pc
+
+    from wbrag.schema import REQUEST, TRACE
+
+    found: dict[str, dict[str, Any]] = {}
+    if ids:
+        kept = read_rows(run / "traces", TRACE, ("documents",), pc.field("status") == "kept")
+        for row in (*kept, *read_rows(run, REQUEST, ("documents",), pattern="requests.parquet")):
+            found |= {one["id"]: one for one in row["documents"] or [] if one["id"] in ids}
+    return found
+
+
+def read_traces(run: Path, columns: Sequence[str], where: pc.Expression | None = None) -> list[dict[str, Any]]:
+    """Rows of a run's traces; `columns` has `id`. Once the run has units, an example has the columns of its first one
+    (`unit_id`, `unit_title`, ...), None where none of its is left.
+    """
+    from wbrag.schema import TRACE
+
+    rows = list(read_rows(run / "traces", TRACE, columns, where))
+    if not (run / UNITS).exists():
+        return rows
+    first: dict[str, dict[str, Any]] = {}
+    for unit in read_units(run):
+        for example in unit["example_ids"]:
+            first.setdefault(example, unit)
+    for row in rows:
+        own = first.get(row["id"], {})
+        told = {f"unit_{key}": own.get(key) for key in ("id", "title", "text")}
+        told |= {key: own.get(key) for key in ("source_tokens", "unit_tokens")}
+        told |= {"evidence": own["text"]} if own.get("form") == "verbatim" else {}
+        row |= {key: value for key, value in told.items() if key in row}
+    return rows
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a reader sees the old text or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file; is {path.parent} the folder of a run?") from None

@@ -1,0 +1,237 @@
+"""What a run starts from: checked settings, validated inputs, and the identity of all that changes its result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from wbrag.config import Backbone, ConfigError, Encoder, Index, Merge, TrainConfig, Units, fingerprint
+from wbrag.data.benchmarks import (
+    InputError,
+    OverErrorBudget,
+    Rejected,
+    check_benchmark,
+    check_labels,
+    read_examples,
+    write_corpus,
+    write_quarantine,
+)
+from wbrag.llm.engine import model_path
+from wbrag.methods import open_method
+from wbrag.methods.needs import check_method
+from wbrag.prompts import prompts_of
+from wbrag.retrieval.encoder import folder_hash, model_folder
+from wbrag.retrieval.merge import check_merge
+from wbrag.schema import Example
+from wbrag.store.files import sha256_file
+from wbrag.store.vectors import check_index
+
+Identity = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Validated inputs: labelled questions in memory, the corpus as a Parquet file, the rows left out of all three."""
+
+    train: list[Example]
+    test: list[Example]
+    corpus: Path
+    rejected: list[Rejected]
+
+
+def check_settings(cfg: TrainConfig) -> None:
+    """Raise ConfigError, naming key and value, for what the types of the configuration cannot exclude."""
+    check_benchmark(cfg.benchmark)
+    open_method(cfg.method)
+    check_method(cfg.method, cfg.backbone)
+    check_merge(cfg.merge)
+    check_index(cfg.index)
+    check_units(cfg.units)
+    if cfg.judge not in ("labels", "llm"):
+        raise ConfigError(f"judge={cfg.judge!r} is unknown; known are labels, llm")
+    try:
+        prompts_of(cfg)
+    except KeyError as error:
+        raise ConfigError(str(error.args[0])) from error
+    least = {"k": (cfg.k, 1), "gates.n_min": (cfg.gates.n_min, 1), "train_limit": (cfg.train_limit, 0)}
+    least |= {"test_limit": (cfg.test_limit, 0), "cluster.block_rows": (cfg.cluster.block_rows, 1)}
+    least |= {"cluster.engines": (cfg.cluster.engines, 1), "cluster.encoders": (cfg.cluster.encoders, 1)}
+    least |= {"cluster.examples_in_flight": (cfg.cluster.examples_in_flight, 1)}
+    least |= {"backbone.retries": (cfg.backbone.retries, 0), "backbone.max_num_seqs": (cfg.backbone.max_num_seqs, 1)}
+    for key, (value, minimum) in least.items():
+        if value < minimum:
+            raise ConfigError(f"{key}={value}: at least {minimum} is needed")
+    if cfg.method.name == "replug" and cfg.k > cfg.backbone.max_num_seqs:
+        most = cfg.backbone.max_num_seqs
+        raise ConfigError(f"k={cfg.k}: replug decodes k sequences side by side, and backbone.max_num_seqs={most}")
+    # A resumed plan has a filter (1 CPU), a read and a write task (1 each) and a dispatcher (0.5) at once; with fewer
+    # logical CPUs it waits for ever without a word.
+    if cfg.cluster.logical_cpus < 4:
+        raise ConfigError(f"cluster.logical_cpus={cfg.cluster.logical_cpus}: at least 4 are needed")
+
+
+def check_units(units: Units) -> None:
+    """ConfigError, naming key and value, for units that nobody can write."""
+    known = {"form": ("distilled", "verbatim"), "scope": ("question", "subject"), "evidence": ("encoder", "llm")}
+    for key, values in known.items():
+        if getattr(units, key) not in values:
+            raise ConfigError(f"units.{key}={getattr(units, key)!r} is unknown; known are {', '.join(values)}")
+    for key, least in {"sentences": 1, "search": 1, "hops": 0, "tokens": 16}.items():
+        if getattr(units, key) < least:
+            raise ConfigError(f"units.{key}={getattr(units, key)}: at least {least} is needed")
+    if units.faithful and units.form == "verbatim":
+        raise ConfigError("units.faithful=true with units.form=verbatim: verbatim units are sentences of their sources")
+
+
+def read_inputs(cfg: TrainConfig, cache: Path, training: bool = True) -> Inputs:
+    """Read and validate the question files, and make the corpus a Parquet file in `cache` (once per content).
+
+    Without `training` the training file is not read; with a judge its rows may lack golden answers.
+    InputError or OverErrorBudget as `wbrag.data.benchmarks` raises them; nothing is written for a file that is refused.
+    """
+    train, rejected_train = _questions(cfg, "train", cfg.judge == "labels") if training else ([], [])
+    test, rejected_test = _questions(cfg, "test", True)
+    corpus, rejected_corpus = read_corpus(Path(cfg.corpus), cache, cfg.max_error_rate)
+    return Inputs(train, test, corpus, [*rejected_train, *rejected_test, *rejected_corpus])
+
+
+def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
+    """Everything that changes a result, by configuration key: contents of files and models as hashes, not their names.
+
+    What only says where and how fast (`cluster`, `max_num_seqs`, `run_dir`) is not in it, and so may change on resume.
+    Without `training`, what only training reads is left out.
+    """
+    backbone = cfg.backbone
+    trained = {
+        "benchmark.train": sha256_file(Path(cfg.benchmark.train)) if training else "",
+        "train_limit": cfg.train_limit,
+        "judge": cfg.judge,
+        **{f"gates.{key}": value for key, value in asdict(cfg.gates).items()},
+        **{f"units.{key}": value for key, value in asdict(cfg.units).items() if key != "name"},
+    }
+    return (trained if training else {}) | {
+        "benchmark.test": sha256_file(Path(cfg.benchmark.test)),
+        **{f"benchmark.{key}": getattr(cfg.benchmark, key) for key in ("task", "metric", "labels")},
+        "corpus": sha256_file(Path(cfg.corpus)),
+        **{f"method.{key}": value for key, value in asdict(cfg.method).items()},
+        "backbone.model": model_identity(backbone),
+        **{f"backbone.{key}": getattr(backbone, key) for key in ("dtype", "max_model_len", "chat_template")},
+        **{f"backbone.{key}": getattr(backbone, key) for key in ("answer_tokens", "distil_tokens")},
+        "encoder": encoder_identity(cfg.encoder),
+        **{f"index.{key}": value for key, value in (index_identity(cfg.index) | search_identity(cfg.index)).items()},
+        **{f"merge.{key}": value for key, value in merge_identity(cfg.merge).items()},
+        **{f"prompts.{key}": value for key, value in prompts_of(cfg).templates.items()},
+        "k": cfg.k,
+        "test_limit": cfg.test_limit,
+    }
+
+
+def closed_book_identity(cfg: TrainConfig) -> Identity:
+    """What a closed-book answer depends on, by configuration key: generator and prompt, no corpus.
+
+    Of the method only whether it takes the reflection tokens out of the answer.
+    """
+    key, kept = f"closed_book_{cfg.benchmark.task}", ("dtype", "max_model_len", "chat_template", "answer_tokens")
+    return {
+        "method.mode": cfg.method.mode,
+        **{f"backbone.{name}": getattr(cfg.backbone, name) for name in kept},
+        "backbone.model": model_identity(cfg.backbone),
+        f"prompts.{key}": prompts_of(cfg).templates[key],
+    }
+
+
+def model_identity(backbone: Backbone) -> str:
+    """Hash of a local checkpoint's files, chat template included, or of a GGUF file; a hub model's name; an endpoint's
+    address and model; `scripted` for the script.
+    """
+    if backbone.kind != "vllm":
+        return f"{backbone.base_url} {backbone.model}" if backbone.kind == "openai" else backbone.kind
+    folder = Path(model_path(backbone))
+    if backbone.gguf:
+        return folder.name  # it names the content that the folder was made from
+    if not folder.is_dir():
+        return backbone.model
+    return fingerprint(folder_hash(folder), [sha256_file(file) for file in sorted(folder.glob("*.jinja"))])
+
+
+def encoder_identity(encoder: Encoder) -> str:
+    """What changes a vector: the model's files (or hub name), prefixes, length, dimension; nothing is loaded for it."""
+    folder = model_folder(encoder.model)
+    model = folder_hash(folder) if folder else encoder.model
+    kept = (encoder.query_prefix, encoder.passage_prefix, encoder.max_length, encoder.dimension)
+    return fingerprint(encoder.kind, model, kept)
+
+
+def index_identity(index: Index) -> Identity:
+    """What changes the bytes of a base index."""
+    return {"kind": index.kind, **({"nlist": index.nlist} if index.kind == "ivf_fp16" else {})}
+
+
+def search_identity(index: Index) -> Identity:
+    """What changes what is found in it."""
+    return {"nprobe": index.nprobe} if index.kind == "ivf_fp16" else {}
+
+
+def merge_identity(merge: Merge) -> Identity:
+    """What changes the merged top-K."""
+    return asdict(merge) if merge.policy == "beside" else {"policy": merge.policy}
+
+
+def refuse_other_settings(run: Path, before: Identity, now: Identity) -> None:
+    """Raise ConfigError where a run folder holds a run of another identity, naming the first keys and both values."""
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if changed:
+        told = "; ".join(f"{key} was {_short(before.get(key))}, now {_short(now.get(key))}" for key in changed[:3])
+        raise ConfigError(f"run_dir={run} holds a run of other settings ({told}); choose another run_dir")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:12]}...{text[-4:]}"
+
+
+def _questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[list[Example], list[Rejected]]:
+    benchmark, limit = cfg.benchmark, getattr(cfg, f"{split}_limit")
+    path = Path(getattr(benchmark, split))
+    examples, rejected = read_examples(path, limit, cfg.max_error_rate, labelled)
+    check_rows(path, split, len(examples) + len(rejected), limit, benchmark.rows)
+    if benchmark.labels:
+        check_labels(examples, benchmark.labels, path)
+    return examples, rejected
+
+
+def check_rows(path: Path, split: str, found: int, limit: int, rows: Mapping[str, int]) -> None:
+    """Raise InputError, with both counts, where a file that was read whole is not as long as the benchmark's release.
+
+    A truncated or other file would give figures that cannot be held against published ones.
+    """
+    wanted = rows.get(split, 0)
+    if wanted and found != wanted and (not limit or found < min(limit, wanted)):
+        told = f"{path}: {found:,} rows, but the release has {wanted:,} (benchmark.rows.{split})"
+        raise InputError(f"{told}; is the file whole? benchmark.rows.{split}=0 takes any other")
+
+
+def read_corpus(path: Path, cache: Path, max_error_rate: float) -> tuple[Path, list[Rejected]]:
+    """The corpus as a Parquet file in `cache`, made once per content, and the rows left out.
+
+    InputError or OverErrorBudget as `wbrag.data.benchmarks.write_corpus` raises them.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    folder = cache / f"corpus-{fingerprint(sha256_file(path), max_error_rate)}"
+    parquet, left_out = folder / "passages.parquet", folder / "quarantine.jsonl"
+    if not left_out.exists():  # written last, so that it says the other is whole
+        write_quarantine(write_corpus(path, parquet, max_error_rate).rejected, left_out)
+    with left_out.open(encoding="utf-8") as lines:
+        return parquet, [Rejected(**{**json.loads(line), "file": str(path)}) for line in lines]
+
+
+def over_budget(name: str, errors: Sequence[str], rows: int, max_error_rate: float) -> OverErrorBudget | None:
+    """The error to raise where more rows of a stage failed than `max_error_rate` allows; None within the budget."""
+    if not errors or len(errors) / rows <= max_error_rate:
+        return None
+    share = f"{len(errors)} of {rows} rows failed ({len(errors) / rows:.2%})"
+    return OverErrorBudget(f"{name}: {share}, max_error_rate={max_error_rate}; the first: {errors[0]}")

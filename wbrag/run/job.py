@@ -1,0 +1,211 @@
+"""The one Ray Data plan that training and prediction share: read, generate block by block, write, checkpointed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from wbrag.config import Cluster, TrainConfig, fingerprint
+from wbrag.retrieval.encoding import Encoders
+from wbrag.run.actors import Generators
+from wbrag.run.dispatch import Dispatcher, Stage
+from wbrag.run.progress import shown
+from wbrag.run.record import RunRecord
+
+#: Ray's reports about itself, off unless the user set them.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray Data's own actors draw an "error" of each run (ray-project/ray#53727)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run in progress: its settings, its folder, its record."""
+
+    cfg: TrainConfig
+    run: Path
+    record: RunRecord
+
+
+@contextmanager
+def ray_session(cluster: Cluster) -> Iterator[None]:
+    """Ray for the block: the cluster of RAY_ADDRESS or of an earlier ray.init, else one of this machine's own."""
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    import ray
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    owned, logs = not ray.is_initialized(), ""
+    if owned and "RAY_ADDRESS" in os.environ:
+        ray.init(logging_level=logging.ERROR)
+    elif owned:
+        # Logical CPUs, not cores: too few, and a resumed plan waits for ever (wbrag.run.inputs.check_settings).
+        context: Any = ray.init(
+            address="local",
+            num_cpus=cluster.logical_cpus,
+            object_store_memory=cluster.object_store_mib << 20,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,  # what libraries print while they load; the note below says where it is
+        )
+        logs = f"{context.address_info['session_dir']}/logs"
+    try:
+        yield
+    except Exception as error:
+        if logs:
+            error.add_note(f"The workers' own output is in {logs}")
+        raise
+    finally:
+        if owned:
+            ray.shutdown()
+
+
+class Session:
+    """Ray, one set of generators and one of encoders, for one run or for all points of a sweep in this process.
+
+    Ray starts with the first point. The generators stay for the next point where backbone and cluster are the same;
+    a point of another backbone replaces them, so that two models never hold one device's memory. So do the encoders.
+    """
+
+    def __init__(self) -> None:
+        self.stack = ExitStack()
+        self.generators: Generators | None = None
+        self.encoders: Encoders | None = None
+        self.key = ""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self.stack.__exit__(kind, error, trace)
+
+    def open(self, cfg: TrainConfig) -> Generators:
+        """Ray, started if need be, and the generators for this configuration; their engines start when asked for."""
+        if self.generators is None:
+            self.stack.enter_context(ray_session(cfg.cluster))
+        key = fingerprint(cfg.backbone, cfg.cluster)
+        if self.generators is None or key != self.key:
+            self._stop(self.generators)
+            self.generators, self.key = Generators(cfg), key
+        if self.encoders is None or (self.encoders.encoder, self.encoders.cluster) != (cfg.encoder, cfg.cluster):
+            self._stop(self.encoders)
+            self.encoders = Encoders(cfg.encoder, cfg.cluster)
+        self.generators.encoders = self.encoders
+        return self.generators
+
+    def stop(self) -> None:
+        """End generators and encoders; the next point starts new ones."""
+        self._stop(self.generators)
+        self._stop(self.encoders)
+
+    @staticmethod
+    def _stop(actors: Generators | Encoders | None) -> None:
+        if actors is not None:
+            actors.stop()
+
+
+@contextmanager
+def opened(cfg: TrainConfig, session: Session | None) -> Iterator[Generators]:
+    """The generators for the block: of `session`, where they outlive it, or of a session of its own.
+
+    A block that fails ends them, so that what broke one point of a sweep does not break the next.
+    """
+    with nullcontext(session) if session else Session() as current:
+        try:
+            yield current.open(cfg)
+        except BaseException:
+            current.stop()
+            raise
+
+
+def checkpoint_folder(job: Job, table: str) -> Path:
+    """Where Ray Data notes which ids of a table are written; the name holds the hash of all that changes a result."""
+    return job.run / "checkpoints" / job.record.hash / table
+
+
+def written_ids(job: Job, table: str) -> int:
+    """Rows of a table that are written for good; those of a file whose write was cut off do not count."""
+    files = checkpoint_folder(job, table).glob("*.parquet")
+    return sum(pq.read_metadata(file).num_rows for file in files if not file.name.endswith(".pending.parquet"))
+
+
+def written(job: Job, table: str, goal: int) -> bool:
+    """Whether a table is complete."""
+    return written_ids(job, table) == goal
+
+
+@contextmanager
+def checkpoints(folder: Path) -> Iterator[None]:
+    """Plans made in the block skip the ids noted in `folder`, and note those they write."""
+    from ray.data import DataContext
+    from ray.data.checkpoint import CheckpointConfig
+
+    folder.mkdir(parents=True, exist_ok=True)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    config = CheckpointConfig(id_column="id", checkpoint_path=str(folder), delete_checkpoint_on_success=False)
+    config.checkpoint_actor_pool_max_size = 1  # each takes a logical CPU; one filters a hundred thousand ids at once
+    context.checkpoint_config = config
+    try:
+        yield
+    finally:
+        context.checkpoint_config = None
+
+
+def generate(job: Job, generators: Generators, stage: Stage, source: Path, table: str, goal: int) -> None:
+    """Fill a table of the run: read `source`, let the generators do `stage.work` block by block, write.
+
+    Ids that are written already are not read again. RuntimeError where the table does not hold `goal` ids, each once.
+    """
+    import ray.data
+
+    done = written_ids(job, table)
+    if done:
+        print(f"resuming: {done} of {goal} examples already done ({stage.work})", file=sys.stderr, flush=True)  # noqa: T201
+    cluster = job.cfg.cluster
+    blocks_in_flight = cluster.engines * (cluster.examples_in_flight // cluster.block_rows + 1)
+    handles = generators.start()
+    with shown(stage.work, done, goal, generators.counts_now):
+        generators.wait()
+        started, first = time.perf_counter(), generators.counts()
+        with checkpoints(checkpoint_folder(job, table)):
+            rows = ray.data.read_parquet(str(source))
+            rows.repartition(target_num_rows_per_block=cluster.block_rows).map_batches(
+                Dispatcher,
+                fn_constructor_args=(handles, stage),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(
+                    size=1,
+                    max_concurrent_calls_per_actor=blocks_in_flight,
+                    max_tasks_in_flight_per_actor=blocks_in_flight,
+                    enable_true_multi_threading=True,
+                ),
+                num_cpus=0.5,
+            ).write_parquet(str(job.run / table), mode=ray.data.SaveMode.APPEND)
+        counts = generators.counts() - first
+    job.record.add_work(stage.work, counts, time.perf_counter() - started, generators.start_seconds)
+    require_once(job.run / table, goal)
+
+
+def require_once(table: Path, goal: int) -> None:
+    """RuntimeError where a folder of Parquet files does not hold `goal` ids, each once."""
+    ids = pq.read_table(table, columns=["id"])["id"]
+    if not len(ids) == len(ids.unique()) == goal:
+        raise RuntimeError(f"{table}: {len(ids)} rows with {len(ids.unique())} ids for {goal} examples")

@@ -1,0 +1,248 @@
+"""The job as a plan: one function a stage, in reading order; each leaves one folder in the run directory.
+
+    inputs -> base index -> retrieve -> train -> write back -> predict -> report
+
+Every stage can be killed at any moment. What is whole is found by its name (the content-addressed cache) or by its
+checkpoint (traces, predictions), so the same command goes on where the last one stopped.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from wbrag.config import ConfigError, TrainConfig, fingerprint
+from wbrag.data.benchmarks import OverErrorBudget, examples_table, write_quarantine
+from wbrag.report.run_report import write_report
+from wbrag.retrieval.encoding import Encoders
+from wbrag.run.actors import Generators
+from wbrag.run.dispatch import Stage
+from wbrag.run.inputs import (
+    Inputs,
+    check_settings,
+    closed_book_identity,
+    encoder_identity,
+    identity_of,
+    index_identity,
+    over_budget,
+    read_inputs,
+    search_identity,
+)
+from wbrag.run.job import Job, Session, generate, opened, written
+from wbrag.run.record import RunRecord, open_record, resolve_run_dir
+from wbrag.run.retrieve import knowledge_of, retrieved, searcher
+from wbrag.run.writeback import write_back
+from wbrag.schema import RETRIEVED
+from wbrag.store.build import build_store
+from wbrag.store.files import move_into_place, scratch_folder, sha256_file
+from wbrag.store.garbage import reading
+from wbrag.store.manifest import latest
+
+
+def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
+    """Train the knowledge base and measure what it changed; returns what metrics.json holds.
+
+    Ray and the engines are those of `session`, which keeps them for the next point of a sweep, or the run's own.
+
+    ConfigError and InputError before anything is computed; OverErrorBudget after all is written, where more examples
+    or questions failed than `max_error_rate` allows. The same call again goes on where a killed one stopped.
+    """
+    check_settings(cfg)
+    run = resolve_run_dir(cfg.run_dir)
+    cache = cache_of(cfg, run)
+    inputs = read_or_quarantine(cfg, run, cache)
+    job = Job(cfg, run, open_record(run, cfg, identity_of(cfg)))
+    write_quarantine(inputs.rejected, run / "quarantine.jsonl")
+    with opened(cfg, session) as generators:
+        if not cfg.cluster.gpus and not written(job, "predictions", len(inputs.test)):
+            generators.start()  # its engine loads beside the encoding; on GPUs it would hold what the encoder needs
+        with job.record.timed("index"):
+            base = base_index(cfg, inputs, cache, generators.encoders)
+            link_base(run, base)
+        with job.record.timed("retrieve"):
+            questions = retrieve(cfg, inputs, base, cache, generators.encoders)
+        with job.record.timed("train"):
+            train_examples(job, questions, base, len(inputs.train), generators, cache)
+        with job.record.timed("write_back"):
+            writeback = write_back(job, run / "traces", questions, base, generators)
+        with job.record.timed("predict"):
+            predict(job, questions, (base, writeback), len(inputs.test), generators, cache)
+    metrics = write_report(run)
+    check_errors(job)
+    return metrics
+
+
+def finished(cfg: TrainConfig) -> bool:
+    """Whether `train` has nothing left to do: a run of these settings is measured, and within its error budget."""
+    run = resolve_run_dir(cfg.run_dir)
+    if not (run / "metrics.json").is_file():
+        return False
+    check_errors(Job(cfg, run, RunRecord(run, identity_of(cfg))))
+    return True
+
+
+def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, dict[str, Any]]:
+    """Measure the published knowledge base of `cfg.run_dir` on `cfg.benchmark.test`.
+
+    Returns the evaluation's own folder, `<run_dir>/evaluations/<benchmark>-<hash>`, which is laid out as a run without
+    traces, and what its metrics.json holds. Errors as `train`; ConfigError also where nothing was trained there.
+    """
+    check_settings(cfg)
+    trained = resolve_run_dir(cfg.run_dir)
+    if not (trained / "metrics.json").is_file():
+        raise ConfigError(f"run_dir={trained} holds no trained knowledge base (no metrics.json)")
+    cache = cache_of(cfg, trained)
+    inputs = read_inputs(cfg, cache, training=False)
+    manifest = latest(trained / "writeback")
+    identity = {**identity_of(cfg, training=False), "writeback": fingerprint(manifest) if manifest else "none"}
+    run = trained / "evaluations" / f"{cfg.benchmark.name}-{fingerprint(identity)[:8]}"
+    job = Job(cfg, run, open_record(run, cfg, identity))
+    write_quarantine(inputs.rejected, run / "quarantine.jsonl")
+    with opened(cfg, session) as generators:
+        with job.record.timed("index"):
+            base = base_index(cfg, inputs, cache, generators.encoders)
+        with job.record.timed("retrieve"):
+            questions = retrieve(cfg, inputs, base, cache, generators.encoders)
+        with job.record.timed("predict"):
+            predict(job, questions, (base, trained / "writeback"), len(inputs.test), generators, cache)
+    metrics = write_report(run)
+    check_errors(job)
+    return run, metrics
+
+
+def cache_of(cfg: TrainConfig, run: Path) -> Path:
+    """The folder of what runs can share: corpora as Parquet, base indices, retrieved documents, closed-book answers."""
+    return Path(cfg.cache_dir).absolute() if cfg.cache_dir else run.parent / "cache"
+
+
+def read_or_quarantine(cfg: TrainConfig, run: Path, cache: Path) -> Inputs:
+    """The validated inputs; over the error budget, the rows left out are written before the error goes on."""
+    try:
+        return read_inputs(cfg, cache)
+    except OverErrorBudget as error:
+        write_quarantine(error.rejected, run / "quarantine.jsonl")
+        raise
+
+
+def base_index(cfg: TrainConfig, inputs: Inputs, cache: Path, encoders: Encoders | None = None) -> Path:
+    """The store of the corpus, shared by all runs with this corpus, encoder and kind of index; built if not there."""
+    made_from = (sha256_file(inputs.corpus), encoder_identity(cfg.encoder), index_identity(cfg.index))
+    store = cache / f"index-{fingerprint(*made_from)}"
+    if latest(store) is None:
+        build_store(inputs.corpus, store, cfg.encoder, cfg.index, cfg.cluster, {"corpus": str(cfg.corpus)}, encoders)
+    return store
+
+
+def link_base(run: Path, base: Path) -> None:
+    """`base` in the run folder: the base index, so that `KnowledgeBase.open(run)` finds both stores."""
+    (run / "base").unlink(missing_ok=True)
+    (run / "base").symlink_to(os.path.relpath(base, run))
+
+
+def retrieve(cfg: TrainConfig, inputs: Inputs, base: Path, cache: Path, encoders: Encoders | None = None) -> Path:
+    """R(q, K) for all questions: a folder with train.parquet and test.parquet, ordered by first document.
+
+    Both splits go through one encoder, as loading it costs more than encoding thousands of questions. Side by side,
+    examples that share their first document share the prefix of their prompts in the engine's cache.
+    """
+    questions = questions_table(inputs)
+    columns = [fingerprint(questions[name].to_pylist()) for name in questions.column_names]
+    out = cache / f"retrieved-{fingerprint(columns, base.name, cfg.k, search_identity(cfg.index))}"
+    if out.is_dir():
+        return out
+    found = retrieved(cfg, questions, base, encoders)
+    with scratch_folder(cache) as scratch:
+        (scratch / "out").mkdir()
+        for split in ("train", "test"):
+            rows = found.filter(pc.field("split") == split)
+            rows = rows.take(pc.sort_indices(rows, [("first_document", "ascending"), ("id", "ascending")]))
+            pq.write_table(rows.select([*RETRIEVED.names, "vector"]), scratch / "out" / f"{split}.parquet")
+        move_into_place(scratch / "out", out)
+    return out
+
+
+def questions_table(inputs: Inputs) -> pa.Table:
+    """All questions (schema.EXAMPLE) with the split they belong to, train or test."""
+    tables = []
+    for split, examples in (("train", inputs.train), ("test", inputs.test)):
+        table = examples_table(examples)
+        tables.append(table.append_column("split", pa.array([split] * len(table), pa.string())))
+    return pa.concat_tables(tables)
+
+
+def train_examples(job: Job, questions: Path, base: Path, goal: int, generators: Generators, cache: Path) -> None:
+    """Algorithm 1 for every training example: one row of `schema.TRACE` each, in `traces/`."""
+    source = questions / "train.parquet"
+    known = closed_book_file(job.cfg, source, cache)
+    if not written(job, "traces", goal):
+        with searcher(job.cfg, base, encoders=generators.encoders) as found:
+            stage = Stage(job.cfg, "train", known=known if known.exists() else None, searcher=found)
+            generate(job, generators, stage, source, "traces", goal)
+    keep_closed_book(job.run / "traces", "closed_book_answer", known)
+    if job.cfg.cluster.gpus:
+        generators.stop()  # write-back encodes on the same GPUs
+
+
+def predict(
+    job: Job, questions: Path, stores: tuple[Path, Path], goal: int, generators: Generators, cache: Path
+) -> None:
+    """Every test question answered closed book, over base and over base + write-back `stores`, in `predictions/`."""
+    source = questions / "test.parquet"
+    known = closed_book_file(job.cfg, source, cache)
+    if not written(job, "predictions", goal):
+        predict_missing(job, generators, stores, source, known if known.exists() else None, goal)
+    keep_closed_book(job.run / "predictions", "answer_closed_book", known)
+
+
+def predict_missing(
+    job: Job, generators: Generators, stores: tuple[Path, Path], source: Path, known: Path | None, goal: int
+) -> None:
+    """The part of `predictions/` that is not written yet: `source` read over base and write-back `stores`.
+
+    `known` holds answers that need not be asked again (`retrieval.KnownAnswers`).
+    """
+    cfg = job.cfg
+    with searcher(cfg, *stores, generators.encoders) as found, reading(*stores) as versions:
+        stage = Stage(cfg, "predict", knowledge_of(cfg, *stores, versions), known, found)
+        generate(job, generators, stage, source, "predictions", goal)
+
+
+def closed_book_file(cfg: TrainConfig, source: Path, cache: Path) -> Path:
+    """Where the closed-book answers to the questions of `source` lie once any run has asked for them.
+
+    They depend on generator, prompt and questions alone: all methods, and all gates, share them.
+    """
+    questions = pq.read_table(source, columns=["id", "question"]).sort_by("id").to_pydict()
+    return cache / f"closed-book-{fingerprint(closed_book_identity(cfg), questions)}.parquet"
+
+
+def keep_closed_book(table: Path, column: str, out: Path) -> None:
+    """Write the answers of a finished table of a run to `out`; failed ones are left out and so asked again."""
+    if not out.exists():
+        answered = pq.read_table(table, columns=["id", column], filters=pc.field(column).is_valid())
+        with scratch_folder(out.parent) as scratch:
+            pq.write_table(answered.rename_columns(["id", "answer_closed_book"]), scratch / out.name)
+            os.replace(scratch / out.name, out)
+
+
+def check_errors(job: Job) -> None:
+    """Raise OverErrorBudget where more rows of a table of the run failed than the budget allows: training examples,
+    requests for units, readings of units, or test questions. A table that the run has not is passed over.
+    """
+    failed, broken = pc.field("status") == "failed", pc.field("error").is_valid()
+    tables = {"traces": ("reason", failed), "written": ("reason", failed)}
+    tables |= {"readings": ("error", broken), "predictions": ("error", broken)}
+    for table, (why, which) in tables.items():
+        folder = job.run / table
+        if not folder.is_dir():
+            continue
+        rows = pq.read_table(folder, columns=["id", why], filters=which).to_pylist()
+        told = [f"{'request' if table == 'written' else 'example'} {row['id']!r}: {row[why]}" for row in rows]
+        count = pq.read_table(folder, columns=["id"]).num_rows
+        if (over := over_budget(str(folder), told, count, job.cfg.max_error_rate)) is not None:
+            raise over

