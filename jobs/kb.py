@@ -4,6 +4,7 @@
     python jobs/kb.py show STORE [VERSION]           what one version holds
     python jobs/kb.py diff STORE A B                 passages that came, went or changed from version A to B
     python jobs/kb.py rollback STORE VERSION         a new version with the content of an old one
+    python jobs/kb.py delete STORE ID...             a new version without these passages
     python jobs/kb.py verify STORE [--full]          is every byte what was written
     python jobs/kb.py repair STORE                   encode damaged vectors again
     python jobs/kb.py compact STORE                  fewer segments, without the deleted rows
@@ -36,6 +37,7 @@ COMMANDS: list[tuple[str, Any, dict[str, dict[str, Any]]]] = [
     ("show", commands.show, {"version": {"type": int, "nargs": "?", "default": 0, "help": "default: the current one"}}),
     ("diff", commands.compare, {"a": {"type": int}, "b": {"type": int}}),
     ("rollback", commands.roll_back, {"version": {"type": int}}),
+    ("delete", commands.forget, {"id": {"nargs": "+", "help": "of a passage or unit"}}),
     ("verify", commands.check, {"--full": {"action": "store_true", "help": "hash every byte"}}),
     ("repair", commands.mend, {"--encoder": {"default": "", "help": "a file of conf/encoder/; default: the store's"}}),
     (

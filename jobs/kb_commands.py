@@ -76,6 +76,16 @@ def roll_back(store: Store, args: argparse.Namespace) -> Told:
     return _made(store, rollback(store, args.version, MADE_BY), f"has the content of version {args.version}")
 
 
+def forget(store: Store, args: argparse.Namespace) -> Told:
+    """A new version without some passages; their bytes go with compact and gc."""
+    from wbrag.store.revise import delete
+
+    before = _version(store, 0)
+    after = delete(store, args.id, MADE_BY)
+    gone = _live(store, before) - _live(store, after)
+    return _made(store, after, f"is without {gone:,} of version {before.version}'s {_live(store, before):,} passages")
+
+
 def check(store: Store, args: argparse.Namespace) -> Told:
     """All that is wrong; exit code 1 if anything is."""
     from wbrag.store.verify import verify

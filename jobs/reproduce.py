@@ -33,6 +33,7 @@ def main(cfg: DictConfig) -> None:
     with point() as session:
         typed = settings(cfg, ReproduceConfig)
         check_placebos(typed.placebos)
+        check_named(typed)
         out = Path(typed.run_dir).absolute()
         names = list(product(typed.backbones, typed.benchmarks, typed.methods))
         settings_of = {name: point_settings(typed, out, *name) for name in names}  # a typo ends here, not in 48 points
@@ -97,11 +98,19 @@ def measure_more(typed: ReproduceConfig, out: Path, backbone: str, session: Sess
             judge(trained(named(out, backbone, name), session), session)
 
 
+def check_named(typed: ReproduceConfig) -> None:
+    """ConfigError, naming key and value, for a setting to measure more in that is none of the grid."""
+    for key in ("ablate", "placebo", "repeat", "judge"):
+        for name in getattr(typed, key):
+            benchmark, _, method = name.partition("/")
+            if benchmark not in typed.benchmarks or method not in typed.methods:
+                grid = f"benchmarks {', '.join(typed.benchmarks)}; methods {', '.join(typed.methods)}"
+                raise ConfigError(f"{key}: {name!r} is no benchmark/method of the grid ({grid})")
+
+
 def named(out: Path, backbone: str, name: str) -> Path:
-    """The run folder of "benchmark/method"; ConfigError for another form."""
-    benchmark, slash, method = name.partition("/")
-    if not slash:
-        raise ConfigError(f"{name!r}: give benchmark/method, as nq/naive")
+    """The run folder of "benchmark/method"."""
+    benchmark, _, method = name.partition("/")
     return run_of(out, backbone, benchmark, method)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from wbrag.config import Benchmark, ConfigError
 from wbrag.data import benchmarks
-from wbrag.data.benchmarks import InputError, OverErrorBudget, Rejected, read_examples, write_corpus
+from wbrag.data.benchmarks import InputError, OverErrorBudget, Rejected, drawn, read_examples, write_corpus
 from wbrag.data.flashrag import parse_example
 from wbrag.schema import EXAMPLE, PASSAGE, Example
 
@@ -149,12 +149,21 @@ def test_integer_ids_become_strings_and_null_metadata_an_empty_object(tmp_path: 
     assert read_examples(write(tmp_path / "q.jsonl", row))[0] == [Example("7", "Who?", ("Ada",), "{}")]
 
 
-@pytest.mark.parametrize(("limit", "count"), [(0, 5), (1, 1), (3, 3), (9, 5)])
-def test_limit_takes_the_first_valid_examples(tmp_path: Path, limit: int, count: int) -> None:
-    rows = [{"id": i, "question": "Who?", "golden_answers": ["Ada"]} for i in range(5)]
-    found, rejected = read_examples(write(tmp_path / "q.jsonl", b"{", *rows), limit, max_error_rate=0.5)
-    assert [e.id for e in found] == ["0", "1", "2", "3", "4"][:count]
-    assert [row.line for row in rejected] == [1]
+@given(st.integers(0, 12), st.integers(0, 15), st.integers(0, 5))
+def test_a_limit_draws_examples_that_keep_their_order_and_the_same_for_the_same_seed(
+    rows: int, limit: int, seed: int
+) -> None:
+    every = [Example(str(i), "Who?", ("Ada",)) for i in range(rows)]
+    found = drawn(every, limit, seed)
+    assert len(found) == (min(limit, rows) if limit else rows)
+    assert found == [example for example in every if example in found] == drawn(every, limit, seed)
+
+
+def test_a_limit_draws_from_the_whole_file() -> None:
+    every = [Example(str(i), "Who?", ("Ada",)) for i in range(100)]
+    last = [max(int(example.id) for example in drawn(every, 10, seed)) for seed in range(20)]
+    assert min(last) >= 50
+    assert len(set(last)) > 5
 
 
 @pytest.mark.parametrize(("bad", "reason"), BAD_EXAMPLES)

@@ -45,6 +45,16 @@ def test_every_appended_key_is_named_with_its_groups_and_own_keys_may_be_appende
     assert run.stderr.splitlines()[-1] == "error: no such setting: benchmark.typo, gates.tau_x"
 
 
+def test_a_setting_to_measure_more_in_that_is_none_of_the_grid_ends_it_before_the_first(tmp_path: Path) -> None:
+    run = ended("reproduce", tmp_path / "run", "benchmarks=[nq]")
+    assert run.returncode == 2, run.stderr
+    assert run.stderr.splitlines()[-1] == (
+        "error: ablate: 'squad/naive' is no benchmark/method of the grid "
+        "(benchmarks nq; methods naive, replug, selfrag, flare)"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_typo_in_what_all_points_of_the_grid_are_told_ends_it_before_the_first(tmp_path: Path) -> None:
     run = ended("reproduce", tmp_path / "run", "overrides=['train_limt=5']")
     assert run.returncode == 2, run.stderr

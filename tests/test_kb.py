@@ -86,6 +86,15 @@ def test_rollback_is_a_new_version(store: Path, capsys: pytest.CaptureFixture[st
     assert "version 1 again (current)" in kb(capsys, "log", store)[1]
 
 
+def test_delete_is_a_new_version_without_the_passages(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = kb(capsys, "delete", store, "ant", "elk", "bee")  # bee is deleted already
+    assert (code, out.strip()) == (0, f"{store}: version 4 is without 2 of version 3's 4 passages")
+    assert sorted(d.id for d in KnowledgeBase.open(store).search_one("about", 9)) == ["cat", "dog"]
+    code, _, error = kb(capsys, "delete", store, "cat", "yak")
+    assert (code, error.strip()) == (2, f"error: {store}: version 4 has no passage 'yak'")
+    assert [row["live"] for row in data(capsys, "log", store)] == [3, 5, 4, 2]
+
+
 def test_verify_finds_a_flipped_bit_and_repair_mends_it(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert kb(capsys, "verify", store, "--full")[0] == 0
     file = next((store / "segments").glob("*/vectors.faiss"))

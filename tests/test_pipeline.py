@@ -108,6 +108,7 @@ def test_run_folder_is_complete(trained: TrainConfig) -> None:
     names = {"config.yaml", "run.json", "quarantine.jsonl", "metrics.json", "report.md", "report.html", "writeback"}
     assert names <= {path.name for path in run.iterdir()}
     facts = json.loads((run / "run.json").read_text())
+    assert facts["stores"] == {"base": 1, "writeback": 1}
     assert {"index", "retrieve", "train", "write_back", "predict"} <= set(facts["seconds"])
     assert facts["work"]["train"]["begun"] == 60
     assert facts["versions"]["ray"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import random
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -71,16 +72,26 @@ class OverErrorBudget(RuntimeError):
 
 
 def read_examples(
-    path: Path, limit: int = 0, max_error_rate: float = 0.01, labelled: bool = True
+    path: Path, max_error_rate: float = 0.01, labelled: bool = True
 ) -> tuple[list[Example], list[Rejected]]:
-    """The first `limit` valid examples of a benchmark file (0: all), in file order, and the rows left out on the way.
+    """The valid examples of a benchmark file, in file order, and the rows left out on the way.
 
     Where they need not be `labelled`, a row without golden answers is valid.
     InputError: no such file, no valid example, an id twice. OverErrorBudget: rejected / read rows > `max_error_rate`.
     """
     rejected: list[Rejected] = []
     parse = parse_example if labelled else partial(parse_example, labelled=False)
-    return list(_read(path, parse, max_error_rate, rejected, limit)), rejected
+    return list(_read(path, parse, max_error_rate, rejected)), rejected
+
+
+def drawn(examples: list[Example], limit: int, seed: int) -> list[Example]:
+    """`limit` of the examples drawn at random by `seed`, in their order; all for 0 or where there are no more.
+
+    The first rows of a file are not like the rest where it is sorted, or grew with what was asked.
+    """
+    if not 0 < limit < len(examples):
+        return examples
+    return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), limit))]
 
 
 def write_corpus(path: Path, out: Path, max_error_rate: float = 0.01) -> CorpusReport:
@@ -142,7 +153,6 @@ def _read(
     parse: Callable[[bytes], Row],
     max_error_rate: float,
     rejected: list[Rejected],
-    limit: int = 0,
 ) -> Iterator[Row]:
     # The valid rows; bad ones go to `rejected`. What only the whole file can tell is raised after the last row.
     hashes = array("q")
@@ -154,8 +164,6 @@ def _read(
             continue
         hashes.append(hash(row.id))
         yield row
-        if len(hashes) == limit:
-            break
     _check_budget(path, len(hashes), rejected, max_error_rate)
     _refuse_duplicates(path, hashes, parse)
 

