@@ -173,7 +173,7 @@ def test_the_papers_units_and_merge_are_one_word_away() -> None:
 def test_units_are_by_subject_bring_their_merge_and_each_setting_can_be_given_alone() -> None:
     subject = composed(WORLD)
     assert (subject.units.name, subject.units.form, subject.units.scope) == ("subject", "verbatim", "subject")
-    assert subject.merge == config.Merge("beside", 0.1, 0.4, named=True)
+    assert subject.merge == config.Merge("beside", 0.1, 0.4, "named")
     changed = composed([*WORLD, "merge.policy=plain", "units.hops=1", "units.validate=false"])
     assert (changed.merge.policy, changed.units.hops, changed.units.validate) == ("plain", 1, False)
     assert not config.one_unit_an_example(changed.units)

@@ -153,6 +153,17 @@ def test_deleted_rows_stay_hidden_under_a_filter(tmp_path: Path) -> None:
     assert ids_of(found) == [["p2"], ["p2"]]
 
 
+def test_filters_that_look_alike_are_not_taken_for_each_other(stores: tuple[Path, Path]) -> None:
+    """Arrow writes a long list of values with its middle left out."""
+    knowledge, xq = KnowledgeBase(*stores), unit_vectors(2)
+    names = [f"p{i}" for i in range(40)]
+    for without in (15, 20, 20, 22):
+        wanted = [name for name in names if name != f"p{without}"]
+        found = knowledge.search(xq, 40, where=pc.field("id").isin(wanted))
+        assert all({d.id for d in documents} <= set(wanted) for documents in found)
+        assert len({d.id for d in found[0]}) == len(knowledge.search(xq, 100, where=pc.field("id").isin(wanted))[0])
+
+
 def test_nothing_passes_a_filter(stores: tuple[Path, Path]) -> None:
     assert KnowledgeBase(*stores).search(unit_vectors(2), 5, where=pc.field("id") == "none") == [[], []]
 
@@ -240,7 +251,7 @@ def test_units_that_a_question_names_are_found_behind_nearer_ones(tmp_path: Path
     base, writeback = tmp_path / "base", tmp_path / "writeback"
     publish(base, unit_vectors(20), passages(20), "test", {})
     publish(writeback, unit_vectors(16, seed=3), passages(16, "wb"), "test", {})
-    xq, merge = unit_vectors(3, seed=2), Merge("beside", 2.0, 2.0, named=True)
+    xq, merge = unit_vectors(3, seed=2), Merge("beside", 2.0, 2.0, reach="named")
     far = [of_source(documents, "writeback")[11] for documents in KnowledgeBase(base, writeback).search(xq, 40)]
     asked = [f"What of {document.title}, and of nobody else?" for document in far]
     knowledge = KnowledgeBase(base, writeback, merge=merge)
@@ -249,8 +260,30 @@ def test_units_that_a_question_names_are_found_behind_nearer_ones(tmp_path: Path
     found = knowledge.search(xq, 3, [True, False, True], questions=asked)
     assert [len(of_source(documents, "writeback")) for documents in found] == [1, 0, 1]
     assert knowledge.search(xq, 3, writeback=False) == KnowledgeBase(base).search(xq, 3)
-    with pytest.raises(ValueError, match=r"merge\.named asks which titles stand in the questions"):
+    with pytest.raises(ValueError, match=r"merge\.reach=named asks which titles stand in the questions"):
         knowledge.search(xq, 3)
+
+
+def test_units_that_a_named_unit_mentions_follow_it_however_far_they_are(tmp_path: Path) -> None:
+    base, writeback = tmp_path / "base", tmp_path / "writeback"
+    publish(base, unit_vectors(20), passages(20), "test", {})
+    towns = [f"Town{chr(65 + i)}" for i in range(26)]
+    texts = [f"{town} trades with {towns[(i + 1) % 26]}." for i, town in enumerate(towns)]
+    told = pa.table({"id": [f"wb-{town}" for town in towns], "title": towns, "text": texts})
+    publish(writeback, unit_vectors(26, seed=3), told, "test", {})
+    xq, k = np.tile(unit_vectors(26, seed=3), (2, 1)), 5  # each town's own vector: more queries than are linked at once
+    asked = [f"What of {town}?" for town in towns] * 2
+    knowledge = KnowledgeBase(base, writeback, merge=Merge("beside", 2.0, 2.0, reach="linked"))
+    found = [ids_of([of_source(documents, "writeback")])[0] for documents in knowledge.search(xq, k, questions=asked)]
+    assert found == [[f"wb-{town}", f"wb-{towns[(i + 1) % 26]}"] for i, town in enumerate(towns)] * 2
+    without = [frozenset({f"wb-{towns[1]}"})] * len(xq)
+    near = knowledge.search(xq, k, writeback=False)
+    left = knowledge.fold(xq, near, k, without, questions=asked)
+    assert [len(of_source(documents, "writeback")) for documents in left[:3]] == [1, 0, 2]
+    where = pc.field("title") != towns[2]
+    filtered = knowledge.search(xq, k, where=where, questions=asked)
+    assert [len(of_source(documents, "writeback")) for documents in filtered[:4]] == [2, 1, 0, 2]
+    assert knowledge.search(xq, k, questions=["What of nobody?"] * len(xq)) == near
 
 
 # Questions as text
@@ -349,10 +382,10 @@ def test_a_base_that_fits_the_device_is_sent_once(stores: tuple[Path, Path]) -> 
     xq = unit_vectors(6, seed=3)
     mapped, warm = KnowledgeBase(*stores), KnowledgeBase(*stores, block_bytes=1 << 20)
     assert ids_of(warm.search(xq, 12)) == ids_of(mapped.search(xq, 12))
-    held = [dict(part._warm) for part in warm._parts]
+    held = [list(part._warm) for part in warm._parts]
     assert all(len(searches) == 1 for searches in held)
     assert ids_of(warm.search(xq, 50)) == ids_of(mapped.search(xq, 50))
-    assert [dict(part._warm) for part in warm._parts] == held
+    assert [list(part._warm) for part in warm._parts] == held
     kept = pc.field("id").isin([f"p{i}" for i in range(0, 40, 3)])
     assert ids_of(warm.search(xq, 12, where=kept)) == ids_of(mapped.search(xq, 12, where=kept))
 

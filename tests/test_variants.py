@@ -330,7 +330,9 @@ def test_reproduce_runs_the_grid_once_and_reports_it(data: Path, tmp_path: Path)
     lists = ["methods=[naive,selfrag]", "benchmarks=[files]", "backbones=[scripted]", "transfer=[]"]
     lists += ["ablate=[files/naive]", "placebo=[files/naive]", "placebos=[raw]", "repeat=[files/naive]"]
     lists += ["compare=[naive]", "judge=[files/naive]"]
-    quoted = ",".join(f"'{text}'" for text in (*overrides(data), "units=paper", "method.mode=tokens"))  # the scripted model has none
+    quoted = ",".join(
+        f"'{text}'" for text in (*overrides(data), "units=paper", "method.mode=tokens")
+    )  # the scripted model has none
     grid = [f"run_dir={tmp_path}", *lists, f"overrides=[{quoted}]"]
     ended = job("reproduce", *grid)
     assert ended.returncode == 1, ended.stderr

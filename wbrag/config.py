@@ -117,7 +117,7 @@ class Merge:
     policy: str = "plain"  # plain | beside
     margin: float = 0.0  # beside: how much farther than the best passage a unit may be, in score
     room: float = 0.25  # beside: what units may hold, as a share of the passages' characters
-    named: bool = False  # beside: only units whose title stands in the question
+    reach: str = "near"  # beside: near | named (in the question) | linked (named, and named in these)
 
 
 @dataclass

@@ -30,6 +30,12 @@ LEFT_KINDS = {
     "failed": "the request failed",
     "harmful": "took more than it gave on other training questions",
 }
+#: Which near units are read, as the end of a sentence, by `merge.reach`.
+REACH = {
+    "near": ".",
+    "named": ", and whose title stands in the question.",
+    "linked": ", and whose title stands in the question, and as far as they fit units that these name.",
+}
 HOPS = ("", ", and what that evidence mentions", ", what that evidence mentions, and what is mentioned with that")
 EXAMPLES, HARMFUL_SHOWN, QUESTIONS_SHOWN, WIDTH = 2, 10, 10, 240
 
@@ -78,8 +84,7 @@ def _merge_told(merge: Merge) -> str:
         return "Units and passages compete for the K places by score."
     return (
         f"The K passages stay; before them come the units that are as near to the question as the best passage, up to "
-        f"{merge.margin:g} in score, within {merge.room:.0%} of the passages' characters"
-        + (", and whose title stands in the question." if merge.named else ".")
+        f"{merge.margin:g} in score, within {merge.room:.0%} of the passages' characters" + REACH[merge.reach]
     )
 
 

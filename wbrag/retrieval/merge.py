@@ -1,58 +1,96 @@
 """How the best passages and the best units of a question become the documents that are read. Pure.
 
-`plain` is the paper's: K places, taken by score alone. `beside` takes no passage's place: the K passages stay, and the
-units that are as near to the question as they are come before them; with `named` those that the question names.
+`plain` is the paper's: K places, taken by score alone. `beside` takes no passage's place: the K passages stay, and
+units come before them, as `merge.reach` says: those that are near enough, of these those that the question names, and
+with `linked` those that these name, as a question of two steps names only where it starts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from wbrag.config import ConfigError, Merge
 from wbrag.schema import Document
-from wbrag.units.sentences import holds
+from wbrag.units.sentences import folded, holds, names
+
+REACHES = ("near", "named", "linked")
 
 
 def check_merge(merge: Merge) -> None:
-    """ConfigError, naming key and value, for a policy or bound that cannot work."""
+    """ConfigError, naming key and value, for a policy, reach or bound that cannot work."""
     if merge.policy not in ("plain", "beside"):
         raise ConfigError(f"merge.policy={merge.policy!r} is unknown; known are plain, beside")
+    if merge.reach not in REACHES:
+        raise ConfigError(f"merge.reach={merge.reach!r} is unknown; known are {', '.join(REACHES)}")
     for key, value in (("margin", merge.margin), ("room", merge.room)):
         if not 0 <= value <= 2:
             raise ConfigError(f"merge.{key}={value}: a number from 0 to 2 is needed")
 
 
-def merged(
+def by_name(merge: Merge) -> bool:
+    """Whether the words of a question say which units it is given."""
+    return merge.policy == "beside" and merge.reach != "near"
+
+
+def plain(passages: Sequence[Document], units: Sequence[Document], k: int) -> list[Document]:
+    """The k best of both lists, each best first; of equal scores passages come first."""
+    return sorted([*passages, *units], key=lambda document: -document.score)[:k]
+
+
+def beside(
     passages: Sequence[Document], units: Sequence[Document], k: int, merge: Merge, question: str = ""
 ) -> list[Document]:
-    """The documents of one question from its k best `passages` and its best `units`, both best first.
-
-    plain: the k best of both; of equal scores passages come first. beside: `admitted` units, then the passages.
-    """
-    if merge.policy == "beside":
-        return [*admitted(passages, units, k, merge, question), *passages]
-    return sorted([*passages, *units[:k]], key=lambda document: -document.score)[:k]
-
-
-def admitted(
-    passages: Sequence[Document], units: Sequence[Document], k: int, merge: Merge, question: str = ""
-) -> list[Document]:
-    """The units that stand beside the passages, best first: at most k.
+    """The units that stand beside the passages, of `units`, best first: at most k.
 
     A unit has to be as near to the question as the best passage, up to `margin` in score, and has to fit: units may
     hold `room` times the characters of the passages. One that is too long is passed over. Without passages all fit.
-    With `named` its title has to stand in the question, in any case of letters.
+    Where the question decides (`by_name`) it has to name the unit's title (`is_named`).
     """
-    if merge.named:
-        units = [unit for unit in units if holds(question, unit.title)]
-    if not passages:
-        return list(units[:k])
-    room = merge.room * sum(len(document.contents) for document in passages)
+    if by_name(merge):
+        units = [unit for unit in units if is_named(question, unit.title)]
+    least = passages[0].score - merge.margin if passages else -float("inf")
+    return _fitting([unit for unit in units if unit.score >= least], k, _room(passages, merge))
+
+
+def is_named(question: str, title: str) -> bool:
+    """Whether the title stands in the question, in any case of letters, and not only within a longer name: "Act" is not
+    named by "South African Schools Act".
+    """
+    if not holds(question, title):
+        return False
+    holding = [name.removesuffix("'s").removesuffix("\u2019s") for name in names(question) if holds(name, title)]
+    return not holding or any(folded(name) == folded(title) for name in holding)
+
+
+def mentions(units: Sequence[Document]) -> frozenset[str]:
+    """The names in the units' texts, but those that a unit's own title holds, or that hold it."""
+    return frozenset(
+        name for unit in units for name in names(unit.text) if not (holds(unit.title, name) or holds(name, unit.title))
+    )
+
+
+def linked(
+    passages: Sequence[Document], first: Sequence[Document], units: Sequence[Document], k: int, merge: Merge
+) -> list[Document]:
+    """`first`, and of `units`, best first, those whose title is mentioned there, as far as room and places are left.
+
+    They may be as far from the question as they like: it does not name them.
+    """
+    named, there = mentions(first), {unit.id for unit in first}
+    more = [unit for unit in units if unit.title in named and unit.id not in there]
+    room = _room(passages, merge) - sum(len(unit.contents) for unit in first)
+    return [*first, *_fitting(more, k - len(first), room)]
+
+
+def _room(passages: Collection[Document], merge: Merge) -> float:
+    return merge.room * sum(len(passage.contents) for passage in passages) if passages else float("inf")
+
+
+def _fitting(units: Sequence[Document], count: int, room: float) -> list[Document]:
+    """The first `count` of the units that fit into so many characters; one that does not is passed over."""
     found: list[Document] = []
     for unit in units:
-        if unit.score < passages[0].score - merge.margin or len(found) == k:
-            break
-        if len(unit.contents) <= room:
+        if len(found) < count and len(unit.contents) <= room:
             found.append(unit)
             room -= len(unit.contents)
     return found

@@ -41,8 +41,10 @@ class Part:
     version: int
     segment: Segment
     live: np.ndarray | None
-    _filtered: dict[str, np.ndarray] = field(default_factory=dict)  # the last filter and what it lets through
-    _warm: dict[str, Search] = field(default_factory=dict)  # the last filter and what it lets through, on the device
+    _filtered: list[tuple[pc.Expression, np.ndarray]] = field(
+        default_factory=list
+    )  # the last filter, what it lets through
+    _warm: list[tuple[pc.Expression | None, Search]] = field(default_factory=list)  # the same on the device
 
     @property
     def schema(self) -> pa.Schema:
@@ -66,7 +68,7 @@ class Part:
             return block_search(codes_of(index), rows, max(1, block_bytes // (2 * spec.dimension)), nearest)
 
         if block_bytes and flat and warm:
-            return self._held(str(where), codes_of(index), visible)
+            return self._held(where, codes_of(index), visible)
         if block_bytes and flat:
             return in_blocks(block_bytes, gpu_nearest if gpus() else cpu_nearest)
 
@@ -78,12 +80,16 @@ class Part:
 
         return search
 
-    def _held(self, key: str, codes: np.ndarray, visible: np.ndarray | None) -> Search:
-        if key not in self._warm:
-            self._warm.clear()
+    def count(self, where: pc.Expression, columns: pa.Schema) -> int:
+        """How many live rows `where` is true for."""
+        visible = self._visible(where, columns)
+        return self.segment.rows if visible is None else int(visible.sum())
+
+    def _held(self, where: pc.Expression | None, codes: np.ndarray, visible: np.ndarray | None) -> Search:
+        if not self._warm or not _same(self._warm[0][0], where):
             rows = None if visible is None else np.flatnonzero(visible)
-            self._warm[key] = warm_search(codes, rows, gpu_hold if gpus() else cpu_hold)
-        return self._warm[key]
+            self._warm[:] = [(where, warm_search(codes, rows, gpu_hold if gpus() else cpu_hold))]
+        return self._warm[0][1]
 
     def passages(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """id, title and text of these rows."""
@@ -93,14 +99,18 @@ class Part:
     def _visible(self, where: pc.Expression | None, columns: pa.Schema) -> np.ndarray | None:
         if where is None:
             return self.live
-        key = str(where)
-        if key not in self._filtered:
-            self._filtered.clear()
-            self._filtered[key] = self._matches(where, columns)
-        return self._filtered[key] if self.live is None else self._filtered[key] & self.live
+        if not self._filtered or not _same(self._filtered[0][0], where):
+            self._filtered[:] = [(where, self._matches(where, columns))]
+        matches = self._filtered[0][1]
+        return matches if self.live is None else matches & self.live
 
     def _matches(self, where: pc.Expression, columns: pa.Schema) -> np.ndarray:
         options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
         form = ds.ParquetFileFormat(default_fragment_scan_options=options)
         table = ds.dataset(self.segment.passages.path, schema=columns, format=form).to_table(columns={"true": where})
         return np.asarray(pc.fill_null(table["true"], False).to_numpy())
+
+
+def _same(one: pc.Expression | None, other: pc.Expression | None) -> bool:
+    """Whether two filters are equal; as text, two long lists of values are the same that differ in their middle."""
+    return other is None if one is None else other is not None and bool(one.equals(other))

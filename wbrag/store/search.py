@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from wbrag import config
 from wbrag.retrieval.encoder import Encoder, open_encoder
-from wbrag.retrieval.merge import check_merge, merged
+from wbrag.retrieval.merge import beside, by_name, check_merge, linked, mentions, plain
 from wbrag.schema import Document, Source
 from wbrag.store.files import StoreError
 from wbrag.store.live import dead_rows
@@ -40,6 +40,10 @@ HITS = pa.schema(
 
 #: Of so many times k units those that the question names are taken: the nearest are often others.
 NAMED = 4
+
+
+#: Queries whose units' mentions are looked up together.
+LINKED = 32
 
 
 class KnowledgeBase:
@@ -135,7 +139,7 @@ class KnowledgeBase:
         best passages, and before them the units that may stand beside them.
 
         queries: (nq, d) unit-norm vectors, float16 or float32, or nq questions, which are then encoded. Scores are
-        inner products, float32. `questions`: the words of `queries` that are vectors, for `merge.named`.
+        inner products, float32. `questions`: the words of `queries` that are vectors, for `merge.reach`.
         `writeback=False` searches the base alone; a list switches it query by query. `where`:
         an Arrow expression over the passages' columns; only rows for which it is true are searched (a column that a
         segment lacks is null there). ValueError for queries of another shape or that are not finite, for k < 1 and for
@@ -215,19 +219,49 @@ class KnowledgeBase:
         """As `search`, where the k best passages of each query are known already: only write-back is searched.
 
         `leave_out`: query by query, ids of units that are to be as if they were not there. ValueError where
-        `merge.named` needs `questions` and they are not given.
+        `merge.reach` needs `questions` and they are not given.
         """
-        named = self.merge.policy == "beside" and self.merge.named
-        if named and questions is None:
-            raise ValueError("merge.named asks which titles stand in the questions, and only their vectors were given")
+        if by_name(self.merge) and questions is None:
+            told = "asks which titles stand in the questions, and only their vectors were given"
+            raise ValueError(f"merge.reach={self.merge.reach} {told}")
         without = leave_out or [frozenset()] * len(xq)
-        count = NAMED * k if named else k
-        found = self._top("writeback", xq, count + max(map(len, without), default=0), where)
-        units = [[u for u in hits if u.id not in ids][:count] for hits, ids in zip(found, without, strict=True)]
+        count = NAMED * k if by_name(self.merge) else k
+        units = self._units(xq, count, without, where)
+        if self.merge.policy == "plain":
+            return [plain(*lists, k) for lists in zip(passages, units, strict=True)]
         texts = questions or [""] * len(xq)
-        return [
-            merged(near, beside, k, self.merge, text) for near, beside, text in zip(passages, units, texts, strict=True)
+        found = [
+            beside(near, some, k, self.merge, text) for near, some, text in zip(passages, units, texts, strict=True)
         ]
+        if self.merge.reach == "linked":
+            for at in range(0, len(xq), LINKED):  # a few at a time: each finds the units that any of them mentions
+                some = slice(at, at + LINKED)
+                more = self._mentioned(xq[some], found[some], without[some], where)
+                lists = zip(passages[some], found[some], more, strict=True)
+                found[some] = [linked(near, first, others, k, self.merge) for near, first, others in lists]
+        return [[*some, *near] for some, near in zip(found, passages, strict=True)]
+
+    def _mentioned(
+        self,
+        xq: np.ndarray,
+        found: Sequence[Sequence[Document]],
+        without: Sequence[frozenset[str]],
+        where: pc.Expression | None,
+    ) -> list[list[Document]]:
+        """All units, nearest first, whose title is mentioned in those that any of the queries `found`."""
+        titles = frozenset().union(*map(mentions, found))
+        there = pc.field("title").isin(pa.array(sorted(titles), pa.string()))
+        there = there if where is None else there & where
+        units = [part for part in self._parts if part.source == "writeback"] if titles else []
+        count = sum(part.count(there, self._columns) for part in units)
+        return self._units(xq, count, without, there) if count else [[] for _ in found]
+
+    def _units(
+        self, xq: np.ndarray, k: int, without: Sequence[frozenset[str]], where: pc.Expression | None
+    ) -> list[list[Document]]:
+        """The k best units of each query but those it is to do `without`."""
+        found = self._top("writeback", xq, k + max(map(len, without), default=0), where)
+        return [[u for u in hits if u.id not in ids][:k] for hits, ids in zip(found, without, strict=True)]
 
     def _top(self, source: Source, xq: np.ndarray, k: int, where: pc.Expression | None) -> list[list[Document]]:
         xq = np.ascontiguousarray(xq, dtype=np.float32)
