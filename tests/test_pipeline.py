@@ -229,7 +229,14 @@ def command(data: Path, run: Path, *more: str) -> list[str]:
     """The job as a user starts it."""
     files = [f"benchmark.{split}={data / split}.jsonl" for split in ("train", "test")]
     small = ["cluster.block_rows=8", "cluster.examples_in_flight=16", "cluster.object_store_mib=200"]
-    fixed = ["benchmark=files", "backbone=scripted", "encoder=hashing", "k=3", f"corpus={data / 'corpus.jsonl'}"]
+    fixed = [
+        "benchmark=files",
+        "backbone=scripted",
+        "encoder=hashing",
+        "k=3",
+        "units=paper",
+        f"corpus={data / 'corpus.jsonl'}",
+    ]
     job = [sys.executable, str(ROOT / "jobs" / "train.py")]
     return [*job, *fixed, *files, *small, f"run_dir={run}", f"cache_dir={run.parent / 'cache'}", *more]
 
