@@ -402,12 +402,14 @@ def test_judge_merge_and_units_change_a_runs_identity(data: Path, tmp_path: Path
     plain = identity_of(settings(data, tmp_path))
     for changed, keys in (
         ({"judge": "llm"}, {"judge"}),
-        ({"merge": Merge("beside")}, {"merge.policy", "merge.margin", "merge.room"}),
+        ({"merge": Merge("beside")}, {"merge.policy", "merge.margin", "merge.room", "merge.reach"}),
         ({"units": Units("x", form="verbatim", hops=1)}, {"units.form", "units.hops"}),
         ({"merge": Merge("plain", margin=0.5), "units": Units("other name")}, set()),
+        ({"seed": 3}, set()),
+        ({"test_limit": 5}, {"test_limit", "seed"}),  # the seed draws them
     ):
         now = identity_of(replace(settings(data, tmp_path), **changed))
-        assert {key for key in now if now[key] != plain.get(key)} == keys
+        assert {key for key in now if key not in plain or now[key] != plain[key]} == keys
 
 
 def test_closed_book_answers_are_shared_by_methods_that_read_them_alike(data: Path, tmp_path: Path) -> None:
