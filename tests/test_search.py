@@ -172,6 +172,7 @@ def test_writeback_is_switched_query_by_query(stores: tuple[Path, Path]) -> None
     knowledge, xq = KnowledgeBase(*stores), unit_vectors(5, seed=2)
     on, off = knowledge.search(xq, 4), knowledge.search(xq, 4, writeback=False)
     assert on != off
+    assert (knowledge.search(xq, 4, np.True_), knowledge.search(xq, 4, np.False_)) == (on, off)
     switches = [True, False, False, True, False]
     mixed = knowledge.search(xq, 4, writeback=switches)
     assert mixed == [(on if switch else off)[i] for i, switch in enumerate(switches)]

@@ -40,8 +40,6 @@ HITS = pa.schema(
 
 #: Of so many times k units those that the question names are taken: the nearest are often others.
 NAMED = 4
-
-
 #: Queries whose units' mentions are looked up together.
 LINKED = 32
 
@@ -147,7 +145,8 @@ class KnowledgeBase:
         """
         xq = self._encoded(queries)
         self._check(xq, k)
-        switched = np.full(len(xq), writeback) if isinstance(writeback, bool) else np.asarray(writeback, dtype=bool)
+        switched = np.asarray(writeback, dtype=bool)
+        switched = np.full(len(xq), switched) if switched.ndim == 0 else switched
         if switched.shape != (len(xq),):
             raise ValueError(f"writeback has shape {switched.shape} for {len(xq)} queries")
         found = self._top("base", xq, k, where)
