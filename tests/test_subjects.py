@@ -23,6 +23,7 @@ from wbrag.units.subjects import (
     once,
     packed,
     plain_title,
+    said,
     standing,
     statements,
     subject_of,
@@ -71,6 +72,21 @@ def test_statements_are_the_sentences_that_begin_with_the_subject() -> None:
     assert begins_with("Nikola Tesla was an engineer.", "Tesla")
     assert not begins_with("Tesla was an engineer.", "Nikola Tesla")
     assert not begins_with("he left it.", "Tesla")
+
+
+def test_what_a_passage_cuts_off_is_no_statement() -> None:
+    passage = Document(
+        "a",
+        "Osk",
+        "and flows to the sea. The Osk is a river.\nHistory\nThe Osk was mapped.[citation needed] The Osk was named",
+    )
+    assert said(passage) == ["The Osk is a river.", "The Osk was mapped.[citation needed]"]
+    assert [one.text for one in statements("Osk", [passage])] == said(passage)
+    assert [one.text for one in candidates("Osk", [passage])] == said(passage)
+    assert standing(["The Osk was named", "The Osk is a river."], passage) == [Statement(said(passage)[0], "a")]
+    assert said(Document("b", "Osk", "the osk is a river. it is long.")) == ["the osk is a river.", "it is long."]
+    assert said(Document("c", "osk", "the osk is a river\nit is long")) == ["the osk is a river", "it is long"]
+    assert said(Document("d", "\u6cb3", "\u6cb3\u5f88\u957f\u3002\u5b83\u6d41")) == ["\u6cb3\u5f88\u957f\u3002"]
 
 
 def test_candidates_hold_the_name_or_are_all_where_none_does() -> None:
@@ -165,7 +181,7 @@ def test_standing_finds_whole_sentences_and_nothing_that_is_not_there(
     there: list[str], others: list[str], order: list[int]
 ) -> None:
     document = Document("d", "T", " ".join(there))
-    stated = list(dict.fromkeys(sentences(document.text)))
+    stated = list(dict.fromkeys(said(document)))
     distinct = list({words(text): text for text in reversed(stated)}.values())  # the first of those of the same words
     named = [distinct[i] for i in order if i < len(distinct)]
     assert standing(named, document) == [Statement(text, "d") for text in named]

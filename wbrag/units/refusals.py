@@ -37,10 +37,10 @@ _MARKER = re.compile(r"\s*(?:[-*\u2022\u2013\u2014#>]+|\(?\d{1,3}[.)\]]+|\[\d{1,
 _VERBS = frozenset(
     "am are be been being can could did do does had has have is may must shall should was were will would".split()
 )
-#: A stop of any script, with what closes after it; Thai and Lao write none.
-_ENDED = re.compile(
+#: The end of a sentence: a stop of any script, with what closes after it; Thai and Lao write none.
+ENDED = re.compile(
     "(?:(?<![.\u2026])[.!?\u3002\uff01\uff1f\uff0e\uff61\u0964\u0965\u06d4\u061f\u0589\u1362\u104b\u17d4]+"
-    "[\"'\u2019\u201c\u201d\u00bb\u300d\u300f)\\]\uff09]*(?:\\[[^\\s\\]]*\\])*|[\u0e00-\u0eff])\\s*$"
+    "[\"'\u2019\u201c\u201d\u00bb\u300d\u300f)\\]\uff09]*(?:\\[[^\\]]*\\])*|[\u0e00-\u0eff])\\s*$"
 )
 _HANGING = re.compile(r"\b(?:the|a|an|and|or|whose|because)\W*$|(?:\.\.|\u2026)\W*$")
 #: Small letters that may begin a sentence: "iPhone", "mRNA", and "van Gogh".
@@ -64,7 +64,7 @@ def refused(text: str, title: str, question: str, prompt_words: Sequence[str] = 
         return "empty_list: nothing behind its markers and headings"
     if answer := _answer(text, title):
         return f"answer: {answer}"
-    if half := _half(text):
+    if half := half_sentence(text):
         return f"half_sentence: {half}"
     return ""
 
@@ -123,11 +123,14 @@ def _tells(text: str, unspaced: bool) -> bool:
     return not cased or unspaced or any(word in _VERBS or word not in STOP for word in small)
 
 
-def _half(text: str) -> str:
+def half_sentence(text: str, cased: bool = True) -> str:
+    """What a sentence lacks at its beginning or its end; "" where it is whole. A text that is not `cased` begins
+    sentences with small letters.
+    """
     said = _MARKER.sub("", text, count=1).strip() if _MARKER.match(text) else text.strip()
     first = re.search(r"\w", said)
-    if first and first[0].islower() and not _SMALL_FIRST.match(said[first.start() :]):
+    if cased and first and first[0].islower() and not _SMALL_FIRST.match(said[first.start() :]):
         return "it begins with a small letter"
     if re.match(r"[,;:.)\]\u3001\u3002]", said):
         return "it begins in the middle"
-    return "" if _ENDED.search(said) and not _HANGING.search(said) else "it does not end"
+    return "" if ENDED.search(said) and not _HANGING.search(said) else "it does not end"

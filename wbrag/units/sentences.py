@@ -23,7 +23,7 @@ _CLOSING = "\"'\u2019\u201c\u201d\u00bb\u300d\u300f)\\]\uff09"
 #: Where a sentence ends: a stop, with closing quotes and [references], before white space; Indic stops anywhere; CJK
 #: stops anywhere but inside a quotation that the sentence goes on after.
 _END = re.compile(
-    f"[.!?\u2026\u061f\u06d4\u0589\u1362\u104b\u17d4]++[{_CLOSING}]*(?:\\[[^\\s\\]]*\\])*(?=\\s|$)|[\u0964\u0965]++[{_CLOSING}]*"
+    f"[.!?\u2026\u061f\u06d4\u0589\u1362\u104b\u17d4]++[{_CLOSING}]*(?:\\[[^\\]]*\\])*(?=\\s|$)|[\u0964\u0965]++[{_CLOSING}]*"
     f"|(?:[\u3002\uff01\uff1f\uff61]|\uff0e(?!\\d))++(?:[{_CLOSING}]+(?=\\s|$|[\u300c\u300e\u201c])|(?![{_CLOSING}]))"
 )
 #: What ends in a full stop and ends no sentence.

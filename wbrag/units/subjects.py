@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wbrag.schema import Document
+from wbrag.units.refusals import ENDED, half_sentence
 from wbrag.units.sentences import folded, holds, names, sentences, words
 
 #: The share of words in common from which an extracted line is held to be a sentence of its document.
@@ -58,16 +59,26 @@ def grouped(found: Iterable[tuple[str, str]]) -> list[Subject]:
     return [Subject(written[key], tuple(ids)) for key, ids in examples.items()]
 
 
+def said(document: Document) -> list[str]:
+    """The whole sentences of a passage. What its edge cuts off, or a heading, would run into another passage's sentence
+    in a unit and say what neither does. A text without capitals and stops has no halves that could be told.
+    """
+    told, cased = sentences(document.text), document.text != document.text.lower()
+    if not cased and not any(ENDED.search(sentence) for sentence in told):
+        return told
+    return [sentence for sentence in told if not half_sentence(sentence, cased)]
+
+
 def statements(name: str, documents: Sequence[Document]) -> list[Statement]:
     """What `documents` say of a subject, in order: the sentences that begin with it, whose first name it is."""
-    return [Statement(s, d.id) for d in documents for s in sentences(d.text) if begins_with(s, name)]
+    return [Statement(s, d.id) for d in documents for s in said(d) if begins_with(s, name)]
 
 
 def candidates(name: str, documents: Sequence[Document]) -> list[Statement]:
     """The sentences among which the evidence for a question about `name` is: those that hold the name, or all where
     none does, as where a passage says "he".
     """
-    told = [Statement(s, d.id) for d in documents for s in sentences(d.text)]
+    told = [Statement(s, d.id) for d in documents for s in said(d)]
     return [one for one in told if holds(one.text, name)] or told
 
 
@@ -120,10 +131,11 @@ def standing(lines: Sequence[str], document: Document) -> list[Statement]:
     """The sentences of a document that an extraction names, in the extraction's order, each once: of each line the
     sentence that shares most of its words, if that is at least half of the words of both.
     """
-    there = [(sentence, words(sentence)) for sentence in sentences(document.text)]
+    there = [(sentence, words(sentence)) for sentence in said(document)]
     found: dict[str, None] = {}
     for line in (words(line) for line in lines):
-        shared, sentence = max(((len(line & own) / len(line | own), text) for text, own in there), default=(0.0, ""))
+        alike = [(len(line & own) / len(line | own), text) for text, own in there]
+        shared, sentence = max(alike, key=lambda one: one[0], default=(0.0, ""))
         if shared >= ALIKE:
             found.setdefault(sentence)
     return [Statement(sentence, document.id) for sentence in found]
