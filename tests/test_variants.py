@@ -36,6 +36,7 @@ from wbrag.run.pipeline import finished, train
 from wbrag.run.record import open_record
 from wbrag.schema import TRACE
 from wbrag.store.manifest import latest
+from wbrag.units.sentences import sentences
 
 ROOT = Path(__file__).parents[1]
 THINGS = ("mayor", "river", "hill")
@@ -139,6 +140,16 @@ def test_a_placebo_is_measured_beside_the_run_and_not_published_in_it(
     read = {d["id"] for row in theirs.values() for d in row["documents_writeback"] if d["source"] == "writeback"}
     assert read
     assert all(key.startswith(f"placebo-{name}-") for key in read)
+
+
+def test_a_placebo_of_units_by_subject_is_made_as_they_are(own: Trained, session: Session) -> None:
+    by_subject = Units("subject", scope="subject", form="verbatim", search=5, hops=0)
+    placebo(replace(own, cfg=replace(own.cfg, units=by_subject)), "ungated", session)
+    units = read_units(own.run / "variants" / "placebo-ungated")
+    texts = [passage["text"] for passage in pq.read_table(own.corpus).to_pylist()]
+    assert 0 < len(units) <= len(read_units(own.run))
+    for unit in units:
+        assert all(any(said in text for text in texts) for said in sentences(unit["text"])[:-1])  # the last one is cut
 
 
 def test_a_repeat_of_a_deterministic_reader_flips_nothing_and_asks_all_again(own: Trained, session: Session) -> None:

@@ -6,8 +6,9 @@
     no_documents  units that the generator writes from its own knowledge: is it the documents?
     cheat_sheet   questions with their golden answers: how far does plain leakage go?
 
-Two of them need no generator, the other three give requests for it (`schema.REQUEST`). A placebo is measured and told,
-and never published as a run's knowledge base.
+Two of them need no generator. The other three are written as the run's own units are, by question or by subject: two of
+other examples (rows as of kept traces), one of nothing. A placebo is measured and told, and never published as a run's
+knowledge base.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ PLACEBOS = {
 }
 #: Those that the generator writes.
 WRITTEN_ONES = ("random", "ungated", "no_documents")
-#: Requests made for each unit that is wanted: some replies are no passages.
+#: Requests made for each unit of a question that is wanted: some replies are no passages.
 SPARE = 1.5
 #: The columns of `schema.TRACE` that placebos are made from.
-TRACE_COLUMNS = ("id", "question", "golden_answers", "documents", "kept_ranks", "unit_id", "unit_title", "unit_text")
+TRACE_COLUMNS = ("id", "question", "golden_answers", "documents", "kept_ranks")
 
 
 def check_placebos(names: Sequence[str]) -> None:
@@ -45,72 +46,71 @@ def check_placebos(names: Sequence[str]) -> None:
             raise ConfigError(f"placebos: {name!r} is unknown; known are {', '.join(PLACEBOS)}")
 
 
-def own_units(traces: Sequence[Row]) -> list[Row]:
-    """One row for each of a run's units, in order of unit id: the least of the examples that made it."""
-    first: dict[str, Row] = {}
-    for row in sorted((row for row in traces if row["unit_id"]), key=lambda row: (row["unit_id"], row["id"])):
-        first.setdefault(row["unit_id"], row)
-    return list(first.values())
+def asked_about(units: Sequence[Row], traces: Sequence[Row]) -> list[Row]:
+    """The trace of the least example behind each of a run's units (`schema.UNIT`), in order of unit id; a unit that is
+    there because another one's evidence mentions its subject has none.
+    """
+    of = {row["id"]: row for row in traces}
+    return [of[min(unit["example_ids"])] for unit in sorted(units, key=lambda one: one["id"]) if unit["example_ids"]]
 
 
-def raw_units(traces: Sequence[Row]) -> list[dict[str, Any]]:
-    """As many units as the run has: the kept documents of each as they stand, cut to the unit's own length in words."""
-    units = []
-    for row in own_units(traces):
-        kept = [row["documents"][rank - 1] for rank in row["kept_ranks"]]
-        text = " ".join(document["text"] for document in kept)
-        sources = [document["id"] for document in kept]
-        units.append(_unit("raw", kept[0]["title"], cut(text, words(row["unit_text"])), row["id"], sources))
-    return _distinct(units)
+def raw_units(units: Sequence[Row], passages: Mapping[str, Row]) -> list[dict[str, Any]]:
+    """As many units as the run has: the sources of each (`passages` by id) as they stand, cut to the unit's own length
+    in words; under its subject, where it has one, else under the title of the first source.
+    """
+    made = []
+    for unit in units:
+        sources = [passages[key] for key in unit["source_ids"] if key in passages]
+        if sources:
+            text = cut(" ".join(source["text"] for source in sources), words(unit["text"]))
+            title = unit["subject"] or sources[0]["title"]
+            made.append(_unit("raw", title, text, unit["example_ids"], [source["id"] for source in sources]))
+    return _distinct(made)
 
 
-def cheat_sheet(traces: Sequence[Row]) -> list[dict[str, Any]]:
-    """As many units as the run has: the question as the title, its golden answers as the text."""
-    units = [
-        _unit("cheat_sheet", row["question"], "; ".join(row["golden_answers"]), row["id"], [])
-        for row in own_units(traces)
+def cheat_sheet(units: Sequence[Row], traces: Sequence[Row]) -> list[dict[str, Any]]:
+    """A unit for each of the run's that an example asks about: the question as title, its golden answers as text."""
+    made = [
+        _unit("cheat_sheet", row["question"], "; ".join(row["golden_answers"]), [row["id"]], [])
+        for row in asked_about(units, traces)
     ]
-    return _distinct(units)
+    return _distinct(made)
 
 
-def requests(placebo: str, traces: Sequence[Row], passages: Sequence[Row], seed: int) -> list[dict[str, Any]]:
-    """Rows of `schema.REQUEST` for one of WRITTEN_ONES, in the order in which their units are to be taken.
-
-    `passages` is what `random` draws from (id, title, text); no request carries a golden answer.
+def drawn(
+    placebo: str, count: int, n_min: int, traces: Sequence[Row], passages: Sequence[Row], seed: int
+) -> list[dict[str, Any]]:
+    """At most `count` rows to make units of as of a kept example's trace, drawn by the seed. `random`: of `passages`
+    (id, title, text), each by itself; `ungated`: of all traces, with as many documents as are taken without a gate.
     """
     draw = random.Random(f"{placebo}/{seed}")
-    own = own_units(traces)
-    wanted = ceil(SPARE * len(own))
-    match placebo:
-        case "random":
-            drawn = draw.sample(range(len(passages)), min(wanted, len(passages)))
-            made = [(_about(passages[i]), [_document(passages[i])], False) for i in drawn]
-        case "ungated":
-            rows = draw.sample(list(traces), min(wanted, len(traces)))
-            made = [(row["question"], row["documents"], True) for row in rows]
-        case "no_documents":
-            made = [(row["question"], [], False) for row in own]
-        case other:
-            raise ValueError(f"{other!r} is not one of {WRITTEN_ONES}")
-    return [
-        {"id": f"{placebo}-{number:06d}", "question": question, "documents": documents, "judged": judged}
-        for number, (question, documents, judged) in enumerate(made)
-    ]
+    if placebo == "random":
+        some = [passages[i] for i in draw.sample(range(len(passages)), min(count, len(passages)))]
+        rows = [{"id": one["id"], "question": _about(one), "documents": [_document(one)]} for one in some]
+    else:
+        rows = [dict(row) for row in draw.sample(list(traces), min(count, len(traces)))]
+    blank = dict.fromkeys(("unit_title", "unit_text", "evidence"))
+    return [{**row, **blank, "kept_ranks": list(range(1, len(row["documents"]) + 1))[:n_min]} for row in rows]
 
 
-def written_units(placebo: str, written: Sequence[Row], traces: Sequence[Row]) -> list[dict[str, Any]]:
-    """The first usable units written for `requests`, as many as the run has, each cut to the length of one of its own.
-
-    Fewer where fewer could be written; the report says how many.
+def to_draw(units: Sequence[Row], by_subject: bool) -> int:
+    """How many rows to draw: the examples behind the run's units, as a subject's mentions bring more; of units of one
+    question each, some more than there are units.
     """
-    own = own_units(traces)
-    usable = [row for row in sorted(written, key=lambda row: str(row["id"])) if row["status"] == "kept"]
-    units = []
-    for row, model in zip(usable, own, strict=False):
-        made = row["units"][0]
-        text = cut(made["text"], words(model["unit_text"]))
-        units.append(_unit(placebo, made["title"], text, row["id"], made["source_ids"] or []))
-    return _distinct(units)
+    return len({key for unit in units for key in unit["example_ids"]}) if by_subject else ceil(SPARE * len(units))
+
+
+def written_units(placebo: str, written: Sequence[Row], units: Sequence[Row]) -> list[dict[str, Any]]:
+    """The first usable units of what was written (`schema.WRITTEN`), as many as the run has, each cut to the length of
+    one of its own. Fewer where fewer could be written; the report says how many.
+    """
+    made = []
+    rows = sorted(written, key=lambda row: str(row["id"]))
+    usable = [(row["id"], one) for row in rows if row["status"] == "kept" for one in row["units"]]
+    for (request, one), model in zip(usable, sorted(units, key=lambda unit: unit["id"]), strict=False):
+        text = cut(one["text"], words(model["text"]))
+        made.append(_unit(placebo, one["title"], text, [request], one["source_ids"] or []))
+    return _distinct(made)
 
 
 def words(text: str) -> int:
@@ -123,10 +123,10 @@ def cut(text: str, count: int) -> str:
     return " ".join(text.split()[: max(1, count)])
 
 
-def _unit(placebo: str, title: str, text: str, example: str, sources: Sequence[str]) -> dict[str, Any]:
+def _unit(placebo: str, title: str, text: str, examples: Sequence[str], sources: Sequence[str]) -> dict[str, Any]:
     """A row of `schema.UNIT`; its id says what it is. Its tokens are not counted: no tokenizer is here."""
     key = unit_id(title, text, tuple(sources)).removeprefix("wb-")
-    row = {"id": f"placebo-{placebo}-{key}", "title": title, "text": text, "example_ids": [example]}
+    row = {"id": f"placebo-{placebo}-{key}", "title": title, "text": text, "example_ids": list(examples)}
     told = {"source_tokens": None, "unit_tokens": None, "subject": "", "form": placebo, "doubt": ""}
     return row | {"source_ids": list(sources)} | told
 

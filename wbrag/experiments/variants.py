@@ -28,6 +28,7 @@ from wbrag.run.dispatch import Stage
 from wbrag.run.folder import (
     load_config,
     read_config,
+    read_passages,
     read_record,
     read_rows,
     read_traces,
@@ -48,9 +49,10 @@ from wbrag.run.pipeline import (
     train,
 )
 from wbrag.run.record import open_record
-from wbrag.run.writeback import publish_units, write_back
+from wbrag.run.writeback import publish_units, requests, write_back
 from wbrag.schema import PREDICTION, REQUEST, TRACE, UNIT, WRITTEN
 from wbrag.store.manifest import latest
+from wbrag.units.requests import request
 
 Row = dict[str, Any]
 
@@ -142,16 +144,37 @@ def placebo(own: Trained, name: str, session: Session) -> dict[str, Any]:
     """The run measured with a placebo (`wbrag.experiments.placebos`) of the size of its knowledge base."""
     placebos.check_placebos([name])
     job = variant_job(own, f"placebo-{name}", {"seed": own.cfg.seed})
-    columns = placebos.TRACE_COLUMNS
-    traces = read_traces(own.run, columns)
+    traces, units = read_traces(own.run, placebos.TRACE_COLUMNS), read_units(own.run)
     if name in placebos.WRITTEN_ONES:
-        passages = pq.read_table(own.corpus).to_pylist() if name == "random" else []
-        rows = placebos.requests(name, traces, passages, own.cfg.seed)
-        units = placebos.written_units(name, written_rows(job, rows, session), traces)
+        made = placebos.written_units(name, written_rows(job, asked(own, job, name, session), session), units)
+    elif name == "raw":
+        ids = {key for unit in units for key in unit["source_ids"]}
+        made = placebos.raw_units(units, read_passages(own.run, ids))
     else:
-        units = placebos.raw_units(traces) if name == "raw" else placebos.cheat_sheet(traces)
-    store = stored(job, units, {"placebo": name}, session)
+        made = placebos.cheat_sheet(units, traces)
+    store = stored(job, made, {"placebo": name}, session)
     return predicted(own, f"placebo-{name}", store, {"seed": own.cfg.seed}, session)
+
+
+def asked(own: Trained, job: Job, name: str, session: Session) -> list[Row]:
+    """The requests for a placebo's units (`schema.REQUEST`), in the order in which the units are to be taken, made as
+    the run's own are; no request carries a golden answer.
+    """
+    if (job.run / "requests.parquet").exists():
+        return list(read_rows(job.run, REQUEST, pattern="requests.parquet"))
+    cfg, by_subject = own.cfg, own.cfg.units.scope == "subject"
+    traces, units = read_traces(own.run, placebos.TRACE_COLUMNS), read_units(own.run)
+    if name == "no_documents":
+        rows = [request("", [], row["question"], "", []) for row in placebos.asked_about(units, traces)]
+    else:
+        passages = pq.read_table(own.corpus).to_pylist() if name == "random" else []
+        n_min = cfg.gates.n_min if by_subject else cfg.k
+        count = placebos.to_draw(units, by_subject)
+        drawn = placebos.drawn(name, count, n_min, traces, passages, cfg.seed)
+        with opened(cfg, session) as generators:
+            rows = requests(cfg, drawn, own.base, generators.encoders)
+    judged = name == "ungated" and not by_subject  # the generator says which documents of a question are relevant
+    return [row | {"id": f"{name}-{number:06d}", "judged": judged} for number, row in enumerate(rows)]
 
 
 def variant_job(own: Trained, name: str, more: Identity) -> Job:
