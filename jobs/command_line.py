@@ -79,8 +79,7 @@ def start(main: Callable[[], None]) -> None:
 def point() -> Iterator[Session]:
     """A run, or one point of a sweep: there an error is noted and the next point goes on."""
     settings = HydraConfig.get()
-    # Hydra shows all that loggers say from INFO up; FAISS tells there of every library that it tries to load.
-    logging.getLogger("faiss.loader").setLevel(logging.WARNING)
+    logging.captureWarnings(True)  # so that log.txt has them too
     if settings.mode is RunMode.MULTIRUN:
         with noted(" ".join(settings.overrides.task)):
             yield SESSION

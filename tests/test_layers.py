@@ -32,7 +32,8 @@ OWNERS = {
     "faiss": ("wbrag.store",),
     "fsspec": ("wbrag.store.objects",),
     "vllm": ("wbrag.llm.vllm", "wbrag.llm.mixture"),
-    "httpx": ("wbrag.llm.openai",),
+    "openai": ("wbrag.llm.openai",),
+    "httpx2": ("wbrag.llm.openai",),
     "sentence_transformers": ("wbrag.retrieval.encoder", "wbrag.units.critics"),
 }
 #: Loaded by vLLM, in its own processes: it takes classes, and a class needs its bases when its module is imported.

@@ -8,22 +8,19 @@ import socket
 import struct
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from test_pipeline import settings, world
 
 from wbrag.algorithm import train_example
 from wbrag.config import Backbone, ConfigError, Gates, Method
 from wbrag.llm import Reply
-from wbrag.llm import openai as endpoint
-from wbrag.llm.openai import BadReply, Endpoint, EndpointError, pause, reply_of, retry_after
+from wbrag.llm.openai import BadReply, Endpoint, EndpointError, api_key, reply_of
 from wbrag.llm.scripted import read
 from wbrag.methods import Answer, Tools, naive, open_method
 from wbrag.methods.needs import check_method
@@ -54,6 +51,8 @@ class Server(ThreadingHTTPServer):
         self.faults: list[str] = []
         self.requests: list[Json] = []
         self.headers: list[dict[str, str]] = []
+        self.times: list[float] = []
+        self.retry_after = "0"
         self.respond: Callable[[Json], Json] = lambda body: completion(read(body["messages"][0]["content"]))
         self.flying, self.most, self.lock = 0, 0, threading.Lock()
 
@@ -76,6 +75,7 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             fault = self.server.faults.pop(0) if self.server.faults else ""
             self.server.requests.append(body)
+            self.server.times.append(time.monotonic())
             self.server.headers.append({key.lower(): value for key, value in self.headers.items()})
             self.server.flying += 1
             self.server.most = max(self.server.most, self.server.flying)
@@ -100,7 +100,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 time.sleep(0.1)
         elif status.isdigit():
-            self.reply(int(status), b'{"error": {"message": "%s"}}' % more.encode(), {"Retry-After": "0"})
+            self.reply(
+                int(status), b'{"error": {"message": "%s"}}' % more.encode(), {"Retry-After": self.server.retry_after}
+            )
         elif fault == "junk":
             self.reply(200, b'{"choices": [{"mess')
         elif fault == "other":
@@ -121,7 +123,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(endpoint, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     made = Server()
     threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield made
@@ -173,7 +175,7 @@ def test_what_passes_is_tried_again(server: Server, fault: str) -> None:
         ("429 slow down", "status 429: .*slow down"),
         ("500 oops", "status 500: .*oops"),
         ("reset", "(?:ReadError|RemoteProtocolError)"),
-        ("hang", "TimeoutError"),
+        ("hang", r"ReadTimeout: no whole reply within 0\.5 s"),
         ("junk", "JSONDecodeError: .*status 200"),
         ("other", "BadReply: not a chat completion"),
     ],
@@ -186,6 +188,7 @@ def test_what_does_not_pass_fails_with_attempts_and_reason(server: Server, fault
     assert error.args
     with pytest.raises(EndpointError, match=told):
         raise error
+    assert str(error).endswith("backbone.retries and timeout_s give them longer (model m)")
     assert len(server.requests) == 4
 
 
@@ -195,6 +198,9 @@ def test_what_will_not_pass_is_not_tried_again(server: Server, fault: str) -> No
     (error,) = chats(server, ["hello"])
     assert f"refuses: status {fault.partition(' ')[0]}" in str(error)
     assert fault.partition(" ")[2] in str(error)
+    assert str(error).endswith(
+        "; check the key, backbone.model, base_url, max_model_len, answer_tokens and max_tokens_key (model m)"
+    )
     assert len(server.requests) == 1
 
 
@@ -282,18 +288,62 @@ def test_log_probabilities_that_are_not_given_are_missed() -> None:
     assert reply_of({"choices": [{"message": {"content": None}}]}, logprobs=True) == Reply("", 0, 0)
 
 
-@given(st.integers(1, 30), st.floats(0, 1000), st.floats(0, 1))
-def test_pauses_are_bounded_and_heed_the_endpoint(attempt: int, wanted: float, jitter: float) -> None:
-    seconds = pause(attempt, wanted, jitter)
-    assert min(wanted, endpoint.LONGEST_PAUSE) <= seconds <= endpoint.LONGEST_PAUSE
-    assert pause(attempt, 0.0, jitter) <= pause(attempt + 1, 0.0, jitter)
+def test_the_pause_is_what_the_endpoint_asks_for(server: Server) -> None:
+    server.faults, server.retry_after = ["429 slow down"], "1"
+    assert chats(server, ["hello"]) == [Reply("unknown", 7, 3)]
+    first, second = server.times
+    assert 1.0 <= second - first < 3.0
 
 
-def test_retry_after_is_seconds_or_a_date() -> None:
-    now = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
-    told = {"7": 7.0, "0.5": 0.5, "Thu, 01 Jan 2026 12:00:30 GMT": 30.0, "-3": 0.0, "soon": 0.0, "": 0.0}
-    assert {value: retry_after({"retry-after": value}, now) for value in told} == told
-    assert retry_after({}) == 0.0
+def test_an_attempt_ends_in_time_however_long_bytes_trickle(server: Server) -> None:
+    server.faults = ["trickle"]
+    (error,) = chats(server, ["hello"], backbone(server, timeout_s=0.5, retries=0))
+    assert "no answer in 1 attempts; the last: ReadTimeout: no whole reply within 0.5 s" in str(error)
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+def test_a_reply_without_text_is_no_answer_unless_the_model_stopped(server: Server, reason: str) -> None:
+    silent = completion("")
+    silent["choices"][0]["message"] |= {"content": None, "reasoning_content": "The user asks"}
+    server.respond = lambda body: silent
+    assert chats(server, ["hello"]) == [Reply("", 7, 3)]
+    silent["choices"][0]["finish_reason"] = reason
+    (error,) = chats(server, ["hello"])
+    assert isinstance(error, EndpointError)
+    assert str(error).startswith(f"{server.url}/chat/completions: no text in the reply, finish_reason={reason}; raise ")
+    assert len(server.requests) == 2
+    with pytest.raises(ConfigError, match=rf"does not work as configured: .*finish_reason={reason}; raise backbone\."):
+        check_method(Method(name="naive"), backbone(server))
+
+
+def test_the_key_is_read_without_its_newline_and_never_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = backbone(server, api_key_env="THE_KEY")
+    monkeypatch.setenv("THE_KEY", "sk-canary\n")
+    server.faults = ["401 Incorrect API key provided: Bearer sk-canary", "401 " + "x" * 160 + "sk-canary"]
+    for _ in range(2):
+        (error,) = chats(server, ["hello"], settings)
+        assert "refuses: status 401" in str(error)
+        assert "sk-" not in "".join(traceback.format_exception(error))
+    assert [told["authorization"] for told in server.headers] == ["Bearer sk-canary"] * 2
+    for bad in ("sk-\ncanary", "sk-canary…", " \n"):
+        monkeypatch.setenv("THE_KEY", bad)
+        with pytest.raises(ConfigError, match="api_key_env='THE_KEY'") as refused:
+            api_key(settings)
+        assert "sk-" not in str(refused.value)
+
+
+def test_no_key_is_sent_where_none_is_named(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
+    assert chats(server, ["hello"]) == [Reply("unknown", 7, 3)]
+    assert "authorization" not in server.headers[0]
+
+
+def test_proxy_settings_that_no_client_can_have_are_named(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1,::1/128")
+    check_method(Method(name="naive"), backbone(server))
+    monkeypatch.setenv("ALL_PROXY", "nonsense://127.0.0.1:1080")
+    with pytest.raises(ConfigError, match=r"ALL_PROXY and NO_PROXY as set: .*nonsense"):
+        check_method(Method(name="naive"), backbone(server))
 
 
 def test_methods_are_refused_where_the_endpoint_cannot_serve_them(server: Server) -> None:
@@ -301,7 +351,7 @@ def test_methods_are_refused_where_the_endpoint_cannot_serve_them(server: Server
     server.respond = lambda body: completion("yes", [("yes", -0.1)])
     check_method(Method(name="naive"), backbone(server))
     check_method(Method(name="flare"), backbone(server, **able))
-    assert server.requests[-1]["max_tokens"] == 1
+    assert server.requests[-1]["max_tokens"] == 32  # as a run asks: for one token some models refuse to speak
     for name in ("selfrag", "replug"):
         with pytest.raises(ConfigError, match=rf"method\.name={name} works with whole distributions .*kind=openai"):
             check_method(Method(name=name), backbone(server, **able))

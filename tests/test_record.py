@@ -1,0 +1,69 @@
+"""log.txt of a run folder: what is said during its stages, whoever says it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from wbrag.run import progress
+from wbrag.run.progress import Counts, shown
+from wbrag.run.record import RunRecord
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run that is about to begin."""
+    RunRecord(tmp_path, {}).save()
+    return tmp_path
+
+
+def said(run: Path) -> list[str]:
+    """The lines of log.txt, each of which has to begin with a time, without it and without the seconds in them."""
+    lines = (run / "log.txt").read_text(encoding="utf-8").splitlines()
+    told = [re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (.*)", line) for line in lines]
+    return [re.sub(r"[\d.]+ s\b", "N s", match[1]) for match in told if match]
+
+
+def test_a_resumed_run_appends_what_is_said_in_its_stages(run: Path) -> None:
+    for text in ("grün", "again"):
+        with RunRecord(run, {}).timed("train"):
+            logging.getLogger("wbrag.run.job").info("resuming: %s", text)
+            logging.getLogger("another.library").warning("old format")
+            logging.getLogger("another.library").debug("in detail")
+        logging.getLogger("another.library").warning("nobody's stage")
+    stage = ["DEBUG wbrag.run.record: train begins", "INFO wbrag.run.job: resuming: grün"]
+    stage += ["WARNING another.library: old format", "DEBUG wbrag.run.record: train took N s"]
+    assert said(run) == [*stage, *(line.replace("grün", "again") for line in stage)]
+    assert logging.getLogger("wbrag").level == logging.NOTSET
+
+
+def test_the_error_that_ends_a_stage_is_logged_and_goes_on(run: Path) -> None:
+    record, handlers = RunRecord(run, {}), list(logging.getLogger().handlers)
+    with pytest.raises(ZeroDivisionError), record.timed("index"):
+        raise ZeroDivisionError("division by zero")
+    assert said(run)[-1] == "DEBUG wbrag.run.record: ended by an error"
+    assert (run / "log.txt").read_text(encoding="utf-8").endswith("\nZeroDivisionError: division by zero\n")
+    assert (logging.getLogger().handlers, record.facts["seconds"]) == (handlers, {})
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_progress_is_a_live_line_on_a_terminal_and_lines_in_the_log(
+    run: Path, live: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_POLLS", 0.01)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.1)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: live)
+    with RunRecord(run, {}).timed("train"), shown("train", 0, 9, Counts):
+        time.sleep(0.5)
+    lines = said(run)[1:-1]
+    assert 1 <= len(lines) <= 5
+    assert set(lines) == {
+        f"{'DEBUG' if live else 'INFO'} wbrag.run.progress: train: 0 of 9, waiting for the engine, N s"
+    }
+    drawn = capsys.readouterr().err
+    assert (drawn.count("\r\x1b[2Ktrain: 0 of 9") > len(lines), drawn.endswith("\r\x1b[2K")) == (live, live)
+    assert live or drawn == ""
