@@ -35,11 +35,10 @@ from wbrag.run.folder import (
     setting_of,
     write_text,
 )
-from wbrag.run.inputs import Identity, check_units, identity_of, refuse_other_settings
+from wbrag.run.inputs import Identity, cache_of, check_units, identity_of, refuse_other_settings
 from wbrag.run.job import Job, Session, generate, opened, written
 from wbrag.run.pipeline import (
     base_index,
-    cache_of,
     check_errors,
     finished,
     predict_missing,
@@ -74,7 +73,7 @@ def trained(run: Path, session: Session) -> Trained:
         raise ConfigError(f"runs: {run} holds no trained knowledge base (no metrics.json)")
     cfg = load_config(run)
     refuse_other_settings(run, read_record(run / "run.json")["identity"], identity_of(cfg))
-    cache = cache_of(cfg, run)
+    cache = cache_of(cfg)
     inputs = read_or_quarantine(cfg, run, cache)
     with opened(cfg, session) as generators:
         base = base_index(cfg, inputs, cache, generators.encoders)
@@ -108,7 +107,7 @@ def judge(own: Trained, session: Session) -> dict[str, Any]:
     Its traces say how far the judge decides as the labels do (`construction.construction`).
     """
     folder = own.run / "variants" / "judge"
-    cfg = replace(own.cfg, judge="llm", run_dir=str(folder), cache_dir=str(cache_of(own.cfg, own.run)))
+    cfg = replace(own.cfg, judge="llm", run_dir=str(folder), cache_dir=str(cache_of(own.cfg)))
     return read_record(folder / "metrics.json") if finished(cfg) else train(cfg, session)
 
 

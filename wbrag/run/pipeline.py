@@ -21,9 +21,11 @@ from wbrag.data.benchmarks import OverErrorBudget, examples_table, write_quarant
 from wbrag.report.run_report import write_report
 from wbrag.retrieval.encoding import Encoders
 from wbrag.run.actors import Generators
+from wbrag.run.content import content_hash
 from wbrag.run.dispatch import Stage
 from wbrag.run.inputs import (
     Inputs,
+    cache_of,
     check_settings,
     closed_book_identity,
     encoder_identity,
@@ -39,7 +41,7 @@ from wbrag.run.retrieve import knowledge_of, retrieved, searcher
 from wbrag.run.writeback import write_back
 from wbrag.schema import RETRIEVED
 from wbrag.store.build import build_store
-from wbrag.store.files import move_into_place, scratch_folder, sha256_file
+from wbrag.store.files import move_into_place, scratch_folder
 from wbrag.store.garbage import reading
 from wbrag.store.manifest import latest
 
@@ -54,7 +56,7 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
     """
     check_settings(cfg)
     run = resolve_run_dir(cfg.run_dir)
-    cache = cache_of(cfg, run)
+    cache = cache_of(cfg)
     inputs = read_or_quarantine(cfg, run, cache)
     job = Job(cfg, run, open_record(run, cfg, identity_of(cfg)))
     write_quarantine(inputs.rejected, run / "quarantine.jsonl")
@@ -97,7 +99,7 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
     trained = resolve_run_dir(cfg.run_dir)
     if not (trained / "metrics.json").is_file():
         raise ConfigError(f"run_dir={trained} holds no trained knowledge base (no metrics.json)")
-    cache = cache_of(cfg, trained)
+    cache = cache_of(cfg)
     inputs = read_inputs(cfg, cache, training=False)
     manifest = latest(trained / "writeback")
     identity = {**identity_of(cfg, training=False), "writeback": fingerprint(manifest) if manifest else "none"}
@@ -116,11 +118,6 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
     return run, metrics
 
 
-def cache_of(cfg: TrainConfig, run: Path) -> Path:
-    """The folder of what runs can share: corpora as Parquet, base indices, retrieved documents, closed-book answers."""
-    return Path(cfg.cache_dir).absolute() if cfg.cache_dir else run.parent / "cache"
-
-
 def read_or_quarantine(cfg: TrainConfig, run: Path, cache: Path) -> Inputs:
     """The validated inputs; over the error budget, the rows left out are written before the error goes on."""
     try:
@@ -132,7 +129,7 @@ def read_or_quarantine(cfg: TrainConfig, run: Path, cache: Path) -> Inputs:
 
 def base_index(cfg: TrainConfig, inputs: Inputs, cache: Path, encoders: Encoders | None = None) -> Path:
     """The store of the corpus, shared by all runs with this corpus, encoder and kind of index; built if not there."""
-    made_from = (sha256_file(inputs.corpus), encoder_identity(cfg.encoder), index_identity(cfg.index))
+    made_from = (content_hash(inputs.corpus, cache), encoder_identity(cfg.encoder), index_identity(cfg.index))
     store = cache / f"index-{fingerprint(*made_from)}"
     if latest(store) is None:
         build_store(inputs.corpus, store, cfg.encoder, cfg.index, cfg.cluster, {"corpus": str(cfg.corpus)}, encoders)
