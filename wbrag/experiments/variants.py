@@ -26,6 +26,7 @@ from wbrag.retrieval.merge import check_merge
 from wbrag.run.actors import Generators
 from wbrag.run.dispatch import Stage
 from wbrag.run.folder import (
+    QUESTIONS,
     load_config,
     read_config,
     read_record,
@@ -33,6 +34,7 @@ from wbrag.run.folder import (
     read_traces,
     read_units,
     setting_of,
+    write_rows,
     write_text,
 )
 from wbrag.run.inputs import Identity, cache_of, check_units, identity_of, refuse_other_settings
@@ -77,7 +79,7 @@ def trained(run: Path, session: Session) -> Trained:
     inputs = read_or_quarantine(cfg, run, cache)
     with opened(cfg, session) as generators:
         base = base_index(cfg, inputs, cache, generators.encoders)
-        questions = retrieve(cfg, inputs, base, cache, generators.encoders)
+        questions = retrieve(cfg, inputs, base, run / QUESTIONS, generators.encoders)
     return Trained(cfg, run, inputs.corpus, base, questions, len(inputs.test))
 
 
@@ -207,11 +209,17 @@ def predicted(
 def _predict(own: Trained, job: Job, store: Path, generators: Generators, anew: bool) -> None:
     source = own.questions / "test.parquet"
     if anew:
-        rows = pq.read_table(source)
-        source = job.run / "questions.parquet"
-        pq.write_table(rows.take(pa.array(range(len(rows) - 1, -1, -1))), source)
+        source = backwards(source, job.run / "questions.parquet")
     known = None if anew else own.run / "predictions"
     predict_missing(job, generators, (own.base, store), source, known, own.tested)
+
+
+def backwards(source: Path, out: Path) -> Path:
+    """Write the rows of a Parquet file in the opposite order, a row group at a time; returns `out`."""
+    file = pq.ParquetFile(source)
+    groups = (file.read_row_group(group) for group in reversed(range(file.num_row_groups)))
+    write_rows(out, file.schema_arrow, (rows.take(pa.array(range(len(rows) - 1, -1, -1))) for rows in groups))
+    return out
 
 
 def _measured(own: Trained, job: Job) -> dict[str, Any]:

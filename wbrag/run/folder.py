@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wbrag.config import TrainConfig
 from wbrag.report.evaluation import Setting
+from wbrag.store.files import scratch_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: The file of a run's units, beside the store that is made of it.
 UNITS = "units.parquet"
+#: The folder of a run's questions with what was retrieved for them: train.parquet and test.parquet.
+QUESTIONS = "questions"
 CONFIG_KEYS = ("benchmark", "method", "backbone", "gates", "k", "seed")
 
 
@@ -177,6 +180,17 @@ def read_traces(run: Path, columns: Sequence[str], where: pc.Expression | None =
         told |= {"evidence": own["text"]} if own.get("form") == "verbatim" else {}
         row |= {key: value for key, value in told.items() if key in row}
     return rows
+
+
+def write_rows(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """A Parquet file of these tables, whole or not at all; one of them is held at a time."""
+    import pyarrow.parquet as pq
+
+    with scratch_folder(path.parent) as scratch:
+        with pq.ParquetWriter(scratch / path.name, schema) as writer:
+            for table in tables:
+                writer.write_table(table)
+        os.replace(scratch / path.name, path)
 
 
 def write_text(path: Path, text: str) -> None:
