@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +126,25 @@ def read_rows(
                 yield from batch.to_pylist()
         except pa.ArrowException as error:
             raise RunError(f"{file}: {error}") from error
+
+
+def read_fields(folder: Path, columns: Sequence[str], where: pc.Expression | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of a folder's Parquet files as `read_rows` gives them, where of documents only some fields are needed: a
+    column `documents.id` is the documents with their ids alone. Their texts are then not read from the disk.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for file in sorted(folder.glob("*.parquet")):
+        part = pq.ParquetFile(file)
+        leaves = [part.schema.column(i).path for i in range(len(part.schema.names))]  # documents.list.element.id
+        named = [(leaf, leaf.partition(".")[0], leaf.rpartition(".")[2]) for leaf in leaves]
+        wanted = {name: [leaf for leaf, *ends in named if name in (ends[0], ".".join(ends))] for name in columns}
+        if missing := [name for name in columns if not wanted[name]]:
+            raise RunError(f"{file}: no column {missing[0]!r}; it has {', '.join(leaves)}")
+        for batch in part.iter_batches(1024, columns=list(chain(*wanted.values()))):
+            rows = pa.Table.from_batches([batch])
+            yield from (rows if where is None else rows.filter(where)).to_pylist()
 
 
 def read_units(run: Path) -> list[dict[str, Any]]:

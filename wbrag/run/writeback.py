@@ -21,11 +21,11 @@ from wbrag.metrics import score
 from wbrag.retrieval.encoding import Encoders, on_encoder
 from wbrag.run.actors import Generators
 from wbrag.run.dispatch import Stage
-from wbrag.run.folder import write_rows
+from wbrag.run.folder import read_fields, write_rows
 from wbrag.run.inputs import cache_of
 from wbrag.run.job import Job, generate, written
 from wbrag.run.retrieve import MERGED, READ_ROWS, MergedRetriever, knowledge_of, retrieved, searcher
-from wbrag.schema import LEFT, PREDICTION, REQUEST, UNIT, WRITTEN, Document, documents_of
+from wbrag.schema import LEFT, REQUEST, UNIT, WRITTEN, Document, documents_of
 from wbrag.store.build import build_store
 from wbrag.store.garbage import reading
 from wbrag.store.manifest import latest
@@ -38,6 +38,11 @@ Row = dict[str, Any]
 
 #: The answers that a training example's trace knows, as `schema.KNOWN` calls them.
 ANSWERS = {"closed_book_answer": "answer_closed_book", "rag_answer": "answer_base"}
+#: What is read of a question that was answered with other questions' units.
+READ = [
+    *("id", "golden_answers", "answer_base", "answer_writeback", "error", "documents_base.score"),
+    *(f"documents_writeback.{name}" for name in ("id", "source", "score")),
+]
 
 
 def write_back(job: Job, traces: Path, questions: Path, base: Path, generators: Generators) -> Path:
@@ -128,8 +133,8 @@ def validated(
             generate(job, generators, Stage(job.cfg, "validate", None, known, found), source, "readings", goal)
         if job.cfg.cluster.gpus:
             generators.stop()
-    rows = pq.read_table(job.run / "readings", schema=PREDICTION).to_pylist() if goal else []
-    told = balances(units, [_reading(row, job.cfg) for row in sorted(rows, key=lambda row: str(row["id"]))])
+    answered = sorted(read_fields(job.run / "readings", READ), key=lambda row: str(row["id"]))
+    told = balances(units, [_reading(row, job.cfg) for row in answered])
     harmful = [
         {
             "request": ", ".join(unit["example_ids"]) or unit["subject"],
@@ -190,8 +195,8 @@ def publish_units(
 
 def units_of(traces: Path) -> list[Row]:
     """The knowledge units that Algorithm 1 wrote into a folder of traces (schema.UNIT), in order of unit id."""
-    columns = ["id", "unit_id", "unit_title", "unit_text", "documents", "kept_ranks", "source_tokens", "unit_tokens"]
-    rows = pq.read_table(traces, columns=columns, filters=pc.field("status") == "kept")
+    columns = ["id", "status", "unit_id", "unit_title", "unit_text", "source_tokens", "unit_tokens"]
+    rows = read_fields(traces, [*columns, "documents.id", "kept_ranks"], pc.field("status") == "kept")
     return distinct(
         [
             {
@@ -205,7 +210,7 @@ def units_of(traces: Path) -> list[Row]:
                 **{"source_tokens": row["source_tokens"], "unit_tokens": row["unit_tokens"]},
                 **{"subject": "", "form": "distilled", "doubt": ""},
             }
-            for row in rows.to_pylist()
+            for row in rows
         ]
     )
 
