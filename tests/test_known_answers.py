@@ -81,16 +81,41 @@ def test_over_the_same_documents_a_known_answer_is_that_over_write_back_too() ->
     assert (other["answer_writeback"], other["calls"]) == ("Ada", 1)
 
 
-def test_answers_are_kept_once_without_failed_ones_and_found_by_id(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    table = pa.table({"id": ["b", "a", "c"], "closed_book_answer": ["B", "A", None]})
-    pq.write_table(table, tmp_path / "run" / "part.parquet")
-    kept = tmp_path / "cache" / "closed.parquet"
-    keep_closed_book(tmp_path / "run", "closed_book_answer", kept)
-    found = KnownAnswers(kept)(pa.table({"id": ["a", "c", "x"]}))["known"]
+def kept(run: Path, cache: Path, answers: dict[str, str | None]) -> None:
+    """A finished table of a run with these answers, kept."""
+    run.mkdir()
+    table = pa.table({"question": list(answers), "closed_book_answer": pa.array(answers.values(), pa.string())})
+    pq.write_table(table, run / "part.parquet")
+    keep_closed_book(run, "closed_book_answer", cache)
+
+
+def test_answers_are_kept_once_and_found_by_the_questions_text(tmp_path: Path) -> None:
+    cache = tmp_path / "closed-book"
+    kept(tmp_path / "one", cache, {"Who?": "B", "What?": "A", "Where?": None})
+    found = KnownAnswers(cache)(pa.table({"id": ["x", "y", "z"], "question": ["What?", "Where?", "When?"]}))["known"]
     assert found.type == KNOWN
     nothing = {"answer_base": None, "context_tokens_base": None, "retrievals_base": None}
     assert found.to_pylist() == [{"answer_closed_book": "A", **nothing}, None, None]
-    before = kept.stat().st_mtime_ns
-    keep_closed_book(tmp_path / "run", "closed_book_answer", kept)
-    assert kept.stat().st_mtime_ns == before
+    before = {path.name for path in cache.iterdir()}
+    kept(tmp_path / "two", cache, {"What?": "another", "Who?": "B"})
+    assert {path.name for path in cache.iterdir()} == before
+    kept(tmp_path / "three", cache, {"What?": "another", "When?": "C"})
+    assert KnownAnswers(cache).answers == {
+        question: {"answer_closed_book": answer} for question, answer in (("Who?", "B"), ("What?", "A"), ("When?", "C"))
+    }
+
+
+def test_what_was_empty_or_failed_is_not_kept_and_so_asked_again(tmp_path: Path) -> None:
+    cache = tmp_path / "closed-book"
+    kept(tmp_path / "one", cache, {"Who?": "", "What?": None})
+    assert not cache.exists()
+    kept(tmp_path / "two", cache, {"Who?": "Ada", "What?": ""})
+    assert KnownAnswers(cache).answers == {"Who?": {"answer_closed_book": "Ada"}}
+
+
+def test_answers_of_a_runs_own_table_are_found_by_id(tmp_path: Path) -> None:
+    rows = pa.table({"id": ["a", "b"], "question": ["Who?", "Who?"], "answer_base": ["A", "B"]})
+    pq.write_table(rows, tmp_path / "part.parquet")
+    for table in (tmp_path, tmp_path / "part.parquet"):
+        found = KnownAnswers(table)(pa.table({"id": ["b", "a"], "question": ["Who?", "Who?"]}))["known"].to_pylist()
+        assert [row["answer_base"] for row in found] == ["B", "A"]

@@ -180,7 +180,36 @@ def test_units_beside_take_no_passages_place(trained: TrainConfig, tmp_path: Pat
 def test_the_same_answer_serves_equal_documents(trained: TrainConfig) -> None:
     rows = pq.read_table(Path(trained.run_dir) / "predictions").to_pylist()
     texts = [[[d["text"] for d in row[f"documents_{side}"]] for side in ("base", "writeback")] for row in rows]
-    assert [row["calls"] for row in rows] == [2 if base == both else 3 for base, both in texts]
+    # Closed book they were asked while training: its questions are the same.
+    assert [row["calls"] for row in rows] == [1 if base == both else 2 for base, both in texts]
+
+
+def test_one_new_question_costs_one_retrieval_and_one_closed_book_answer(
+    trained: TrainConfig, data: Path, tmp_path: Path
+) -> None:
+    cache, new = data / "cache", "Tell me: what is the river of town3?"
+    before = set(cache.glob("*/*.arrow"))
+    rows = [{"id": "new", "question": new, "golden_answers": ["River3"]}, *(question(i, "test") for i in range(20))]
+    test = write_lines(tmp_path / "test.jsonl", rows)
+    benchmark = replace(trained.benchmark, test=str(test))
+    train(replace(trained, benchmark=benchmark, run_dir=str(tmp_path / "run")))
+    added = {file.parent.name: pa.ipc.open_file(file).read_all() for file in {*cache.glob("*/*.arrow")} - before}
+    assert sorted(name.rpartition("-")[0] for name in added) == ["closed-book", "retrieved"]
+    assert all(rows["question"].to_pylist() == [new] for rows in added.values())
+    mine, theirs = (
+        {row["id"]: row["documents_base"] for row in pq.read_table(run / "predictions").to_pylist()}
+        for run in (Path(trained.run_dir), tmp_path / "run")
+    )
+    assert theirs.pop("new")
+    assert mine == theirs
+
+
+def test_runs_without_a_new_question_retrieve_nothing(trained: TrainConfig, data: Path, tmp_path: Path) -> None:
+    before = set((data / "cache").glob("*/*.arrow"))
+    train(replace(trained, run_dir=str(tmp_path / "run"), method=Method(name="flare")))
+    assert set((data / "cache").glob("*/*.arrow")) == before
+    mine, theirs = (pq.read_table(run / "questions") for run in (Path(trained.run_dir), tmp_path / "run"))
+    assert mine.equals(theirs)
 
 
 def test_a_finished_run_is_not_done_again(trained: TrainConfig) -> None:

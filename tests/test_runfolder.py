@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from synthetic_run import UNIT, gated, kept, prediction, write_run
@@ -13,7 +14,16 @@ from synthetic_run import UNIT, gated, kept, prediction, write_run
 from wbrag import schema
 from wbrag.report.run_report import measure
 from wbrag.report.trace import life
-from wbrag.run.folder import RunError, read_config, read_left_out, read_traces, read_units, setting_of
+from wbrag.run.folder import (
+    RunError,
+    read_config,
+    read_fields,
+    read_left_out,
+    read_rows,
+    read_traces,
+    read_units,
+    setting_of,
+)
 
 COLUMNS = ("id", "evidence", "unit_id", "unit_title", "unit_text", "source_tokens", "unit_tokens")
 
@@ -64,6 +74,25 @@ def test_of_a_distilled_unit_the_evidence_is_that_of_the_trace(run: Path) -> Non
 def test_only_the_columns_asked_for_come_back(run: Path) -> None:
     write_units(run, [unit("wb-1", "a")])
     assert read_traces(run, ("id", "unit_id"))[0] == {"id": "a", "unit_id": "wb-1"}
+
+
+def test_of_documents_only_the_fields_asked_for_are_read(run: Path) -> None:
+    where = pc.field("status") == "kept"
+    columns = ("id", "status", "kept_ranks", "documents.score", "documents.id")
+    rows = list(read_fields(run / "traces", columns, where))
+    whole = {row["id"]: row for row in read_rows(run / "traces", schema.TRACE, where=where)}
+    assert {row["id"] for row in rows} == set(whole) == {"a", "b"}
+    for row in rows:
+        assert set(row) == {"id", "status", "kept_ranks", "documents"}
+        assert row["kept_ranks"] == whole[row["id"]]["kept_ranks"]
+        wanted = [{name: one[name] for name in ("id", "score")} for one in whole[row["id"]]["documents"]]
+        assert row["documents"] == wanted
+    assert len(list(read_fields(run / "traces", ["id"]))) == 3
+    assert list(read_fields(run / "nothing", ["id"])) == []
+    with pytest.raises(
+        RunError, match=r"part-0\.parquet: no column 'documents\.colour'; it has id, .*documents\.\S+id"
+    ):
+        list(read_fields(run / "traces", ["id", "documents.colour"]))
 
 
 def test_a_variant_has_its_own_units_or_those_of_the_run_around_it(run: Path) -> None:

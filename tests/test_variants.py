@@ -113,7 +113,8 @@ def test_a_second_point_shares_engine_encoder_base_retrieval_and_closed_book_ans
         assert (row["calls"], row["calls_saved"]) == (first[key]["calls"] - 1, first[key]["calls_saved"] + 1)
         assert (row["status"], row["unit_id"]) == (first[key]["status"], first[key]["unit_id"])
     asked = [table(run / "predictions") for run in (own.run, data / "second")]
-    assert all(asked[1][key]["calls"] == row["calls"] - 1 for key, row in asked[0].items())
+    # The test questions are among the training questions: the first run too had asked them closed book by then.
+    assert all(asked[1][key]["calls"] == row["calls"] for key, row in asked[0].items())
     assert finished(other)
     with pytest.raises(ConfigError, match=r"gates\.tau_s was 0\.2, now 0\.1"):
         finished(replace(other, gates=Gates()))

@@ -10,16 +10,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pyarrow.dataset as ds
 
 from wbrag.config import ConfigError, Gates, fingerprint, one_unit_an_example
 from wbrag.experiments import ablation
 from wbrag.experiments.ablation import Plan, gates_of, plan, request_id
 from wbrag.experiments.variants import Trained, predicted, stored, variant_job, written_rows
 from wbrag.run.dispatch import Stage
-from wbrag.run.folder import read_rows, write_text
+from wbrag.run.folder import read_rows, write_rows, write_text
 from wbrag.run.job import Session, generate, opened, written
-from wbrag.run.retrieve import searcher
+from wbrag.run.retrieve import ASKED, READ_ROWS, searcher
 from wbrag.schema import TRACE
 
 Row = dict[str, Any]
@@ -96,8 +96,9 @@ def _asked(own: Trained, chosen: Plan, name: str, gates: Gates, session: Session
     job = variant_job(own, f"asked-{name}", {f"gates.{key}": value for key, value in asdict(gates).items()})
     if not written(job, "traces", len(chosen.to_train)):
         source = job.run / "questions.parquet"
-        questions = pq.read_table(own.questions / "train.parquet")
-        pq.write_table(questions.filter(pc.is_in(questions["id"], pa.array(chosen.to_train))), source)
+        where, questions = pc.field("id").isin(chosen.to_train), ds.dataset(own.questions / "train.parquet")
+        some = questions.to_batches(filter=where, batch_size=READ_ROWS)
+        write_rows(source, ASKED, (pa.Table.from_batches([rows]) for rows in some if rows.num_rows))
         with opened(own.cfg, session) as generators, job.record.timed("train"):
             with searcher(own.cfg, own.base, encoders=generators.encoders) as found:
                 stage = Stage(replace(own.cfg, gates=gates), "train", searcher=found)

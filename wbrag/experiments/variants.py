@@ -26,6 +26,7 @@ from wbrag.retrieval.merge import check_merge
 from wbrag.run.actors import Generators
 from wbrag.run.dispatch import Stage
 from wbrag.run.folder import (
+    QUESTIONS,
     load_config,
     read_config,
     read_passages,
@@ -34,13 +35,13 @@ from wbrag.run.folder import (
     read_traces,
     read_units,
     setting_of,
+    write_rows,
     write_text,
 )
-from wbrag.run.inputs import Identity, check_units, identity_of, refuse_other_settings
+from wbrag.run.inputs import Identity, cache_of, check_units, identity_of, refuse_other_settings
 from wbrag.run.job import Job, Session, generate, opened, written
 from wbrag.run.pipeline import (
     base_index,
-    cache_of,
     check_errors,
     finished,
     predict_missing,
@@ -76,11 +77,11 @@ def trained(run: Path, session: Session) -> Trained:
         raise ConfigError(f"runs: {run} holds no trained knowledge base (no metrics.json)")
     cfg = load_config(run)
     refuse_other_settings(run, read_record(run / "run.json")["identity"], identity_of(cfg))
-    cache = cache_of(cfg, run)
+    cache = cache_of(cfg)
     inputs = read_or_quarantine(cfg, run, cache)
     with opened(cfg, session) as generators:
         base = base_index(cfg, inputs, cache, generators.encoders)
-        questions = retrieve(cfg, inputs, base, cache, generators.encoders)
+        questions = retrieve(cfg, inputs, base, run / QUESTIONS, generators.encoders)
     return Trained(cfg, run, inputs.corpus, base, questions, len(inputs.test))
 
 
@@ -110,7 +111,7 @@ def judge(own: Trained, session: Session) -> dict[str, Any]:
     Its traces say how far the judge decides as the labels do (`construction.construction`).
     """
     folder = own.run / "variants" / "judge"
-    cfg = replace(own.cfg, judge="llm", run_dir=str(folder), cache_dir=str(cache_of(own.cfg, own.run)))
+    cfg = replace(own.cfg, judge="llm", run_dir=str(folder), cache_dir=str(cache_of(own.cfg)))
     return read_record(folder / "metrics.json") if finished(cfg) else train(cfg, session)
 
 
@@ -231,11 +232,17 @@ def predicted(
 def _predict(own: Trained, job: Job, store: Path, generators: Generators, anew: bool) -> None:
     source = own.questions / "test.parquet"
     if anew:
-        rows = pq.read_table(source)
-        source = job.run / "questions.parquet"
-        pq.write_table(rows.take(pa.array(range(len(rows) - 1, -1, -1))), source)
+        source = backwards(source, job.run / "questions.parquet")
     known = None if anew else own.run / "predictions"
     predict_missing(job, generators, (own.base, store), source, known, own.tested)
+
+
+def backwards(source: Path, out: Path) -> Path:
+    """Write the rows of a Parquet file in the opposite order, a row group at a time; returns `out`."""
+    file = pq.ParquetFile(source)
+    groups = (file.read_row_group(group) for group in reversed(range(file.num_row_groups)))
+    write_rows(out, file.schema_arrow, (rows.take(pa.array(range(len(rows) - 1, -1, -1))) for rows in groups))
+    return out
 
 
 def _measured(own: Trained, job: Job) -> dict[str, Any]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wbrag.config import TrainConfig
 from wbrag.report.evaluation import Setting
+from wbrag.store.files import scratch_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 #: The file of a run's units, beside the store that is made of it.
 UNITS = "units.parquet"
+#: The folder of a run's questions with what was retrieved for them: train.parquet and test.parquet.
+QUESTIONS = "questions"
 CONFIG_KEYS = ("benchmark", "method", "backbone", "gates", "k", "seed")
 
 
@@ -124,6 +128,25 @@ def read_rows(
             raise RunError(f"{file}: {error}") from error
 
 
+def read_fields(folder: Path, columns: Sequence[str], where: pc.Expression | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of a folder's Parquet files as `read_rows` gives them, where of documents only some fields are needed: a
+    column `documents.id` is the documents with their ids alone. Their texts are then not read from the disk.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for file in sorted(folder.glob("*.parquet")):
+        part = pq.ParquetFile(file)
+        leaves = [part.schema.column(i).path for i in range(len(part.schema.names))]  # documents.list.element.id
+        named = [(leaf, leaf.partition(".")[0], leaf.rpartition(".")[2]) for leaf in leaves]
+        wanted = {name: [leaf for leaf, *ends in named if name in (ends[0], ".".join(ends))] for name in columns}
+        if missing := [name for name in columns if not wanted[name]]:
+            raise RunError(f"{file}: no column {missing[0]!r}; it has {', '.join(leaves)}")
+        for batch in part.iter_batches(1024, columns=list(chain(*wanted.values()))):
+            rows = pa.Table.from_batches([batch])
+            yield from (rows if where is None else rows.filter(where)).to_pylist()
+
+
 def read_units(run: Path) -> list[dict[str, Any]]:
     """The units of a run, rows of `schema.UNIT`; of an evaluation or variant without units of its own, those of the run
     around it. [] where none were written.
@@ -177,6 +200,17 @@ def read_traces(run: Path, columns: Sequence[str], where: pc.Expression | None =
         told |= {"evidence": own["text"]} if own.get("form") == "verbatim" else {}
         row |= {key: value for key, value in told.items() if key in row}
     return rows
+
+
+def write_rows(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """A Parquet file of these tables, whole or not at all; one of them is held at a time."""
+    import pyarrow.parquet as pq
+
+    with scratch_folder(path.parent) as scratch:
+        with pq.ParquetWriter(scratch / path.name, schema) as writer:
+            for table in tables:
+                writer.write_table(table)
+        os.replace(scratch / path.name, path)
 
 
 def write_text(path: Path, text: str) -> None:

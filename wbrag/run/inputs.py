@@ -26,6 +26,7 @@ from wbrag.methods.needs import check_method
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoder import folder_hash, model_folder
 from wbrag.retrieval.merge import check_merge
+from wbrag.run.content import content_hash
 from wbrag.schema import Example
 from wbrag.store.files import sha256_file
 from wbrag.store.vectors import check_index
@@ -87,6 +88,11 @@ def check_units(units: Units) -> None:
         raise ConfigError("units.faithful=true with units.form=verbatim: verbatim units are sentences of their sources")
 
 
+def cache_of(cfg: TrainConfig) -> Path:
+    """The folder of what runs can share: corpora as Parquet, base indices, retrieved documents, closed-book answers."""
+    return Path(cfg.cache_dir).absolute() if cfg.cache_dir else Path(cfg.run_dir).absolute().parent / "cache"
+
+
 def read_inputs(cfg: TrainConfig, cache: Path, training: bool = True) -> Inputs:
     """Read and validate the question files, and make the corpus a Parquet file in `cache` (once per content).
 
@@ -105,18 +111,18 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
     What only says where and how fast (`cluster`, `max_num_seqs`, `run_dir`) is not in it, and so may change on resume.
     Without `training`, what only training reads is left out.
     """
-    backbone = cfg.backbone
+    backbone, cache = cfg.backbone, cache_of(cfg)
     trained = {
-        "benchmark.train": sha256_file(Path(cfg.benchmark.train)) if training else "",
+        "benchmark.train": content_hash(Path(cfg.benchmark.train), cache) if training else "",
         "train_limit": cfg.train_limit,
         "judge": cfg.judge,
         **{f"gates.{key}": value for key, value in asdict(cfg.gates).items()},
         **{f"units.{key}": value for key, value in asdict(cfg.units).items() if key != "name"},
     }
     return (trained if training else {}) | {
-        "benchmark.test": sha256_file(Path(cfg.benchmark.test)),
+        "benchmark.test": content_hash(Path(cfg.benchmark.test), cache),
         **{f"benchmark.{key}": getattr(cfg.benchmark, key) for key in ("task", "metric", "labels")},
-        "corpus": sha256_file(Path(cfg.corpus)),
+        "corpus": content_hash(Path(cfg.corpus), cache),
         **{f"method.{key}": value for key, value in asdict(cfg.method).items()},
         "backbone.model": model_identity(backbone),
         **{f"backbone.{key}": getattr(backbone, key) for key in ("dtype", "max_model_len", "chat_template")},
@@ -223,7 +229,7 @@ def read_corpus(path: Path, cache: Path, max_error_rate: float) -> tuple[Path, l
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    folder = cache / f"corpus-{fingerprint(sha256_file(path), max_error_rate)}"
+    folder = cache / f"corpus-{fingerprint(content_hash(path, cache), max_error_rate)}"
     parquet, left_out = folder / "passages.parquet", folder / "quarantine.jsonl"
     if not left_out.exists():  # written last, so that it says the other is whole
         write_quarantine(write_corpus(path, parquet, max_error_rate).rejected, left_out)

@@ -14,16 +14,20 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from wbrag.config import ConfigError, TrainConfig, fingerprint
-from wbrag.data.benchmarks import OverErrorBudget, examples_table, write_quarantine
+from wbrag.data.benchmarks import OverErrorBudget, write_quarantine
 from wbrag.report.run_report import write_report
 from wbrag.retrieval.encoding import Encoders
 from wbrag.run.actors import Generators
+from wbrag.run.content import content_hash
 from wbrag.run.dispatch import Stage
+from wbrag.run.folder import QUESTIONS, write_rows
 from wbrag.run.inputs import (
     Inputs,
+    cache_of,
     check_settings,
     closed_book_identity,
     encoder_identity,
@@ -31,17 +35,19 @@ from wbrag.run.inputs import (
     index_identity,
     over_budget,
     read_inputs,
-    search_identity,
 )
 from wbrag.run.job import Job, Session, generate, opened, written
 from wbrag.run.record import RunRecord, open_record, resolve_run_dir
-from wbrag.run.retrieve import knowledge_of, retrieved, searcher
+from wbrag.run.retrieve import ASKED, in_order, knowledge_of, retrieved, searcher
+from wbrag.run.shared import FILES, SharedRows, share
 from wbrag.run.writeback import write_back
-from wbrag.schema import RETRIEVED
 from wbrag.store.build import build_store
-from wbrag.store.files import move_into_place, scratch_folder, sha256_file
+from wbrag.store.files import move_into_place, scratch_folder
 from wbrag.store.garbage import reading
 from wbrag.store.manifest import latest
+
+#: What is shared of a question's closed-book answer.
+CLOSED_BOOK = pa.schema([("question", pa.string()), ("answer_closed_book", pa.string())])
 
 
 def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
@@ -54,7 +60,7 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
     """
     check_settings(cfg)
     run = resolve_run_dir(cfg.run_dir)
-    cache = cache_of(cfg, run)
+    cache = cache_of(cfg)
     inputs = read_or_quarantine(cfg, run, cache)
     job = Job(cfg, run, open_record(run, cfg, identity_of(cfg)))
     write_quarantine(inputs.rejected, run / "quarantine.jsonl")
@@ -65,7 +71,7 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
             base = base_index(cfg, inputs, cache, generators.encoders)
             link_base(run, base)
         with job.record.timed("retrieve"):
-            questions = retrieve(cfg, inputs, base, cache, generators.encoders)
+            questions = retrieve(cfg, inputs, base, run / QUESTIONS, generators.encoders)
         with job.record.timed("train"):
             train_examples(job, questions, base, len(inputs.train), generators, cache)
         with job.record.timed("write_back"):
@@ -97,7 +103,7 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
     trained = resolve_run_dir(cfg.run_dir)
     if not (trained / "metrics.json").is_file():
         raise ConfigError(f"run_dir={trained} holds no trained knowledge base (no metrics.json)")
-    cache = cache_of(cfg, trained)
+    cache = cache_of(cfg)
     inputs = read_inputs(cfg, cache, training=False)
     manifest = latest(trained / "writeback")
     identity = {**identity_of(cfg, training=False), "writeback": fingerprint(manifest) if manifest else "none"}
@@ -108,17 +114,12 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
         with job.record.timed("index"):
             base = base_index(cfg, inputs, cache, generators.encoders)
         with job.record.timed("retrieve"):
-            questions = retrieve(cfg, inputs, base, cache, generators.encoders)
+            questions = retrieve(cfg, inputs, base, run / QUESTIONS, generators.encoders)
         with job.record.timed("predict"):
             predict(job, questions, (base, trained / "writeback"), len(inputs.test), generators, cache)
     metrics = write_report(run)
     check_errors(job)
     return run, metrics
-
-
-def cache_of(cfg: TrainConfig, run: Path) -> Path:
-    """The folder of what runs can share: corpora as Parquet, base indices, retrieved documents, closed-book answers."""
-    return Path(cfg.cache_dir).absolute() if cfg.cache_dir else run.parent / "cache"
 
 
 def read_or_quarantine(cfg: TrainConfig, run: Path, cache: Path) -> Inputs:
@@ -132,7 +133,7 @@ def read_or_quarantine(cfg: TrainConfig, run: Path, cache: Path) -> Inputs:
 
 def base_index(cfg: TrainConfig, inputs: Inputs, cache: Path, encoders: Encoders | None = None) -> Path:
     """The store of the corpus, shared by all runs with this corpus, encoder and kind of index; built if not there."""
-    made_from = (sha256_file(inputs.corpus), encoder_identity(cfg.encoder), index_identity(cfg.index))
+    made_from = (content_hash(inputs.corpus, cache), encoder_identity(cfg.encoder), index_identity(cfg.index))
     store = cache / f"index-{fingerprint(*made_from)}"
     if latest(store) is None:
         build_store(inputs.corpus, store, cfg.encoder, cfg.index, cfg.cluster, {"corpus": str(cfg.corpus)}, encoders)
@@ -145,44 +146,28 @@ def link_base(run: Path, base: Path) -> None:
     (run / "base").symlink_to(os.path.relpath(base, run))
 
 
-def retrieve(cfg: TrainConfig, inputs: Inputs, base: Path, cache: Path, encoders: Encoders | None = None) -> Path:
-    """R(q, K) for all questions: a folder with train.parquet and test.parquet, ordered by first document.
+def retrieve(cfg: TrainConfig, inputs: Inputs, base: Path, out: Path, encoders: Encoders | None = None) -> Path:
+    """R(q, K) for all questions: the folder `out` with train.parquet and test.parquet, ordered by first document.
 
-    Both splits go through one encoder, as loading it costs more than encoding thousands of questions. Side by side,
-    examples that share their first document share the prefix of their prompts in the engine's cache.
+    Both splits go through one encoder, as loading it costs more than encoding thousands of questions.
     """
-    questions = questions_table(inputs)
-    columns = [fingerprint(questions[name].to_pylist()) for name in questions.column_names]
-    out = cache / f"retrieved-{fingerprint(columns, base.name, cfg.k, search_identity(cfg.index))}"
     if out.is_dir():
         return out
-    found = retrieved(cfg, questions, base, encoders)
-    with scratch_folder(cache) as scratch:
-        (scratch / "out").mkdir()
-        for split in ("train", "test"):
-            rows = found.filter(pc.field("split") == split)
-            rows = rows.take(pc.sort_indices(rows, [("first_document", "ascending"), ("id", "ascending")]))
-            pq.write_table(rows.select([*RETRIEVED.names, "vector"]), scratch / "out" / f"{split}.parquet")
+    questions = [example.question for example in (*inputs.train, *inputs.test)]
+    found = retrieved(cfg, questions, base, cache_of(cfg), encoders)
+    with scratch_folder(out.parent) as scratch:
+        for split, examples in (("train", inputs.train), ("test", inputs.test)):
+            write_rows(scratch / "out" / f"{split}.parquet", ASKED, in_order(examples, found))
         move_into_place(scratch / "out", out)
     return out
 
 
-def questions_table(inputs: Inputs) -> pa.Table:
-    """All questions (schema.EXAMPLE) with the split they belong to, train or test."""
-    tables = []
-    for split, examples in (("train", inputs.train), ("test", inputs.test)):
-        table = examples_table(examples)
-        tables.append(table.append_column("split", pa.array([split] * len(table), pa.string())))
-    return pa.concat_tables(tables)
-
-
 def train_examples(job: Job, questions: Path, base: Path, goal: int, generators: Generators, cache: Path) -> None:
     """Algorithm 1 for every training example: one row of `schema.TRACE` each, in `traces/`."""
-    source = questions / "train.parquet"
-    known = closed_book_file(job.cfg, source, cache)
+    source, known = questions / "train.parquet", closed_book_folder(job.cfg, cache)
     if not written(job, "traces", goal):
         with searcher(job.cfg, base, encoders=generators.encoders) as found:
-            stage = Stage(job.cfg, "train", known=known if known.exists() else None, searcher=found)
+            stage = Stage(job.cfg, "train", known=known if any(known.glob(FILES)) else None, searcher=found)
             generate(job, generators, stage, source, "traces", goal)
     keep_closed_book(job.run / "traces", "closed_book_answer", known)
     if job.cfg.cluster.gpus:
@@ -193,10 +178,9 @@ def predict(
     job: Job, questions: Path, stores: tuple[Path, Path], goal: int, generators: Generators, cache: Path
 ) -> None:
     """Every test question answered closed book, over base and over base + write-back `stores`, in `predictions/`."""
-    source = questions / "test.parquet"
-    known = closed_book_file(job.cfg, source, cache)
+    source, known = questions / "test.parquet", closed_book_folder(job.cfg, cache)
     if not written(job, "predictions", goal):
-        predict_missing(job, generators, stores, source, known if known.exists() else None, goal)
+        predict_missing(job, generators, stores, source, known if any(known.glob(FILES)) else None, goal)
     keep_closed_book(job.run / "predictions", "answer_closed_book", known)
 
 
@@ -213,22 +197,23 @@ def predict_missing(
         generate(job, generators, stage, source, "predictions", goal)
 
 
-def closed_book_file(cfg: TrainConfig, source: Path, cache: Path) -> Path:
-    """Where the closed-book answers to the questions of `source` lie once any run has asked for them.
+def closed_book_folder(cfg: TrainConfig, cache: Path) -> Path:
+    """Where the closed-book answers lie that any run has asked for.
 
-    They depend on generator, prompt and questions alone: all methods, and all gates, share them.
+    They depend on generator, prompt and question alone: all methods, and all gates, share them.
     """
-    questions = pq.read_table(source, columns=["id", "question"]).sort_by("id").to_pydict()
-    return cache / f"closed-book-{fingerprint(closed_book_identity(cfg), questions)}.parquet"
+    return cache / f"closed-book-{fingerprint(closed_book_identity(cfg))}"
 
 
-def keep_closed_book(table: Path, column: str, out: Path) -> None:
-    """Write the answers of a finished table of a run to `out`; failed ones are left out and so asked again."""
-    if not out.exists():
-        answered = pq.read_table(table, columns=["id", column], filters=pc.field(column).is_valid())
-        with scratch_folder(out.parent) as scratch:
-            pq.write_table(answered.rename_columns(["id", "answer_closed_book"]), scratch / out.name)
-            os.replace(scratch / out.name, out)
+def keep_closed_book(table: Path, column: str, folder: Path) -> None:
+    """Share the answers of a finished table of a run. Failed and empty ones are left out and so asked again: a server
+    that was not set up as it should be gives such, and may be mended.
+    """
+    rows = ds.dataset(table, format="parquet").to_table(["question", column], filter=pc.field(column) != "")
+    answers = dict(zip(rows["question"].to_pylist(), rows[column].to_pylist(), strict=True))
+    if new := SharedRows(folder, CLOSED_BOOK).missing(answers):
+        told = {"question": new, "answer_closed_book": [answers[question] for question in new]}
+        share(folder, pa.table(told, CLOSED_BOOK))
 
 
 def check_errors(job: Job) -> None:

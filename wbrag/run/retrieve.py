@@ -5,10 +5,11 @@ Also what methods search with while they answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -17,11 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from wbrag.config import Merge, TrainConfig
+from wbrag.config import Merge, TrainConfig, fingerprint
+from wbrag.data.benchmarks import examples_table
 from wbrag.methods import searches
 from wbrag.retrieval.encoder import Encoder
 from wbrag.retrieval.encoding import Encoders, lent, threads_of
-from wbrag.schema import DOCUMENT, KNOWN, Document, document_rows, documents_of
+from wbrag.run.inputs import search_identity
+from wbrag.run.shared import FILES, SharedRows, share
+from wbrag.schema import DOCUMENT, EXAMPLE, KNOWN, Document, Example, document_rows, documents_of
 from wbrag.store.garbage import reading
 
 if TYPE_CHECKING:
@@ -29,10 +33,21 @@ if TYPE_CHECKING:
 
 #: Questions encoded and searched at once.
 RETRIEVE_ROWS = 256
+#: So many times these are shared as one file.
+FILE_BATCHES = 4
+#: Questions with their documents that are in memory at once.
+READ_ROWS = 1024
 #: Vectors that lie on a GPU at once, beside the encoder: a larger index is searched block by block.
 GPU_BLOCK_BYTES = 8 << 30
 #: Encoded queries travel as bytes: float16 lists do not survive every Arrow and Parquet path, bytes do.
 VECTOR = pa.field("vector", pa.binary())
+#: Documents with 64-bit offsets: with 32 bits Arrow cannot bring more than 2 GiB of text into another order.
+DOCUMENTS = pa.list_(pa.struct([f.with_type(pa.large_string()) if f.type == pa.string() else f for f in DOCUMENT]))
+#: What is shared of a question.
+FOUND = pa.schema([("question", pa.string()), ("documents", DOCUMENTS), VECTOR, ("first_document", pa.string())])
+#: A question with what was found for it; `MergedRetriever` makes MERGED of it.
+ASKED = pa.schema([*EXAMPLE, ("documents", DOCUMENTS), VECTOR])
+MERGED = pa.schema([*EXAMPLE, ("documents", DOCUMENTS), ("documents_writeback", DOCUMENTS)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +69,45 @@ def knowledge_of(
     return Knowledge(base, writeback, cfg.k, cfg.merge, cfg.index.nprobe, versions)
 
 
-def retrieved(cfg: TrainConfig, questions: pa.Table, base: Path, encoders: Encoders | None = None) -> pa.Table:
-    """R(q, K) for all questions, in order, on `encoders` (their own without): the columns that `retrieve` adds.
+def retrieved(
+    cfg: TrainConfig, questions: Iterable[str], base: Path, cache: Path, encoders: Encoders | None = None
+) -> SharedRows:
+    """R(q, K) of all questions (rows of FOUND). What runs share is looked up, and only the rest is searched for, on
+    `encoders` (their own without).
 
-    Plain actors: 150,000 questions with their documents are half a gigabyte here, and a Ray Data plan with its reads,
-    writes and sort starts a dozen processes more.
+    Plain actors: a Ray Data plan with its reads, writes and sort starts a dozen processes more.
     """
     from ray.util import ActorPool
 
-    opening, cluster = uuid4().hex, cfg.cluster
+    with reading(base, None) as versions:
+        folder = cache / f"retrieved-{fingerprint(base.name, versions[0], cfg.k, search_identity(cfg.index))}"
+        asked = SharedRows(folder, FOUND).missing(questions)
+        if not asked:
+            return SharedRows(folder, FOUND)
+        stores, opening, cluster = knowledge_of(cfg, base, versions=versions), uuid4().hex, cfg.cluster
 
-    def ask(actor: Any, batch: pa.Table) -> Any:  # noqa: ANN401 - Ray's handle and reference
-        return actor.apply.remote(retrieve, batch, stores, opening, cluster.encoders, cluster.gpus)
+        def ask(actor: Any, start: int) -> Any:  # noqa: ANN401 - Ray's handle and reference
+            batch = pa.table({"question": pa.array(asked[start : start + RETRIEVE_ROWS], pa.string())})
+            return actor.apply.remote(retrieve, batch, stores, opening, cluster.encoders, cluster.gpus)
 
-    batches = [questions.slice(start, RETRIEVE_ROWS) for start in range(0, len(questions), RETRIEVE_ROWS)]
-    with reading(base, None) as versions, lent(cfg.encoder, cfg.cluster, encoders) as actors:
-        stores = knowledge_of(cfg, base, versions=versions)
-        return pa.concat_tables(ActorPool(actors).map(ask, batches))
+        with lent(cfg.encoder, cfg.cluster, encoders) as actors:
+            found = ActorPool(actors).map(ask, list(range(0, len(asked), RETRIEVE_ROWS)))
+            for first in found:  # a killed run has lost what is not yet a file
+                share(folder, pa.concat_tables([first, *islice(found, FILE_BATCHES - 1)]))
+    return SharedRows(folder, FOUND)
+
+
+def in_order(examples: Sequence[Example], found: SharedRows) -> Iterator[pa.Table]:
+    """The examples with what was found for them (schema ASKED), ordered by first document and id, batch by batch.
+
+    Side by side, examples that share their first document share the prefix of their prompts in the engine's cache.
+    """
+    first = found.rows([example.question for example in examples], ["first_document"])["first_document"].to_pylist()
+    order = sorted(range(len(examples)), key=lambda i: (first[i], examples[i].id))
+    for start in range(0, len(order), READ_ROWS):
+        some = [examples[i] for i in order[start : start + READ_ROWS]]
+        rows = found.rows([example.question for example in some], ["documents", "vector"])
+        yield pa.table([*examples_table(some).columns, *rows.columns], schema=ASKED)
 
 
 def retrieve(
@@ -79,9 +116,8 @@ def retrieve(
     """The rows with `documents`, `first_document` (its id, "" without any) and `vector`, the encoded question."""
     xq = encoder.encode_queries(batch["question"].to_pylist())
     found = _opened(opening, stores, encoder.fingerprint, sharers, gpu).search(xq, stores.k, writeback=False)
-    batch = batch.append_column(pa.field("documents", pa.list_(DOCUMENT)), _column(found))
+    batch = batch.append_column(pa.field("documents", DOCUMENTS), _column(found))
     batch = batch.append_column(VECTOR, pa.array([row.tobytes() for row in xq], VECTOR.type))
-    # Sorted by it, examples that share their first document stand side by side and share the engine's cache.
     first = [documents[0].id if documents else "" for documents in found]
     return batch.append_column("first_document", pa.array(first, pa.string()))
 
@@ -173,27 +209,29 @@ class MergedRetriever:
         xq = np.frombuffer(vectors, np.float16).reshape(len(batch), -1)
         passages = [documents_of(rows) for rows in batch["documents"].to_pylist()]
         found = self.knowledge.fold(xq, passages, self.k, leave_out, questions=batch["question"].to_pylist())
-        batch = batch.append_column(pa.field("documents_writeback", pa.list_(DOCUMENT)), _column(found))
+        batch = batch.append_column(pa.field("documents_writeback", DOCUMENTS), _column(found))
         return batch.drop_columns(["vector"])
 
 
 class KnownAnswers:
-    """Answers that an earlier run gave to the same questions: `schema.KNOWN` by the question's id.
+    """Answers that an earlier run gave to the same questions, as `schema.KNOWN`.
 
-    `table` is a Parquet file, or a folder of them, with the column `id` and any of the columns of `schema.KNOWN`.
+    `table`, with any of the columns of `schema.KNOWN`, is a Parquet file or a folder of them, in which a question is
+    found by its id, or a folder of what runs share, in which it is found by its text.
     """
 
     def __init__(self, table: Path) -> None:
-        there = ds.dataset(table, format="parquet")
+        self.key, kind = ("question", "ipc") if any(table.glob(FILES)) else ("id", "parquet")
+        there = ds.dataset(table, format=kind)
         columns = [field.name for field in KNOWN if field.name in there.schema.names]
-        rows = there.to_table(columns=["id", *columns]).to_pylist()
-        self.answers = {row["id"]: {name: row[name] for name in columns} for row in rows}
+        rows = there.to_table(columns=[self.key, *columns]).to_pylist()
+        self.answers = {row[self.key]: {name: row[name] for name in columns} for row in rows}
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The rows with a column `known`; null for a question that is not in the table."""
-        known = [self.answers.get(key) for key in batch["id"].to_pylist()]
+        known = [self.answers.get(key) for key in batch[self.key].to_pylist()]
         return batch.append_column(pa.field("known", KNOWN), pa.array(known, KNOWN))
 
 
 def _column(found: list[Any]) -> pa.Array:
-    return pa.array([document_rows(documents) for documents in found], pa.list_(DOCUMENT))
+    return pa.array([document_rows(documents) for documents in found], DOCUMENTS)

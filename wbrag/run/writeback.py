@@ -7,8 +7,7 @@ Units are a second plan over the written traces, so that they are made again wit
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,12 @@ from wbrag.metrics import score
 from wbrag.retrieval.encoding import Encoders, on_encoder
 from wbrag.run.actors import Generators
 from wbrag.run.dispatch import Stage
+from wbrag.run.folder import read_fields, write_rows
+from wbrag.run.inputs import cache_of
 from wbrag.run.job import Job, generate, written
-from wbrag.run.retrieve import MergedRetriever, knowledge_of, retrieved, searcher
-from wbrag.schema import LEFT, PREDICTION, REQUEST, UNIT, WRITTEN, Document, documents_of
+from wbrag.run.retrieve import MERGED, READ_ROWS, MergedRetriever, knowledge_of, retrieved, searcher
+from wbrag.schema import LEFT, REQUEST, UNIT, WRITTEN, Document, documents_of
 from wbrag.store.build import build_store
-from wbrag.store.files import scratch_folder
 from wbrag.store.garbage import reading
 from wbrag.store.manifest import latest
 from wbrag.store.notes import merge_note
@@ -38,6 +38,11 @@ Row = dict[str, Any]
 
 #: The answers that a training example's trace knows, as `schema.KNOWN` calls them.
 ANSWERS = {"closed_book_answer": "answer_closed_book", "rag_answer": "answer_base"}
+#: What is read of a question that was answered with other questions' units.
+READ = [
+    *("id", "golden_answers", "answer_base", "answer_writeback", "error", "documents_base.score"),
+    *(f"documents_writeback.{name}" for name in ("id", "source", "score")),
+]
 
 
 def write_back(job: Job, traces: Path, questions: Path, base: Path, generators: Generators) -> Path:
@@ -91,9 +96,8 @@ def requests(cfg: TrainConfig, kept: Sequence[Row], base: Path, encoders: Encode
     """The requests for the units of kept examples (`wbrag.units.requests`), searched and chosen on encoder actors."""
 
     def search(names: Sequence[str]) -> list[list[Document]]:
-        asked = pa.table({"question": pa.array(names, pa.string())})
-        found = retrieved(replace(cfg, k=cfg.units.search), asked, base, encoders)
-        return [documents_of(rows) for rows in found["documents"].to_pylist()]
+        found = retrieved(replace(cfg, k=cfg.units.search), names, base, cache_of(cfg), encoders)
+        return [documents_of(rows) for rows in found.rows(names, ["documents"])["documents"].to_pylist()]
 
     def nearest(questions: Sequence[str], there: Sequence[Sequence[str]]) -> list[list[int]]:
         count = cfg.units.sentences if cfg.units.scope == "question" else 1
@@ -120,16 +124,17 @@ def validated(
     if not source.exists():
         answers = pq.read_table(traces, columns=["id", *ANSWERS], filters=pc.field("rag_answer").is_valid())
         answers = answers.rename_columns(["id", *ANSWERS.values()])
-        _write_table(known, answers)
-        _write_table(source, readers(job.cfg, units, questions / "train.parquet", answers["id"], (base, candidates)))
+        write_rows(known, answers.schema, [answers])
+        rows = readers(job.cfg, units, questions / "train.parquet", answers["id"], (base, candidates))
+        write_rows(source, MERGED, rows)
     goal = pq.read_metadata(source).num_rows
     if goal and not written(job, "readings", goal):
         with searcher(job.cfg, base, encoders=generators.encoders) as found:
             generate(job, generators, Stage(job.cfg, "validate", None, known, found), source, "readings", goal)
         if job.cfg.cluster.gpus:
             generators.stop()
-    rows = pq.read_table(job.run / "readings", schema=PREDICTION).to_pylist() if goal else []
-    told = balances(units, [_reading(row, job.cfg) for row in sorted(rows, key=lambda row: str(row["id"]))])
+    answered = sorted(read_fields(job.run / "readings", READ), key=lambda row: str(row["id"]))
+    told = balances(units, [_reading(row, job.cfg) for row in answered])
     harmful = [
         {
             "request": ", ".join(unit["example_ids"]) or unit["subject"],
@@ -146,21 +151,24 @@ def validated(
 
 def readers(
     cfg: TrainConfig, units: Sequence[Row], source: Path, answered: pa.ChunkedArray, stores: tuple[Path, Path]
-) -> pa.Table:
-    """The training questions, of those `answered` with documents, that read a unit which they did not make."""
+) -> Iterator[pa.Table]:
+    """The training questions, of those `answered` with documents, that read a unit which they did not make: rows of
+    MERGED, batch by batch.
+    """
     own: dict[str, set[str]] = {}
     for unit in units:
         for example in unit["example_ids"]:
             own.setdefault(example, set()).add(unit["id"])
-    rows = pq.read_table(source)
-    rows = rows.filter(pc.is_in(rows["id"], answered.combine_chunks()))
+    ids = answered.combine_chunks()
     with reading(*stores) as versions:
         retriever = MergedRetriever(knowledge_of(cfg, *stores, versions))
-        found = retriever(rows, [frozenset(own.get(key, ())) for key in rows["id"].to_pylist()])
-    reads = [
-        any(d["source"] == "writeback" for d in documents) for documents in found["documents_writeback"].to_pylist()
-    ]
-    return found.filter(pa.array(reads, pa.bool_()))
+        for batch in pq.ParquetFile(source).iter_batches(READ_ROWS):
+            rows = pa.Table.from_batches([batch]).filter(pc.is_in(batch["id"], ids))
+            if not rows.num_rows:
+                continue
+            found = retriever(rows, [frozenset(own.get(key, ())) for key in rows["id"].to_pylist()])
+            read = found["documents_writeback"].to_pylist()
+            yield found.filter(pa.array([any(d["source"] == "writeback" for d in some) for some in read], pa.bool_()))
 
 
 def _reading(row: Row, cfg: TrainConfig) -> Reading:
@@ -187,8 +195,8 @@ def publish_units(
 
 def units_of(traces: Path) -> list[Row]:
     """The knowledge units that Algorithm 1 wrote into a folder of traces (schema.UNIT), in order of unit id."""
-    columns = ["id", "unit_id", "unit_title", "unit_text", "documents", "kept_ranks", "source_tokens", "unit_tokens"]
-    rows = pq.read_table(traces, columns=columns, filters=pc.field("status") == "kept")
+    columns = ["id", "status", "unit_id", "unit_title", "unit_text", "source_tokens", "unit_tokens"]
+    rows = read_fields(traces, [*columns, "documents.id", "kept_ranks"], pc.field("status") == "kept")
     return distinct(
         [
             {
@@ -202,7 +210,7 @@ def units_of(traces: Path) -> list[Row]:
                 **{"source_tokens": row["source_tokens"], "unit_tokens": row["unit_tokens"]},
                 **{"subject": "", "form": "distilled", "doubt": ""},
             }
-            for row in rows.to_pylist()
+            for row in rows
         ]
     )
 
@@ -223,10 +231,4 @@ def distinct(units: Sequence[Row]) -> list[Row]:
 
 
 def _write(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
-    _write_table(path, pa.Table.from_pylist(list(rows), schema))
-
-
-def _write_table(path: Path, table: pa.Table) -> None:
-    with scratch_folder(path.parent) as scratch:
-        pq.write_table(table, scratch / path.name)
-        os.replace(scratch / path.name, path)
+    write_rows(path, schema, [pa.Table.from_pylist(list(rows), schema)])
