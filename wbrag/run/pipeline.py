@@ -45,6 +45,7 @@ from wbrag.store.build import build_store
 from wbrag.store.files import move_into_place, scratch_folder
 from wbrag.store.garbage import reading
 from wbrag.store.manifest import latest
+from wbrag.store.resume import in_turn
 
 #: What is shared of a question's closed-book answer.
 CLOSED_BOOK = pa.schema([("question", pa.string()), ("answer_closed_book", pa.string())])
@@ -132,11 +133,17 @@ def read_or_quarantine(cfg: TrainConfig, run: Path, cache: Path) -> Inputs:
 
 
 def base_index(cfg: TrainConfig, inputs: Inputs, cache: Path, encoders: Encoders | None = None) -> Path:
-    """The store of the corpus, shared by all runs with this corpus, encoder and kind of index; built if not there."""
+    """The store of the corpus, shared by all runs with this corpus, encoder and kind of index; built if not there.
+
+    Of runs that need it at once one builds it, and the others wait.
+    """
     made_from = (content_hash(inputs.corpus, cache), encoder_identity(cfg.encoder), index_identity(cfg.index))
     store = cache / f"index-{fingerprint(*made_from)}"
     if latest(store) is None:
-        build_store(inputs.corpus, store, cfg.encoder, cfg.index, cfg.cluster, {"corpus": str(cfg.corpus)}, encoders)
+        note = {"corpus": str(cfg.corpus)}
+        with in_turn(cache / f"{store.name}.lock"):
+            if latest(store) is None:  # not built while this run waited
+                build_store(inputs.corpus, store, cfg.encoder, cfg.index, cfg.cluster, note, encoders)
     return store
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,19 @@ def resumable_folder(parent: Path, name: str) -> Iterator[Path]:
         finally:
             if not (keep and any(folder.rglob("*.sha256"))):
                 shutil.rmtree(folder, ignore_errors=True)  # left over, it is unreferenced and harmless
+
+
+@contextmanager
+def in_turn(lock: Path) -> Iterator[None]:
+    """The block when no other process is in one with this lock file; who has to wait says so. A killed one lets go."""
+    make_folder(lock.parent)
+    with lock.open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another run ({lock})", file=sys.stderr, flush=True)  # noqa: T201
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def finished(path: Path) -> bool:
