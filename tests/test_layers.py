@@ -16,7 +16,7 @@ LAYERS = [
     for names in (
         "schema config",
         "gates distill prompts metrics data llm units",
-        "algorithm answering judging methods retrieval store llm.engine llm.vllm llm.mixture llm.scripted llm.openai"
+        "algorithm answering judging methods retrieval store kb llm.engine llm.vllm llm.mixture llm.scripted llm.openai"
         " units.write units.evidence units.critics",
         "run report",
         "experiments",
@@ -29,8 +29,10 @@ ROOT_MODULES = 10
 OWNERS = {
     "hydra": ("jobs",),
     "ray": ("wbrag.run", "wbrag.retrieval.encoding", "wbrag.store.build"),
-    "faiss": ("wbrag.store",),
+    "faiss": ("wbrag.store", "wbrag.kb"),
+    "lance": ("wbrag.kb.rows", "wbrag.kb.changes"),
     "fsspec": ("wbrag.store.objects",),
+    "s3fs": ("wbrag.kb.place",),
     "vllm": ("wbrag.llm.vllm", "wbrag.llm.mixture"),
     "httpx": ("wbrag.llm.openai",),
     "sentence_transformers": ("wbrag.retrieval.encoder", "wbrag.units.critics"),
@@ -38,7 +40,7 @@ OWNERS = {
 #: Loaded by vLLM, in its own processes: it takes classes, and a class needs its bases when its module is imported.
 ENGINE_SIDE = ("wbrag.llm.mixture",)
 #: Seconds to import each, so never at the top of any other module.
-HEAVY = {"ray", "vllm", "faiss", "torch", "transformers", "sentence_transformers", "matplotlib"}
+HEAVY = {"ray", "vllm", "faiss", "lance", "torch", "transformers", "sentence_transformers", "matplotlib"}
 SAY_NOTHING = {"utils", "util", "base", "common", "manager", "helper", "helpers", "processor"}
 MAX_FUNCTION, MAX_MEDIAN = 60, 12
 
@@ -159,7 +161,7 @@ def test_rooms_say_what_is_in_them_and_few_modules_stand_outside() -> None:
         ("wbrag.llm", "def f():\n    import wbrag.llm.vllm", "wbrag.llm imports wbrag.llm.vllm, which is above it"),
         ("wbrag.algorithm", "def f():\n    import ray.data", "wbrag.algorithm imports ray.data: only"),
         ("wbrag.run.pipeline", "from hydra import compose", "wbrag.run.pipeline imports hydra: only jobs may"),
-        ("jobs.train", "def f():\n    import faiss", "jobs.train imports faiss: only wbrag.store may"),
+        ("jobs.train", "def f():\n    import faiss", "jobs.train imports faiss: only wbrag.store, wbrag.kb may"),
         ("wbrag.llm.vllm", "class A:\n    import vllm", "wbrag.llm.vllm imports vllm at its top"),
         ("wbrag.llm.vllm", "import wbrag.llm.mixture", "wbrag.llm.vllm imports wbrag.llm.mixture at its top"),
         (
