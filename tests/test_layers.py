@@ -28,7 +28,7 @@ ROOT_MODULES = 10
 #: Who may import a library at all.
 OWNERS = {
     "hydra": ("jobs",),
-    "ray": ("wbrag.run", "wbrag.retrieval.encoding", "wbrag.store.build"),
+    "ray": ("wbrag.run", "wbrag.retrieval.encoding", "wbrag.store.build", "wbrag.kb.build"),
     "faiss": ("wbrag.store", "wbrag.kb"),
     "lance": ("wbrag.kb.rows", "wbrag.kb.changes"),
     "fsspec": ("wbrag.store.objects",),

@@ -28,9 +28,13 @@ OURS = {
     f"{DATA}/_transactions": r"[1-9]\d*-[0-9a-f-]+\.txn",
     vectors.INDEX: r"[0-9a-f]{32}\.faiss",
     vectors.TEMPLATES: r"[0-9a-f]{64}\.faiss",
-    "pieces": r"[0-9a-f-]+\.json",
+    "pieces": r"[0-9a-f-]+\.(json|npy)",
     "pins": r"\d+-[0-9a-f]{32}\.json",
 }
+
+
+class LiveError(StoreError):
+    """An id that was to be published is live already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def publish(place: Place, content: Content, note: dict[str, Any], upsert: bool =
             return None if parent.base == content.base else replace(parent, base=content.base, note=note)
         there = _live_of(place, parent, ids) if parent else {}
         if there and not upsert:
-            raise StoreError(f"{place}: id {min(there)!r} is live in version {parent.version if parent else 0} already")
+            raise LiveError(f"{place}: id {min(there)!r} is live in version {parent.version if parent else 0} already")
         gone, thinned = _without(place, parent, sorted(there)) if parent else ((), ())
         return _child(
             place, parent, Change(gone, thinned, content.pieces), content.spec, content.encoder, note, content
@@ -236,7 +240,8 @@ def _new_ids(place: Place, pieces: Sequence[Piece]) -> list[str]:
     ids: list[str] = []
     for piece in pieces:
         for file in piece.fragment["files"]:
-            reader = LanceFileReader(f"{place.data}/data/{file['path']}", storage_options=place.lance_options)
+            path = f"{place.data}/data/{file['path']}"
+            reader = LanceFileReader(path, storage_options=place.lance_options, columns=["id"])
             ids += reader.read_all(batch_size=65_536).to_table().column("id").to_pylist()
     counts = pc.value_counts(pa.array(ids, pa.string()))
     twice = [one["values"] for one in counts.to_pylist() if one["counts"] > 1] if len(counts) < len(ids) else []
