@@ -146,11 +146,26 @@ def test_examples_of_one_subject_are_one_request() -> None:
     assert oak["draft"] is None
 
 
+def test_what_does_not_name_a_subject_is_no_evidence_about_it() -> None:
+    wrong = example("e5", "Where is the old tower?", ["elm", "storm", "whit"], [1, 2, 3])
+    found, _ = requested(0, [wrong])
+    assert ids_of(found["Elm"]) == ["elm", "fair"]
+    assert {one["source"] for one in found["Elm"]["statements"]} <= {"elm", "fair"}
+    titled = Document("v", '"Elm_(Osk)"', "It is a village. It has a well.")
+    (row,) = by_subject(
+        [example("e6", "what has it?", [], [1]) | {"documents": document_rows([titled])}],
+        Units(scope="subject", hops=0),
+        World().search,
+        World().nearest,
+    )
+    assert (row["subject"], ids_of(row), len(row["statements"])) == ("Elm (Osk)", ["v"], 1)
+
+
 def test_a_subject_has_the_passages_with_its_name_and_all_that_they_say_of_it_its_evidence_first() -> None:
     found, _ = requested(hops=0)
     assert set(ids_of(found["Oakwick"])) == {"oak", "fair", "port"}
     assert texts_of(found["Oakwick"]) == ["Oakwick is a town on the Osk.", "Oakwick has a wool fair at Whitsun."]
-    assert set(ids_of(found["Elm"])) == {"elm", "oak", "fair"}  # e4 kept two documents; one of them without its name
+    assert set(ids_of(found["Elm"])) == {"elm", "fair"}  # e4 kept oak too, which does not name it
     assert texts_of(found["Elm"])[0] == "Elm is a village."
     assert "The village is quiet." not in texts_of(found["Elm"])
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from wbrag.config import Units
 from wbrag.schema import Document, document_rows, documents_of
-from wbrag.units.sentences import folded, holds
+from wbrag.units.sentences import folded
 from wbrag.units.subjects import (
     Statement,
     Subject,
@@ -22,6 +22,7 @@ from wbrag.units.subjects import (
     once,
     statements,
     subject_of,
+    tells_of,
 )
 
 Row = Mapping[str, Any]
@@ -86,8 +87,8 @@ def _of_subject(
     subject: Subject, found: Sequence[Document], rows: Sequence[Row], evidence: Mapping[str, Sequence[Statement]]
 ) -> dict[str, Any]:
     own = [document for row in rows for document in kept_documents(row)]
-    naming = [document for document in found if holds(document.contents, subject.name)]
-    documents = list({document.id: document for document in [*own, *naming]}.values())
+    naming = [document for document in [*own, *found] if tells_of(document, subject.name)]
+    documents = list({document.id: document for document in naming}.values())
     told = once([*(one for row in rows for one in evidence[row["id"]]), *statements(subject.name, documents)])
     question = rows[0]["question"] if rows else ""
     key = f"subject{folded(subject.name).rstrip()}"
@@ -95,13 +96,14 @@ def _of_subject(
 
 
 def _evidence(kept: Sequence[Row], nearest: Nearest) -> dict[str, list[Statement]]:
-    """For each kept example the sentence of its documents that is nearest to the question, of those that name its
-    subject.
+    """For each kept example the sentence that is nearest to the question, of the documents that name its subject: what
+    another one says is no evidence about that.
     """
     there = []
     for row in kept:
         documents = kept_documents(row)
-        there.append(candidates(subject_of(row["question"], documents), documents))
+        name = subject_of(row["question"], documents)
+        there.append(candidates(name, [document for document in documents if not name or tells_of(document, name)]))
     told = chosen([row["question"] for row in kept], there, nearest)
     return {row["id"]: evidence for row, evidence in zip(kept, told, strict=True)}
 

@@ -39,9 +39,14 @@ def subject_of(question: str, documents: Sequence[Document]) -> str:
     where that has none either.
     """
     for name in names(question):
-        if any(holds(document.contents, name) for document in documents):
+        if any(tells_of(document, name) for document in documents):
             return name
     return plain_title(documents[0].title) if documents else ""
+
+
+def tells_of(document: Document, name: str) -> bool:
+    """Whether the name stands in the passage or in its title."""
+    return holds(f"{plain_title(document.title)}\n{document.text}", name)
 
 
 def plain_title(title: str) -> str:
