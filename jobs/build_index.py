@@ -22,8 +22,9 @@ def main(cfg: DictConfig) -> None:
     with exit_codes():
         typed = settings(cfg, BuildConfig)
         made = build_index(typed)
-        rows = sum(ref.rows for ref in made.segments)
-        print(f"{typed.store}: version {made.version}, {rows:,} passages, {made.spec.kind}, encoder {made.encoder}")
+        print(
+            f"{typed.store}: version {made.version}, {made.rows:,} passages, {made.spec.kind}, encoder {made.encoder}"
+        )
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@
     python jobs/kb.py rollback STORE VERSION         a new version with the content of an old one
     python jobs/kb.py delete STORE ID...             a new version without these passages
     python jobs/kb.py verify STORE [--full]          is every byte what was written
-    python jobs/kb.py repair STORE                   encode damaged vectors again
-    python jobs/kb.py compact STORE                  fewer segments, without the deleted rows
+    python jobs/kb.py repair STORE                   make damaged indices again
+    python jobs/kb.py compact STORE                  fewer fragments, without the deleted rows
     python jobs/kb.py gc STORE [--grace HOURS] [--keep N] [--dry-run]     remove what no kept version needs
     python jobs/kb.py export STORE DIR [--with STORE2] [--dtype float16]  FlashRAG's files and a Parquet table
     python jobs/kb.py import STORE DIR [--encoder conf/encoder/X.yaml]    a store of FlashRAG's files, not encoded again
@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import kb_commands as commands
@@ -29,7 +28,7 @@ import kb_commands as commands
 from wbrag.config import ConfigError
 from wbrag.data.benchmarks import InputError, OverErrorBudget
 from wbrag.store.files import StoreError
-from wbrag.store.objects import open_storage
+from wbrag.store.place import place_of
 
 #: Command, the function that carries it out, and the names and settings of its arguments.
 COMMANDS: list[tuple[str, Any, dict[str, dict[str, Any]]]] = [
@@ -39,11 +38,11 @@ COMMANDS: list[tuple[str, Any, dict[str, dict[str, Any]]]] = [
     ("rollback", commands.roll_back, {"version": {"type": int}}),
     ("delete", commands.forget, {"id": {"nargs": "+", "help": "of a passage or unit"}}),
     ("verify", commands.check, {"--full": {"action": "store_true", "help": "hash every byte"}}),
-    ("repair", commands.mend, {"--encoder": {"default": "", "help": "a file of conf/encoder/; default: the store's"}}),
+    ("repair", commands.mend, {}),
     (
         "compact",
         commands.shrink,
-        {"--keep-rows": {"type": int, "default": 100_000, "help": "clean segments of so many rows stay"}},
+        {"--keep-rows": {"type": int, "default": 100_000, "help": "clean fragments of so many rows stay"}},
     ),
     (
         "gc",
@@ -81,7 +80,6 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="kb.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--cache", default=str(Path.home() / ".cache" / "wbrag"), help="segments of stores in S3")
     added = made.add_subparsers(required=True, metavar="COMMAND")
     for name, run, arguments in COMMANDS:
         command = added.add_parser(name, help=run.__doc__)
@@ -97,7 +95,7 @@ def main(words: list[str] | None = None) -> int:
     """Carry out one command, print what it says and return the exit code."""
     args = parser().parse_args(words)
     try:
-        told = args.run(open_storage(args.store, Path(args.cache)), args)
+        told = args.run(place_of(args.store), args)
     except (StoreError, ConfigError, InputError, OverErrorBudget) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

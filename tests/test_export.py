@@ -11,19 +11,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_store import publish
 
 from wbrag.config import Encoder
 from wbrag.data.benchmarks import InputError, OverErrorBudget
 from wbrag.retrieval.encoder import open_encoder, passage_text
 from wbrag.store.adopt import adopt
+from wbrag.store.changes import delete
 from wbrag.store.export import export
 from wbrag.store.files import StoreError, sha256_file
-from wbrag.store.live import Live
-from wbrag.store.manifest import latest
 from wbrag.store.notes import encoder_note
-from wbrag.store.publish import publish
-from wbrag.store.revise import delete
+from wbrag.store.place import place_of
+from wbrag.store.rows import ids_of, opened
 from wbrag.store.search import KnowledgeBase
+from wbrag.store.versions import latest
 
 HASHING = Encoder(name="hashing", kind="hashing", model="", dimension=64)
 TOWNS = [{"id": f"t{i}", "title": f"Town {i}", "text": f"The mayor of town{i} is mayor{i}."} for i in range(40)]
@@ -32,7 +33,7 @@ QUESTIONS = ["Who is mayor of town7?", "unit 3 of town3", "town39 town2"]
 
 
 def filled(store: Path, rows: list[dict[str, Any]]) -> Path:
-    """A store of these passages in two segments."""
+    """A store of these passages in two fragments."""
     encoder = open_encoder(HASHING)
     for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
         vectors = encoder.encode_passages([passage_text(row["title"], row["text"]) for row in part])
@@ -87,7 +88,7 @@ def test_the_table_has_all_columns_and_says_from_which_store(stores: tuple[Path,
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(stores: tuple[Path, Path], tmp_path: Path) -> None:
     for bad, message in (
         ([stores[0], stores[0]], "id 't0' stands in row 0 and in row 40"),
-        ([tmp_path / "nowhere"], "nowhere: no version was ever published"),
+        ([tmp_path / "nowhere"], "nowhere: no such folder"),
     ):
         with pytest.raises(StoreError, match=message):
             export(bad, tmp_path / "out")
@@ -105,7 +106,7 @@ def test_an_export_adopted_is_searched_alike(stores: tuple[Path, Path], tmp_path
     export(stores, tmp_path / "out", dtype)
     store, folder = tmp_path / "adopted", tmp_path / "out"
     made = adopt(folder / "corpus.jsonl", folder / "flat.index", store, HASHING, {"corpus": "c"})
-    assert (made.version, made.next_row, made.note["corpus"]) == (1, 45, "c")
+    assert (made.version, made.rows, made.note["corpus"]) == (1, 45, "c")
     found = KnowledgeBase.open(store).search(QUESTIONS, 6)
     ours = KnowledgeBase(*stores).search(open_encoder(HASHING).encode_queries(QUESTIONS), 6)
     assert [[(d.id, d.text, d.score) for d in hits] for hits in found] == [
@@ -192,4 +193,4 @@ def test_vectors_that_are_not_unit_norm_are_refused_by_row(tmp_path: Path) -> No
 def test_ids_in_order_survive_the_round_trip(stores: tuple[Path, Path], tmp_path: Path) -> None:
     export(stores, tmp_path / "out")
     made = adopt(tmp_path / "out" / "corpus.jsonl", tmp_path / "out" / "flat.index", tmp_path / "s", HASHING, {})
-    assert Live(tmp_path / "s", made).ids().to_pylist() == [row["id"] for row in (*TOWNS, *UNITS)]
+    assert ids_of(opened(place_of(tmp_path / "s"), made)).to_pylist() == [row["id"] for row in (*TOWNS, *UNITS)]

@@ -30,7 +30,8 @@ OWNERS = {
     "hydra": ("jobs",),
     "ray": ("wbrag.run", "wbrag.retrieval.encoding", "wbrag.store.build"),
     "faiss": ("wbrag.store",),
-    "fsspec": ("wbrag.store.objects",),
+    "lance": ("wbrag.store.rows", "wbrag.store.changes"),
+    "s3fs": ("wbrag.store.place",),
     "vllm": ("wbrag.llm.vllm", "wbrag.llm.mixture"),
     "openai": ("wbrag.llm.openai",),
     "httpx2": ("wbrag.llm.openai",),
@@ -39,7 +40,7 @@ OWNERS = {
 #: Loaded by vLLM, in its own processes: it takes classes, and a class needs its bases when its module is imported.
 ENGINE_SIDE = ("wbrag.llm.mixture",)
 #: Seconds to import each, so never at the top of any other module.
-HEAVY = {"ray", "vllm", "faiss", "torch", "transformers", "sentence_transformers", "matplotlib"}
+HEAVY = {"ray", "vllm", "faiss", "lance", "torch", "transformers", "sentence_transformers", "matplotlib"}
 SAY_NOTHING = {"utils", "util", "base", "common", "manager", "helper", "helpers", "processor"}
 MAX_FUNCTION, MAX_MEDIAN = 60, 12
 
@@ -168,7 +169,7 @@ def test_rooms_say_what_is_in_them_and_few_modules_stand_outside() -> None:
             "try:\n    import torch\nfinally:\n    pass",
             "wbrag.retrieval.encoder imports torch at its top",
         ),
-        ("wbrag.store.build", "from .manifest import commit", "wbrag.store.build imports .manifest relatively"),
+        ("wbrag.store.build", "from .versions import commit", "wbrag.store.build imports .versions relatively"),
     ],
 )
 def test_a_breach_is_found(module: str, source: str, fault: str) -> None:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_store import rows_in
 
 from microworld.generate import Plan, generate
 from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Index, Merge, Method, TrainConfig, Units
@@ -33,9 +34,8 @@ from wbrag.run.progress import Counts, status_line
 from wbrag.run.record import resolve_run_dir
 from wbrag.run.writeback import units_of
 from wbrag.schema import RETRIEVED, TRACE
-from wbrag.store.lease import leased
-from wbrag.store.manifest import latest
 from wbrag.store.search import KnowledgeBase
+from wbrag.store.versions import latest, named
 
 ROOT = Path(__file__).parents[1]
 THINGS = ("mayor", "river", "hill")
@@ -119,9 +119,11 @@ def test_kept_units_are_published_and_found(trained: TrainConfig) -> None:
     units = read_units(run)
     assert units == units_of(run / "traces")
     assert read_left_out(run) == []
-    manifest = latest(run / "writeback")
-    assert manifest is not None
-    assert 0 < len(units) == manifest.next_row
+    published, base = latest(run / "writeback"), latest(run / "base")
+    assert published is not None
+    assert base is not None
+    assert 0 < len(units) == published.rows
+    assert published.base == named(base)
     documents = pq.read_table(run / "predictions")["documents_writeback"].to_pylist()
     found = {d["id"] for row in documents for d in row if d["source"] == "writeback"}
     assert found
@@ -129,12 +131,10 @@ def test_kept_units_are_published_and_found(trained: TrainConfig) -> None:
 
 
 def test_a_run_lets_go_of_its_stores(trained: TrainConfig) -> None:
-    """It published under a lease and read under pins; whoever comes next may write and collect at once."""
+    """It read under pins; whoever comes next may collect at once. Nothing of the builds is left lying."""
     for store in (Path(trained.run_dir) / "base", Path(trained.run_dir) / "writeback"):
-        assert list((store / "leases").glob("*.json"))
         assert list((store / "pins").iterdir()) == []
-        with leased(store, "another job"):
-            pass
+        assert list((store / "pieces").iterdir()) == []
 
 
 def test_a_run_folder_opens_as_a_knowledge_base(trained: TrainConfig) -> None:
@@ -144,19 +144,21 @@ def test_a_run_folder_opens_as_a_knowledge_base(trained: TrainConfig) -> None:
     assert {d.source for d in knowledge.search_one("What is the mayor of town3?", 40, writeback=False)} == {"base"}
 
 
-def test_f14_order_of_rows_blocks_and_shards_change_nothing(trained: TrainConfig, data: Path, tmp_path: Path) -> None:
+def test_f14_order_of_rows_blocks_and_fragments_change_nothing(
+    trained: TrainConfig, data: Path, tmp_path: Path
+) -> None:
     lines = [line for line in (data / "train.jsonl").read_text().splitlines(keepends=True) if line.strip()]
     random.Random(5).shuffle(lines)
     (tmp_path / "train.jsonl").write_text("".join(lines))
-    changed = {"cluster": Cluster(block_rows=5, examples_in_flight=7), "index": Index(shards=3)}
+    changed = {"cluster": Cluster(block_rows=5, examples_in_flight=7), "index": Index(fragment_rows=1024)}
     changed |= {"run_dir": str(tmp_path / "run"), "cache_dir": str(tmp_path / "cache")}
     benchmark = replace(trained.benchmark, train=str(tmp_path / "train.jsonl"))
     metrics = train(replace(trained, benchmark=benchmark, **changed))
     before, after = Path(trained.run_dir), tmp_path / "run"
     assert (after / "units.parquet").read_bytes() == (before / "units.parquet").read_bytes()
     assert metrics["results"] == json.loads((before / "metrics.json").read_text())["results"]
-    stores = [latest(run / name) for run in (before, after) for name in ("base", "writeback")]
-    assert [store.segments for store in stores[:2] if store] == [store.segments for store in stores[2:] if store]
+    for name in ("base", "writeback"):
+        assert rows_in(before / name) == rows_in(after / name)
 
 
 def test_units_beside_take_no_passages_place(trained: TrainConfig, tmp_path: Path) -> None:
@@ -339,9 +341,7 @@ def test_kill_9_of_generator_and_driver_loses_and_doubles_nothing(tmp_path: Path
 
     straight = settings(big, tmp_path / "straight", cache_dir=str(tmp_path / "cache"))
     train(straight)
-    stores = [latest(folder / "writeback") for folder in (run, tmp_path / "straight")]
-    assert all(stores)
-    assert stores[0].segments == stores[1].segments
+    assert rows_in(run / "writeback") == rows_in(tmp_path / "straight" / "writeback")
 
 
 @pytest.mark.parametrize(

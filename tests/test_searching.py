@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_store import publish
 
 from wbrag.config import Backbone, Encoder, Method, TrainConfig
 from wbrag.retrieval.encoder import open_encoder, passage_text
@@ -21,7 +22,6 @@ from wbrag.retrieval.searching import SearchHandle
 from wbrag.run.actors import Generator
 from wbrag.run.retrieve import MergedRetriever, Searcher, knowledge_of, retrieve, search
 from wbrag.schema import RETRIEVED, Document, document_rows
-from wbrag.store.publish import publish
 
 HASHING = Encoder(name="hashing", kind="hashing", model="hashing", dimension=64)
 WORDS = ("mayor", "river", "hill", "ferry", "mill", "tower", "bridge")

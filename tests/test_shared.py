@@ -24,7 +24,7 @@ from wbrag.run.retrieve import ASKED, DOCUMENTS, FOUND, MERGED, in_order, knowle
 from wbrag.run.shared import SharedRows, share
 from wbrag.run.writeback import readers
 from wbrag.schema import DOCUMENT, Example
-from wbrag.store.resume import in_turn
+from wbrag.store.files import in_turn
 
 SCHEMA = pa.schema([("question", pa.string()), ("told", pa.list_(pa.struct([("text", pa.large_string())])))])
 QUESTIONS = st.lists(st.sampled_from("abcdefgh"), max_size=12)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from small_store import rows_in
 
 from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Gates, Merge, TrainConfig, Units
 from wbrag.data.benchmarks import InputError
@@ -35,7 +36,7 @@ from wbrag.run.job import Session
 from wbrag.run.pipeline import finished, train
 from wbrag.run.record import open_record
 from wbrag.schema import TRACE
-from wbrag.store.manifest import latest
+from wbrag.store.versions import latest
 from wbrag.units.sentences import sentences
 
 ROOT = Path(__file__).parents[1]
@@ -131,7 +132,7 @@ def test_a_placebo_is_measured_beside_the_run_and_not_published_in_it(
     assert before is not None
     published = latest(folder / "store")
     assert published is not None
-    assert 0 < published.next_row <= before.next_row
+    assert 0 < published.rows <= before.rows
     assert published.note["placebo"] == name
     mine, theirs = table(own.run / "predictions"), table(folder / "predictions")
     for key, row in theirs.items():
@@ -169,7 +170,7 @@ def test_the_same_units_beside_the_passages_change_the_documents_and_nothing_els
     other_units(own, "beside", own.cfg.units, merge, session)
     folder = own.run / "variants" / "units-beside"
     assert read_units(folder) == read_units(own.run)
-    assert latest(folder / "writeback").segments == latest(own.run / "writeback").segments
+    assert rows_in(folder / "writeback") == rows_in(own.run / "writeback")
     mine, theirs = table(own.run / "predictions"), table(folder / "predictions")
     for key, row in theirs.items():
         assert {name: row[name] for name in UNTOUCHED} == {name: mine[key][name] for name in UNTOUCHED}

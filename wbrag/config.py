@@ -105,7 +105,7 @@ class Index:
     """How segments are stored and built."""
 
     kind: str = "flat_fp16"  # flat_fp16 | ivf_fp16, for a base; write-back is always flat
-    shards: int = 1
+    fragment_rows: int = 262_144  # rows of a fragment, and of an index file, at most
     nlist: int = 4096  # IVF: lists
     nprobe: int = 32  # IVF: lists that a query looks into
 

@@ -115,7 +115,7 @@ def _measured(own: Trained, traces: Sequence[Row], rows: Sequence[Row], session:
         return own.run
     name = f"gates-{fingerprint(sorted(units))[:8]}"
     job = variant_job(own, name, {})
-    store = stored(job, [units[key] for key in sorted(units)], {"variant": name}, session)
+    store = stored(job, [units[key] for key in sorted(units)], {"variant": name}, own.base, session)
     predicted(own, name, store, {}, session)
     return job.run
 

@@ -52,7 +52,7 @@ from wbrag.run.pipeline import (
 from wbrag.run.record import open_record
 from wbrag.run.writeback import publish_units, requests, write_back
 from wbrag.schema import PREDICTION, REQUEST, TRACE, UNIT, WRITTEN
-from wbrag.store.manifest import latest
+from wbrag.store.versions import latest
 from wbrag.units.requests import request
 
 Row = dict[str, Any]
@@ -153,7 +153,7 @@ def placebo(own: Trained, name: str, session: Session) -> dict[str, Any]:
         made = placebos.raw_units(units, read_passages(own.run, ids))
     else:
         made = placebos.cheat_sheet(units, traces)
-    store = stored(job, made, {"placebo": name}, session)
+    store = stored(job, made, {"placebo": name}, own.base, session)
     return predicted(own, f"placebo-{name}", store, {"seed": own.cfg.seed}, session)
 
 
@@ -197,8 +197,10 @@ def written_rows(job: Job, requests: list[Row], session: Session) -> list[Row]:
     return [row for row in read_rows(job.run / "written", WRITTEN) if row["id"] in wanted]
 
 
-def stored(job: Job, units: list[Row], note: dict[str, Any], session: Session) -> Path:
-    """The units (`schema.UNIT` rows) as a store in the variant's own folder; nothing is there without units."""
+def stored(job: Job, units: list[Row], note: dict[str, Any], base: Path, session: Session) -> Path:
+    """The units (`schema.UNIT` rows) as a store in the variant's own folder, beside the `base`; nothing is there
+    without units.
+    """
     store = job.run / "store"
     if units and latest(store) is None:
         cfg, file = job.cfg, job.run / "units.parquet"
@@ -206,7 +208,7 @@ def stored(job: Job, units: list[Row], note: dict[str, Any], session: Session) -
         with opened(cfg, session) as generators, job.record.timed("index"):
             if cfg.cluster.gpus:
                 generators.stop()  # the encoder needs the GPUs
-            publish_units(file, store, cfg, {**note, "run": job.record.hash}, generators.encoders)
+            publish_units(file, store, cfg, {**note, "run": job.record.hash}, base, generators.encoders)
     return store
 
 
@@ -253,5 +255,5 @@ def _measured(own: Trained, job: Job) -> dict[str, Any]:
 
 
 def _version(store: Path) -> str:
-    manifest = latest(store)
-    return fingerprint(manifest) if manifest else "none"
+    version = latest(store)
+    return fingerprint(version) if version else "none"

@@ -37,7 +37,7 @@ from wbrag.run.folder import (
     trained_run,
     write_text,
 )
-from wbrag.store.manifest import latest
+from wbrag.store.versions import latest
 
 __all__ = ["measure", "write_report"]
 
@@ -146,8 +146,8 @@ def _measured(
 
 def corpus_size(run: Path) -> int | None:
     """How many passages the base of a run has; None where it is not there any more."""
-    manifest = latest(run / "base") if (run / "base").is_dir() else None
-    return sum(segment.rows for segment in manifest.segments) if manifest else None
+    version = latest(run / "base") if (run / "base").is_dir() else None
+    return version.rows if version else None
 
 
 def prompt_words(config: Row) -> list[str]:

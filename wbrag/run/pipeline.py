@@ -42,10 +42,8 @@ from wbrag.run.retrieve import ASKED, in_order, knowledge_of, retrieved, searche
 from wbrag.run.shared import FILES, SharedRows, share
 from wbrag.run.writeback import write_back
 from wbrag.store.build import build_store
-from wbrag.store.files import move_into_place, scratch_folder
-from wbrag.store.garbage import reading
-from wbrag.store.manifest import latest
-from wbrag.store.resume import in_turn
+from wbrag.store.files import in_turn, move_into_place, scratch_folder
+from wbrag.store.versions import latest, reading
 
 #: What is shared of a question's closed-book answer.
 CLOSED_BOOK = pa.schema([("question", pa.string()), ("answer_closed_book", pa.string())])
@@ -106,8 +104,8 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
         raise ConfigError(f"run_dir={trained} holds no trained knowledge base (no metrics.json)")
     cache = cache_of(cfg)
     inputs = read_inputs(cfg, cache, training=False)
-    manifest = latest(trained / "writeback")
-    identity = {**identity_of(cfg, training=False), "writeback": fingerprint(manifest) if manifest else "none"}
+    version = latest(trained / "writeback")
+    identity = {**identity_of(cfg, training=False), "writeback": fingerprint(version) if version else "none"}
     run = trained / "evaluations" / f"{cfg.benchmark.name}-{fingerprint(identity)[:8]}"
     job = Job(cfg, run, open_record(run, cfg, identity))
     write_quarantine(inputs.rejected, run / "quarantine.jsonl")

@@ -19,7 +19,7 @@ from wbrag.config import ConfigError, TrainConfig, fingerprint
 from wbrag.run.folder import read_record, write_text
 from wbrag.run.inputs import Identity, refuse_other_settings
 from wbrag.run.progress import Counts
-from wbrag.store.manifest import latest
+from wbrag.store.versions import latest
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class RunRecord:
     def note_stores(self, stores: Mapping[str, Path]) -> None:
         """Record the current version of each store by its number; null where nothing was published."""
         found = {name: latest(store) for name, store in stores.items()}
-        self.facts["stores"] = {name: manifest.version if manifest else None for name, manifest in found.items()}
+        self.facts["stores"] = {name: one.version if one else None for name, one in found.items()}
         self.save()
 
     def add_work(self, stage: str, counts: Counts, seconds: float, start_seconds: float) -> None:

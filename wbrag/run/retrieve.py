@@ -26,7 +26,7 @@ from wbrag.retrieval.encoding import Encoders, lent, threads_of
 from wbrag.run.inputs import search_identity
 from wbrag.run.shared import FILES, SharedRows, share
 from wbrag.schema import DOCUMENT, EXAMPLE, KNOWN, Document, Example, document_rows, documents_of
-from wbrag.store.garbage import reading
+from wbrag.store.versions import reading
 
 if TYPE_CHECKING:
     from wbrag.store.search import KnowledgeBase
@@ -59,11 +59,11 @@ class Knowledge:
     k: int
     merge: Merge
     nprobe: int
-    versions: tuple[int, ...] = (0, 0)
+    versions: tuple[int, int] = (0, 0)
 
 
 def knowledge_of(
-    cfg: TrainConfig, base: Path, writeback: Path | None = None, versions: tuple[int, ...] = (0, 0)
+    cfg: TrainConfig, base: Path, writeback: Path | None = None, versions: tuple[int, int] = (0, 0)
 ) -> Knowledge:
     """The stores of a run, searched as it says."""
     return Knowledge(base, writeback, cfg.k, cfg.merge, cfg.index.nprobe, versions)
@@ -79,7 +79,7 @@ def retrieved(
     """
     from ray.util import ActorPool
 
-    with reading(base, None) as versions:
+    with reading(base) as versions:
         folder = cache / f"retrieved-{fingerprint(base.name, versions[0], cfg.k, search_identity(cfg.index))}"
         asked = SharedRows(folder, FOUND).missing(questions)
         if not asked:
@@ -176,8 +176,7 @@ def _opened(opening: str, stores: Knowledge, encoder: str, sharers: int = 1, gpu
         stores.base,
         stores.writeback,
         encoder=encoder,
-        base_version=stores.versions[0],
-        writeback_version=stores.versions[1],
+        versions=stores.versions,
         threads=threads_of(sharers),
         merge=stores.merge,
         nprobe=stores.nprobe,
@@ -196,8 +195,7 @@ class MergedRetriever:
         self.knowledge = KnowledgeBase(
             stores.base,
             stores.writeback,
-            base_version=stores.versions[0],
-            writeback_version=stores.versions[1],
+            versions=stores.versions,
             merge=stores.merge,
             nprobe=stores.nprobe,
         )

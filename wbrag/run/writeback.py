@@ -27,9 +27,8 @@ from wbrag.run.job import Job, generate, written
 from wbrag.run.retrieve import MERGED, READ_ROWS, MergedRetriever, knowledge_of, retrieved, searcher
 from wbrag.schema import LEFT, REQUEST, UNIT, WRITTEN, Document, documents_of
 from wbrag.store.build import build_store
-from wbrag.store.garbage import reading
-from wbrag.store.manifest import latest
 from wbrag.store.notes import merge_note
+from wbrag.store.versions import current, latest, named, reading
 from wbrag.units.evidence import nearest_sentences
 from wbrag.units.requests import TRACE_COLUMNS, by_question, by_subject
 from wbrag.units.validate import Reading, balances
@@ -62,7 +61,7 @@ def write_back(job: Job, traces: Path, questions: Path, base: Path, generators: 
         _write(job.run / "left_out.parquet", left_out, LEFT)
         _write(file, units, UNIT)
     if pq.read_metadata(file).num_rows and latest(store) is None:
-        publish_units(file, store, job.cfg, {"run": job.record.hash}, generators.encoders)
+        publish_units(file, store, job.cfg, {"run": job.record.hash}, base, generators.encoders)
     return store
 
 
@@ -119,7 +118,7 @@ def validated(
     candidates, file = job.run / "candidates", job.run / "candidates.parquet"
     _write(file, units, UNIT)
     if latest(candidates) is None:
-        publish_units(file, candidates, job.cfg, {"run": job.record.hash}, generators.encoders)
+        publish_units(file, candidates, job.cfg, {"run": job.record.hash}, base, generators.encoders)
     source, known = job.run / "readers.parquet", job.run / "readers_known.parquet"
     if not source.exists():
         answers = pq.read_table(traces, columns=["id", *ANSWERS], filters=pc.field("rag_answer").is_valid())
@@ -184,13 +183,13 @@ def _reading(row: Row, cfg: TrainConfig) -> Reading:
 
 
 def publish_units(
-    units: Path, store: Path, cfg: TrainConfig, note: Mapping[str, Any], encoders: Encoders | None = None
+    units: Path, store: Path, cfg: TrainConfig, note: Mapping[str, Any], base: Path, encoders: Encoders | None = None
 ) -> None:
-    """Build a store of units (a Parquet file of `schema.UNIT`). It is searched exactly, whatever kind of index the base
-    is: thousands of units need no lists.
+    """Build a store of units (a Parquet file of `schema.UNIT`) that belongs to the current version of `base`. It is
+    searched exactly, whatever kind of index the base is: thousands of units need no lists.
     """
     index, note = replace(cfg.index, kind="flat_fp16"), {**note, **merge_note(cfg.merge)}
-    build_store(units, store, cfg.encoder, index, cfg.cluster, note, encoders)
+    build_store(units, store, cfg.encoder, index, cfg.cluster, note, encoders, named(current(base)))
 
 
 def units_of(traces: Path) -> list[Row]:

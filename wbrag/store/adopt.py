@@ -12,34 +12,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from wbrag import config
 from wbrag.data.benchmarks import InputError, write_corpus
 from wbrag.data.flashrag import BadRow, parse_passage
 from wbrag.retrieval.encoder import Encoder, open_encoder
-from wbrag.store.files import StoreError, scratch_folder
-from wbrag.store.lease import leased
-from wbrag.store.manifest import Manifest
+from wbrag.store.build import new_rows, read_rows
+from wbrag.store.changes import Content, publish, write_piece
+from wbrag.store.files import StoreError
 from wbrag.store.notes import encoder_note
-from wbrag.store.passages import conform, write_passages
-from wbrag.store.publish import publish_segment
-from wbrag.store.segment import PASSAGES, VECTORS, seal, segments_folder
-from wbrag.store.vectors import check_vectors, spec_of, write_vectors
+from wbrag.store.place import Place, Where, place_of
+from wbrag.store.rows import Piece, schema_of, with_vectors
+from wbrag.store.vectors import Spec, check_vectors, spec_of
+from wbrag.store.versions import Version, current, latest
 
 #: Rows that are encoded again.
 PROBES = 16
 #: Least inner product of a stored vector with the encoder's own. Two runs of one model in fp16 differ by some 1e-4;
 #: another prefix, pooling or length by more than 1e-2.
 AGREEMENT = 0.999
-#: Vectors converted at once.
-BLOCK = 65_536
 
 
 def adopt(
-    corpus: Path, index: Path, store: Path, encoder: config.Encoder, note: dict[str, Any], opened: Encoder | None = None
-) -> Manifest:
+    corpus: Path,
+    index: Path,
+    store: Where,
+    encoder: config.Encoder,
+    note: dict[str, Any],
+    opened: Encoder | None = None,
+) -> Version:
     """Publish a corpus (FlashRAG JSONL) and its flat inner-product index (float32 or fp16) as one version of `store`.
 
     `encoder` is what the vectors were made with (`opened`: the same, open already). The store holds them rounded to
@@ -47,23 +48,34 @@ def adopt(
     both values: another number of rows, another kind of index, a dimension that is not the encoder's, a probe row that
     does not agree, vectors that are not unit norm. InputError or OverErrorBudget for a line that is no passage.
     """
+    place = place_of(store)
     owner, made = open_flat(index)
     opened = opened or open_encoder(encoder)
     if made.shape[1] != opened.dimension:
         raise StoreError(f"{index}: dimension is {made.shape[1]}, encoder {encoder.name!r} has {opened.dimension}")
     _probe(corpus, index, made, opened)
-    spec = spec_of("flat_fp16", made.shape[1])
-    with leased(store, f"import of {index}") as lease, scratch_folder(segments_folder(store)) as scratch:
-        folder = scratch / "segment"
-        folder.mkdir()
-        lines = write_corpus(corpus, scratch / "corpus.parquet", max_error_rate=0.0).passages
+    with place.scratch() as scratch:
+        table = scratch / "corpus.parquet"
+        lines = write_corpus(corpus, table, max_error_rate=0.0).passages
         if lines != len(made):
             raise StoreError(f"{index}: {len(made)} vectors for the {lines} passages of {corpus}")
-        write_passages(folder / PASSAGES, _tables(scratch / "corpus.parquet"))
-        write_vectors(folder / VECTORS, _rounded(index, made), spec)
-        del made, owner  # the map of the file goes with its index
-        sealed, note = seal(store, folder, spec, opened.fingerprint), {**note, **encoder_note(encoder)}
-        return publish_segment(store, sealed, note, lease)
+        spec = spec_of("flat_fp16", made.shape[1])
+        new = new_rows(place, [table], latest(place))
+        pieces = tuple(_pieces(place, table, index, made, new, spec))
+    del made, owner  # the map of the file goes with its index
+    if not pieces:
+        return current(place)
+    return publish(place, Content(pieces, spec, opened.fingerprint), {**note, **encoder_note(encoder)})
+
+
+def _pieces(place: Place, table: Path, index: Path, made: np.ndarray, new: np.ndarray, spec: Spec) -> Iterator[Piece]:
+    """The `new` rows of the table with their vectors, rounded to fp16, as fragments."""
+    for start in range(0, len(new), config.Index.fragment_rows):
+        numbers = new[start : start + config.Index.fragment_rows]
+        vectors = made[numbers].astype(np.float16)
+        check_vectors(vectors, f"{index}: from row {numbers[0]} on")
+        passages = read_rows([table], numbers)
+        yield write_piece(place, with_vectors(passages, vectors, schema_of(passages.schema, spec.dimension)), spec)
 
 
 def open_flat(index: Path) -> tuple[Any, np.ndarray]:
@@ -112,18 +124,6 @@ def _contents(corpus: Path, rows: list[int]) -> Iterator[tuple[int, str]]:
                 yield row, json.loads(line).get("contents", passage.contents).strip()
             if row >= rows[-1]:
                 return
-
-
-def _rounded(index: Path, made: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(made), BLOCK):
-        block = made[start : start + BLOCK].astype(np.float16)
-        check_vectors(block, f"{index}: from row {start} on")
-        yield block
-
-
-def _tables(parquet: Path) -> Iterator[pa.Table]:
-    for batch in pq.ParquetFile(parquet).iter_batches():
-        yield conform(pa.Table.from_batches([batch]), str(parquet))
 
 
 def _shown(vector: np.ndarray) -> str:

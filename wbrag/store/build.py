@@ -1,141 +1,164 @@
-"""A store's new version, built on Ray: passages -> fp16 vectors -> FAISS shards -> one segment -> one manifest.
+"""A store's new version, built on Ray: passages -> fp16 vectors -> fragments with their indices -> one version.
 
-The passages are first written as the segment's own Parquet file. Its row groups are the units of work: an encoder
-actor turns group g into a file of vectors, a shard task reads a run of those files, one task merges the shards in row
-order and publishes. Neither passages nor vectors pass through the driver or Ray's object store, and since a group is
-always encoded whole, the bytes do not depend on how many actors or shards there are. The store must lie on a file
-system that every node sees; while it is built it takes three times the index there.
-
-A build that was killed goes on where it stopped when it is asked for again: the staged passages, every encoded row
-group, the template and every shard lie in a scratch folder named by what they are made from (`resume`).
+An encoder actor turns 1,024 passages into a file of vectors, a task turns the rows of one fragment into Lance and FAISS
+files; the driver passes numbers of rows and names of files. Rows are always encoded in the same groups, so that the
+bytes of an index do not depend on how many actors there are. Everything lies in the store's own place until the version
+is published, in S3 too: a build that was killed goes on where it stopped when it is asked for again.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wbrag import config
 from wbrag.retrieval.encoder import Encoder, passage_text
 from wbrag.retrieval.encoding import Encoders, lent
-from wbrag.store.files import StoreError, sha256_file
-from wbrag.store.lease import Lease, leased
-from wbrag.store.live import Live
-from wbrag.store.manifest import Manifest, commit, latest, name_of
+from wbrag.schema import PASSAGE
+from wbrag.store import rows
+from wbrag.store.changes import Content, LiveError, publish, write_piece
+from wbrag.store.files import StoreError, dump_json, sha256_file
 from wbrag.store.notes import encoder_note
-from wbrag.store.passages import ROW_GROUP, PassageFile, check_ids, conform, parquet_files, write_passages
-from wbrag.store.publish import publish_segment
-from wbrag.store.resume import finish, finished, resumable_folder
-from wbrag.store.segment import PASSAGES, VECTORS, seal, segments_folder
-from wbrag.store.storage import storage_of
-from wbrag.store.template import TRAINING_ROWS, read_template, template_name, train_template
-from wbrag.store.vectors import Spec, check_index, merge_vectors, spec_of, write_vectors
+from wbrag.store.place import Place, Where, place_of
+from wbrag.store.rows import Piece, check_ids, conform
+from wbrag.store.vectors import TRAINING_ROWS, Spec, check_index, spec_of, template_name, train_template
+from wbrag.store.versions import Version, current, latest
 
-READ_ROWS = 16_384
-#: Row groups of a shard at most, so that writing an IVF shard of 768 dimensions takes less than 1 GB.
-SHARD_GROUPS = 256
-#: What a build that dies leaves other writers to wait.
-LEASE_SECONDS = 120.0
+BLOCK = 16_384
+#: Rows that are encoded together, and the unit in which a killed build goes on.
+ROW_GROUP = 1024
 
 
 def build_store(
     passages: Path,
-    store: Path,
+    where: Where,
     encoder: config.Encoder,
     index: config.Index,
     cluster: config.Cluster,
     note: dict[str, Any],
     encoders: Encoders | None = None,
-) -> Manifest:
-    """Encode the passages and publish them in `store` as one new version; returns the version that holds them.
+    base: tuple[int, str] | None = None,
+) -> Version:
+    """Encode the passages and publish them as one new version; returns the version that holds them.
 
-    `passages`: a Parquet file, or a folder of them in order of name, with id, title, text and any provenance columns;
-    their order is the row order. Ids that are live already are skipped; when all are, the current version is returned.
-    The version's note is `note` and the encoder's settings. `ray.init` is the caller's, and so are `encoders`, actors
-    that hold this encoder; without them the build starts its own. StoreError, naming file and row: null or duplicate
-    ids, null text, no passage at all, an id that is live with another text, another encoder, kind of index or dimension
-    than the store's, another process at the same work. LeaseError: another job writes to the store. ConfigError: more
-    lists than rows.
+    `passages`: a Parquet file, or a folder of them in order of name, with id, title, text and any other columns, which
+    stay. Ids that are live already are skipped; when all are, the current version is returned. `base`: what a version
+    of units belongs to (`versions.named`). The note is `note` and the encoder's settings. `ray.init` is the caller's,
+    and so are `encoders`, actors that hold this encoder; without them the build starts its own. StoreError, naming file
+    and row: null or duplicate ids, null text, no passage at all, an id that is live with another text, another encoder,
+    kind of index or dimension than the store's. ConfigError: more lists than rows.
     """
     import ray
 
-    passages, store = passages.resolve(), store.resolve()
     check_index(index)
-    parent = latest(store)
-    if parent and parent.spec.kind != index.kind:
-        raise StoreError(f"{store}: index.kind is {index.kind!r}, version {parent.version} has {parent.spec.kind!r}")
-    name = ray.get(ray.remote(_identity).remote(passages, store, parent, encoder, index))
-    # The holder is named by its work, so that a killed build's lease goes at once to whoever does the same again; the
-    # folder comes first, since a build that is alive must not lose its lease to its double.
-    with (
-        resumable_folder(segments_folder(store), name) as scratch,
-        leased(store, f"build {name}", LEASE_SECONDS) as lease,
-    ):
-        groups = ray.get(ray.remote(_stage).remote(passages, store, scratch, parent))
-        if not groups:
-            return commit(store, lambda _: None)
-        with lent(encoder, cluster, encoders) as handles:
-            dimension, fingerprint = _encode(scratch, groups, handles, parent.encoder if parent else "")
-        vectors = [_vectors_file(scratch, fingerprint, group) for group in range(groups)]
-        spec = ray.get(ray.remote(_spec).remote(store, scratch, vectors, parent, index, dimension))
-        cuts = np.array_split(np.arange(groups), min(max(index.shards, -(-groups // SHARD_GROUPS)), groups))
-        shard = ray.remote(_write_shard)
-        shards = ray.get([shard.remote(store, scratch, vectors[cut[0] : cut[-1] + 1], spec) for cut in cuts])
-        note = {**note, **encoder_note(encoder)}
-        merge = ray.remote(_merge).remote(store, scratch, shards, spec, fingerprint, note, lease)
-        manifest: Manifest = ray.get(merge)
-        return manifest
+    place, files = place_of(where), [file.resolve() for file in parquet_files(passages)]
+    name = config.fingerprint([sha256_file(file) for file in files], encoder_note(encoder), index.kind, index.nlist)
+    while True:
+        parent = latest(place)
+        if parent and parent.spec.kind != index.kind:
+            told = f"version {parent.version} has {parent.spec.kind!r}"
+            raise StoreError(f"{place}: index.kind is {index.kind!r}, {told}")
+        new = ray.get(ray.remote(new_rows).remote(place, files, parent))
+        if not len(new):
+            return current(place)
+        content = _made(place, files, new, parent, name, encoder, index, cluster, encoders)
+        try:
+            made = publish(place, replace(content, base=base), {**note, **encoder_note(encoder)})
+        except LiveError:  # another writer published some of them meanwhile
+            continue
+        for left in place.names("pieces"):
+            if left.startswith(name):
+                place.remove(f"pieces/{left}")
+        return made
 
 
-def _identity(
-    passages: Path, store: Path, parent: Manifest | None, encoder: config.Encoder, index: config.Index
-) -> str:
-    """A hash of all that decides what a build makes, but for the contents of the encoder's model."""
-    before = sha256_file(store / name_of(parent.version)) if parent else ""
-    sources = [sha256_file(file) for file in parquet_files(passages)]
-    return config.fingerprint(sources, before, encoder_note(encoder), index.kind, index.nlist)
+def _made(
+    place: Place,
+    files: list[Path],
+    new: np.ndarray,
+    parent: Version | None,
+    name: str,
+    encoder: config.Encoder,
+    index: config.Index,
+    cluster: config.Cluster,
+    encoders: Encoders | None,
+) -> Content:
+    """These rows of the files as pieces."""
+    import ray
+    from ray.util import ActorPool
+
+    groups = {f"pieces/{name}-{_hash(some)}.npy": some for some in _cut(new, ROW_GROUP)}
+
+    def ask(actor: Any, group: str) -> Any:  # noqa: ANN401 - Ray's handle and reference
+        return actor.apply.remote(encode_group, place, files, groups[group], group, parent.encoder if parent else "")
+
+    with lent(encoder, cluster, encoders) as handles:
+        made = set(ActorPool(handles).map_unordered(ask, list(groups)))
+    if len(made) != 1:
+        raise StoreError(f"{place}: encoder actors disagree: {sorted(made)}")
+    dimension, fingerprint = made.pop()
+    spec = parent.spec if parent else ray.get(ray.remote(new_spec).remote(place, list(groups), index, dimension))
+    columns = rows.schema_of(conform(pq.read_schema(files[0]).empty_table(), str(files[0])).schema, dimension)
+    schema = rows.joined(rows.opened(place, parent).schema, columns, str(place)) if parent else columns
+    size = max(1, index.fragment_rows // ROW_GROUP)
+    names, task = list(groups), ray.remote(make_piece)
+    cuts = [names[start : start + size] for start in range(0, len(names), size)]
+    wanted = [task.remote(place, files, [groups[one] for one in cut], cut, schema, spec) for cut in cuts]
+    return Content(tuple(ray.get(wanted)), spec, fingerprint)
 
 
-def _stage(source: Path, store: Path, scratch: Path, parent: Manifest | None) -> int:
-    """Write the passages of `source` that are not live in `parent` as the new segment's; returns their row groups."""
-    staged = scratch / PASSAGES
-    if not finished(staged):
-        files = parquet_files(source)
-        chunks = [chunk for table in _read(files) for chunk in table["id"].chunks]
-        ids = pa.chunked_array(chunks, type=pa.string())
-        if not len(ids):
-            raise StoreError(f"{source}: no passages")
-        check_ids(ids, str(source))
-        live = Live(store, parent)
-        rows = live.rows(ids)
-
-        def new() -> Iterator[pa.Table]:
-            done = 0
-            for table in _read(files):
-                here = rows[done : done + len(table)]
-                live.check_text(here, table, str(source))
-                yield table.filter(pa.array(here < 0))
-                done += len(table)
-
-        if (rows >= 0).all():
-            return sum(0 for _ in new())  # nothing to write, all to check
-        finish(staged, lambda path: write_passages(path, new()))
-    return -(-PassageFile(staged).rows // ROW_GROUP)
+def parquet_files(source: Path) -> list[Path]:
+    """The Parquet files of a folder, by name, or the one file given; StoreError when there is none."""
+    files = [source] if source.is_file() else sorted(source.rglob("*.parquet"))
+    if not files:
+        raise StoreError(f"{source}: no Parquet file there")
+    return files
 
 
-def _read(files: list[Path]) -> Iterator[pa.Table]:
-    """The rows of all files in order, checked, as tables of at most READ_ROWS rows; one schema for all."""
+def new_rows(place: Place, files: Sequence[Path], parent: Version | None) -> np.ndarray:
+    """The rows of the files, by number, whose ids are not live in `parent`."""
+    chunks = [chunk for table in _tables(files, PASSAGE.names) for chunk in table["id"].chunks]
+    ids = pa.chunked_array(chunks, pa.string())
+    if not len(ids):
+        raise StoreError(f"{files[0].parent}: no passages")
+    check_ids(ids, str(files[0] if len(files) == 1 else files[0].parent))
+    if parent is None:
+        return np.arange(len(ids))
+    live = np.zeros(len(ids), dtype=bool)
+    values = ids.combine_chunks()
+    for block in rows.blocks(rows.opened(place, parent), PASSAGE.names):
+        at = pc.index_in(block["id"], value_set=values)
+        here = block.filter(at.is_valid())
+        numbers = np.asarray(at.drop_null().to_numpy(), dtype=np.int64)
+        live[numbers] = True
+        _check_text(here, read_rows(files, numbers).select(PASSAGE.names), place, files)
+    return np.flatnonzero(~live)
+
+
+def _check_text(live: pa.Table, given: pa.Table, place: Place, files: Sequence[Path]) -> None:
+    same = pc.and_(pc.equal(live["title"], given["title"]), pc.equal(live["text"], given["text"])).to_numpy()
+    if not same.all():
+        both = [table.slice(int(np.flatnonzero(~same)[0]), 1).to_pylist()[0] for table in (live, given)]
+        told = f"an id is live with another text: live {both[0]}, given {both[1]}"
+        raise StoreError(f"{place}: {files[0]}: {told}")
+
+
+def _tables(files: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of all files in order, checked, as tables of at most BLOCK rows; one schema for all."""
     schema: pa.Schema | None = None
     for file in files:
         row = 0
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=READ_ROWS):
+        for batch in pq.ParquetFile(file).iter_batches(BLOCK, columns=list(columns) if columns else None):
             table = conform(pa.Table.from_batches([batch]), str(file), row)
             schema = schema or table.schema
             if table.schema != schema:
@@ -144,85 +167,80 @@ def _read(files: list[Path]) -> Iterator[pa.Table]:
             yield table
 
 
-def _encode(scratch: Path, groups: int, encoders: list[Any], expected: str) -> tuple[int, str]:
-    """Encode every row group into its file, on these actors; returns dimension and fingerprint."""
-    from ray.util import ActorPool
+def read_rows(files: Sequence[Path], numbers: np.ndarray) -> pa.Table:
+    """Rows by their number over all files, in the order of `numbers`; only the row groups that hold them are read."""
+    tables, found, start = [], [], 0
+    for file in files:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        for group in range(parquet.num_row_groups):
+            count = parquet.metadata.row_group(group).num_rows
+            here = np.flatnonzero((numbers >= start) & (numbers < start + count))
+            if len(here):
+                table = parquet.read_row_group(group).take(pa.array(numbers[here] - start))
+                tables.append(conform(table, str(file), start))
+                found.append(here)
+            start += count
+    if not tables:
+        return PASSAGE.empty_table()
+    return pa.concat_tables(tables).take(pa.array(np.argsort(np.concatenate(found))))
 
-    # Replays are harmless: a group's file is the result, what comes back is only its receipt.
-    def encode(actor: Any, group: int) -> Any:  # noqa: ANN401 - Ray's handle and reference
-        return actor.apply.remote(_encode_group, scratch, expected, group)
 
-    made = set(ActorPool(encoders).map_unordered(encode, list(range(groups))))
-    if len(made) != 1:
-        raise StoreError(f"{scratch}: encoder actors disagree: {sorted(made)}")
-    dimension, fingerprint = made.pop()
-    return dimension, fingerprint
-
-
-def _encode_group(encoder: Encoder, scratch: Path, expected: str, group: int) -> tuple[int, str]:
-    """Write a row group of the staged passages as .npy, (rows, d) float16; returns d and the encoder's fingerprint."""
+def encode_group(
+    encoder: Encoder, place: Place, files: Sequence[Path], numbers: np.ndarray, name: str, expected: str
+) -> tuple[int, str]:
+    """Write the vectors of these rows as .npy, (rows, d) float16; returns d and the encoder's fingerprint."""
     if expected and encoder.fingerprint != expected:
-        raise StoreError(f"encoder is {encoder.fingerprint!r}, the store's current version has {expected!r}")
-
-    def write(path: Path) -> None:
-        table = PassageFile(scratch / PASSAGES).group(group)
+        raise StoreError(f"{place}: encoder is {encoder.fingerprint!r}, the current version has {expected!r}")
+    if place.size(name) is None:
+        table = read_rows(files, numbers)
         titles, texts = table["title"].to_pylist(), table["text"].to_pylist()
-        vectors = encoder.encode_passages([passage_text(*pair) for pair in zip(titles, texts, strict=True)])
-        with path.open("wb") as stream:
-            np.save(stream, vectors)
-
-    finish(_vectors_file(scratch, encoder.fingerprint, group), write)
+        stream = io.BytesIO()
+        np.save(stream, encoder.encode_passages([passage_text(*pair) for pair in zip(titles, texts, strict=True)]))
+        place.create(name, stream.getvalue())
     return encoder.dimension, encoder.fingerprint
 
 
-def _vectors_file(scratch: Path, fingerprint: str, group: int) -> Path:
-    return scratch / f"vectors-{config.fingerprint(fingerprint)}" / f"{group:08d}.npy"
+def make_piece(
+    place: Place,
+    files: Sequence[Path],
+    numbers: Sequence[np.ndarray],
+    groups: Sequence[str],
+    schema: pa.Schema,
+    spec: Spec,
+) -> Piece:
+    """The rows of some groups as one fragment with its index; what an earlier build made of them is taken."""
+    told = f"{groups[0].removesuffix('.npy')}.json"
+    if place.size(told) is not None:
+        known = json.loads(place.read(told))
+        if known["groups"] == list(groups) and known["columns"] == schema.names:
+            return Piece(known["fragment"], schema, {name: (one[0], one[1]) for name, one in known["files"].items()})
+    made = np.concatenate([np.load(io.BytesIO(place.read(group))) for group in groups])
+    table = rows.with_vectors(read_rows(files, np.concatenate(list(numbers))), made, schema)
+    piece = write_piece(place, table, spec)
+    place.create(told, dump_json({"groups": list(groups), "columns": schema.names, **_told(piece)}))
+    return piece
 
 
-def _spec(
-    store: Path, scratch: Path, vectors: list[Path], parent: Manifest | None, index: config.Index, dimension: int
-) -> Spec:
-    """How the new segment is stored: the store's own way, else what `index` says, its template trained and stored."""
-    if parent and parent.spec.kind == index.kind:
-        return parent.spec
+def _told(piece: Piece) -> dict[str, Any]:
+    return {"fragment": piece.fragment, "files": piece.files}
+
+
+def new_spec(place: Place, groups: Sequence[str], index: config.Index, dimension: int) -> Spec:
+    """How a new store's vectors are stored: as `index` says, with a template trained on a sample of them."""
     if index.kind == "flat_fp16":
         return spec_of(index.kind, dimension)
-
-    def train(path: Path) -> None:
-        path.write_bytes(train_template(_sample(vectors, index.nlist * TRAINING_ROWS), index.nlist))
-
-    template = finish(scratch / f"template-{vectors[0].parent.name}.faiss", train).read_bytes()
+    wanted = max(1, index.nlist * TRAINING_ROWS // ROW_GROUP)
+    some = [groups[i] for i in np.unique(np.linspace(0, len(groups) - 1, min(wanted, len(groups))).astype(int))]
+    sample = np.concatenate([np.load(io.BytesIO(place.read(group))) for group in some])
+    template = train_template(sample, index.nlist)
     spec = spec_of(index.kind, dimension, template, index.nlist)
-    storage_of(store).create(template_name(str(spec.template)), template)
+    place.create(template_name(spec), template)
     return spec
 
 
-def _sample(vectors: list[Path], rows: int) -> np.ndarray:
-    """At most `rows` vectors of these row groups, evenly spread; one file is open at a time."""
-    total = (len(vectors) - 1) * ROW_GROUP + len(np.load(vectors[-1], mmap_mode="r"))
-    chosen = np.unique(np.linspace(0, total - 1, min(rows, total)).astype(np.int64))
-    groups, firsts = np.unique(chosen // ROW_GROUP, return_index=True)
-    cuts = np.split(chosen % ROW_GROUP, firsts[1:])
-    return np.concatenate([np.load(vectors[group])[here] for group, here in zip(groups, cuts, strict=True)])
+def _hash(numbers: np.ndarray) -> str:
+    return hashlib.sha256(numbers.astype(np.int64).tobytes()).hexdigest()[:16]
 
 
-def _write_shard(store: Path, scratch: Path, vectors: list[Path], spec: Spec) -> Path:
-    """One FAISS file of these row groups; the template is checked against its sha256 before FAISS sees it."""
-    name = f"{config.fingerprint(spec, [file.name for file in vectors], vectors[0].parent.name)}.faiss"
-
-    def write(path: Path) -> None:
-        write_vectors(path, (np.load(file) for file in vectors), spec, read_template(store, spec))
-
-    return finish(scratch / "shards" / name, write)
-
-
-def _merge(
-    store: Path, scratch: Path, shards: list[Path], spec: Spec, fingerprint: str, note: dict[str, Any], lease: Lease
-) -> Manifest:
-    """Merge the shards in row order, seal the segment and publish it."""
-    folder = scratch / "segment"
-    shutil.rmtree(folder, ignore_errors=True)  # what a killed build left
-    folder.mkdir()
-    merge_vectors(folder / VECTORS, shards, spec, read_template(store, spec))
-    os.link(scratch / PASSAGES, folder / PASSAGES)
-    return publish_segment(store, seal(store, folder, spec, fingerprint), note, lease)
+def _cut(numbers: np.ndarray, size: int) -> list[np.ndarray]:
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,17 +22,6 @@ class StoreError(ValueError):
 def dump_json(value: dict[str, Any]) -> bytes:
     """Canonical JSON: one byte string per value, so that it can be hashed; not-a-number is refused."""
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def load_json(data: bytes, where: str) -> dict[str, Any]:
-    """The object that `dump_json` made these bytes of; StoreError names `where` when any byte is another."""
-    try:
-        value = json.loads(data)
-    except ValueError as error:  # both malformed JSON and malformed UTF-8
-        raise StoreError(f"{where}: not JSON: {error}") from error
-    if not isinstance(value, dict) or dump_json(value) != data:
-        raise StoreError(f"{where}: the bytes are not those that were written")
-    return value
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -102,16 +93,6 @@ def replace_file(source: Path, target: Path) -> None:
     fsync(target.parent)
 
 
-def remove_whole(path: Path) -> None:
-    """Remove a file or a folder if it is there; a folder is gone at once, never there without some of its files."""
-    if path.is_dir():
-        doomed = path.parent / f".tmp-{uuid.uuid4().hex}"
-        os.rename(path, doomed)
-        shutil.rmtree(doomed)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def move_into_place(folder: Path, target: Path) -> bool:
     """Flush a folder's files and rename it to `target`; False when `target` is there (same id, same content)."""
     for file in folder.iterdir():
@@ -125,3 +106,16 @@ def move_into_place(folder: Path, target: Path) -> bool:
         return False
     fsync(target.parent)
     return True
+
+
+@contextmanager
+def in_turn(lock: Path) -> Iterator[None]:
+    """The block when no other process is in one with this lock file; who has to wait says so. A killed one lets go."""
+    make_folder(lock.parent)
+    with lock.open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another run ({lock})", file=sys.stderr, flush=True)  # noqa: T201
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -4,13 +4,12 @@ holds units merged with passages as they were measured.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from wbrag.config import Encoder, Merge
-from wbrag.store.manifest import read_manifest, versions
-from wbrag.store.storage import Store
+from wbrag.store.place import Place
+from wbrag.store.versions import Version, read_version
 
 
 def encoder_note(encoder: Encoder) -> dict[str, Any]:
@@ -23,21 +22,23 @@ def merge_note(merge: Merge) -> dict[str, Any]:
     return {"merge": asdict(merge)}
 
 
-def noted_encoder(stores: Sequence[Store]) -> Encoder | None:
-    """The encoder that the newest version with such a note was made with, asking store after store; None: none has."""
-    noted = _noted(stores, "encoder")
-    return Encoder(**noted) if noted else None
+def noted_encoder(place: Place, version: Version) -> Encoder | None:
+    """The encoder that a version was made with; None where no note names one."""
+    told = _noted(place, version, "encoder")
+    return Encoder(**told) if told else None
 
 
-def noted_merge(store: Store) -> Merge:
-    """The merge that the newest version with such a note names; the paper's where none does."""
-    return Merge(**(_noted([store], "merge") or {}))
+def noted_merge(place: Place, version: Version) -> Merge:
+    """The merge that a version's units were measured with; the paper's where no note names one."""
+    return Merge(**_noted(place, version, "merge"))
 
 
-def _noted(stores: Sequence[Store], key: str) -> dict[str, Any] | None:
-    """Rollback and compaction write notes of their own, so older versions are asked too."""
-    for store in stores:
-        for version in reversed(versions(store)):
-            if key in (note := read_manifest(store, version).note):
-                return dict(note[key])
-    return None
+def _noted(place: Place, version: Version, key: str) -> dict[str, Any]:
+    """What the newest version up to this one with such a note says; {} where none has: rollback and compaction write
+    notes of their own.
+    """
+    for number in range(version.version, 0, -1):
+        note = version.note if number == version.version else read_version(place, number).note
+        if key in note:
+            return dict(note[key])
+    return {}

@@ -1,36 +1,42 @@
-"""The vectors of a segment as one FAISS file: unit norm, fp16, inner product; label = row number.
+"""The vectors of a store in FAISS, a file for each fragment: unit norm, fp16, inner product; label = row of it.
 
 `flat_fp16` is searched exactly. `ivf_fp16` holds the same codes (no residuals, so scores are equal, bit for bit) in
-lists around the centroids of a template: an index that was trained once and is empty. All segments of a store share
-it, so that a search of several segments looks into the same lists as a search of one.
+lists around the centroids of a template: an index that was trained once and is empty. All fragments of a store share
+it, so that a search of several looks into the same lists as a search of one. A file is named by what it is made from,
+and made again where it is missing or damaged.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wbrag.config import ConfigError, Index
-from wbrag.store.faissfile import merge_flat, merge_ivf, write_flat, write_ivf
-from wbrag.store.files import StoreError, sha256_bytes
+from wbrag.store.files import StoreError, dump_json, sha256_bytes, sha256_file
+from wbrag.store.place import Facts, Place
 
 if TYPE_CHECKING:
     import faiss
 
+INDEX, TEMPLATES = "index", "templates"
+#: Rows of an index that are held against the data when it is opened.
+PROBES = 3
+#: Vectors per list that a template is trained on: FAISS asks for 39 at least and takes 256 at most.
+TRAINING_ROWS = 64
 #: fp16 rounds each component by at most 2**-11 of itself, so a unit vector's norm by no more than that.
 NORM_TOLERANCE = 1e-3
-#: Rows that are put into lists at once; the size of a passage row group, so that all builders cut alike.
+#: Rows that are put into lists at once.
 ASSIGNED = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """How the vectors are stored; segments of one store have equal specs."""
+    """How the vectors are stored; those of one store are equal."""
 
     kind: str
     dimension: int
@@ -59,7 +65,7 @@ def spec_of(kind: str, dimension: int, template: bytes = b"", nlist: int = 0) ->
 def check_index(index: Index) -> None:
     """ConfigError, naming key and value, for a kind of index that is not known or lists that cannot be."""
     spec_of(index.kind, 0)
-    for key in ("shards", "nlist", "nprobe"):
+    for key in ("fragment_rows", "nlist", "nprobe"):
         if getattr(index, key) < 1:
             raise ConfigError(f"index.{key}={getattr(index, key)}: at least 1 is needed")
 
@@ -69,13 +75,6 @@ def use_threads(threads: int = 0) -> None:
     import faiss
 
     faiss.omp_set_num_threads(threads or len(os.sched_getaffinity(0)))
-
-
-def faiss_version() -> str:
-    """The version that writes, for the record."""
-    import faiss
-
-    return str(faiss.__version__)
 
 
 def check_vectors(vectors: np.ndarray, where: str) -> None:
@@ -98,35 +97,6 @@ def _norms(vectors: np.ndarray) -> np.ndarray:
     return norms
 
 
-def write_vectors(path: Path, blocks: Iterable[np.ndarray], spec: Spec, template: bytes = b"") -> int:
-    """Write (n, d) float16 blocks, in order, as one FAISS file and return its rows; bad vectors are refused.
-
-    `template` is what `template.read_template` gives. An IVF file takes twice its size in memory: cut a large one into
-    shards.
-    """
-    checked = _checked(path, blocks, spec)
-    if spec.kind == "flat_fp16":
-        return write_flat(path, checked, spec.dimension)
-    import faiss
-
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)  # BLAS may round another way when threads share a product
-    try:
-        return write_ivf(path, checked, template, spec.nlist, _nearest_lists(template))
-    finally:
-        faiss.omp_set_num_threads(threads)
-
-
-def merge_vectors(path: Path, shards: Sequence[Path], spec: Spec, template: bytes = b"") -> int:
-    """Write the rows of several FAISS files, in order, as one and return its rows; an unlike file is refused.
-
-    Memory does not depend on the size of the index.
-    """
-    if spec.kind == "flat_fp16":
-        return merge_flat(path, shards, spec.dimension)
-    return merge_ivf(path, shards, template, spec.nlist)
-
-
 def open_vectors(path: Path, spec: Spec) -> faiss.Index:
     """The FAISS index in a file, memory-mapped.
 
@@ -145,28 +115,13 @@ def open_vectors(path: Path, spec: Spec) -> faiss.Index:
     return checked
 
 
-def rows_of(index: faiss.Index, rows: np.ndarray | None = None) -> np.ndarray:
-    """The stored vectors of these rows, or of all: (n, d) float16, bit for bit those that were written.
-
-    The first look-up of single rows in an IVF index reads all its labels, to know in which list each row is.
-    """
-    ivf: Any = index
-    if rows is None:
-        found = ivf.reconstruct_n(0, index.ntotal)
-    else:
-        if hasattr(ivf, "invlists"):
-            ivf.make_direct_map()
-        found = ivf.reconstruct_batch(rows)
-    return np.asarray(found).astype(np.float16)
-
-
 def stored(index: faiss.Index, places: np.ndarray) -> np.ndarray:
     """The vectors at these places of the file, (n, d) float16: of a flat one its rows, of an IVF one list by list."""
     import faiss
 
     ivf: Any = index
     if not hasattr(ivf, "invlists"):
-        return rows_of(index, places)
+        return codes_of(index)[places]
     ends = np.cumsum([ivf.get_list_size(number) for number in range(ivf.nlist)])
     found = []
     for place, number in zip(places, np.searchsorted(ends, places, side="right"), strict=True):
@@ -202,28 +157,6 @@ def search_parameters(spec: Spec, visible: np.ndarray | None, nprobe: int) -> fa
     return faiss.SearchParameters(**arguments) if arguments else None
 
 
-def _checked(path: Path, blocks: Iterable[np.ndarray], spec: Spec) -> Iterable[np.ndarray]:
-    for number, block in enumerate(blocks):
-        where = f"{path}: block {number}"
-        check_vectors(block, where)
-        if block.shape[1] != spec.dimension:
-            raise StoreError(f"{where} has dimension {block.shape[1]}, the spec says {spec.dimension}")
-        yield block
-
-
-def _nearest_lists(template: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    """The list of each row of a block; always asked for ASSIGNED rows at once, so that BLAS rounds alike."""
-    import faiss
-
-    index: Any = faiss.deserialize_index(np.frombuffer(template, dtype=np.uint8))
-
-    def assign(block: np.ndarray) -> np.ndarray:
-        parts = [block[start : start + ASSIGNED].astype(np.float32) for start in range(0, len(block), ASSIGNED)]
-        return np.concatenate([np.asarray(index.quantizer.search(part, 1)[1])[:, 0] for part in parts])
-
-    return assign
-
-
 def _facts(index: Any) -> tuple[object, ...]:  # noqa: ANN401 - any class that FAISS has
     codec = getattr(getattr(index, "sq", None), "qtype", None)
     lists = f" of {index.nlist} lists" if hasattr(index, "nlist") else ""
@@ -239,3 +172,106 @@ def empty_index(spec: Spec) -> Any:  # noqa: ANN401 - one of two classes
         return faiss.IndexScalarQuantizer(spec.dimension, codec, metric)
     centroids = faiss.IndexFlatIP(spec.dimension)
     return faiss.IndexIVFScalarQuantizer(centroids, spec.dimension, spec.nlist, codec, metric, False)
+
+
+def train_template(vectors: np.ndarray, nlist: int) -> bytes:
+    """An IVF index of `nlist` lists trained on (n, d) float16 vectors, empty, as FAISS writes it.
+
+    The same vectors give the same bytes, whatever the number of threads (measured). ConfigError where there are fewer
+    vectors than lists.
+    """
+    import faiss
+
+    if not 1 <= nlist <= len(vectors):
+        raise ConfigError(f"index.nlist={nlist}: {len(vectors)} vectors can be cut into 1 to {len(vectors)} lists")
+    index = empty_index(Spec("ivf_fp16", vectors.shape[1], nlist=nlist))
+    index.cp.min_points_per_centroid = 1  # no word on stderr for small corpora: every list gets a point at least
+    index.train(vectors.astype(np.float32))
+    return faiss.serialize_index(index).tobytes()
+
+
+def index_name(data: Mapping[str, Facts], spec: Spec) -> str:
+    """The file of the index over a fragment with these data files, stored as `spec` says."""
+    told = dump_json([sorted((name, *facts) for name, facts in data.items()), asdict(spec)])
+    return f"{INDEX}/{sha256_bytes(told)[:32]}.faiss"
+
+
+def template_name(spec: Spec) -> str:
+    """The file of a spec's template, the empty index with its lists."""
+    return f"{TEMPLATES}/{spec.template}.faiss"
+
+
+def read_template(place: Place, spec: Spec) -> bytes:
+    """The template of a spec, b"" for a flat one; StoreError, with both hashes, for a file that changed."""
+    if spec.template is None:
+        return b""
+    data = place.read(template_name(spec))
+    if (found := sha256_bytes(data)) != spec.template:
+        raise StoreError(f"{place}/{template_name(spec)}: sha256 is {found}, the version says {spec.template}")
+    return data
+
+
+def write_index(place: Place, name: str, vectors: np.ndarray, spec: Spec, template: bytes) -> Facts:
+    """Make the index over (n, d) float16 unit vectors and put it there; what is there already is replaced."""
+    import faiss
+
+    check_vectors(vectors, f"{place}/{name}")
+    if vectors.shape[1] != spec.dimension:
+        raise StoreError(f"{place}/{name}: dimension is {vectors.shape[1]}, the store's is {spec.dimension}")
+    with place.scratch() as folder:
+        faiss.write_index(made_index(vectors, spec, template), str(folder / "index"))
+        facts = (folder / "index").stat().st_size, sha256_file(folder / "index")
+        place.put(name, folder / "index")
+    return facts
+
+
+def made_index(vectors: np.ndarray, spec: Spec, template: bytes) -> Any:  # noqa: ANN401 - one of two classes
+    """A FAISS index over (n, d) float16 vectors, their bits as they are; the same vectors give the same bytes."""
+    import faiss
+
+    if spec.kind == "flat_fp16":
+        flat = empty_index(spec)
+        flat.add_sa_codes(np.ascontiguousarray(vectors).view(np.uint8))
+        return flat
+    index: Any = faiss.deserialize_index(np.frombuffer(template, dtype=np.uint8))
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # BLAS may round another way when threads share a product
+    try:
+        for start in range(0, len(vectors), ASSIGNED):
+            index.add(vectors[start : start + ASSIGNED].astype(np.float32))
+    finally:
+        faiss.omp_set_num_threads(threads)
+    return index
+
+
+def open_index(place: Place, name: str, facts: Facts, spec: Spec, rows: int) -> faiss.Index:
+    """The index in a file, memory-mapped. StoreError where it is absent, cut, of other rows or of another kind."""
+    path = place.local(name, facts[1])
+    if not path.is_file() or path.stat().st_size != facts[0]:
+        found = f"{path.stat().st_size:,} bytes" if path.is_file() else "no such file"
+        raise StoreError(f"{place}/{name}: {found}, the version says {facts[0]:,} bytes")
+    index = open_vectors(path, spec)
+    if index.ntotal != rows:
+        raise StoreError(f"{place}/{name}: holds {index.ntotal:,} vectors, its fragment has {rows:,} rows")
+    return index
+
+
+def probed(index: faiss.Index) -> tuple[np.ndarray, np.ndarray]:
+    """Some places of an index, spread evenly, as the rows that stand there and their vectors (n, d) float16."""
+    rows = np.unique(np.linspace(0, index.ntotal - 1, min(PROBES, index.ntotal)).astype(np.int64))
+    lists: Any = index
+    if not hasattr(lists, "invlists"):
+        return rows, codes_of(index)[rows]
+    return _ids(lists, rows), stored(index, rows)
+
+
+def _ids(index: Any, places: np.ndarray) -> np.ndarray:  # noqa: ANN401 - an IVF index
+    import faiss
+
+    ends = np.cumsum([index.get_list_size(number) for number in range(index.nlist)])
+    found = []
+    for place, number in zip(places, np.searchsorted(ends, places, side="right"), strict=True):
+        size = index.get_list_size(int(number))
+        ids = faiss.rev_swig_ptr(index.invlists.get_ids(int(number)), size)
+        found.append(int(ids[place - ends[number] + size]))
+    return np.array(found, dtype=np.int64)

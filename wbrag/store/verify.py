@@ -1,116 +1,117 @@
-"""Is every byte of a store what was written? And what to do where vectors are not: encode the passages again."""
+"""Is every byte of a store what was written? And what can be made again: every index, of the rows."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import dataclass
 
-import numpy as np
-
-from wbrag.retrieval.encoder import passage_text
-from wbrag.store.files import StoreError, sha256_file
-from wbrag.store.garbage import pins
-from wbrag.store.live import tombstone_fault
-from wbrag.store.manifest import Manifest, SegmentRef, broken_link, check_rows, name_of, read_manifest, versions
-from wbrag.store.passages import PassageFile
-from wbrag.store.segment import PASSAGES, VECTORS, facts_of, segment_faults
-from wbrag.store.storage import SEGMENTS, Storage, Store, sha256_of, storage_of
-from wbrag.store.template import read_template
-from wbrag.store.vectors import Spec, write_vectors
-
-Encode = Callable[[list[str]], np.ndarray]
+from wbrag.schema import PASSAGE
+from wbrag.store import rows, vectors
+from wbrag.store.changes import index_of
+from wbrag.store.files import StoreError, sha256_bytes
+from wbrag.store.place import Facts, Place, Where, nothing_there, place_of
+from wbrag.store.versions import Version, kept, numbers, read_version, record_name
 
 
-def verify(store: Store, full: bool = False) -> list[str]:
+def verify(where: Where, full: bool = False) -> list[str]:
     """Everything wrong with a store, one message each, with the file's name and both values; nothing: it is whole.
 
-    All manifests and their chain; of every kept or pinned version the row numbers, tombstones, templates, segment.json
-    and sizes. `full`: also the sha256 of every file and Parquet's page checksums (about 0.6 GB/s on one core).
+    All records and their chain; of every kept or pinned version that its files are there, with their sizes; `full`: and
+    the sha256 of each (about 0.6 GB/s on one core). StoreError where there is no store.
     """
-    at = storage_of(store)
-    faults: list[str] = []
-    manifests: list[Manifest] = []
-    for version in range(1, max(versions(at), default=0) + 1):
-        try:
-            manifests.append(read_manifest(at, version))
-        except StoreError as error:
-            faults.append(str(error))
-    faults += filter(None, (broken_link(at, manifest) for manifest in manifests))
-    seen: set[object] = set()
-    for manifest in _kept(at, manifests):
-        faults += _version_faults(at, manifest, full, seen)
-    return list(dict.fromkeys(faults))
+    place = place_of(where)
+    there = numbers(place)
+    if not there:
+        raise nothing_there(place)
+    faults = [fault for number in range(1, there[-1] + 1) if (fault := _broken(place, number))]
+    if faults:
+        return faults
+    seen: set[tuple[str, Facts]] = set()
+    for version in kept(place):
+        new = [item for item in version.files.items() if item not in seen]
+        faults += [fault for name, facts in new if (fault := _differs(place, name, facts, full))]
+        seen.update(new)
+    return faults
 
 
-def _kept(at: Storage, manifests: list[Manifest]) -> list[Manifest]:
-    oldest = max((manifest.oldest for manifest in manifests), default=1)
-    alive = pins(at)
-    return [manifest for manifest in manifests if manifest.version >= oldest or manifest.version in alive]
-
-
-def _version_faults(at: Storage, manifest: Manifest, full: bool, seen: set[object]) -> Iterator[str]:
-    """What is wrong with the files of one version that other versions (`seen`) do not have."""
+def _broken(place: Place, number: int) -> str:
+    """What is wrong with the record of a version, or with what it says of the one before it."""
     try:
-        check_rows(manifest, f"{at}/{name_of(manifest.version)}")
+        version = read_version(place, number)
+        found = sha256_bytes(place.read(record_name(number - 1))) if number > 1 else None
     except StoreError as error:
-        yield str(error)
-    if manifest.tombstones and manifest.tombstones not in seen:
-        file = f"tombstones/{manifest.tombstones}"
-        yield from filter(None, [tombstone_fault(f"{at}/{file}", manifest.tombstones, sha256_of(at, file))])
-    template = manifest.spec.template
-    if template and template not in seen and (actual := sha256_of(at, f"templates/{template}.faiss")) != template:
-        yield f"{at}/templates/{template}.faiss: sha256 is {actual}, its name says {template}"
-    for ref in manifest.segments:
-        if (ref.id, ref.sha256) not in seen:
-            yield from (fault for _, fault in segment_faults(at, f"{SEGMENTS}/{ref.id}", ref.sha256, full=full))
-        seen.add((ref.id, ref.sha256))
-    seen |= {manifest.tombstones, template}
+        return str(error)
+    if found == version.parent:
+        return ""
+    return f"{place}/{record_name(number - 1)}: sha256 is {found}, version {number} says {version.parent}"
 
 
-def repair(store: Store, encode: Encode, fingerprint: str) -> list[str]:
-    """Rebuild every damaged or missing vectors file of a kept version from its passages; returns the files' names.
+def _differs(place: Place, name: str, facts: Facts, full: bool) -> str:
+    size = place.size(name)
+    if size != facts[0]:
+        found = "no such file" if size is None else f"has {size:,} bytes, was written with {facts[0]:,}"
+        return f"{place}/{name}: {found}"
+    if full and (sha := place.facts(name)[1]) != facts[1]:
+        return f"{place}/{name}: sha256 is {sha}, was written with {facts[1]}"
+    return ""
 
-    `encode` is the encoder's `encode_passages`, `fingerprint` its fingerprint. It is given the passages of one row
-    group at a time, as a build gives them, so that the new file is the old one byte for byte. StoreError, and nothing
-    is replaced: another encoder; a damaged segment.json or passages file (bring it back from a backup); a new file with
-    another sha256 than segment.json says, with both values.
+
+def repair(where: Where) -> list[str]:
+    """Make every damaged or missing index of a kept version again, of its rows; returns the files' names.
+
+    StoreError, and nothing is replaced, where another file is damaged (bring it back from a backup), or where the index
+    that was made again is not the one that was written.
     """
-    at = storage_of(store)
-    refs = {ref.id: ref for m in _kept(at, [read_manifest(at, v) for v in versions(at)]) for ref in m.segments}
-    rebuilt = []
-    for ref in refs.values():
-        folder = f"{SEGMENTS}/{ref.id}"
-        faults = list(segment_faults(at, folder, ref.sha256, full=True))
-        for name, fault in faults:
-            if name != VECTORS:
-                raise StoreError(f"{fault}; only {VECTORS} can be made again, bring this file back from a backup")
-        if faults:
-            _rebuild(at, ref, encode, fingerprint)
-            rebuilt.append(f"{folder}/{VECTORS}")
-    return rebuilt
+    place = place_of(where)
+    damaged = {fault.partition(": ")[0].removeprefix(f"{place}/"): fault for fault in verify(place, full=True)}
+    for name, fault in damaged.items():
+        if not name.startswith(vectors.INDEX):
+            raise StoreError(f"{fault}; only an index can be made again, bring this file back from a backup")
+    made: list[str] = []
+    for version in kept(place):
+        made += _made_again(place, version, set(damaged) - set(made))
+    return made
 
 
-def _rebuild(at: Storage, ref: SegmentRef, encode: Encode, fingerprint: str) -> None:
-    facts, _ = facts_of(at, f"{SEGMENTS}/{ref.id}", ref.sha256)
-    where = f"{at}/{SEGMENTS}/{ref.id}/{VECTORS}"
-    if fingerprint != facts["encoder"]:
-        raise StoreError(f"{where}: was made by encoder {facts['encoder']!r}, not by {fingerprint!r}")
-    with at.scratch() as scratch:
-        with at.open(f"{SEGMENTS}/{ref.id}/{PASSAGES}") as source, (scratch / PASSAGES).open("wb") as copy:
-            shutil.copyfileobj(source, copy)
-        blocks = _encoded(scratch / PASSAGES, encode)
-        spec = Spec(**facts["spec"])
-        write_vectors(scratch / VECTORS, blocks, spec, read_template(at, spec))
-        expected, actual = facts["files"][VECTORS]["sha256"], sha256_file(scratch / VECTORS)
-        if actual != expected:
-            raise StoreError(f"{where}: made again, its sha256 is {actual}, segment.json says {expected}")
-        at.put(f"{SEGMENTS}/{ref.id}/{VECTORS}", scratch / VECTORS)
+def _made_again(place: Place, version: Version, damaged: set[str]) -> list[str]:
+    data, made = rows.opened(place, version), []
+    for fragment in data.get_fragments():
+        name = index_of(fragment.metadata.to_json(), version.files, version.spec)
+        if name in damaged:
+            template = vectors.read_template(place, version.spec)
+            kept_rows = rows.all_vectors(data, fragment.metadata.id)
+            found = vectors.write_index(place, name, kept_rows, version.spec, template)
+            if found != version.files[name]:
+                told = f"made again its (bytes, sha256) are {found}, the version says {version.files[name]}"
+                raise StoreError(f"{place}/{name}: {told}")
+            made.append(name)
+    return made
 
 
-def _encoded(path: Path, encode: Encode) -> Iterator[np.ndarray]:
-    passages = PassageFile(path)
-    for group in range(passages.file.num_row_groups):
-        table = passages.group(group)
-        titles, texts = table["title"].to_pylist(), table["text"].to_pylist()
-        yield encode([passage_text(title, text) for title, text in zip(titles, texts, strict=True)])
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """What a later version has over an earlier one, as sorted ids."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]  # live in both with another title or text
+
+
+def diff(where: Where, a: int, b: int) -> Diff:
+    """The passages that are live in version `b` and not in `a`, in `a` and not in `b`, and in both but changed."""
+    place = place_of(where)
+    before, after = (_texts(place, read_version(place, number)) for number in (a, b))
+    both = before.keys() & after.keys()
+    return Diff(
+        tuple(sorted(after.keys() - before.keys())),
+        tuple(sorted(before.keys() - after.keys())),
+        tuple(sorted(key for key in both if before[key] != after[key])),
+    )
+
+
+def _texts(place: Place, version: Version) -> dict[str, int]:
+    """A hash of title and text for each live id."""
+    found: dict[str, int] = {}
+    for block in rows.blocks(rows.opened(place, version), PASSAGE.names):
+        for row in block.to_pylist():
+            found[row["id"]] = hash((row["title"], row["text"]))
+    return found

@@ -1,0 +1,124 @@
+"""Builds of a store on Lance, on Ray: exact, resumable, with every column of the corpus."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from wbrag import config
+from wbrag.retrieval.encoder import open_encoder, passage_text
+from wbrag.store import build as building
+from wbrag.store import rows, versions
+from wbrag.store.build import build_store, encode_group, make_piece, new_rows, read_rows
+from wbrag.store.changes import delete
+from wbrag.store.files import StoreError
+from wbrag.store.place import place_of
+from wbrag.store.search import KnowledgeBase
+from wbrag.store.verify import verify
+from wbrag.store.versions import Version
+
+HASHING = config.Encoder(name="hashing", kind="hashing", model="hashing", dimension=32)
+
+
+def corpus(n: int) -> pa.Table:
+    ids = [f"c{i}" for i in range(n)]
+    texts = [f"the town of {i * 7919 % 10007} lies near {i}" for i in range(n)]
+    return pa.table({"id": ids, "title": [f"Town {i}" for i in range(n)], "text": texts})
+
+
+def build(source: Path, store: Path, index: config.Index, encoders: int = 1, rows_each: int = 2048) -> Version:
+    index = replace(index, fragment_rows=rows_each)
+    return build_store(source, store, HASHING, index, config.Cluster(encoders=encoders), {"from": "test"})
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_build_holds_every_passage_and_is_found_by_exact_search(tmp_path: Path) -> None:
+    table = corpus(5200).append_column("year", pa.array([i % 50 for i in range(5200)]))
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=700)
+    made = build(tmp_path / "in.parquet", tmp_path / "flat", config.Index(), encoders=2)
+    assert (made.rows, made.version, made.note["from"], made.note["encoder"]["name"]) == (5200, 1, "test", "hashing")
+    data = rows.opened(place_of(tmp_path / "flat"), made)
+    assert [f.metadata.physical_rows for f in data.get_fragments()] == [2048, 2048, 1104]
+    assert data.to_table(columns=table.column_names).equals(
+        table.cast(data.to_table(columns=table.column_names).schema)
+    )
+    encoder, questions = open_encoder(HASHING), ["Town 77", "the town of 5", "near 5199"]
+    xb = encoder.encode_passages([passage_text(f"Town {i}", text) for i, text in enumerate(table["text"].to_pylist())])
+    xq = encoder.encode_queries(questions).astype(np.float32)
+    wanted = []
+    for query in xq:
+        scores = [float(np.dot(vector, query)) for vector in xb.astype(np.float32)]
+        order = sorted(range(5200), key=lambda i: (-scores[i], f"c{i}"))
+        wanted.append([f"c{i}" for i in order[:7]])
+    with KnowledgeBase.open(tmp_path / "flat") as kb:
+        assert [[one.id for one in hits] for hits in kb.search(questions, 7)] == wanted
+        assert {int(one.id[1:]) % 50 for one in kb.search(questions, 7, where="year = 9")[0]} == {9}
+    lists = build(tmp_path / "in.parquet", tmp_path / "ivf", config.Index("ivf_fp16", nlist=8, nprobe=8))
+    assert lists.spec.nlist == 8
+    with KnowledgeBase(tmp_path / "ivf", nprobe=8) as kb:
+        assert [[one.id for one in hits] for hits in kb.search(xq, 7)] == wanted
+    assert place_of(tmp_path / "ivf").names("pieces") == []
+    assert verify(place_of(tmp_path / "ivf"), full=True) == []
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_what_is_live_is_not_built_again(tmp_path: Path) -> None:
+    pq.write_table(corpus(30), tmp_path / "in.parquet")
+    first = build(tmp_path / "in.parquet", tmp_path / "kb", config.Index())
+    assert build(tmp_path / "in.parquet", tmp_path / "kb", config.Index()) == first
+    pq.write_table(corpus(40), tmp_path / "more.parquet")
+    assert build(tmp_path / "more.parquet", tmp_path / "kb", config.Index()).rows == 40
+    delete(place_of(tmp_path / "kb"), ["c3", "c35"], {})
+    assert build(tmp_path / "more.parquet", tmp_path / "kb", config.Index()).rows == 40
+    changed = corpus(5).set_column(2, "text", pa.array(["other"] * 5))
+    pq.write_table(changed, tmp_path / "changed.parquet")
+    with pytest.raises(Exception, match=r"live with another text: live \{'id': 'c0'.*given \{.*'other'"):
+        build(tmp_path / "changed.parquet", tmp_path / "kb", config.Index())
+    pq.write_table(corpus(50), tmp_path / "fifty.parquet")
+    with pytest.raises(StoreError, match=r"index\.kind is 'ivf_fp16', version 4 has 'flat_fp16'"):
+        build(tmp_path / "fifty.parquet", tmp_path / "kb", config.Index("ivf_fp16", nlist=2))
+    other = replace(HASHING, passage_prefix="p: ")
+    with pytest.raises(Exception, match=r"encoder is .*, the current version has"):
+        build_store(tmp_path / "fifty.parquet", tmp_path / "kb", other, config.Index(), config.Cluster(), {})
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        (pa.table({"id": ["a", "a"], "title": ["", ""], "text": ["", ""]}), "id 'a' stands in row 0 and in row 1"),
+        (pa.table({"id": ["a", None], "title": ["", ""], "text": ["", ""]}), "row 1: id is null"),
+        (pa.table({"id": ["a"], "title": [""]}), "text"),
+        (corpus(0), "no passages"),
+    ],
+)
+def test_bad_passages_are_refused_with_file_and_row(tmp_path: Path, table: pa.Table, told: str) -> None:
+    pq.write_table(table, tmp_path / "in.parquet")
+    with pytest.raises((StoreError, ValueError, KeyError), match=told):
+        new_rows(place_of(tmp_path / "kb"), [tmp_path / "in.parquet"], None)
+
+
+def test_a_build_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, files = place_of(tmp_path / "kb"), [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    table = corpus(3000)
+    for file, some in zip(files, (table.slice(0, 1700), table.slice(1700)), strict=True):
+        pq.write_table(some, file, row_group_size=500)
+    numbers = [np.arange(start, min(start + 1024, 3000)) for start in range(0, 3000, 1024)]
+    assert read_rows(files, np.array([2999, 5, 1700, 1699])).equals(table.take([2999, 5, 1700, 1699]))
+    encoder: Any = open_encoder(HASHING)
+    groups = [f"pieces/{i}.npy" for i in range(3)]
+    for group, some in zip(groups, numbers, strict=True):
+        assert encode_group(encoder, place, files, some, group, "") == (32, encoder.fingerprint)
+    monkeypatch.setattr(encoder, "encode_passages", None)  # nothing is encoded again
+    encode_group(encoder, place, files, numbers[0], groups[0], "")
+    spec, schema = building.spec_of("flat_fp16", 32), rows.schema_of(table.schema, 32)
+    piece = make_piece(place, files, numbers, groups, schema, spec)
+    monkeypatch.setattr(building, "write_piece", None)  # nor written
+    assert make_piece(place, files, numbers, groups, schema, spec) == piece
+    assert piece.rows == 3000
+    assert versions.latest(place) is None

@@ -1,0 +1,203 @@
+"""Where a store lies - a folder or a prefix in S3 - and the few operations that everything else is made of.
+
+Names are relative and have slashes: `versions/000003.json`. A file is written once, under a name of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from wbrag.config import ConfigError
+from wbrag.store.files import StoreError, create_exclusive, replace_file, scratch_folder
+
+#: The Lance dataset of a store, and the folder of its records.
+DATA, VERSIONS = "data.lance", "versions"
+BLOCK = 1 << 20
+#: Bytes and sha256 of a file.
+Facts: TypeAlias = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder, or a URL `s3://bucket/prefix`; `options` go to the object store's client (`key`, `secret`, `endpoint`),
+    what they leave out comes from the usual AWS variables. FAISS maps local files: of a store in S3 they are kept in
+    `cache`, by name, which is their content's hash.
+    """
+
+    root: str
+    options: dict[str, str] = field(default_factory=dict, hash=False)
+    cache: Path = field(default=Path.home() / ".cache" / "wbrag" / "index", hash=False)
+
+    def __str__(self) -> str:
+        return self.root
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is no folder of this machine's."""
+        return "://" in self.root
+
+    @property
+    def data(self) -> str:
+        """Where Lance finds the rows."""
+        return f"{self.root}/{DATA}"
+
+    @property
+    def lance_options(self) -> dict[str, str] | None:
+        """The same client's options as Lance calls them."""
+        if not self.remote:
+            return None
+        named = {"key": "aws_access_key_id", "secret": "aws_secret_access_key", "endpoint": "aws_endpoint"}
+        told = {named[key]: value for key, value in self.options.items()}
+        plain = self.options.get("endpoint", "").startswith("http://")
+        return told | ({"allow_http": "true"} if plain else {})
+
+    @cached_property
+    def _files(self) -> Any:  # noqa: ANN401 - fsspec's
+        from s3fs import S3FileSystem
+
+        known = {key: self.options[key] for key in ("key", "secret") if key in self.options}
+        endpoint = {"endpoint_url": self.options["endpoint"]} if "endpoint" in self.options else {}
+        return S3FileSystem(**known, **endpoint, use_listings_cache=False)
+
+    def _key(self, name: str) -> str:
+        return f"{self.root.partition('://')[2].rstrip('/')}/{name}"
+
+    def names(self, folder: str) -> list[str]:
+        """What stands in a folder, sorted; nothing where there is no such folder."""
+        if not self.remote:
+            path = Path(self.root, folder)
+            return sorted(one for one in os.listdir(path) if not one.startswith(".tmp-")) if path.is_dir() else []
+        try:
+            found = self._files.ls(self._key(folder), detail=False, refresh=True)
+        except FileNotFoundError:
+            return []
+        return sorted(one.rstrip("/").rpartition("/")[2] for one in found)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where it is absent."""
+        try:
+            if self.remote:
+                return int(self._files.info(self._key(name), refresh=True)["size"])
+            return Path(self.root, name).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def age(self, name: str) -> float:
+        """Seconds since a file was written; infinite where it is absent."""
+        try:
+            if self.remote:
+                return float(time.time() - self._files.modified(self._key(name)).timestamp())
+            return time.time() - Path(self.root, name).stat().st_mtime
+        except FileNotFoundError:
+            return float("inf")
+
+    def read(self, name: str) -> bytes:
+        """The content of a small file; StoreError names it when it is absent."""
+        try:
+            return bytes(self._files.cat_file(self._key(name))) if self.remote else Path(self.root, name).read_bytes()
+        except FileNotFoundError:
+            raise StoreError(f"{self}/{name}: no such file") from None
+
+    def facts(self, name: str) -> Facts:
+        """Bytes and sha256 of a file, and what was hashed is flushed to the disk; StoreError where it is absent."""
+        digest, size = hashlib.sha256(), 0
+        try:
+            with self._files.open(self._key(name), "rb") if self.remote else Path(self.root, name).open("rb") as file:
+                while block := file.read(BLOCK):
+                    digest.update(block)
+                    size += len(block)
+                if not self.remote:
+                    os.fsync(file.fileno())
+        except FileNotFoundError:
+            raise StoreError(f"{self}/{name}: no such file") from None
+        return size, digest.hexdigest()
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Make a file appear, whole and flushed; False, and nothing changed, where it is there already."""
+        if self.remote:
+            try:
+                self._files.pipe_file(self._key(name), data, mode="create")  # a conditional PUT
+            except OSError:  # which error a refused condition becomes depends on the server
+                if self.size(name) is None:
+                    raise
+                return False
+            return True
+        return create_exclusive(Path(self.root, name), data)
+
+    def put(self, name: str, source: Path) -> None:
+        """Move a local file to this name, whole, in place of what was there."""
+        if self.remote:
+            self._files.put_file(str(source), self._key(name))
+            source.unlink()
+            return
+        replace_file(source, Path(self.root, name))
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        if self.remote:
+            if self.size(name) is not None:
+                self._files.rm_file(self._key(name))
+        else:
+            Path(self.root, name).unlink(missing_ok=True)
+
+    def local(self, name: str, sha256: str) -> Path:
+        """The file on this machine: itself, or a checked copy in the cache. StoreError: it is absent, or changed."""
+        if not self.remote:
+            return Path(self.root, name)
+        kept = self.cache / f"{sha256}{Path(name).suffix}"
+        if not kept.is_file():
+            with scratch_folder(self.cache) as folder:
+                try:
+                    self._files.get_file(self._key(name), str(folder / "copy"))
+                except FileNotFoundError:
+                    raise StoreError(f"{self}/{name}: no such file") from None
+                found = hashlib.sha256((folder / "copy").read_bytes()).hexdigest()
+                if found != sha256:
+                    raise StoreError(f"{self}/{name}: sha256 is {found}, the version says {sha256}")
+                os.replace(folder / "copy", kept)
+        return kept
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A local folder from which `put` moves; removed at the end."""
+        with scratch_folder(self.cache if self.remote else Path(self.root)) as folder:
+            yield folder
+
+
+#: What every function that people call takes as a store.
+Where: TypeAlias = str | Path | Place
+
+
+def place_of(where: Where, **options: str) -> Place:
+    """The place that a person names: a folder, `~` and relative ones too, or an `s3://` URL."""
+    if isinstance(where, Place):
+        return where
+    scheme, found, _ = str(where).partition("://")
+    if not found:
+        return Place(str(Path(where).expanduser().absolute()))
+    if scheme != "s3":
+        raise ConfigError(f"store: {str(where)!r}: a store lies in a folder or under s3://, not under {scheme}://")
+    return Place(str(where).rstrip("/"), dict(options))
+
+
+def nothing_there(place: Place) -> StoreError:
+    """What to say of a place that has no version: what it is instead, and where a store may be."""
+    if place.remote:
+        return StoreError(f"{place}: no version was ever published there")
+    path = Path(place.root)
+    if path.is_file():
+        return StoreError(f"{path}: is a file, a store is a folder")
+    if not path.is_dir():
+        return StoreError(f"{path}: no such folder")
+    inside = [name for name in ("base", "writeback") if (path / name / VERSIONS).is_dir()]
+    if inside:
+        return StoreError(f"{path}: is a run folder; its stores are {' and '.join(str(path / one) for one in inside)}")
+    return StoreError(f"{path}: no version was ever published there")

@@ -1,0 +1,276 @@
+"""The rows of a store in Lance: passages with every key that came with them, and beside them their vectors.
+
+A fragment is written once, by whoever has its rows; a version holds a list of fragments, some with rows deleted.
+Versions are detached commits: Lance has no newest one, `versions` says which is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wbrag.schema import PASSAGE
+from wbrag.store.files import StoreError
+from wbrag.store.place import DATA, Facts, Place
+from wbrag.store.versions import Version
+
+if TYPE_CHECKING:
+    import lance
+
+# Lance says of every new store that there was none. Read when it is imported.
+os.environ.setdefault("LANCE_LOG", "error")
+
+VECTOR = "vector"
+#: Columns that are wbrag's: the others are what the corpus brought.
+OWN = (*PASSAGE.names, VECTOR)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A fragment that was written and that no version has yet: Lance's description of it, the schema that it was
+    written with, and the files that it is.
+    """
+
+    fragment: dict[str, Any]
+    schema: pa.Schema
+    files: dict[str, Facts]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the fragment."""
+        return int(self.fragment["physical_rows"])
+
+
+def schema_of(columns: pa.Schema, dimension: int) -> pa.Schema:
+    """The schema of rows with these columns (id, title, text and others) and vectors of `dimension`."""
+    others = [pa.field(f.name, f.type) for f in columns if f.name not in OWN]
+    return pa.schema([*PASSAGE, pa.field(VECTOR, pa.list_(pa.float16(), dimension)), *others])
+
+
+def joined(schema: pa.Schema, other: pa.Schema, where: str) -> pa.Schema:
+    """The columns of `schema` and, behind them, those that only `other` has. StoreError, with both types, for a column
+    of another type.
+    """
+    for f in other:
+        at = schema.get_field_index(f.name)
+        if at >= 0 and schema.field(at).type != f.type:
+            raise StoreError(f"{where}: column {f.name!r} is {f.type}, the store's is {schema.field(at).type}")
+    return pa.schema([*schema, *(f for f in other if schema.get_field_index(f.name) < 0)])
+
+
+def conform(table: pa.Table, where: str, row_start: int = 0) -> pa.Table:
+    """id, title, text as strings without nulls, then all other columns as they are.
+
+    StoreError names `where`, the column and the row; `row_start` is the number of the table's first row there.
+    """
+    for name in PASSAGE.names:
+        if name not in table.column_names:
+            raise StoreError(f"{where}: no column {name!r} among {table.column_names}")
+        if table[name].null_count:
+            row = row_start + int(np.flatnonzero(table[name].is_null().to_numpy())[0])
+            raise StoreError(f"{where}: row {row}: {name} is null")
+    others = [field for field in table.schema.remove_metadata() if field.name not in PASSAGE.names]
+    columns = [table[name].cast(pa.string()) for name in PASSAGE.names]
+    return pa.table([*columns, *(table[field.name] for field in others)], schema=pa.schema([*PASSAGE, *others]))
+
+
+def check_ids(ids: pa.ChunkedArray, where: str) -> None:
+    """Refuse (StoreError) an id that stands in two rows, naming it and both."""
+    counts = pc.value_counts(ids)
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(repeated):
+        value = repeated[0]["values"]
+        first, second = np.flatnonzero(pc.equal(ids, value).to_numpy())[:2]
+        raise StoreError(f"{where}: id {value.as_py()!r} stands in row {first} and in row {second}")
+
+
+def with_vectors(passages: pa.Table, vectors: np.ndarray, schema: pa.Schema) -> pa.Table:
+    """The passages as rows of `schema`: their (n, d) float16 vectors beside them, null where they lack a column."""
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    columns = {VECTOR: pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])}
+    for f in schema:
+        if f.name in passages.column_names:
+            columns[f.name] = passages[f.name].cast(f.type)
+        elif f.name != VECTOR:
+            columns[f.name] = pa.nulls(len(passages), f.type)
+    return pa.table([columns[f.name] for f in schema], schema=schema)
+
+
+def write_fragment(place: Place, rows: pa.Table) -> Piece:
+    """Write rows as one fragment, which no version has yet."""
+    from lance.fragment import write_fragments
+
+    options = place.lance_options
+    # "overwrite": columns are numbered by their place in this schema, not by what Lance takes for the newest version.
+    made = write_fragments(
+        rows, place.data, rows.schema, mode="overwrite", max_rows_per_file=max(1, len(rows)), storage_options=options
+    )
+    (fragment,) = (one.to_json() for one in made)
+    names = [f"{DATA}/data/{file['path']}" for file in fragment["files"]]
+    return Piece(fragment, rows.schema, {name: place.facts(name) for name in names})
+
+
+def opened(place: Place, version: Version) -> lance.LanceDataset:
+    """The rows of a version."""
+    return at(place, version.lance)
+
+
+def at(place: Place, number: int) -> lance.LanceDataset:
+    """The rows as of a Lance version; StoreError where Lance cannot read it."""
+    import lance
+
+    try:
+        return lance.dataset(place.data, version=number, storage_options=place.lance_options)
+    except (ValueError, OSError) as error:
+        raise StoreError(f"{place.data}: Lance cannot read version {number}: {error}") from error
+
+
+def prepared(place: Place) -> int:
+    """A dataset without rows or columns to write beside, which the first writer makes; its Lance version."""
+    import lance
+
+    try:
+        empty = pa.table({"id": pa.array([], pa.string())})
+        return int(lance.write_dataset(empty, place.data, mode="create", storage_options=place.lance_options).version)
+    except OSError:  # it is there, or another one makes it at this moment
+        return int(lance.dataset(place.data, storage_options=place.lance_options).version)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a new version has over the one before it: fragments gone, fragments with more rows deleted, pieces."""
+
+    gone: tuple[int, ...] = ()
+    thinned: tuple[dict[str, Any], ...] = ()
+    pieces: tuple[Piece, ...] = ()
+
+
+def committed(place: Place, parent: Version | None, change: Change) -> tuple[int, dict[str, Facts]]:
+    """A detached Lance version that is the parent's with this change, and the files that it stands on.
+
+    StoreError where a piece was written with columns that do not fit those that the parent has by now.
+    """
+    import lance
+    from lance import LanceOperation
+    from lance.schema import LanceSchema
+
+    def told(operation: Any, read: int) -> lance.LanceDataset:  # noqa: ANN401 - any of Lance's
+        return lance.LanceDataset.commit(
+            place.data, operation, read_version=read, detached=True, storage_options=place.lance_options
+        )
+
+    schema = _schema(place, parent, change.pieces)
+    new = [_fragment(piece.fragment, number) for number, piece in enumerate(change.pieces)]
+    if parent is None:
+        made = told(LanceOperation.Overwrite(schema, new), prepared(place))
+    else:
+        before = opened(place, parent)
+        read = parent.lance
+        if len(schema) > len(before.schema):
+            wider = LanceSchema.from_pyarrow(schema)
+            read = int(told(LanceOperation.Merge([f.metadata for f in before.get_fragments()], wider), read).version)
+        thinned = [_fragment(fragment, fragment["id"]) for fragment in change.thinned]
+        made = told(
+            LanceOperation.Update(removed_fragment_ids=list(change.gone), updated_fragments=thinned, new_fragments=new),
+            read,
+        )
+    return int(made.version), files_of(place, made, parent, change.pieces)
+
+
+def _schema(place: Place, parent: Version | None, pieces: Sequence[Piece]) -> pa.Schema:
+    """The columns of a version with these pieces. Lance knows a column by its place, so the schema that each was
+    written with has to be the beginning of the longest.
+    """
+    known = [opened(place, parent).schema] if parent else []
+    schemas = sorted([*known, *(piece.schema for piece in pieces)], key=len)
+    for schema in schemas:
+        if list(schema) != list(schemas[-1])[: len(schema)]:
+            told = f"columns are {', '.join(schema.names)}, and by now {', '.join(schemas[-1].names)}"
+            raise StoreError(f"{place}: {told}: others were published meanwhile; do the same again")
+    return schemas[-1]
+
+
+def _fragment(told: dict[str, Any], number: int) -> Any:  # noqa: ANN401 - Lance's
+    from lance.fragment import FragmentMetadata
+
+    return FragmentMetadata.from_json(json.dumps({**told, "id": number}))
+
+
+def files_of(
+    place: Place, data: lance.LanceDataset, parent: Version | None, pieces: Sequence[Piece]
+) -> dict[str, Facts]:
+    """The files of Lance's that a version stands on; what neither the parent nor a piece has is read and hashed."""
+    known = {**(parent.files if parent else {}), **{name: one for piece in pieces for name, one in piece.files.items()}}
+    names = [f"{DATA}/_versions/d{data.version}.manifest"]
+    for fragment in data.get_fragments():
+        names += fragment_files(fragment.metadata.to_json())
+    return {name: known.get(name) or place.facts(name) for name in names}
+
+
+def fragment_files(fragment: dict[str, Any]) -> list[str]:
+    """The files that a fragment is: its data, and which of its rows are deleted."""
+    names = [f"{DATA}/data/{file['path']}" for file in fragment["files"]]
+    if gone := fragment["deletion_file"]:
+        suffix = "arrow" if gone["file_type"] == "array" else "bin"
+        names.append(f"{DATA}/_deletions/{fragment['id']}-{gone['read_version']}-{gone['id']}.{suffix}")
+    return names
+
+
+def live_rows(data: lance.LanceDataset, fragment: int) -> np.ndarray | None:
+    """(rows,) bool, which rows of a fragment are there; None where all are."""
+    found = data.get_fragment(fragment)
+    assert found is not None
+    if not found.metadata.num_deletions:
+        return None
+    live = np.zeros(found.metadata.physical_rows, dtype=bool)
+    live[addresses(found.scanner(columns=[], with_row_address=True).to_table()) & 0xFFFF_FFFF] = True
+    return live
+
+
+def addresses(table: pa.Table) -> np.ndarray:
+    """The row addresses of scanned rows, (n,) uint64: fragment in the upper half, row in the lower."""
+    return np.asarray(table["_rowaddr"].to_numpy())
+
+
+def taken(data: lance.LanceDataset, fragment: int, rows: np.ndarray, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """These columns of rows of a fragment, by their numbers in it.
+
+    By address: `take` counts live rows, and walks over the deletions of all fragments before it can look one up.
+    """
+    wanted = [(fragment << 32) | int(row) for row in rows]
+    found: list[dict[str, Any]] = data._take_rows(wanted, columns=list(columns)).to_pylist()
+    return found
+
+
+def vectors_of(table: pa.Table) -> np.ndarray:
+    """The vectors of rows, (n, d) float16."""
+    column = table[VECTOR].combine_chunks()
+    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(len(table), -1)
+
+
+def all_vectors(data: lance.LanceDataset, fragment: int) -> np.ndarray:
+    """The vectors of all rows of a fragment, deleted ones too, (n, d) float16."""
+    found = data.get_fragment(fragment)
+    assert found is not None
+    scan = found.scanner(columns=[VECTOR], with_row_id=True, include_deleted_rows=True)
+    return vectors_of(scan.to_table().select([VECTOR]))
+
+
+def ids_of(data: lance.LanceDataset) -> pa.ChunkedArray:
+    """The ids of all live rows, in order."""
+    return data.to_table(columns=["id"])["id"]
+
+
+def blocks(data: lance.LanceDataset, columns: Sequence[str] | None = None, size: int = 16_384) -> Iterator[pa.Table]:
+    """The live rows in order, `size` at a time."""
+    for batch in data.to_batches(columns=list(columns) if columns else None, batch_size=size):
+        if batch.num_rows:
+            yield pa.Table.from_batches([batch])

@@ -1,0 +1,227 @@
+"""The versions of a store: numbered records, each of which says what it stands on.
+
+The highest number is the current version. Creating `versions/<N+1>.json` exclusively is the only commit: before it the
+old version is current and what was written is unreferenced, after it the new one is. A record names a Lance version of
+the rows - a detached one, which nobody finds but by this record, so that what a killed writer left is never seen - and
+the size and sha256 of every file that it stands on (Lance reads a flipped bit in silence), its own and its parent's.
+A version of a write-back store names a version of the base: the two are one pair, published together or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from wbrag.store.files import StoreError, dump_json, sha256_bytes
+from wbrag.store.place import VERSIONS, Facts, Place, Where, nothing_there, place_of
+from wbrag.store.vectors import Spec
+
+SCHEMA = 1
+DAY = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a store. `lance` is the Lance version of its rows, `files` what it stands on, by name."""
+
+    version: int
+    lance: int
+    rows: int
+    spec: Spec
+    encoder: str  # fingerprint; one per store
+    files: dict[str, Facts] = field(hash=False)
+    parent: str | None = None  # sha256 of the record of version - 1
+    restored_from: int | None = None
+    base: tuple[int, str] | None = None  # of a write-back store: the base's version and its record's sha256
+    oldest: int = 1  # versions before it are not kept: clean-up may have removed their files
+    note: dict[str, Any] = field(default_factory=dict, hash=False)
+
+
+def record_name(version: int) -> str:
+    """The file of a version."""
+    return f"{VERSIONS}/{version:06d}.json"
+
+
+def numbers(place: Place) -> list[int]:
+    """The numbers of all versions, rising."""
+    stems = [name.removesuffix(".json") for name in place.names(VERSIONS) if name.endswith(".json")]
+    return sorted(int(stem) for stem in stems if stem.isdigit())
+
+
+def latest(where: Where) -> Version | None:
+    """The current version of a store; None where nothing was ever published."""
+    place = place_of(where)
+    found = numbers(place)
+    return read_version(place, found[-1]) if found else None
+
+
+def current(where: Where) -> Version:
+    """The current version; StoreError, saying what is there instead, where there is none."""
+    found = latest(where)
+    if found is None:
+        raise nothing_there(place_of(where))
+    return found
+
+
+def history(where: Where) -> list[Version]:
+    """Every version from the first to the current one."""
+    place = place_of(where)
+    return [read_version(place, number) for number in numbers(place)]
+
+
+def read_version(place: Place, number: int) -> Version:
+    """One version. StoreError, naming the file and both values: absent, changed, of a schema that is not known here."""
+    file, data = f"{place}/{record_name(number)}", place.read(record_name(number))
+    try:
+        content = dict(json.loads(data))
+        told = content.pop("sha256")
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"{file}: is no record of a version: {error!r}") from error
+    if content.get("schema") != SCHEMA:
+        raise StoreError(f"{file}: schema is {content.get('schema')}, this wbrag reads {SCHEMA}; upgrade wbrag")
+    found = sha256_bytes(dump_json(content))
+    if found != told or dump_json({**content, "sha256": told}) != data or content["version"] != number:
+        raise StoreError(
+            f"{file}: holds version {content.get('version')} with sha256 {found}, not {number} with {told}"
+        )
+    del content["schema"]
+    files = {name: (int(size), str(sha)) for name, (size, sha) in content.pop("files").items()}
+    base = content.pop("base")
+    spec = Spec(**content.pop("spec"))
+    return Version(**content, files=files, spec=spec, base=(int(base[0]), str(base[1])) if base else None)
+
+
+def record_of(version: Version) -> bytes:
+    """The bytes of a version's file."""
+    content = {"schema": SCHEMA, **asdict(version)}
+    return dump_json({**content, "sha256": sha256_bytes(dump_json(content))})
+
+
+def named(version: Version) -> tuple[int, str]:
+    """What a version of a write-back store says of the base that it belongs to."""
+    return version.version, sha256_bytes(record_of(version))
+
+
+def commit(place: Place, change: Callable[[Version | None], Version | None]) -> Version:
+    """Publish the version that `change` makes of the current one (None: there is none yet), and return it.
+
+    `change` returns None where nothing is to do; then the current version is returned. It is asked again, with the
+    newer version, whenever another writer came first. Number and parent are set here, and every file that is new to the
+    version is there, with its size, or StoreError names it.
+    """
+    while True:
+        parent = latest(place)
+        made = change(parent)
+        if made is None:
+            return current(place)
+        told = sha256_bytes(record_of(parent)) if parent else None
+        child = replace(made, version=parent.version + 1 if parent else 1, parent=told)
+        if parent and child.oldest < parent.oldest:
+            raise StoreError(f"{place}: oldest would fall from {parent.oldest} to {child.oldest}")
+        check_sizes(place, child, set(parent.files) if parent else set())
+        if place.create(record_name(child.version), record_of(child)):
+            return child
+
+
+def check_sizes(place: Place, version: Version, known: Collection[str] = ()) -> None:
+    """StoreError for the first file of a version, other than those `known`, that is absent or of another size."""
+    for name, (size, _) in version.files.items():
+        if name not in known and (found := place.size(name)) != size:
+            told = "no such file" if found is None else f"has {found:,} bytes, not {size:,}"
+            raise StoreError(f"{place}/{name}: {told}; version {version.version} needs it")
+
+
+def rollback(where: Where, number: int, note: dict[str, Any]) -> Version:
+    """A new version with the content of an old one. StoreError where that one is not kept any more."""
+    place = place_of(where)
+
+    def change(parent: Version | None) -> Version:
+        if parent is None:
+            raise nothing_there(place)
+        if not parent.oldest <= number <= parent.version:
+            kept = f"kept are {parent.oldest} to {parent.version}"
+            raise StoreError(f"{place}: version {number} is not there to go back to; {kept}")
+        old = read_version(place, number)
+        return replace(old, restored_from=number, oldest=parent.oldest, note=note)
+
+    return commit(place, change)
+
+
+def paired(where: Where, base: Version, note: dict[str, Any]) -> Version:
+    """A new version of a write-back store with the content of the current one, beside another version of the base."""
+    place = place_of(where)
+
+    def change(parent: Version | None) -> Version | None:
+        if parent is None or parent.base == named(base):
+            return None
+        return replace(parent, base=named(base), restored_from=None, note=note)
+
+    return commit(place, change)
+
+
+@contextmanager
+def pinned(where: Where, number: int = 0, seconds: float = DAY) -> Iterator[Version]:
+    """Keep the files of a version (0: the current one) from clean-up until the end, or for `seconds` should the process
+    die. A store that this process may not write to is read without a pin. StoreError where the version is not kept.
+    """
+    place = place_of(where)
+    version = read_version(place, number) if number else current(place)
+    pin = f"pins/{version.version:06d}-{uuid.uuid4().hex}.json"
+    try:
+        place.create(pin, dump_json({"version": version.version, "expires": time.time() + seconds}))
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        yield version
+        return
+    try:
+        newest = current(place)  # again: a clean-up that did not see the pin has raised `oldest` by now
+        if version.version < newest.oldest:
+            raise StoreError(f"{place}: version {version.version} is not kept any more; the oldest is {newest.oldest}")
+        yield version
+    finally:
+        place.remove(pin)
+
+
+@contextmanager
+def reading(base: Where, writeback: Where | None = None, seconds: float = 7 * DAY) -> Iterator[tuple[int, int]]:
+    """The versions of the pair that is current, pinned for the block; 0 for a store that is None or empty.
+
+    What actors open by number stays the same version for all of them, and after a restart.
+    """
+    with ExitStack() as stack:
+        units = latest(writeback) if writeback else None
+        if writeback and units:
+            stack.enter_context(pinned(place_of(writeback), units.version, seconds))
+        number = units.base[0] if units and units.base else 0
+        passages = read_version(place_of(base), number) if number else latest(base)
+        if passages:
+            stack.enter_context(pinned(place_of(base), passages.version, seconds))
+        yield passages.version if passages else 0, units.version if units else 0
+
+
+def pins(place: Place) -> set[int]:
+    """The versions that somebody has pinned and whose pin has not expired."""
+    found = set()
+    for name in place.names("pins"):
+        try:
+            pin = json.loads(place.read(f"pins/{name}"))
+        except StoreError:
+            continue  # released meanwhile
+        if pin["expires"] > time.time():
+            found.add(int(pin["version"]))
+    return found
+
+
+def kept(place: Place) -> list[Version]:
+    """The versions whose files stay: from `oldest` on, and pinned ones."""
+    found = numbers(place)
+    oldest = read_version(place, found[-1]).oldest if found else 1
+    alive = pins(place)
+    return [read_version(place, number) for number in found if number >= oldest or number in alive]
