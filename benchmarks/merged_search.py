@@ -15,41 +15,36 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from synthetic import blocks, median, passages, queries, table, timed
+from synthetic import blocks, median, passages, published, queries, table, timed
 
 from wbrag.config import Merge
-from wbrag.store.manifest import commit
-from wbrag.store.publish import extended, publish
-from wbrag.store.revise import delete_rows
+from wbrag.store.changes import delete
+from wbrag.store.place import place_of
 from wbrag.store.search import KnowledgeBase
-from wbrag.store.segment import write_segment
-from wbrag.store.storage import storage_of
-from wbrag.store.template import template_name, train_template
-from wbrag.store.vectors import spec_of
+from wbrag.store.vectors import spec_of, template_name, train_template
 
 K = 10
 NLIST = 512
 
 
 def stores(folder: Path, vectors: np.ndarray, cut: int) -> dict[str, KnowledgeBase]:
-    """The same rows as one segment, as base and write-back, as 16 segments, with deletions, as an IVF base."""
-    rows = len(vectors)
-    publish(folder / "one", vectors, passages(0, rows), "benchmark", {})
-    publish(folder / "base", vectors[:cut], passages(0, cut), "benchmark", {})
-    publish(folder / "units", vectors[cut:], passages(cut, rows), "benchmark", {})
+    """The same rows as one fragment, as base and write-back, as 16 fragments, with deletions, as an IVF base."""
+    rows, spec = len(vectors), spec_of("flat_fp16", vectors.shape[1])
+    published(folder / "one", vectors, passages(0, rows), spec)
+    published(folder / "base", vectors[:cut], passages(0, cut), spec)
+    published(folder / "units", vectors[cut:], passages(cut, rows), spec)
     for part in np.array_split(np.arange(rows), 16):
-        publish(folder / "many", vectors[part], passages(int(part[0]), int(part[-1]) + 1), "benchmark", {})
+        published(folder / "many", vectors[part], passages(int(part[0]), int(part[-1]) + 1), spec)
     made = {"one": KnowledgeBase(folder / "one"), "two": KnowledgeBase(folder / "base", folder / "units")}
     made["many"] = KnowledgeBase(folder / "many")
     made["beside"] = KnowledgeBase(folder / "base", folder / "units", merge=Merge("beside", margin=0.05))
     dead = np.random.default_rng(3).choice(rows, rows // 20, replace=False)
-    delete_rows(folder / "one", dead, {})
+    delete(folder / "one", [f"p{row}" for row in dead], {})
     made["deleted"] = KnowledgeBase(folder / "one")
     template = train_template(vectors[: NLIST * 64], NLIST)
-    spec = spec_of("ivf_fp16", vectors.shape[1], template, NLIST)
-    storage_of(folder / "ivf").create(template_name(str(spec.template)), template)
-    segment = write_segment(folder / "ivf", vectors, passages(0, rows), spec, "benchmark")
-    commit(folder / "ivf", lambda parent: extended(parent, segment, {}))
+    lists = spec_of("ivf_fp16", vectors.shape[1], template, NLIST)
+    place_of(folder / "ivf").create(template_name(lists), template)
+    published(folder / "ivf", vectors, passages(0, rows), lists)
     made["ivf"] = KnowledgeBase(folder / "ivf", nprobe=16)
     return made
 
@@ -109,20 +104,20 @@ def main() -> int:
     rate = {name: args.queries / median(times) for name, times in seconds.items()}
     shown: list[tuple[str, str, str, bool | None]] = [
         ("plain FAISS, one fp16 index, no passages", f"{rate['faiss']:.0f} queries/s", "", None),
-        ("one segment, with passages", f"{rate['one']:.0f} queries/s", "", None),
+        ("one fragment, with passages", f"{rate['one']:.0f} queries/s", "", None),
         ("  against plain FAISS", f"{against('one', 'faiss'):.2f}", "", None),
     ]
     for name, what, bar in (
         ("two", "base + write-back (5 %)", 0.9),
-        ("many", "16 segments", 0.75),
-        ("deleted", "one segment, 5 % deleted", 0.9),
+        ("many", "16 fragments", 0.75),
+        ("deleted", "one fragment, 5 % deleted", 0.9),
         ("beside", "base + write-back, units beside", None),
-        ("filter", "one segment, a filter that half pass", None),
+        ("filter", "one fragment, a filter that half pass", None),
         ("ivf", f"IVF {NLIST}, 16 probed", None),
     ):
         ratio = against(name, "one")
         held = None if bar is None else ratio >= bar
-        shown.append((f"{what}, against one segment", f"{ratio:.2f}", f">= {bar}" if bar else "", held))
+        shown.append((f"{what}, against one fragment", f"{ratio:.2f}", f">= {bar}" if bar else "", held))
     for name in ("one", "two", "many"):
         shown.append((f"{name}: queries with FAISS's ids", f"{equal[name]:.1%}", "100 %", equal[name] == 1))
     shown.append(("IVF: recall@10", f"{np.mean(hits):.4f}", "", None))

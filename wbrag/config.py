@@ -102,7 +102,7 @@ class Encoder:
 
 @dataclass
 class Index:
-    """How segments are stored and built."""
+    """How vectors are stored and searched."""
 
     kind: str = "flat_fp16"  # flat_fp16 | ivf_fp16, for a base; write-back is always flat
     fragment_rows: int = 262_144  # rows of a fragment, and of an index file, at most

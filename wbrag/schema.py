@@ -91,7 +91,7 @@ EXAMPLE = pa.schema(
     ]
 )
 PASSAGE = pa.schema([("id", pa.string()), ("title", pa.string()), ("text", pa.string())])
-#: A unit as it lies in the write-back segment: a passage plus its provenance. `example_ids`: the kept examples behind
+#: A unit as it lies in the write-back store: a passage plus its provenance. `example_ids`: the kept examples behind
 #: it, none where only the evidence of one mentions its subject. `doubt`: how it came to be faithful (units.write).
 UNIT = pa.schema(
     [

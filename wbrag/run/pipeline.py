@@ -8,7 +8,6 @@ checkpoint (traces, predictions), so the same command goes on where the last one
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +147,7 @@ def base_index(cfg: TrainConfig, inputs: Inputs, cache: Path, encoders: Encoders
 def link_base(run: Path, base: Path) -> None:
     """`base` in the run folder: the base index, so that `KnowledgeBase.open(run)` finds both stores."""
     (run / "base").unlink(missing_ok=True)
-    (run / "base").symlink_to(os.path.relpath(base, run))
+    (run / "base").symlink_to(base.absolute())  # the run may be moved
 
 
 def retrieve(cfg: TrainConfig, inputs: Inputs, base: Path, out: Path, encoders: Encoders | None = None) -> Path:

@@ -290,8 +290,8 @@ class KnowledgeBase:
         """
         where = place_of(path)
         stores: tuple[Place, Place | None] = where, None
-        if not where.remote and Path(where.root, "base").is_dir():
-            stores = place_of(Path(where.root, "base")), place_of(Path(where.root, "writeback"))
+        if base := None if where.remote else base_of(Path(where.root)):
+            stores = place_of(base), place_of(Path(where.root, "writeback"))
         made = cls(*stores, encoder=encoder.fingerprint if encoder else "", merge=merge, nprobe=nprobe)
         made._given = encoder
         return made
@@ -515,6 +515,20 @@ class KnowledgeBase:
                 self._warm[key] = where, part.held(mask)
             made.append(self._warm[key][1])
         return made
+
+
+def base_of(run: Path) -> Path | None:
+    """The base store of a run's folder: where its link leads, or, as a run may have been moved with its cache, of that
+    name in `cache/` beside it; None where the folder has none. StoreError for a link that leads nowhere.
+    """
+    link = run / "base"
+    if link.is_dir() or not link.is_symlink():
+        return link if link.is_dir() else None
+    beside = run.absolute().parent / "cache" / link.readlink().name
+    if not beside.is_dir():
+        told = f"leads to {link.readlink()}, which is not there, and neither is {beside}"
+        raise StoreError(f"{link}: {told}; put the base back, or link to where it is")
+    return beside
 
 
 def _version(place: Place, number: int) -> Version | None:

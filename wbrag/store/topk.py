@@ -1,4 +1,4 @@
-"""Exact top-k as a fold: whatever is searched apart - segments, stores, blocks of a device - merges into one list.
+"""Exact top-k as a fold: whatever is searched apart - blocks of vectors on a device - merges into one list.
 
 The order is total and stated: score descending, then part, then row; so how rows are cut into parts changes nothing.
 """
@@ -26,7 +26,7 @@ def exact_top(search: Search, rows: int, xq: np.ndarray, k: int, fetch: int = 0)
 
     Returns scores and rows, each (nq, min(k, rows)); the row is -1 where fewer can be seen. FAISS leaves open which of
     several equal scores it keeps at place k: a query whose tie reaches past what was fetched is asked again for twice
-    as much, so that the answer does not depend on how rows are cut into segments.
+    as much, so that the answer does not depend on how rows are cut into blocks.
     """
     k = min(k, rows)
     fetch = min(fetch or k + 1, rows)
