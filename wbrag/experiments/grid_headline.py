@@ -12,9 +12,9 @@ from wbrag.experiments.grid import Point, pooled
 from wbrag.experiments.grid_tables import who_gains
 from wbrag.report.evaluation import READ, SIDES, read_of
 from wbrag.report.overlap import RULE
-from wbrag.report.page import Block, Heading, Table, Text
+from wbrag.report.page import Block, Heading, Text
 from wbrag.report.statistics import Flags
-from wbrag.report.tables import FOUND_HEADER, READ_NAMES, interval, percent, points
+from wbrag.report.tables import interval, points, read_table
 
 Record = Mapping[str, Any]
 
@@ -88,21 +88,7 @@ def unseen_blocks(runs: Sequence[Point], grid: Record) -> list[Block]:
     note += "method that searches by itself."
     blocks: list[Block] = []
     if read := grid["unseen"]["read"]:
-        blocks = [Heading("What questions without overlap read"), _read_table(read)]
+        blocks = [Heading("What questions without overlap read"), read_table(read, "answers", "questions", "found")]
         unknown = " It is not known where labels are the answers." if any(run.setting.labels for run in runs) else ""
         blocks.append(Text(f"Answer in the documents: mean over the settings.{unknown}", "note"))
     return [*blocks, Heading("Who gains"), who_gains(grid), Text(note, "note")]
-
-
-def _read_table(read: Mapping[str, Record]) -> Table:
-    total = read["together"]["questions"]
-    rows = tuple(
-        (
-            *(READ_NAMES.get(key, key), f"{record['questions']:,}", percent(record["questions"] / total)),
-            *(points(record["gain"]), interval(record["topics"])),
-            *(percent(record[f"found_{side}"]) for side in SIDES),
-        )
-        for key, record in read.items()
-    )
-    header = ("without overlap", "answers", "share, %", "gain", "95% over topics", *FOUND_HEADER)
-    return Table(header, rows, frozenset({len(rows) - 1}))

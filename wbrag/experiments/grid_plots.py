@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from wbrag.report.plots import BLUE, GREY, INK, ORANGE, QUIET, VECTOR_POINTS, drawn, svg
+from wbrag.report.plots import BLUE, GREY, INK, ORANGE, QUIET, VECTOR_POINTS, empty_panels, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ def ranks_figure(panels: Mapping[str, Named]) -> str:
     """Figure 3: for each benchmark, the share of retained documents at each retrieval rank, one line a generator."""
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     deepest = max(int(rank) for panel in panels.values() for shares in panel.values() for rank in shares)
-    figure, axes = drawn(len(panels), ACROSS, width=9.0, height=2.2)
+    figure, axes = empty_panels(len(panels), ACROSS, width=9.0, height=2.2)
     for place, panel in enumerate(panels.values()):
         for name, shares in panel.items():
             colour = SERIES[names.index(name) % len(SERIES)]
@@ -44,7 +44,7 @@ def transfer_figure(panels: Mapping[str, tuple[list[str], list[list[float | None
     """
     import numpy as np
 
-    figure, axes = drawn(len(panels), min(2, len(panels)), width=9.0, height=3.4)
+    figure, axes = empty_panels(len(panels), min(2, len(panels)), width=9.0, height=3.4)
     every = [abs(v) for _, matrix in panels.values() for row in matrix for v in row if v is not None]
     largest = max([1.0, *every])
     for place, (title, (names, matrix)) in enumerate(panels.items()):
@@ -66,7 +66,7 @@ def transfer_figure(panels: Mapping[str, tuple[list[str], list[list[float | None
 def tokens_figure(panels: Mapping[str, Mapping[str, Sequence[tuple[int, int]]]]) -> str:
     """Figure 5: for each benchmark, tokens of the sources (across) against tokens of the unit, a colour a generator."""
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
-    figure, axes = drawn(len(panels), ACROSS, width=9.0, height=2.5)
+    figure, axes = empty_panels(len(panels), ACROSS, width=9.0, height=2.5)
     points = [pair for panel in panels.values() for pairs in panel.values() for pair in pairs]
     right, top = 1.05 * max(source for source, _ in points), 1.1 * max(unit for _, unit in points)
     for place, panel in enumerate(panels.values()):

@@ -105,10 +105,10 @@ def _forest(axes: Axes, gains: Mapping[str, Record]) -> None:
 
 
 def _panels(width: float, height: float, widths: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
-    return drawn(len(widths), len(widths), width, height, widths)
+    return empty_panels(len(widths), len(widths), width, height, widths)
 
 
-def drawn(
+def empty_panels(
     panels: int, across: int, width: float, height: float, widths: Sequence[float] | None = None
 ) -> tuple[Figure, list[Axes]]:
     """An empty figure of `panels`, at most `across` in a row of `height` inches, in the style of the report."""
