@@ -65,8 +65,13 @@ def _value(record: Any, path: str) -> Any:  # noqa: ANN401 - a value of plain da
     return record
 
 
+def text(value: object) -> str:
+    """Any value as it is; "-" for None, as in all these."""
+    return "-" if value is None else str(value)
+
+
 def count(value: float | None) -> str:
-    """A whole number, or one that is told as such; "-" for None, as in all these."""
+    """A whole number, or one that is told as such."""
     return "-" if value is None else f"{value:,.0f}"
 
 
@@ -92,7 +97,7 @@ def points(value: float | None) -> str:
 
 def interval(record: Record | None, low: str = "ci_low", high: str = "ci_high") -> str:
     """The interval of a gain in points."""
-    return "-" if record is None else f"{points(record[low])} to {points(record[high])}"
+    return "-" if record is None or low not in record else f"{points(record[low])} to {points(record[high])}"
 
 
 def p_value(p: float | None) -> str:
