@@ -89,50 +89,61 @@ JUDGE_NOTE = (
 )
 
 
-def signed(value: float | None) -> str:
-    """A gain of the paper's, in points already."""
-    return "-" if value is None else f"{value:+.2f}"
-
-
 #: The columns of a pooled gain (`grid.pooled`).
 POOLED: Sequence[Column] = (
-    *(("settings", "settings", count), ("gain", "gain", points)),
-    *(("95% over topics", "topics", interval), ("95% over questions", "", interval)),
+    ("settings", "settings", count),
+    ("gain", "gain", points),
+    ("95% over topics", "topics", interval),
+    ("95% over questions", "", interval),
 )
+#: The paper's mean gain, in points already.
+PAPER: Column = ("paper", "paper", lambda told: "-" if told is None else f"{told:+.2f}")
 #: Those of one setting: its questions without overlap, all of them, and the paper's figures.
 SETTING: Sequence[Column] = (
-    *(("n, without overlap", "unseen.questions", count), ("gain", "unseen.gain", points)),
-    *(("95% over topics", "unseen.topics", interval), ("n, all", "all.n", count), ("base", "all.base", percent)),
-    *(
-        ("+ write-back", "all.writeback", percent),
-        ("gain", "all.gain", points),
-        ("95% over questions", "all", interval),
-    ),
-    *(("better / worse", "all", lambda r: f"{r['better']} / {r['worse']}"), ("Holm p", "all.holm_p", p_value)),
+    ("n, without overlap", "unseen.questions", count),
+    ("gain", "unseen.gain", points),
+    ("95% over topics", "unseen.topics", interval),
+    ("n, all", "all.n", count),
+    ("base", "all.base", percent),
+    ("+ write-back", "all.writeback", percent),
+    ("gain", "all.gain", points),
+    ("95% over questions", "all", interval),
+    ("better / worse", "all", lambda record: f"{record['better']} / {record['worse']}"),
+    ("Holm p", "all.holm_p", p_value),
     ("paper", "paper", lambda known: f"{known['score']:.1f} ({known['gain']:+.1f})" if known else "-"),
 )
 #: Those of a variant beside its run (`grid.compared`).
 GAIN: Sequence[Column] = (
-    *(("score", "writeback", percent), ("gain over base", "gain", points), ("95% interval", "", interval)),
+    ("score", "writeback", percent),
+    ("gain over base", "gain", points),
+    ("95% interval", "", interval),
 )
 #: Those of Table 3, of Table 4 and of the retrieval table.
 TABLE_3: Sequence[Column] = (
-    *(("selected, %", "selected_rate", percent), ("documents", "mean_retained_documents", hundredths)),
-    *(("source tokens", "source_tokens", number), ("unit tokens", "distilled_tokens", number)),
-    *(("compression", "compression_ratio", hundredths), ("fallback, %", "fallback_rate", percent)),
+    ("selected, %", "selected_rate", percent),
+    ("documents", "mean_retained_documents", hundredths),
+    ("source tokens", "source_tokens", number),
+    ("unit tokens", "distilled_tokens", number),
+    ("compression", "compression_ratio", hundredths),
+    ("fallback, %", "fallback_rate", percent),
 )
 TABLE_4: Sequence[Column] = (
-    *(("selected", "selected", count), ("units", "units", count), ("documents", "retained_documents", hundredths)),
-    *(("fallback, %", "fallback_rate", percent), ("score", "writeback", percent), ("gain", "gain", points)),
-    *(("95% interval", "", interval), ("paper", "paper", text)),
+    ("selected", "selected", count),
+    ("units", "units", count),
+    ("documents", "retained_documents", hundredths),
+    ("fallback, %", "fallback_rate", percent),
+    ("score", "writeback", percent),
+    ("gain", "gain", points),
+    ("95% interval", "", interval),
+    ("paper", "paper", text),
 )
 RETRIEVAL: Sequence[Column] = (
-    *(
-        ("answer found, base, %", "retrieval_recall_base", percent),
-        ("+ write-back, %", "retrieval_recall_writeback", percent),
-    ),
-    *(("lost, %", "lost", percent), ("units among documents, %", "writeback_share", percent)),
-    *(("questions with a unit, %", "exposed", percent), ("context tokens, base", "context_tokens_base", number)),
+    ("answer found, base, %", "retrieval_recall_base", percent),
+    ("+ write-back, %", "retrieval_recall_writeback", percent),
+    ("lost, %", "lost", percent),
+    ("units among documents, %", "writeback_share", percent),
+    ("questions with a unit, %", "exposed", percent),
+    ("context tokens, base", "context_tokens_base", number),
     ("+ write-back", "context_tokens_writeback", number),
 )
 
@@ -248,7 +259,7 @@ def _table_2_blocks(runs: Sequence[Point], grid: Record) -> list[Block]:
         (named(point), {"unseen": few, "all": record, "paper": paper.cell(*point.key)})
         for point, record, few in zip(runs, grid["points"], grid["unseen"]["points"], strict=True)
     ]
-    blocks += [Text("Mean gains beside the paper's:"), tabled("", (*POOLED, ("paper", "paper", signed)), rows, {0})]
+    blocks += [Text("Mean gains beside the paper's:"), tabled("", (*POOLED, PAPER), rows, {0})]
     return [*blocks, Heading("Table 2, setting by setting"), tabled("setting", SETTING, settings)]
 
 
@@ -371,7 +382,9 @@ def transfer_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
         if found:
             name = called(benchmark, backbone)
             grid["transfer"][name] = {f"{reader} <- {writer}": record for (reader, writer), record in found.items()}
-            matrix = [[_transferred(reader, writer, found) for writer in methods] for reader in methods]
+            cells = {(method, method): 0.0 for method in methods}
+            cells |= {pair: 100 * record["difference"] for pair, record in found.items()}
+            matrix = [[cells.get((reader, writer)) for writer in methods] for reader in methods]
             panels[name] = [*map(called, methods)], matrix
             rows = [(called(reader), {"of": called(writer), **record}) for (reader, writer), record in found.items()]
             columns = (("corpus of", "of", text), *GAIN, *difference("minus own corpus"))
@@ -384,12 +397,6 @@ def transfer_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
     caption += f"{paper.paper()['figure4']['largest_difference']} points. Here {near}, the largest difference is "
     picture = Picture("plots/transfer.svg", transfer_figure(panels), f"{caption}{100 * max(every):.1f}.")
     return [Heading("Figure 4: one method's corpus read by another"), Pictures((picture,)), *blocks]
-
-
-def _transferred(reader: str, writer: str, found: Mapping[tuple[str, str], Record]) -> float | None:
-    """The cell of Figure 4, in points; None for a pair that was not measured."""
-    record = {"difference": 0.0} if reader == writer else found.get((reader, writer))
-    return None if record is None else 100 * record["difference"]
 
 
 def _construction_blocks(runs: Sequence[Point]) -> list[Block]:

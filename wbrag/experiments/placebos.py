@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from math import ceil
 from typing import Any
 
@@ -47,10 +48,8 @@ def check_placebos(names: Sequence[str]) -> None:
 
 def own_units(traces: Sequence[Row]) -> list[Row]:
     """One row for each of a run's units, in order of unit id: the least of the examples that made it."""
-    first: dict[str, Row] = {}
-    for row in sorted((row for row in traces if row["unit_id"]), key=lambda row: (row["unit_id"], row["id"])):
-        first.setdefault(row["unit_id"], row)
-    return list(first.values())
+    made = sorted((row for row in traces if row["unit_id"]), key=lambda row: (row["unit_id"], row["id"]))
+    return [next(rows) for _, rows in groupby(made, key=lambda row: row["unit_id"])]
 
 
 def raw_units(traces: Sequence[Row]) -> list[dict[str, Any]]:
@@ -58,19 +57,15 @@ def raw_units(traces: Sequence[Row]) -> list[dict[str, Any]]:
     units = []
     for row in own_units(traces):
         kept = [row["documents"][rank - 1] for rank in row["kept_ranks"]]
-        text = " ".join(document["text"] for document in kept)
-        sources = [document["id"] for document in kept]
-        units.append(_unit("raw", kept[0]["title"], cut(text, words(row["unit_text"])), row["id"], sources))
+        text = cut(" ".join(document["text"] for document in kept), words(row["unit_text"]))
+        units.append(_unit("raw", kept[0]["title"], text, row["id"], [document["id"] for document in kept]))
     return _distinct(units)
 
 
 def cheat_sheet(traces: Sequence[Row]) -> list[dict[str, Any]]:
     """As many units as the run has: the question as the title, its golden answers as the text."""
-    units = [
-        _unit("cheat_sheet", row["question"], "; ".join(row["golden_answers"]), row["id"], [])
-        for row in own_units(traces)
-    ]
-    return _distinct(units)
+    own = own_units(traces)
+    return _distinct([_unit("cheat_sheet", r["question"], "; ".join(r["golden_answers"]), r["id"], []) for r in own])
 
 
 def requests(placebo: str, traces: Sequence[Row], passages: Sequence[Row], seed: int) -> list[dict[str, Any]]:
@@ -78,23 +73,20 @@ def requests(placebo: str, traces: Sequence[Row], passages: Sequence[Row], seed:
 
     `passages` is what `random` draws from (id, title, text); no request carries a golden answer.
     """
-    draw = random.Random(f"{placebo}/{seed}")
-    own = own_units(traces)
+    draw, own = random.Random(f"{placebo}/{seed}"), own_units(traces)
     wanted = ceil(SPARE * len(own))
     match placebo:
         case "random":
-            drawn = draw.sample(range(len(passages)), min(wanted, len(passages)))
-            made = [(_about(passages[i]), [_document(passages[i])], False) for i in drawn]
+            made = [_about(passage) for passage in draw.sample(passages, min(wanted, len(passages)))]
         case "ungated":
-            rows = draw.sample(list(traces), min(wanted, len(traces)))
-            made = [(row["question"], row["documents"], True) for row in rows]
+            made = [(row["question"], row["documents"]) for row in draw.sample(traces, min(wanted, len(traces)))]
         case "no_documents":
-            made = [(row["question"], [], False) for row in own]
+            made = [(row["question"], []) for row in own]
         case other:
             raise ValueError(f"{other!r} is not one of {WRITTEN_ONES}")
     return [
-        {"id": f"{placebo}-{number:06d}", "question": question, "documents": documents, "judged": judged}
-        for number, (question, documents, judged) in enumerate(made)
+        {"id": f"{placebo}-{i:06d}", "question": question, "documents": documents, "judged": placebo == "ungated"}
+        for i, (question, documents) in enumerate(made)
     ]
 
 
@@ -127,17 +119,15 @@ def _unit(placebo: str, title: str, text: str, example: str, sources: Sequence[s
     """A row of `schema.UNIT`; its id says what it is. Its tokens are not counted: no tokenizer is here."""
     key = unit_id(title, text, tuple(sources)).removeprefix("wb-")
     row = {"id": f"placebo-{placebo}-{key}", "title": title, "text": text, "example_ids": [example]}
-    told = {"source_tokens": None, "unit_tokens": None, "subject": "", "form": placebo, "doubt": ""}
-    return row | {"source_ids": list(sources)} | told
+    counts = {"source_ids": list(sources), "source_tokens": None, "unit_tokens": None}
+    return row | counts | {"subject": "", "form": placebo, "doubt": ""}
 
 
 def _distinct(units: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [unit for _, unit in sorted({unit["id"]: unit for unit in reversed(units)}.items())]
 
 
-def _about(passage: Row) -> str:
-    return f"What is known about {passage['title'] or cut(passage['text'], 8)}?"
-
-
-def _document(passage: Row) -> dict[str, Any]:
-    return {**{key: passage[key] for key in ("id", "title", "text")}, "score": 0.0, "source": "base", "version": 0}
+def _about(passage: Row) -> tuple[str, list[Row]]:
+    """A question that asks for a passage, and the passage as its document."""
+    document = {key: passage[key] for key in ("id", "title", "text")} | {"score": 0.0, "source": "base", "version": 0}
+    return f"What is known about {passage['title'] or cut(passage['text'], 8)}?", [document]

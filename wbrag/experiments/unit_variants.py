@@ -143,10 +143,16 @@ def _moved(told: Callable[[float | None], str]) -> Callable[[Sequence[float | No
 
 #: A way's record in a report; scores and gains in points, intervals over topics.
 COLUMNS: Sequence[Column] = (
-    *(("runs", "runs", count), ("unseen", "unseen", _told), ("minus own", "unseen_difference", _told)),
-    *(("with overlap", "seen", _told), ("all", "all", _told)),
-    *(("answer found, unseen", "unseen_found", _moved(percent)), ("read, unseen", "unseen_read", percent)),
-    *(("tokens", "tokens", _moved(count)), ("units", "units", count), ("calls", "calls", count)),
+    ("runs", "runs", count),
+    ("unseen", "unseen", _told),
+    ("minus own", "unseen_difference", _told),
+    ("with overlap", "seen", _told),
+    ("all", "all", _told),
+    ("answer found, unseen", "unseen_found", _moved(percent)),
+    ("read, unseen", "unseen_read", percent),
+    ("tokens", "tokens", _moved(count)),
+    ("units", "units", count),
+    ("calls", "calls", count),
 )
 
 

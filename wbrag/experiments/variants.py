@@ -1,7 +1,5 @@
-"""A trained run measured again: with other write-back stores (placebos, other methods' units), with its own units
-and merged in other ways, and itself once more.
-
-Also the run trained anew with a judge in place of its labels.
+"""A trained run measured again: with other write-back stores (placebos, other methods' units), with its kept examples'
+units made and merged in other ways, itself once more; and trained anew with a judge in place of its labels.
 
 Corpus, documents of the base and test questions stay those of the run, and so do the closed-book and base answers,
 which are not asked again; only what another store changes is. Each variant has a folder in `<run>/variants`, laid out
@@ -13,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +22,13 @@ from wbrag.config import ConfigError, Merge, TrainConfig, Units, fingerprint
 from wbrag.experiments import placebos
 from wbrag.report.run_report import QUESTION_COLUMNS, measure
 from wbrag.retrieval.merge import check_merge
-from wbrag.run.actors import Generators
+from wbrag.run import folder, pipeline
 from wbrag.run.dispatch import Stage
-from wbrag.run.folder import (
-    load_config,
-    read_config,
-    read_record,
-    read_rows,
-    read_traces,
-    read_units,
-    setting_of,
-    write_text,
-)
 from wbrag.run.inputs import Identity, check_units, identity_of, refuse_other_settings
 from wbrag.run.job import Job, Session, generate, opened, written
-from wbrag.run.pipeline import (
-    base_index,
-    cache_of,
-    check_errors,
-    finished,
-    predict_missing,
-    read_or_quarantine,
-    retrieve,
-    train,
-)
 from wbrag.run.record import open_record
 from wbrag.run.writeback import publish_units, write_back
-from wbrag.schema import PREDICTION, REQUEST, TRACE, UNIT, WRITTEN
+from wbrag.schema import REQUEST, TRACE, UNIT, WRITTEN
 from wbrag.store.manifest import latest
 
 Row = dict[str, Any]
@@ -72,13 +51,13 @@ def trained(run: Path, session: Session) -> Trained:
     run = run.absolute()
     if not (run / "metrics.json").is_file():
         raise ConfigError(f"runs: {run} holds no trained knowledge base (no metrics.json)")
-    cfg = load_config(run)
-    refuse_other_settings(run, read_record(run / "run.json")["identity"], identity_of(cfg))
-    cache = cache_of(cfg, run)
-    inputs = read_or_quarantine(cfg, run, cache)
+    cfg = folder.load_config(run)
+    refuse_other_settings(run, folder.read_record(run / "run.json")["identity"], identity_of(cfg))
+    cache = pipeline.cache_of(cfg, run)
+    inputs = pipeline.read_or_quarantine(cfg, run, cache)
     with opened(cfg, session) as generators:
-        base = base_index(cfg, inputs, cache, generators.encoders)
-        questions = retrieve(cfg, inputs, base, cache, generators.encoders)
+        base = pipeline.base_index(cfg, inputs, cache, generators.encoders)
+        questions = pipeline.retrieve(cfg, inputs, base, cache, generators.encoders)
     return Trained(cfg, run, inputs.corpus, base, questions, len(inputs.test))
 
 
@@ -107,9 +86,10 @@ def judge(own: Trained, session: Session) -> dict[str, Any]:
 
     Its traces say how far the judge decides as the labels do (`construction.construction`).
     """
-    folder = own.run / "variants" / "judge"
-    cfg = replace(own.cfg, judge="llm", run_dir=str(folder), cache_dir=str(cache_of(own.cfg, own.run)))
-    return read_record(folder / "metrics.json") if finished(cfg) else train(cfg, session)
+    run = own.run / "variants" / "judge"
+    cache = str(pipeline.cache_of(own.cfg, own.run))
+    cfg = replace(own.cfg, judge="llm", run_dir=str(run), cache_dir=cache)
+    return folder.read_record(run / "metrics.json") if pipeline.finished(cfg) else pipeline.train(cfg, session)
 
 
 def transfer(runs: Sequence[Trained], session: Session) -> None:
@@ -118,11 +98,10 @@ def transfer(runs: Sequence[Trained], session: Session) -> None:
     ConfigError unless the runs differ in their method alone, naming the first key and both values.
     """
     check_transfer([(one.cfg.method.name, identity_of(one.cfg)) for one in runs])
-    for reader in runs:
-        for writer in runs:
-            if reader is not writer:
-                store = writer.run / "writeback"
-                predicted(reader, f"transfer-{writer.cfg.method.name}", store, {"writeback": _version(store)}, session)
+    for reader, writer in permutations(runs, 2):
+        store = writer.run / "writeback"
+        version = fingerprint(manifest) if (manifest := latest(store)) else "none"
+        predicted(reader, f"transfer-{writer.cfg.method.name}", store, {"writeback": version}, session)
 
 
 def check_transfer(runs: Sequence[tuple[str, Identity]]) -> None:
@@ -141,23 +120,23 @@ def check_transfer(runs: Sequence[tuple[str, Identity]]) -> None:
 def placebo(own: Trained, name: str, session: Session) -> dict[str, Any]:
     """The run measured with a placebo (`wbrag.experiments.placebos`) of the size of its knowledge base."""
     placebos.check_placebos([name])
-    job = variant_job(own, f"placebo-{name}", {"seed": own.cfg.seed})
-    columns = placebos.TRACE_COLUMNS
-    traces = read_traces(own.run, columns)
+    seed = own.cfg.seed
+    job = variant_job(own, f"placebo-{name}", {"seed": seed})
+    traces = folder.read_traces(own.run, placebos.TRACE_COLUMNS)
     if name in placebos.WRITTEN_ONES:
         passages = pq.read_table(own.corpus).to_pylist() if name == "random" else []
-        rows = placebos.requests(name, traces, passages, own.cfg.seed)
+        rows = placebos.requests(name, traces, passages, seed)
         units = placebos.written_units(name, written_rows(job, rows, session), traces)
     else:
         units = placebos.raw_units(traces) if name == "raw" else placebos.cheat_sheet(traces)
     store = stored(job, units, {"placebo": name}, session)
-    return predicted(own, f"placebo-{name}", store, {"seed": own.cfg.seed}, session)
+    return predicted(own, f"placebo-{name}", store, {"seed": seed}, session)
 
 
 def variant_job(own: Trained, name: str, more: Identity) -> Job:
     """The job of a variant: its folder, and the run's identity with the variant's own."""
-    folder = own.run / "variants" / name
-    return Job(own.cfg, folder, open_record(folder, own.cfg, {**identity_of(own.cfg), "variant": name, **more}))
+    run = own.run / "variants" / name
+    return Job(own.cfg, run, open_record(run, own.cfg, {**identity_of(own.cfg), "variant": name, **more}))
 
 
 def written_rows(job: Job, requests: list[Row], session: Session) -> list[Row]:
@@ -170,7 +149,7 @@ def written_rows(job: Job, requests: list[Row], session: Session) -> list[Row]:
             pq.write_table(pa.Table.from_pylist(list(known.values()), REQUEST), file)
             generate(job, generators, Stage(job.cfg, "write"), file, "written", len(known))
     wanted = {row["id"] for row in requests}
-    return [row for row in read_rows(job.run / "written", WRITTEN) if row["id"] in wanted]
+    return [row for row in folder.read_rows(job.run / "written", WRITTEN) if row["id"] in wanted]
 
 
 def stored(job: Job, units: list[Row], note: dict[str, Any], session: Session) -> Path:
@@ -198,30 +177,21 @@ def predicted(
     file = job.run / "metrics.json"
     if not file.is_file():
         if not written(job, "predictions", own.tested):
+            source = _reversed(own, job) if anew else own.questions / "test.parquet"
+            known = None if anew else own.run / "predictions"
             with opened(own.cfg, session) as generators, job.record.timed("predict"):
-                _predict(own, job, store, generators, anew)
-        write_text(file, json.dumps(_measured(own, job), indent=2, allow_nan=False) + "\n")
-    check_errors(job)
-    return read_record(file)
+                pipeline.predict_missing(job, generators, (own.base, store), source, known, own.tested)
+        setting = folder.setting_of(folder.read_config(job.run))
+        training = list(folder.read_rows(own.run / "traces", TRACE, QUESTION_COLUMNS))
+        told = measure([], folder.read_predictions(job.run), setting, training, folder.read_units(job.run))
+        told |= {"seconds": job.record.facts["seconds"]}
+        folder.write_text(file, json.dumps(told, indent=2, allow_nan=False) + "\n")
+    pipeline.check_errors(job)
+    return folder.read_record(file)
 
 
-def _predict(own: Trained, job: Job, store: Path, generators: Generators, anew: bool) -> None:
-    source = own.questions / "test.parquet"
-    if anew:
-        rows = pq.read_table(source)
-        source = job.run / "questions.parquet"
-        pq.write_table(rows.take(pa.array(range(len(rows) - 1, -1, -1))), source)
-    known = None if anew else own.run / "predictions"
-    predict_missing(job, generators, (own.base, store), source, known, own.tested)
-
-
-def _measured(own: Trained, job: Job) -> dict[str, Any]:
-    setting = setting_of(read_config(job.run))
-    predictions = sorted(read_rows(job.run / "predictions", PREDICTION), key=lambda row: str(row["id"]))
-    training = list(read_rows(own.run / "traces", TRACE, QUESTION_COLUMNS))
-    return measure([], predictions, setting, training, read_units(job.run)) | {"seconds": job.record.facts["seconds"]}
-
-
-def _version(store: Path) -> str:
-    manifest = latest(store)
-    return fingerprint(manifest) if manifest else "none"
+def _reversed(own: Trained, job: Job) -> Path:
+    """The run's test questions in the opposite order."""
+    rows, file = pq.read_table(own.questions / "test.parquet"), job.run / "questions.parquet"
+    pq.write_table(rows.take(pa.array(range(len(rows) - 1, -1, -1))), file)
+    return file

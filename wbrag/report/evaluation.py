@@ -64,7 +64,9 @@ def evaluate(predictions: Sequence[Row], setting: Setting, training: TrainingQue
     the gain must be 0, but for a method that searches by itself. A failed row scores 0 in all three answers. Raises
     ValueError on a repeated id, or on a row without an answer and without an error.
     """
-    check_ids(predictions)
+    repeated = [key for key, times in Counter(row["id"] for row in predictions).items() if times > 1]
+    if repeated:  # paired statistics would count it twice
+        raise ValueError(f"predictions: id {repeated[0]!r} stands in more than one row ({len(repeated)} such ids)")
     scores = score_rows(predictions, setting)
     facts = [retrieval_facts(row, setting) for row in predictions]
     topics = [topic_of(row) for row in predictions]
@@ -89,13 +91,6 @@ def evaluate(predictions: Sequence[Row], setting: Setting, training: TrainingQue
         "unseen": by_class(unseen, READ),
         "exposure": by_class(exposed, ("unit", *EXPOSURES)),
     }
-
-
-def check_ids(rows: Sequence[Row]) -> None:
-    """Raises ValueError with the first id that stands in more than one row: paired statistics would count it twice."""
-    repeated = [key for key, count in Counter(row["id"] for row in rows).items() if count > 1]
-    if repeated:
-        raise ValueError(f"predictions: id {repeated[0]!r} stands in more than one row ({len(repeated)} such ids)")
 
 
 def score_rows(predictions: Sequence[Row], setting: Setting) -> Floats:

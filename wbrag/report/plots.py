@@ -28,7 +28,7 @@ def gain_figure(name: str, record: Record, gains: Mapping[str, Record]) -> str:
 
     The whisker on the write-back bar is the interval of the gain, drawn from the base score.
     """
-    figure, (bars, forest) = _panels(9.0, 0.62 + 0.4 * max(4, len(gains)), widths=(1.15, 1))
+    figure, (bars, forest) = empty_panels(2, 2, 9.0, 0.62 + 0.4 * max(4, len(gains)), (1.15, 1))
     for row, (key, _, colour) in enumerate(BARS):
         bars.barh(row, 100 * record[key], color=colour, height=0.62)
     base, value = 100 * record["base"], 100 * record["writeback"]
@@ -47,7 +47,7 @@ def gain_figure(name: str, record: Record, gains: Mapping[str, Record]) -> str:
 
 def rank_figure(shares: Mapping[str, float]) -> str:
     """Share of the retained documents at each retrieval rank, in percent."""
-    figure, (axes,) = _panels(4.4, 3.0)
+    figure, (axes,) = empty_panels(1, 1, 4.4, 3.0)
     ranks, heights = list(shares), [100 * share for share in shares.values()]
     for rank, height in enumerate(heights):
         axes.bar(rank, height, color=BLUE, width=0.66)
@@ -61,7 +61,7 @@ def rank_figure(shares: Mapping[str, float]) -> str:
 
 def compression_figure(tokens: Sequence[tuple[int, int]]) -> str:
     """Source tokens against distilled tokens, one point a unit, with guides of equal compression."""
-    figure, (axes,) = _panels(4.4, 3.0)
+    figure, (axes,) = empty_panels(1, 1, 4.4, 3.0)
     scattered(axes, tokens, len(tokens), s=14, color=BLUE, zorder=3)
     right, top = (stretch * max(some) for stretch, some in zip((1.12, 1.25), zip(*tokens, strict=True), strict=True))
     compression_guides(axes, right, top, linewidth=0.8, fontsize=8, gap=(3, 2))
@@ -106,10 +106,6 @@ def _forest(axes: Axes, gains: Mapping[str, Record]) -> None:
     axes.set_title("gain in points, 95% interval", loc="left")
 
 
-def _panels(width: float, height: float, widths: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
-    return empty_panels(len(widths), len(widths), width, height, widths)
-
-
 def empty_panels(
     panels: int, across: int, width: float, height: float, widths: Sequence[float] | None = None
 ) -> tuple[Figure, list[Axes]]:
@@ -121,9 +117,8 @@ def empty_panels(
     with mpl.rc_context():
         mpl.rc("font", size=9.5, family="sans-serif")
         mpl.rc("axes", titlesize=9.5, titlepad=10, labelcolor=INK, edgecolor=RULE)
-        mpl.rc("text", color=INK)
-        mpl.rc("xtick", color=INK)
-        mpl.rc("ytick", color=INK)
+        for part in ("text", "xtick", "ytick"):
+            mpl.rc(part, color=INK)
         figure = Figure(figsize=(width, rows * height), layout="constrained")
         grid = figure.subplots(rows, across, squeeze=False, width_ratios=widths)
     every = list(grid.flat)

@@ -64,7 +64,9 @@ def write_report(run: Path) -> dict[str, Any]:
     units = read_units(own)
     later = [list(read_rows(run / name, table, SPENT)) for name, table in LATER.items()]
     asked = asked_before(training, setting, units)
-    metrics = _measured(traces, predictions, setting, asked, units, later) | {"seconds": facts.get("seconds", {})}
+    metrics = evaluate(predictions, setting, asked)
+    metrics |= {"construction": construction(traces, len(units)), "cost": cost(traces, predictions, *later)}
+    metrics |= {"seconds": facts.get("seconds", {})}
     worse = harms(predictions, setting, units, asked)
     sample = drawn(units, setting.seed) if traces else []
     passages = read_passages(own, {*sources_of(worse), *(key for unit in sample for key in unit["source_ids"])})
@@ -111,25 +113,13 @@ def measure(
     `training` are the rows behind the units (`QUESTION_COLUMNS`): the run's own traces or, for an evaluation, which has
     none, those of the run that it measures; `units` those that are searched (`schema.UNIT`).
     """
-    return _measured(traces, predictions, setting, asked_before(training, setting, units), units)
+    told = {"construction": construction(traces, len(units)), "cost": cost(traces, predictions)}
+    return evaluate(predictions, setting, asked_before(training, setting, units)) | told
 
 
 def asked_before(training: Sequence[Row], setting: Setting, units: Sequence[Row]) -> TrainingQuestions | None:
     """The training questions, to be looked up; None where there are none."""
     return TrainingQuestions(training, bool(setting.labels), units) if training else None
-
-
-def _measured(
-    traces: Sequence[Row],
-    predictions: Sequence[Row],
-    setting: Setting,
-    asked: TrainingQuestions | None,
-    units: Sequence[Row],
-    later: Sequence[Sequence[Row]] = (),
-) -> dict[str, Any]:
-    """`measure`, and the cost of what was written and read `later` than training (`construction.cost`)."""
-    told = {"construction": construction(traces, len(units)), "cost": cost(traces, predictions, *later)}
-    return evaluate(predictions, setting, asked) | told
 
 
 def corpus_size(run: Path) -> int | None:

@@ -119,8 +119,11 @@ def read_table(records: Mapping[str, Record], heading: str, n: str, found: str) 
     answer.
     """
     columns = (
-        *((heading, n, count), ("share, %", "share", percent), ("gain", "gain", points)),
-        *(("95% over topics", "topics", interval), ("answer in the documents, base, %", f"{found}_base", percent)),
+        (heading, n, count),
+        ("share, %", "share", percent),
+        ("gain", "gain", points),
+        ("95% over topics", "topics", interval),
+        ("answer in the documents, base, %", f"{found}_base", percent),
         ("+ write-back, %", f"{found}_writeback", percent),
     )
     whole = records["together"][n]

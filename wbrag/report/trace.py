@@ -53,17 +53,16 @@ def lives(run: Path, ids: Sequence[str], setting: Setting, predictions: Sequence
     if unknown := [key for key in others if key not in tested]:
         raise UnknownExample(_unknown(run, unknown[0]))
     behind = {unit["id"]: unit["example_ids"] for unit in read_units(run)} if others else {}
-    return [
-        example_life(traces[key], readers_of(traces[key]["unit_id"], predictions), setting)
-        if key in traces
-        else question_life(tested[key], behind, setting)
-        for key in ids
-    ]
-
-
-def readers_of(unit: str | None, predictions: Iterable[Row]) -> list[Row]:
-    """The predictions, not failed, that hold a unit."""
-    return [row for row in predictions if unit and row["error"] is None and rank_of(unit, row["documents_writeback"])]
+    told = []
+    for key in ids:
+        if key in traces:
+            unit = traces[key]["unit_id"]
+            found = (row for row in predictions if unit and row["error"] is None)
+            readers = [row for row in found if rank_of(unit, row["documents_writeback"])]
+            told.append(example_life(traces[key], readers, setting))
+        else:
+            told.append(question_life(tested[key], behind, setting))
+    return told
 
 
 def lives_to_show(traces: Sequence[Row], predictions: Sequence[Row], setting: Setting) -> list[tuple[str, str]]:
