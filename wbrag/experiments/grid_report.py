@@ -11,12 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from wbrag.experiments import paper
 from wbrag.experiments.grid import (
@@ -273,15 +271,15 @@ def _table_2(runs: Sequence[Point], records: Mapping[tuple[str, str, str], Recor
     rows = [("no retrieval", *(percent(alone[name]) for name in metrics))]
     for (method,), some in grouped(runs, "method"):
         of = {run.setting.benchmark: records[run.key] for run in some}
-        rows.append((called(method), *(percent(of[name]["base"]) if name in of else "-" for name in metrics)))
-        rows.append((f"{called(method)} + write-back", *(_table_2_cell(of.get(name)) for name in metrics)))
+        base = {name: percent(record["base"]) for name, record in of.items()}
+        both = {name: _table_2_cell(record) for name, record in of.items()}
+        for told, found in ((called(method), base), (f"{called(method)} + write-back", both)):
+            rows.append((told, *(found.get(name, "-") for name in metrics)))
     header = ("", *(f"{called(name)}, {metric}" for name, metric in metrics.items()))
     return Table(header, tuple(rows), frozenset(range(2, len(rows), 2)))
 
 
-def _table_2_cell(record: Record | None) -> str:
-    if record is None:
-        return "-"
+def _table_2_cell(record: Record) -> str:
     mark = "*" if record["holm_p"] <= ALPHA else ""
     return f"{percent(record['writeback'])} ({points(record['gain'])}){mark}"
 
@@ -321,9 +319,7 @@ def _means(columns: Iterable[Column], records: Sequence[Record]) -> Record:
 
 def _retrieval(point: Point) -> Record:
     record: Record = point.metrics["results"][0]
-    lost = [
-        f["found_base"] if np.isnan(f["found_base"]) else f["found_base"] > f["found_writeback"] for f in point.facts
-    ]
+    lost = (max(facts["found_base"] - facts["found_writeback"], 0.0) for facts in point.facts)  # NaN: not known
     return {**record, "lost": mean(lost), "exposed": record["questions_with_writeback"] / record["n"]}
 
 
@@ -331,16 +327,12 @@ def _decisions(runs: Sequence[Point]) -> Table:
     """How often methods that decide by themselves retrieve, and how many retrievals a question took, by benchmark."""
     benchmarks = [name for (name,), _ in grouped(runs, "benchmark")]
     told = (("questions, %", "retrieval_rate", percent), ("a question", "retrievals_per_question", hundredths))
-
-    def both(key: str, form: Callable[[float | None], str]) -> Callable[[Record | None], str]:
-        return lambda r: "-" if r is None else f"{form(r[f'{key}_base'])} / {form(r[f'{key}_writeback'])}"
-
     rows = []
     for (backbone, method), some in grouped(runs, "backbone", "method"):
         of = {point.setting.benchmark: point.metrics["results"][0] for point in some}
         for name, key, form in told:
-            cells = (both(key, form)(of.get(benchmark)) for benchmark in benchmarks)
-            rows.append((f"{called(method, backbone)}: {name}", *cells))
+            both = {b: f"{form(r[f'{key}_base'])} / {form(r[f'{key}_writeback'])}" for b, r in of.items()}
+            rows.append((f"{called(method, backbone)}: {name}", *(both.get(b, "-") for b in benchmarks)))
     return Table(("", *map(called, benchmarks)), tuple(rows))
 
 
