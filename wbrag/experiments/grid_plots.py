@@ -48,9 +48,7 @@ def _shares(runs: Sequence[Point]) -> list[float]:
 def tokens_figure(points: Sequence[Point]) -> str:
     """Figure 5: for each benchmark, tokens of the sources (across) against tokens of the unit, a colour a generator."""
     panels = _panels(points, lambda runs: [pair for run in runs for pair in run.tokens])
-    sources, units = zip(
-        *(pair for panel in panels.values() for pairs in panel.values() for pair in pairs), strict=True
-    )
+    sources, units = zip(*(pair for point in points for pair in point.tokens), strict=True)
     right, top = 1.05 * max(sources), 1.1 * max(units)
 
     def draw(axes: Axes, dots: Iterable[tuple[str, list[tuple[int, int]]]]) -> None:

@@ -176,23 +176,17 @@ def over_topics(gains: Floats, topics: Sequence[str], seed: int) -> dict[str, An
 
 def result_records(scores: Floats, facts: Sequence[Row], setting: Setting) -> list[dict[str, Any]]:
     """One record per metric from scores (questions, metrics, 3) and the questions' retrieval facts; fractions 0..1."""
-    about = {"benchmark": setting.benchmark, "method": setting.method, "backbone": setting.backbone}
+    about: dict[str, Any] = {"benchmark": setting.benchmark, "method": setting.method, "backbone": setting.backbone}
     retrieval = _retrieval_means(facts)
     gains = scores[:, :, 2] - scores[:, :, 1]
+    intervals = paired_bootstrap(gains, seed=setting.seed)
     records = []
-    for j, (metric, (low, high)) in enumerate(
-        zip(setting.metrics, paired_bootstrap(gains, seed=setting.seed), strict=True)
-    ):
+    for j, metric in enumerate(setting.metrics):
         closed_book, base, writeback = scores[:, j].T
-        records.append(
-            {
-                **(about | {"metric": metric, "n": len(scores), "closed_book": float(closed_book.mean())}),
-                **{"base": float(base.mean()), "writeback": float(writeback.mean())},
-                **{"gain": float(gains[:, j].mean()), "ci_low": float(low), "ci_high": float(high)},
-                **(mcnemar(base, writeback) if metric in BINARY else NO_MCNEMAR),
-                **retrieval,
-            }
-        )
+        means = {"closed_book": closed_book, "base": base, "writeback": writeback, "gain": gains[:, j]}
+        record = about | {"metric": metric, "n": len(scores)} | {name: float(x.mean()) for name, x in means.items()}
+        record |= {"ci_low": float(intervals[j, 0]), "ci_high": float(intervals[j, 1])}
+        records.append(record | (mcnemar(base, writeback) if metric in BINARY else NO_MCNEMAR) | retrieval)
     return records
 
 

@@ -21,20 +21,7 @@ from wbrag.report.results import gain_picture, result_blocks
 from wbrag.report.tables import COST, count, percent, tabled
 from wbrag.report.trace import lives, lives_to_show
 from wbrag.report.unit_sections import drawn, judged, left_out_blocks, sample_page, unit_blocks, verdicts_told
-from wbrag.run.folder import (
-    read_config,
-    read_left_out,
-    read_passages,
-    read_predictions,
-    read_record,
-    read_records,
-    read_rows,
-    read_traces,
-    read_units,
-    setting_of,
-    trained_run,
-    write_text,
-)
+from wbrag.run import folder
 from wbrag.store.manifest import latest
 
 Row = Mapping[str, Any]
@@ -54,27 +41,27 @@ def write_report(run: Path) -> dict[str, Any]:
     and, where units were rewritten, units_sample.md. RunError, naming the file, where one cannot be read or there is
     no prediction.
     """
-    config = read_config(run)
-    setting, how = setting_of(config), settings_read(config["method"])
-    traces = sorted(read_traces(run, TRACE_COLUMNS), key=lambda row: str(row["id"]))
-    predictions = read_predictions(run)
-    facts = read_record(run / "run.json")
-    own = run if traces else trained_run(run)
-    training = traces or list(read_rows(own / "traces", schema.TRACE, QUESTION_COLUMNS))
-    units = read_units(own)
-    later = [list(read_rows(run / name, table, SPENT)) for name, table in LATER.items()]
+    config = folder.read_config(run)
+    setting, how = folder.setting_of(config), settings_read(config["method"])
+    traces = sorted(folder.read_traces(run, TRACE_COLUMNS), key=lambda row: str(row["id"]))
+    predictions = folder.read_predictions(run)
+    facts = folder.read_record(run / "run.json")
+    own = run if traces else folder.trained_run(run)
+    training = traces or list(folder.read_rows(own / "traces", schema.TRACE, QUESTION_COLUMNS))
+    units = folder.read_units(own)
+    later = [list(folder.read_rows(run / name, table, SPENT)) for name, table in LATER.items()]
     asked = asked_before(training, setting, units)
     metrics = evaluate(predictions, setting, asked)
     metrics |= {"construction": construction(traces, len(units)), "cost": cost(traces, predictions, *later)}
     metrics |= {"seconds": facts.get("seconds", {})}
     worse = harms(predictions, setting, units, asked)
     sample = drawn(units, setting.seed) if traces else []
-    passages = read_passages(own, {*sources_of(worse), *(key for unit in sample for key in unit["source_ids"])})
+    passages = folder.read_passages(own, {*sources_of(worse), *(key for unit in sample for key in unit["source_ids"])})
     tell_sources(worse, passages)
     checked = judged(sample, passages, {row["id"]: row["question"] for row in training}, prompt_words(config))
-    left_out = read_left_out(own)
+    left_out = folder.read_left_out(own)
     harmful = any(row["kind"] == "harmful" for row in left_out)
-    readings = list(read_rows(own / "readings", schema.PREDICTION)) if harmful else []
+    readings = list(folder.read_rows(own / "readings", schema.PREDICTION)) if harmful else []
     shown = lives_to_show(traces, predictions, setting)
     told = lives(run, [key for _, key in shown], setting, predictions)
     pictures = [gain_picture(metrics), *_pictures(metrics, traces)]
@@ -88,16 +75,16 @@ def write_report(run: Path) -> dict[str, Any]:
         *_cost_blocks(metrics["cost"], facts),
         *(Heading("The lives of three examples"), Text("Any other: python -m wbrag.report.trace RUN ID", "note")),
         *(Verbatim(text, caption) for text, (caption, _) in zip(told, shown, strict=True)),
-        *_quarantine_blocks(read_records(run / "quarantine.jsonl")),
+        *_quarantine_blocks(folder.read_records(run / "quarantine.jsonl")),
         *_reproduction_blocks(run, facts),
     ]
     method = f"{setting.method} RAG ({how})" if how else f"{setting.method} RAG"
     subtitle = f"WriteBack-RAG with {method} on {setting.backbone}, seed {setting.seed}"
-    write_text(run / "harms.jsonl", "".join(json.dumps(harm, ensure_ascii=False) + "\n" for harm in worse))
+    folder.write_text(run / "harms.jsonl", "".join(json.dumps(harm, ensure_ascii=False) + "\n" for harm in worse))
     if checked:
-        write_text(run / "units_sample.md", sample_page(checked, setting.seed))
+        folder.write_text(run / "units_sample.md", sample_page(checked, setting.seed))
     write_page(run, f"{setting.benchmark}: before and after write-back", subtitle, blocks)
-    write_text(run / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    folder.write_text(run / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     return metrics
 
 
