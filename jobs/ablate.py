@@ -14,9 +14,8 @@ from command_line import point, settings, start
 from omegaconf import DictConfig
 
 from wbrag.config import AblateConfig
-from wbrag.experiments.gate_variants import ablate
-from wbrag.experiments.grid_headline import summary
-from wbrag.experiments.grid_report import write_grid_report
+from wbrag.experiments.ablation import ablate
+from wbrag.experiments.grid_report import summary, write_grid_report
 from wbrag.experiments.variants import trained
 
 

@@ -14,8 +14,7 @@ from command_line import point, settings, start
 from omegaconf import DictConfig
 
 from wbrag.config import PlaceboConfig
-from wbrag.experiments.grid_headline import summary
-from wbrag.experiments.grid_report import write_grid_report
+from wbrag.experiments.grid_report import summary, write_grid_report
 from wbrag.experiments.placebos import check_placebos
 from wbrag.experiments.variants import placebo, repeat, trained
 

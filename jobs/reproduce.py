@@ -18,9 +18,8 @@ from hydra import compose
 from omegaconf import DictConfig
 
 from wbrag.config import ConfigError, ReproduceConfig, TrainConfig
-from wbrag.experiments.gate_variants import ablate
-from wbrag.experiments.grid_headline import summary
-from wbrag.experiments.grid_report import write_grid_report
+from wbrag.experiments.ablation import ablate
+from wbrag.experiments.grid_report import summary, write_grid_report
 from wbrag.experiments.placebos import check_placebos
 from wbrag.experiments.variants import judge, placebo, repeat, trained, transfer
 from wbrag.run.job import Session

@@ -14,8 +14,7 @@ from command_line import point, settings, start
 from omegaconf import DictConfig
 
 from wbrag.config import TransferConfig
-from wbrag.experiments.grid_headline import summary
-from wbrag.experiments.grid_report import write_grid_report
+from wbrag.experiments.grid_report import summary, write_grid_report
 from wbrag.experiments.variants import trained, transfer
 
 

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbrag.experiments.grid import Point
-from wbrag.experiments.grid_reasons import fates, why
+from wbrag.experiments.grid import Point, fates, why
 from wbrag.report.evaluation import Setting
 
 CONSTRUCTION = {"units": 3, "kept": 4, "examples": 9, "reasons": {"delta <= tau_delta": 5}}

@@ -15,8 +15,7 @@ from synthetic_run import CONFIG, RUN, gated, population, prediction, write_run,
 
 from wbrag import schema
 from wbrag.experiments.grid import compared, measure_grid, read_point, read_points
-from wbrag.experiments.grid_headline import headline, summary
-from wbrag.experiments.grid_report import write_grid_report
+from wbrag.experiments.grid_report import headline, summary, write_grid_report
 from wbrag.experiments.paper import called, cell, family, gain, place, statistic
 from wbrag.report.evaluation import evaluate
 from wbrag.report.run_report import measure
@@ -93,7 +92,7 @@ def add_judge(run: Path, traces: list[dict[str, Any]], rows: list[dict[str, Any]
 
 
 def write_ablation(run: Path) -> None:
-    """What `wbrag.experiments.gate_variants.ablate` leaves."""
+    """What `wbrag.experiments.ablation.ablate` leaves."""
     told = {"selected": 20, "units": 19, "retained_documents": 1.5, "fallback_rate": 0.25, "new_calls": 4}
     own = {"name": "tau_doc=0.01", "gates": GATES, **told, "folder": "."}
     other = {"name": "tau_doc=0.05", "gates": GATES | {"tau_doc": 0.05}, **told, "folder": "variants/gates-0a1b2c3d"}

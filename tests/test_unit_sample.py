@@ -8,7 +8,7 @@ from typing import Any
 from synthetic_run import PASSAGES, kept, population, prediction, units_of, write_run
 
 from wbrag.report.run_report import write_report
-from wbrag.report.unit_sample import DRAWN, drawn, judged, sample_page, verdicts_told
+from wbrag.report.unit_sections import DRAWN, drawn, judged, sample_page, verdicts_told
 
 HELD = {passage["id"]: passage for passage in PASSAGES}
 

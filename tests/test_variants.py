@@ -17,7 +17,7 @@ from small_store import rows_in
 
 from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Gates, Merge, TrainConfig, Units
 from wbrag.data.benchmarks import InputError
-from wbrag.experiments.gate_variants import ablate, selected
+from wbrag.experiments.ablation import ablate, selected
 from wbrag.experiments.grid_report import write_grid_report
 from wbrag.experiments.variants import (
     Trained,

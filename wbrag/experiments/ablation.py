@@ -1,4 +1,4 @@
-"""Other thresholds, replayed from the scores that a run recorded: which examples and ranks they would have kept.
+"""Other thresholds for the gates of a finished run (paper, Table 4), replayed from the scores that it recorded.
 
 Traces hold every score the gates read. So a variant of the gates costs no call for an example whose kept ranks do not
 change; where they do, only its distillation is missing; only an example that the run's own gates closed before all
@@ -7,12 +7,26 @@ its scores were known has to be asked again from the start.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from wbrag.config import ConfigError, Gates
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from wbrag.config import ConfigError, Gates, fingerprint, one_unit_an_example
+from wbrag.experiments.variants import Trained, predicted, stored, variant_job, written_rows
 from wbrag.gates import document_gate, utility_gate, with_documents_needed
+from wbrag.report.statistics import mean
+from wbrag.run.dispatch import Stage
+from wbrag.run.folder import read_rows, write_rows, write_text
+from wbrag.run.job import Session, generate, opened, written
+from wbrag.run.retrieve import ASKED, READ_ROWS, searcher
+from wbrag.run.writeback import unit_of
+from wbrag.schema import TRACE
 
 Row = Mapping[str, Any]
 
@@ -33,6 +47,15 @@ class Replayed:
     id: str
     kept_ranks: tuple[int, ...] | None
     fallback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a variant of the gates takes: units that are there, (id, ranks) to distil, ids to ask from the start."""
+
+    reused: tuple[str, ...]
+    to_distil: tuple[tuple[str, tuple[int, ...]], ...]
+    to_train: tuple[str, ...]
 
 
 def gates_of(own: Gates, thresholds: Mapping[str, Sequence[float]]) -> dict[str, Gates]:
@@ -60,26 +83,17 @@ def replay(row: Row, gates: Gates) -> Replayed:
 
     A failed example stays out: what failed was a call, which no threshold mends.
     """
-    nothing = Replayed(row["id"], ())
+    nothing, unknown = Replayed(row["id"], ()), Replayed(row["id"], None)
     if row["status"] == "failed" or row["s_nr"] is None or not with_documents_needed(row["s_nr"], gates):
         return nothing
     if row["s_rag"] is None:
-        return Replayed(row["id"], None)
+        return unknown
     if not utility_gate(row["s_nr"], row["s_rag"], gates).passed:
         return nothing
     if row["document_scores"] is None:
-        return Replayed(row["id"], None)
+        return unknown
     decision = document_gate(row["s_nr"], row["document_scores"], gates)
     return Replayed(row["id"], decision.kept_ranks, decision.fallback)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a variant of the gates takes: units that are there, (id, ranks) to distil, ids to ask from the start."""
-
-    reused: tuple[str, ...]
-    to_distil: tuple[tuple[str, tuple[int, ...]], ...]
-    to_train: tuple[str, ...]
 
 
 def plan(traces: Sequence[Row], gates: Gates) -> Plan:
@@ -102,3 +116,92 @@ def plan(traces: Sequence[Row], gates: Gates) -> Plan:
 def request_id(example: str, ranks: Sequence[int]) -> str:
     """The id of a request to distil these ranks of an example: one for all variants that need it."""
     return f"{example}@{'+'.join(map(str, ranks))}"
+
+
+def ablate(own: Trained, thresholds: Mapping[str, Sequence[float]], session: Session) -> list[dict[str, Any]]:
+    """One record for each variant of the gates, also in `<run>/ablation.json`.
+
+    `gates`, `selected` examples, `units`, `retained_documents` (mean), `fallback_rate`, `new_calls` that the variant
+    took, `folder` with its predictions. Variants that keep the same units are measured once. ConfigError where the
+    run's units are not those of Algorithm 1 as they were written: what other gates would keep is not known of others.
+    """
+    units = own.cfg.units
+    if not one_unit_an_example(units) or units.validate:
+        told = f"units.form={units.form}, scope={units.scope}, faithful={units.faithful}, validate={units.validate}"
+        raise ConfigError(f"runs: {own.run} has {told}; gates are varied for units=paper alone")
+    traces = list(read_rows(own.run / "traces", TRACE, TRACE_COLUMNS))
+    records = []
+    for name, gates in gates_of(own.cfg.gates, thresholds).items():
+        rows, new_calls = selected(own, traces, name, gates, session)
+        records.append(
+            {
+                **{"name": name, "gates": asdict(gates), "selected": len(rows)},
+                "units": len({row["id"] for row in rows}),
+                "retained_documents": mean(len(row["source_ids"]) for row in rows),
+                "fallback_rate": mean(row["fallback"] for row in rows),
+                "new_calls": new_calls,
+                "folder": str(_measured(own, traces, rows, session).relative_to(own.run)),
+            }
+        )
+    write_text(own.run / "ablation.json", json.dumps({"variants": records}, indent=2) + "\n")
+    return records
+
+
+def selected(
+    own: Trained, traces: Sequence[Row], name: str, gates: Gates, session: Session
+) -> tuple[list[dict[str, Any]], int]:
+    """The units of a variant, one row an example (columns of `schema.UNIT`, `fallback`), and the calls it took."""
+    chosen = plan(traces, gates)
+    of = {row["id"]: row for row in traces}
+    distilled = {row["id"]: row for row in _distilled(own, of, chosen, session)}
+    asked = _asked(own, chosen, name, gates, session)
+    rows = [unit_of(of[key]) for key in chosen.reused]
+    rows += [unit_of(row) for row in asked if row["status"] == "kept"]
+    for key, ranks in chosen.to_distil:
+        rows += [unit | {"example_ids": [key]} for unit in distilled[request_id(key, ranks)]["units"] or []]
+    fallback = {key: replay(of[key], gates).fallback for key in of}
+    fallback |= {row["id"]: bool(row["fallback"]) for row in asked}
+    calls = sum(row["calls"] for row in (*distilled.values(), *asked))
+    return [row | {"fallback": fallback[row["example_ids"][0]]} for row in rows], calls
+
+
+def _distilled(own: Trained, of: Mapping[str, Row], chosen: Plan, session: Session) -> list[dict[str, Any]]:
+    """The units of document sets that the run has not distilled (`schema.WRITTEN`), written now."""
+    requests = [
+        {
+            **{"id": request_id(key, ranks), "question": of[key]["question"]},
+            **{"documents": [of[key]["documents"][rank - 1] for rank in ranks], "judged": False},
+        }
+        for key, ranks in chosen.to_distil
+    ]
+    return written_rows(variant_job(own, "distilled", {}), requests, session) if requests else []
+
+
+def _asked(own: Trained, chosen: Plan, name: str, gates: Gates, session: Session) -> list[dict[str, Any]]:
+    """Traces under these gates of the examples whose scores the run's own gates left unknown."""
+    goal = len(chosen.to_train)
+    if not goal:
+        return []
+    job = variant_job(own, f"asked-{name}", {f"gates.{key}": value for key, value in asdict(gates).items()})
+    if not written(job, "traces", goal):
+        source = job.run / "questions.parquet"
+        where, questions = pc.field("id").isin(chosen.to_train), ds.dataset(own.questions / "train.parquet")
+        some = questions.to_batches(filter=where, batch_size=READ_ROWS)
+        write_rows(source, ASKED, (pa.Table.from_batches([rows]) for rows in some if rows.num_rows))
+        with opened(own.cfg, session) as generators, job.record.timed("train"):
+            with searcher(own.cfg, own.base, encoders=generators.encoders) as found:
+                stage = Stage(replace(own.cfg, gates=gates), "train", searcher=found)
+                generate(job, generators, stage, source, "traces", goal)
+    return list(read_rows(job.run / "traces", TRACE, (*TRACE_COLUMNS, "fallback", "calls")))
+
+
+def _measured(own: Trained, traces: Sequence[Row], rows: Sequence[Row], session: Session) -> Path:
+    """The folder with the predictions over these units: the run's own where they are its own."""
+    units = {row["id"]: {key: value for key, value in row.items() if key != "fallback"} for row in reversed(rows)}
+    if set(units) == {row["unit_id"] for row in traces if row["status"] == "kept"}:
+        return own.run
+    name = f"gates-{fingerprint(sorted(units))[:8]}"
+    job = variant_job(own, name, {})
+    store = stored(job, [units[key] for key in sorted(units)], {"variant": name}, own.base, session)
+    predicted(own, name, store, {}, session)
+    return job.run

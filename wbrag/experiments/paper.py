@@ -7,23 +7,13 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-#: How the paper writes what configurations call otherwise.
+#: How the paper writes what configurations call otherwise; methods and benchmarks in its order, others after them.
 NAMES = {
-    "naive": "Naive RAG",
-    "replug": "REPLUG",
-    "selfrag": "Self-RAG",
-    "flare": "FLARE",
-    "nq": "NQ",
-    "boolq": "BoolQ",
-    "fever": "FEVER",
-    "zsre": "zsRE",
-    "hotpotqa": "HotpotQA",
-    "squad": "SQuAD",
-    "llama31_8b": "Llama-3.1-8B",
-    "gemma3_12b": "Gemma-3-12B",
+    **{"nq": "NQ", "boolq": "BoolQ", "fever": "FEVER", "zsre": "zsRE", "hotpotqa": "HotpotQA", "squad": "SQuAD"},
+    **{"naive": "Naive RAG", "replug": "REPLUG", "selfrag": "Self-RAG", "flare": "FLARE"},
+    **{"llama31_8b": "Llama-3.1-8B", "gemma3_12b": "Gemma-3-12B"},
 }
-#: The paper's order of benchmarks and of methods; others come after them.
-ORDER = ("nq", "boolq", "fever", "zsre", "hotpotqa", "squad", "naive", "replug", "selfrag", "flare")
+ORDER = list(NAMES)[:10]
 
 
 @lru_cache(maxsize=1)
@@ -37,13 +27,13 @@ def family(benchmark: str) -> str:
     return benchmark.removeprefix("flashrag_")
 
 
-def called(name: str) -> str:
-    """A method, benchmark or backbone as the paper writes it; other names as they are."""
-    return NAMES.get(family(name), name)
+def called(*names: str) -> str:
+    """Methods, benchmarks and backbones as the paper writes them; other names as they are."""
+    return ", ".join(NAMES.get(family(name), name) for name in names)
 
 
 def place(name: str) -> tuple[int, str]:
-    """Sort key: the paper's order, then by name."""
+    """Sort key: the paper's order of benchmarks and of methods, then by name."""
     known = family(name)
     return (ORDER.index(known) if known in ORDER else len(ORDER), name)
 
@@ -56,11 +46,8 @@ def gain(kind: str, name: str) -> float | None:
 
 def cell(backbone: str, method: str, benchmark: str) -> dict[str, Any] | None:
     """The paper's score with write-back and gain of one setting, None where this project has not got it."""
-    wanted = (backbone, method, family(benchmark))
-    for known in paper()["table2"]["cells"]:
-        if (known["backbone"], known["method"], known["benchmark"]) == wanted:
-            return dict(known)
-    return None
+    wanted = {"backbone": backbone, "method": method, "benchmark": family(benchmark)}
+    return next((dict(known) for known in paper()["table2"]["cells"] if wanted.items() <= known.items()), None)
 
 
 def statistic(name: str, benchmark: str) -> str:

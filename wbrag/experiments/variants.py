@@ -1,7 +1,5 @@
-"""A trained run measured again: with other write-back stores (placebos, other methods' units), with its own units
-and merged in other ways, and itself once more.
-
-Also the run trained anew with a judge in place of its labels.
+"""A trained run measured again: with other write-back stores (placebos, other methods' units), with its kept examples'
+units made and merged in other ways, itself once more; and trained anew with a judge in place of its labels.
 
 Corpus, documents of the base and test questions stay those of the run, and so do the closed-book and base answers,
 which are not asked again; only what another store changes is. Each variant has a folder in `<run>/variants`, laid out
@@ -13,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -23,35 +22,13 @@ from wbrag.config import ConfigError, Merge, TrainConfig, Units, fingerprint
 from wbrag.experiments import placebos
 from wbrag.report.run_report import QUESTION_COLUMNS, measure
 from wbrag.retrieval.merge import check_merge
-from wbrag.run.actors import Generators
+from wbrag.run import folder, pipeline
 from wbrag.run.dispatch import Stage
-from wbrag.run.folder import (
-    QUESTIONS,
-    load_config,
-    read_config,
-    read_passages,
-    read_record,
-    read_rows,
-    read_traces,
-    read_units,
-    setting_of,
-    write_rows,
-    write_text,
-)
 from wbrag.run.inputs import Identity, cache_of, check_units, identity_of, refuse_other_settings
 from wbrag.run.job import Job, Session, generate, opened, written
-from wbrag.run.pipeline import (
-    base_index,
-    check_errors,
-    finished,
-    predict_missing,
-    read_or_quarantine,
-    retrieve,
-    train,
-)
 from wbrag.run.record import open_record
 from wbrag.run.writeback import publish_units, requests, write_back
-from wbrag.schema import PREDICTION, REQUEST, TRACE, UNIT, WRITTEN
+from wbrag.schema import REQUEST, TRACE, UNIT, WRITTEN
 from wbrag.store.versions import latest
 from wbrag.units.requests import request
 
@@ -75,13 +52,13 @@ def trained(run: Path, session: Session) -> Trained:
     run = run.absolute()
     if not (run / "metrics.json").is_file():
         raise ConfigError(f"runs: {run} holds no trained knowledge base (no metrics.json)")
-    cfg = load_config(run)
-    refuse_other_settings(run, read_record(run / "run.json")["identity"], identity_of(cfg))
+    cfg = folder.load_config(run)
+    refuse_other_settings(run, folder.read_record(run / "run.json")["identity"], identity_of(cfg))
     cache = cache_of(cfg)
-    inputs = read_or_quarantine(cfg, run, cache)
+    inputs = pipeline.read_or_quarantine(cfg, run, cache)
     with opened(cfg, session) as generators:
-        base = base_index(cfg, inputs, cache, generators.encoders)
-        questions = retrieve(cfg, inputs, base, run / QUESTIONS, generators.encoders)
+        base = pipeline.base_index(cfg, inputs, cache, generators.encoders)
+        questions = pipeline.retrieve(cfg, inputs, base, run / folder.QUESTIONS, generators.encoders)
     return Trained(cfg, run, inputs.corpus, base, questions, len(inputs.test))
 
 
@@ -110,9 +87,10 @@ def judge(own: Trained, session: Session) -> dict[str, Any]:
 
     Its traces say how far the judge decides as the labels do (`construction.construction`).
     """
-    folder = own.run / "variants" / "judge"
-    cfg = replace(own.cfg, judge="llm", run_dir=str(folder), cache_dir=str(cache_of(own.cfg)))
-    return read_record(folder / "metrics.json") if finished(cfg) else train(cfg, session)
+    run = own.run / "variants" / "judge"
+    cache = str(cache_of(own.cfg))
+    cfg = replace(own.cfg, judge="llm", run_dir=str(run), cache_dir=cache)
+    return folder.read_record(run / "metrics.json") if pipeline.finished(cfg) else pipeline.train(cfg, session)
 
 
 def transfer(runs: Sequence[Trained], session: Session) -> None:
@@ -121,11 +99,10 @@ def transfer(runs: Sequence[Trained], session: Session) -> None:
     ConfigError unless the runs differ in their method alone, naming the first key and both values.
     """
     check_transfer([(one.cfg.method.name, identity_of(one.cfg)) for one in runs])
-    for reader in runs:
-        for writer in runs:
-            if reader is not writer:
-                store = writer.run / "writeback"
-                predicted(reader, f"transfer-{writer.cfg.method.name}", store, {"writeback": _version(store)}, session)
+    for reader, writer in permutations(runs, 2):
+        store = writer.run / "writeback"
+        version = fingerprint(newest) if (newest := latest(store)) else "none"
+        predicted(reader, f"transfer-{writer.cfg.method.name}", store, {"writeback": version}, session)
 
 
 def check_transfer(runs: Sequence[tuple[str, Identity]]) -> None:
@@ -145,12 +122,12 @@ def placebo(own: Trained, name: str, session: Session) -> dict[str, Any]:
     """The run measured with a placebo (`wbrag.experiments.placebos`) of the size of its knowledge base."""
     placebos.check_placebos([name])
     job = variant_job(own, f"placebo-{name}", {"seed": own.cfg.seed})
-    traces, units = read_traces(own.run, placebos.TRACE_COLUMNS), read_units(own.run)
+    traces, units = folder.read_traces(own.run, placebos.TRACE_COLUMNS), folder.read_units(own.run)
     if name in placebos.WRITTEN_ONES:
         made = placebos.written_units(name, written_rows(job, asked(own, job, name, session), session), units)
     elif name == "raw":
         ids = {key for unit in units for key in unit["source_ids"]}
-        made = placebos.raw_units(units, read_passages(own.run, ids))
+        made = placebos.raw_units(units, folder.read_passages(own.run, ids))
     else:
         made = placebos.cheat_sheet(units, traces)
     store = stored(job, made, {"placebo": name}, own.base, session)
@@ -162,9 +139,9 @@ def asked(own: Trained, job: Job, name: str, session: Session) -> list[Row]:
     the run's own are; no request carries a golden answer.
     """
     if (job.run / "requests.parquet").exists():
-        return list(read_rows(job.run, REQUEST, pattern="requests.parquet"))
+        return list(folder.read_rows(job.run, REQUEST, pattern="requests.parquet"))
     cfg, by_subject = own.cfg, own.cfg.units.scope == "subject"
-    traces, units = read_traces(own.run, placebos.TRACE_COLUMNS), read_units(own.run)
+    traces, units = folder.read_traces(own.run, placebos.TRACE_COLUMNS), folder.read_units(own.run)
     if name == "no_documents":
         rows = [request("", [], row["question"], "", []) for row in placebos.asked_about(units, traces)]
     else:
@@ -180,8 +157,8 @@ def asked(own: Trained, job: Job, name: str, session: Session) -> list[Row]:
 
 def variant_job(own: Trained, name: str, more: Identity) -> Job:
     """The job of a variant: its folder, and the run's identity with the variant's own."""
-    folder = own.run / "variants" / name
-    return Job(own.cfg, folder, open_record(folder, own.cfg, {**identity_of(own.cfg), "variant": name, **more}))
+    run = own.run / "variants" / name
+    return Job(own.cfg, run, open_record(run, own.cfg, {**identity_of(own.cfg), "variant": name, **more}))
 
 
 def written_rows(job: Job, requests: list[Row], session: Session) -> list[Row]:
@@ -194,7 +171,7 @@ def written_rows(job: Job, requests: list[Row], session: Session) -> list[Row]:
             pq.write_table(pa.Table.from_pylist(list(known.values()), REQUEST), file)
             generate(job, generators, Stage(job.cfg, "write"), file, "written", len(known))
     wanted = {row["id"] for row in requests}
-    return [row for row in read_rows(job.run / "written", WRITTEN) if row["id"] in wanted]
+    return [row for row in folder.read_rows(job.run / "written", WRITTEN) if row["id"] in wanted]
 
 
 def stored(job: Job, units: list[Row], note: dict[str, Any], base: Path, session: Session) -> Path:
@@ -224,36 +201,24 @@ def predicted(
     file = job.run / "metrics.json"
     if not file.is_file():
         if not written(job, "predictions", own.tested):
+            source = own.questions / "test.parquet"
+            source = backwards(source, job.run / "questions.parquet") if anew else source
+            known = None if anew else own.run / "predictions"
             with opened(own.cfg, session) as generators, job.record.timed("predict"):
-                _predict(own, job, store, generators, anew)
-        write_text(file, json.dumps(_measured(own, job), indent=2, allow_nan=False) + "\n")
-    check_errors(job)
-    return read_record(file)
-
-
-def _predict(own: Trained, job: Job, store: Path, generators: Generators, anew: bool) -> None:
-    source = own.questions / "test.parquet"
-    if anew:
-        source = backwards(source, job.run / "questions.parquet")
-    known = None if anew else own.run / "predictions"
-    predict_missing(job, generators, (own.base, store), source, known, own.tested)
+                pipeline.predict_missing(job, generators, (own.base, store), source, known, own.tested)
+        setting = folder.setting_of(folder.read_config(job.run))
+        training = list(folder.read_rows(own.run / "traces", TRACE, QUESTION_COLUMNS))
+        told = measure([], folder.read_predictions(job.run), setting, training, folder.read_units(job.run))
+        told |= {"seconds": job.record.facts["seconds"]}
+        folder.write_text(file, json.dumps(told, indent=2, allow_nan=False) + "\n")
+    pipeline.check_errors(job)
+    return folder.read_record(file)
 
 
 def backwards(source: Path, out: Path) -> Path:
     """Write the rows of a Parquet file in the opposite order, a row group at a time; returns `out`."""
     file = pq.ParquetFile(source)
     groups = (file.read_row_group(group) for group in reversed(range(file.num_row_groups)))
-    write_rows(out, file.schema_arrow, (rows.take(pa.array(range(len(rows) - 1, -1, -1))) for rows in groups))
+    turned = (rows.take(pa.array(range(len(rows) - 1, -1, -1))) for rows in groups)
+    folder.write_rows(out, file.schema_arrow, turned)
     return out
-
-
-def _measured(own: Trained, job: Job) -> dict[str, Any]:
-    setting = setting_of(read_config(job.run))
-    predictions = sorted(read_rows(job.run / "predictions", PREDICTION), key=lambda row: str(row["id"]))
-    training = list(read_rows(own.run / "traces", TRACE, QUESTION_COLUMNS))
-    return measure([], predictions, setting, training, read_units(job.run)) | {"seconds": job.record.facts["seconds"]}
-
-
-def _version(store: Path) -> str:
-    version = latest(store)
-    return fingerprint(version) if version else "none"

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wbrag.report.statistics import kappa
+from wbrag.report.statistics import kappa, mean
+from wbrag.report.tables import Column, cells, count, hundredths, number, percent
 
 Row = Mapping[str, Any]
 
@@ -22,6 +23,19 @@ SPENT = ("calls", "prompt_tokens", "completion_tokens")
 NUMBER = re.compile(r"\s*[-+]?\b\d+(?:\.\d+)?(?:e[-+]?\d+)?\b")
 #: The class of an error and, where it is a fixed phrase before a second colon, its kind.
 ERROR = re.compile(r"\w+(?:: [a-z_ ]+(?=:))?")
+#: The statistics as a report tells them, one below the other.
+CONSTRUCTION: Sequence[Column] = (
+    ("training examples", "", lambda c: f"{c['examples']:,}: {_fates(c)}"),
+    ("selected rate", "selected_rate", lambda rate: f"{percent(rate)}%"),
+    ("knowledge units", "units", count),
+    ("retained documents, mean", "mean_retained_documents", hundredths),
+    ("source tokens, mean", "source_tokens", number),
+    ("distilled tokens, mean", "distilled_tokens", number),
+    ("compression, mean", "compression_ratio", lambda ratio: f"{hundredths(ratio)} to 1"),
+    ("fallback rate", "fallback_rate", lambda rate: f"{percent(rate)}%"),
+    ("documents dropped, prompt too long", "dropped_documents", count),
+    ("judge and labels agree", "", lambda c: _agreed(c)),
+)
 
 
 def construction(traces: Sequence[Row], units: int = 0) -> dict[str, Any]:
@@ -34,7 +48,6 @@ def construction(traces: Sequence[Row], units: int = 0) -> dict[str, Any]:
     `judge_kappa` the same beyond chance; `judge_passed` and `labels_passed` of them pass by one and by the other.
     """
     kept = [row for row in traces if row["status"] == "kept"]
-    ratios = [row["source_tokens"] / row["unit_tokens"] for row in kept if row["unit_tokens"]]
     told = [row for row in kept if row["unit_tokens"] is not None]
     compared = [row for row in traces if row["judge_agrees"] is not None]
     by_judge = [row["kept_ranks"] is not None for row in compared]  # known once the utility gate is passed
@@ -42,25 +55,38 @@ def construction(traces: Sequence[Row], units: int = 0) -> dict[str, Any]:
     statuses = Counter(row["status"] for row in traces)
     return {
         "examples": len(traces),
-        "kept": len(kept),
-        "gated": statuses["gated"],
-        "failed": statuses["failed"],
+        **{status: statuses[status] for status in ("kept", "gated", "failed")},
         "reasons": dict(Counter(rule_of(row) for row in traces if row["status"] != "kept").most_common()),
         "selected_rate": len(kept) / len(traces) if traces else 0.0,
         "units": units,
-        "mean_retained_documents": _mean([len(row["kept_ranks"]) for row in kept]),
-        "fallback_rate": _mean([float(bool(row["fallback"])) for row in kept]),
-        "source_tokens": _mean([row["source_tokens"] for row in told]),
-        "distilled_tokens": _mean([row["unit_tokens"] for row in told]),
-        "compression_ratio": _mean(ratios),
+        "mean_retained_documents": mean(len(row["kept_ranks"]) for row in kept),
+        "fallback_rate": mean(bool(row["fallback"]) for row in kept),
+        "source_tokens": mean(row["source_tokens"] for row in told),
+        "distilled_tokens": mean(row["unit_tokens"] for row in told),
+        "compression_ratio": mean(row["source_tokens"] / row["unit_tokens"] for row in told if row["unit_tokens"]),
         "dropped_documents": sum(row["dropped_documents"] or 0 for row in traces),
         "retained_by_rank": retained_by_rank(kept),
         "judge_compared": len(compared),
-        "judge_agreement": _mean([float(row["judge_agrees"]) for row in compared]),
+        "judge_agreement": mean(row["judge_agrees"] for row in compared),
         "judge_kappa": kappa(by_judge, by_labels),
         "judge_passed": sum(by_judge),
         "labels_passed": sum(by_labels),
     }
+
+
+def construction_rows(numbers: Row) -> list[tuple[str, str]]:
+    """Name and value of each construction statistic (paper, Table 3); that of a judge only where there was one."""
+    told = CONSTRUCTION if numbers["judge_compared"] else CONSTRUCTION[:-1]
+    return list(zip((name for name, _, _ in told), cells(told, numbers), strict=True))
+
+
+def _fates(numbers: Row) -> str:
+    return f"{numbers['kept']:,} kept, {numbers['gated']:,} gated out, {numbers['failed']:,} failed"
+
+
+def _agreed(numbers: Row) -> str:
+    told = f"{percent(numbers['judge_agreement'])}% of {numbers['judge_compared']:,} decisions"
+    return f"{told}, kappa {hundredths(numbers['judge_kappa'])}"
 
 
 def retained_by_rank(kept: Sequence[Row]) -> dict[str, float]:
@@ -90,21 +116,14 @@ def cost(
     The plan asks every example closed book and with documents, and each document alone past the utility gate
     (paper, section 3.4); `calls_saved` of them could not have changed a decision and were left out.
     """
-    training = {key: _total(traces, key) for key in ("calls", "calls_saved", "prompt_tokens", "completion_tokens")}
+    training = spent(traces, ("calls", "calls_saved", "prompt_tokens", "completion_tokens"))
     return {
         "training": training | {"paper_calls": training["calls"] + training["calls_saved"]},
-        **{name: _spent(rows) for name, rows in (("writing", written), ("validating", readings)) if rows},
-        "evaluation": _spent(predictions),
+        **{name: spent(rows) for name, rows in (("writing", written), ("validating", readings)) if rows},
+        "evaluation": spent(predictions),
     }
 
 
-def _spent(rows: Sequence[Row]) -> dict[str, int]:
-    return {key: _total(rows, key) for key in SPENT}
-
-
-def _total(rows: Sequence[Row], key: str) -> int:
-    return sum(row[key] or 0 for row in rows)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def spent(rows: Sequence[Row], columns: Sequence[str] = SPENT) -> dict[str, int]:
+    """The sums of columns; what is not known counts as nothing."""
+    return {key: sum(row[key] or 0 for row in rows) for key in columns}

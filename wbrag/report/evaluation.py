@@ -1,4 +1,4 @@
-"""Paired statistics on the predictions of a run, and what the construction of its knowledge base took.
+"""Paired statistics on the predictions of a run.
 
 Every test question is answered three times in one run (closed book, base, base + write-back), so all comparisons are
 paired: the interval of a gain comes from a bootstrap over questions, the p-value from McNemar's exact test on the
@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from wbrag.metrics import acc, score
-from wbrag.report.overlap import EXPOSURES, OVERLAPS, TrainingQuestions
-from wbrag.report.statistics import Floats, mcnemar, paired_bootstrap
+from wbrag.metrics import score
+from wbrag.report.overlap import EXPOSURES, OVERLAPS, TrainingQuestions, holding, units_read
+from wbrag.report.statistics import Floats, mcnemar, mean, paired_bootstrap
 
 Row = Mapping[str, Any]
 
@@ -49,6 +49,10 @@ class Setting:
         known = (*TEXT_METRICS, "label") if self.labels else TEXT_METRICS
         return [self.metric, *(m for m in known if m != self.metric)]
 
+    def score(self, row: Row, answer: str) -> float:
+        """The primary score of an answer ("closed_book", "base" or "writeback") of a row of predictions."""
+        return score(self.metric, row[f"answer_{answer}"], row["golden_answers"], self.labels)
+
 
 def evaluate(predictions: Sequence[Row], setting: Setting, training: TrainingQuestions | None = None) -> dict[str, Any]:
     """All results of a run's predictions (rows of `schema.PREDICTION`, one per test question).
@@ -60,44 +64,40 @@ def evaluate(predictions: Sequence[Row], setting: Setting, training: TrainingQue
     the gain must be 0, but for a method that searches by itself. A failed row scores 0 in all three answers. Raises
     ValueError on a repeated id, or on a row without an answer and without an error.
     """
-    check_ids(predictions)
+    repeated = [key for key, times in Counter(row["id"] for row in predictions).items() if times > 1]
+    if repeated:  # paired statistics would count it twice
+        raise ValueError(f"predictions: id {repeated[0]!r} stands in more than one row ({len(repeated)} such ids)")
     scores = score_rows(predictions, setting)
     facts = [retrieval_facts(row, setting) for row in predictions]
+    topics = [topic_of(row) for row in predictions]
     overlap = [overlap_of(row, training) for row in predictions]
     exposed = [exposure_of(row, training) for row in predictions]
     unseen = [read_of(fact) if key == "none" else None for fact, key in zip(facts, overlap, strict=True)]
-    topics = [topic_of(row) for row in predictions]
 
-    def records(chosen: list[int]) -> list[dict[str, Any]]:
+    def records(chosen: Sequence[int]) -> list[dict[str, Any]]:
         primary, *others = result_records(scores[chosen], [facts[i] for i in chosen], setting)
         gains = scores[chosen, 0, 2] - scores[chosen, 0, 1]
         return [primary | {"topics": over_topics(gains, [topics[i] for i in chosen], setting.seed)}, *others]
 
-    failed = sum(row["error"] is not None for row in predictions)
+    def by_class(found: Sequence[str | None], names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+        inside = {name: [i for i, other in enumerate(found) if other == name] for name in names}
+        return {name: records(chosen) for name, chosen in inside.items() if chosen}
+
     return {
-        "questions": {"n": len(predictions), "failed": failed},
+        "questions": {"n": len(predictions), "failed": sum(row["error"] is not None for row in predictions)},
         "labels": bool(setting.labels),
-        "results": records(list(range(len(predictions)))),
-        "splits": {key: records(_where(overlap, key)) for key in OVERLAPS if key in overlap},
-        "unseen": {key: records(_where(unseen, key)) for key in READ if key in unseen},
-        "exposure": {key: records(_where(exposed, key)) for key in ("unit", *EXPOSURES) if key in exposed},
+        "results": records(range(len(predictions))),
+        "splits": by_class(overlap, OVERLAPS),
+        "unseen": by_class(unseen, READ),
+        "exposure": by_class(exposed, ("unit", *EXPOSURES)),
     }
-
-
-def check_ids(rows: Sequence[Row]) -> None:
-    """Raises ValueError with the first id that stands in more than one row: paired statistics would count it twice."""
-    repeated = [key for key, count in Counter(row["id"] for row in rows).items() if count > 1]
-    if repeated:
-        raise ValueError(f"predictions: id {repeated[0]!r} stands in more than one row ({len(repeated)} such ids)")
 
 
 def score_rows(predictions: Sequence[Row], setting: Setting) -> Floats:
     """Scores of shape (questions, metrics, 3): closed book, base, write-back, each 0..1; zeros for a failed row."""
     scores = np.zeros((len(predictions), len(setting.metrics), len(ANSWERS)))
     for i, row in enumerate(predictions):
-        if row["error"] is not None:
-            continue
-        for j, column in enumerate(ANSWERS):
+        for j, column in enumerate(ANSWERS if row["error"] is None else ()):
             if row[column] is None:
                 raise ValueError(f"predictions: row {row['id']!r} has neither {column} nor an error")
             golden = list(row["golden_answers"])
@@ -114,27 +114,22 @@ def retrieval_facts(row: Row, setting: Setting) -> dict[str, float]:
     every second passage holds "no". Context tokens and retrievals are NaN for a failed row.
     """
     facts: dict[str, float] = {}
+
+    def tell(name: str, value: float | None, known: bool) -> None:
+        facts[name] = float("nan") if value is None or not known else float(value)
+
+    units = units_read(row)
     for side in SIDES:
-        documents = row[f"documents_{side}"] or []
-        facts[f"found_{side}"] = float("nan") if setting.labels else float(bool(holding(documents, row)))
-        tokens = row[f"context_tokens_{side}"]
-        facts[f"tokens_{side}"] = float("nan") if tokens is None or row["error"] is not None else float(tokens)
-        retrievals = row[f"retrievals_{side}"]
-        unknown = retrievals is None or row["error"] is not None
-        facts[f"retrievals_{side}"] = float("nan") if unknown else float(retrievals)
-        facts[f"retrieved_{side}"] = float("nan") if unknown else float(retrievals > 0)
-    merged = row["documents_writeback"] or []
-    units = [document for document in merged if document["source"] == "writeback"]
-    return facts | {
-        "hits": float(len(merged)),
-        "writeback_hits": float(len(units)),
-        "units_with_answer": float("nan") if setting.labels else float(len(holding(units, row))),
-    }
-
-
-def holding(documents: Sequence[Row], row: Row) -> list[Row]:
-    """The documents whose contents hold a golden answer of the row."""
-    return [d for d in documents if acc(f"{d['title']}\n{d['text']}", row["golden_answers"])]
+        tokens, retrievals = row[f"context_tokens_{side}"], row[f"retrievals_{side}"]
+        found = holding(row[f"documents_{side}"] or [], row["golden_answers"])
+        tell(f"found_{side}", bool(found), not setting.labels)
+        tell(f"tokens_{side}", tokens, row["error"] is None)
+        tell(f"retrievals_{side}", retrievals, row["error"] is None)
+        tell(f"retrieved_{side}", None if retrievals is None else retrievals > 0, row["error"] is None)
+    tell("hits", len(row["documents_writeback"] or []), True)
+    tell("writeback_hits", len(units), True)
+    tell("units_with_answer", len(holding(units, row["golden_answers"])), not setting.labels)
+    return facts
 
 
 def read_of(facts: Row) -> str:
@@ -163,9 +158,7 @@ def overlap_of(row: Row, training: TrainingQuestions | None = None) -> str | Non
 
 def exposure_of(row: Row, training: TrainingQuestions | None = None) -> str:
     """What the units among a question's documents give away: one of `overlap.EXPOSURES`, or "unit" untold."""
-    if training:
-        return training.exposure(row)
-    return "unit" if any(d["source"] == "writeback" for d in row["documents_writeback"] or []) else "none"
+    return training.exposure(row) if training else "unit" if units_read(row) else "none"
 
 
 def topic_of(row: Row) -> str:
@@ -183,55 +176,31 @@ def over_topics(gains: Floats, topics: Sequence[str], seed: int) -> dict[str, An
 
 def result_records(scores: Floats, facts: Sequence[Row], setting: Setting) -> list[dict[str, Any]]:
     """One record per metric from scores (questions, metrics, 3) and the questions' retrieval facts; fractions 0..1."""
+    about: dict[str, Any] = {"benchmark": setting.benchmark, "method": setting.method, "backbone": setting.backbone}
     retrieval = _retrieval_means(facts)
-    intervals = paired_bootstrap(scores[:, :, 2] - scores[:, :, 1], seed=setting.seed)
+    gains = scores[:, :, 2] - scores[:, :, 1]
+    intervals = paired_bootstrap(gains, seed=setting.seed)
     records = []
     for j, metric in enumerate(setting.metrics):
-        closed_book, base, writeback = (_mean(scores[:, j, answer]) for answer in range(3))
-        records.append(
-            {
-                "benchmark": setting.benchmark,
-                "method": setting.method,
-                "backbone": setting.backbone,
-                "metric": metric,
-                "n": len(scores),
-                "closed_book": closed_book,
-                "base": base,
-                "writeback": writeback,
-                "gain": _mean(scores[:, j, 2] - scores[:, j, 1]),
-                "ci_low": float(intervals[j, 0]),
-                "ci_high": float(intervals[j, 1]),
-                **(mcnemar(scores[:, j, 1], scores[:, j, 2]) if metric in BINARY else NO_MCNEMAR),
-                **retrieval,
-            }
-        )
+        closed_book, base, writeback = scores[:, j].T
+        means = {"closed_book": closed_book, "base": base, "writeback": writeback, "gain": gains[:, j]}
+        record = about | {"metric": metric, "n": len(scores)} | {name: float(x.mean()) for name, x in means.items()}
+        record |= {"ci_low": float(intervals[j, 0]), "ci_high": float(intervals[j, 1])}
+        records.append(record | (mcnemar(base, writeback) if metric in BINARY else NO_MCNEMAR) | retrieval)
     return records
 
 
 def _retrieval_means(facts: Sequence[Row]) -> dict[str, Any]:
-    hits = sum(fact["hits"] for fact in facts)
-    writeback_hits = sum(fact["writeback_hits"] for fact in facts)
+    hits, units = (sum(fact[key] for fact in facts) for key in ("hits", "writeback_hits"))
+
+    def both(name: str, key: str) -> dict[str, float | None]:
+        return {f"{name}_{side}": mean(fact[f"{key}_{side}"] for fact in facts) for side in SIDES}
+
     return {
-        "retrieval_recall_base": _known_mean(facts, "found_base"),
-        "retrieval_recall_writeback": _known_mean(facts, "found_writeback"),
-        "writeback_share": writeback_hits / hits if hits else 0.0,
+        **both("retrieval_recall", "found"),
+        "writeback_share": units / hits if hits else 0.0,
         "questions_with_writeback": sum(fact["writeback_hits"] > 0 for fact in facts),
-        "context_tokens_base": _known_mean(facts, "tokens_base"),
-        "context_tokens_writeback": _known_mean(facts, "tokens_writeback"),
-        **{f"retrievals_per_question_{side}": _known_mean(facts, f"retrievals_{side}") for side in SIDES},
-        **{f"retrieval_rate_{side}": _known_mean(facts, f"retrieved_{side}") for side in SIDES},
+        **both("context_tokens", "tokens"),
+        **both("retrievals_per_question", "retrievals"),
+        **both("retrieval_rate", "retrieved"),
     }
-
-
-def _known_mean(facts: Sequence[Row], key: str) -> float | None:
-    values = np.array([fact[key] for fact in facts], dtype=np.float64)
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else None
-
-
-def _mean(values: Floats) -> float:
-    return float(values.mean()) if values.size else 0.0
-
-
-def _where(keys: Sequence[str | None], key: str) -> list[int]:
-    return [i for i, other in enumerate(keys) if other == key]

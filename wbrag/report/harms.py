@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from textwrap import shorten
 from typing import Any
 
-from wbrag.metrics import score
-from wbrag.report.evaluation import ANSWERS, Setting, holding, overlap_of
-from wbrag.report.overlap import TrainingQuestions
+from wbrag.report.evaluation import ANSWERS, SIDES, Setting, overlap_of
+from wbrag.report.overlap import TrainingQuestions, holding, units_read
 from wbrag.report.page import Block, Details, Heading, Table, Text
 
 Row = Mapping[str, Any]
 SHOWN = 20
 WIDTH = 300
+#: Whether documents held an answer, in words.
+HELD = {None: "not known", True: "yes", False: "no"}
 
 
 def harms(
@@ -28,44 +29,43 @@ def harms(
     known = {unit["id"]: unit for unit in units}
     found = []
     for row in predictions:
-        if row["error"] is not None:
-            continue
-        before, after = (
-            score(setting.metric, row[f"answer_{side}"], row["golden_answers"], setting.labels)
-            for side in ("base", "writeback")
-        )
+        before, after = (0.0 if row["error"] is not None else setting.score(row, side) for side in SIDES)
         if after < before:
-            found.append(_harm(row, setting, known, (before, after)) | {"overlap": overlap_of(row, training)})
+            found.append(
+                {
+                    **{key: row[key] for key in ("id", "question", "golden_answers", *ANSWERS)},
+                    **{"score_base": before, "score_writeback": after},
+                    **{f"{side}_held_answer": _held_answer(row, side, setting) for side in SIDES},
+                    "units": [_unit(document, known.get(document["id"], {})) for document in units_read(row)],
+                    "overlap": overlap_of(row, training),
+                }
+            )
     return sorted(found, key=lambda harm: (harm["score_writeback"] - harm["score_base"], str(harm["id"])))
 
 
-def _harm(row: Row, setting: Setting, known: Mapping[str, Row], scores: tuple[float, float]) -> dict[str, Any]:
-    held = {
-        f"{side}_held_answer": None if setting.labels else bool(holding(row[f"documents_{side}"] or [], row))
-        for side in ("base", "writeback")
-    }
-    read = [document for document in row["documents_writeback"] or [] if document["source"] == "writeback"]
-    units = [
-        {
-            **{key: document[key] for key in ("id", "title", "text")},
-            **{key: known.get(document["id"], {}).get(key) for key in ("form", "doubt", "example_ids")},
-            "sources": [{"id": source} for source in known.get(document["id"], {}).get("source_ids", ())],
-        }
-        for document in read
-    ]
-    told = {key: row[key] for key in ("id", "question", "golden_answers", *ANSWERS)}
-    return {**told, "score_base": scores[0], "score_writeback": scores[1], **held, "units": units}
+def _held_answer(row: Row, side: str, setting: Setting) -> bool | None:
+    return None if setting.labels else bool(holding(row[f"documents_{side}"] or [], row["golden_answers"]))
+
+
+def _unit(document: Row, known: Row) -> dict[str, Any]:
+    told = {key: document[key] for key in ("id", "title", "text")}
+    told |= {key: known.get(key) for key in ("form", "doubt", "example_ids")}
+    return told | {"sources": [{"id": source} for source in known.get("source_ids", ())]}
 
 
 def sources_of(found: Sequence[Row]) -> set[str]:
     """The ids of all passages that the units of some harms were made of."""
-    return {source["id"] for harm in found for unit in harm["units"] for source in unit["sources"]}
+    return {source["id"] for source in _sources(found)}
 
 
 def tell_sources(found: Sequence[Row], passages: Mapping[str, Row]) -> None:
     """Give the sources of the harms' units their title and text, None where `passages` do not have them."""
-    for source in (source for harm in found for unit in harm["units"] for source in unit["sources"]):
+    for source in _sources(found):
         source |= {key: passages.get(source["id"], {}).get(key) for key in ("title", "text")}
+
+
+def _sources(found: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    return (source for harm in found for unit in harm["units"] for source in unit["sources"])
 
 
 def harm_blocks(found: Sequence[Row], questions: int) -> list[Block]:
@@ -82,17 +82,17 @@ def harm_blocks(found: Sequence[Row], questions: int) -> list[Block]:
 
 
 def _shown(harm: Row) -> Details:
-    golden = " | ".join(harm["golden_answers"])
-    moved = f"{_short(harm['answer_base'], 60)} \u2192 {_short(harm['answer_writeback'], 60)}"
+    moved = " \u2192 ".join(_short(harm[f"answer_{side}"], 60) for side in SIDES)
+    golden, closed = " | ".join(harm["golden_answers"]), _short(harm["answer_closed_book"])
+    told = f"{harm['id']}; golden answers: {golden}; closed book {closed}; "
+    told += f"overlap with training: {harm['overlap'] or 'not known'}"
     rows = (
-        ("answer", _short(harm["answer_base"]), _short(harm["answer_writeback"])),
-        ("score", f"{harm['score_base']:.2f}", f"{harm['score_writeback']:.2f}"),
-        ("golden answer in the documents", _held(harm["base_held_answer"]), _held(harm["writeback_held_answer"])),
+        ("answer", *(_short(harm[f"answer_{side}"]) for side in SIDES)),
+        ("score", *(f"{harm[f'score_{side}']:.2f}" for side in SIDES)),
+        ("golden answer in the documents", *(HELD[harm[f"{side}_held_answer"]] for side in SIDES)),
     )
-    closed = f"closed book {_short(harm['answer_closed_book'])}"
-    told = f"{harm['id']}; golden answers: {golden}; {closed}; overlap with training: {harm['overlap'] or 'not known'}"
-    read = _read_table(harm["units"]) if harm["units"] else Text("No unit was read.")
     table = Table(("", "base", "+ write-back"), rows, numbers=False)
+    read = _read_table(harm["units"]) if harm["units"] else Text("No unit was read.")
     return Details(f"{harm['question']} {moved}", (Text(told, "note"), table, read))
 
 
@@ -110,7 +110,3 @@ def _read_table(units: Sequence[Row]) -> Table:
 
 def _short(answer: str | None, width: int = WIDTH) -> str:
     return "not asked" if answer is None else f'"{shorten(answer, width)}"'
-
-
-def _held(held: bool | None) -> str:
-    return "not known" if held is None else "yes" if held else "no"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from wbrag.metrics import acc, normalise
@@ -41,6 +41,16 @@ def without_overlap(labelled: Iterable[bool]) -> str:
     return f"Without overlap: no training question asks the same or has the same answer{shared}."
 
 
+def units_read(row: Row) -> list[Row]:
+    """The units among the documents of a row of predictions."""
+    return [document for document in row["documents_writeback"] or [] if document["source"] == "writeback"]
+
+
+def holding(documents: Sequence[Row], golden_answers: Sequence[str]) -> list[Row]:
+    """The documents whose contents hold a golden answer: it stands in them, both normalised."""
+    return [document for document in documents if acc(f"{document['title']}\n{document['text']}", golden_answers)]
+
+
 class TrainingQuestions:
     """The training questions of a run, looked up by their words, and those that lie behind each unit.
 
@@ -56,10 +66,11 @@ class TrainingQuestions:
         self.with_word: dict[str, list[int]] = defaultdict(list)
         numbers: dict[str, int] = {}
         for number, row in enumerate(rows):
-            self.words.append(content_words(row["question"]))
-            self.answers.append(frozenset(map(normalise, row["golden_answers"])))
+            words, answers = _asked(row)
+            self.words.append(words)
+            self.answers.append(answers)
             numbers[row["id"]] = number
-            for word in self.words[-1]:
+            for word in words:
                 self.with_word[word].append(number)
         for unit in units:
             self.behind[unit["id"]] = [numbers[key] for key in unit["example_ids"] if key in numbers]
@@ -67,7 +78,7 @@ class TrainingQuestions:
 
     def overlap(self, row: Row) -> str:
         """One of OVERLAPS for a test question (`question`, `golden_answers`)."""
-        words, answers = content_words(row["question"]), frozenset(map(normalise, row["golden_answers"]))
+        words, answers = _asked(row)
         # Who shares half of all words shares half of these, and so one of any floor(n/2) + 1 of them: the rarest ones
         # find every near-duplicate and few others.
         rarest = sorted(words, key=lambda word: (len(self.with_word.get(word, ())), word))
@@ -83,22 +94,24 @@ class TrainingQuestions:
         (never told where the benchmark has labels: every second passage holds "no"). other: another unit. none: no
         unit at all, so that the gain has to be 0.
         """
-        units = [d for d in row["documents_writeback"] or [] if d["source"] == "writeback"]
+        units = units_read(row)
         if not units:
             return "none"
-        words, answers = content_words(row["question"]), frozenset(map(normalise, row["golden_answers"]))
+        words, answers = _asked(row)
         behind = (number for unit in units for number in self.behind.get(unit["id"], ()))
         if any(self._near(words, answers, number) for number in behind):
             return "near_duplicate"
-        golden = list(row["golden_answers"])
-        if not self.labels and any(acc(f"{unit['title']}\n{unit['text']}", golden) for unit in units):
-            return "gold"
-        return "other"
+        return "gold" if not self.labels and holding(units, row["golden_answers"]) else "other"
 
     def _near(self, words: frozenset[str], answers: frozenset[str], number: int) -> bool:
         shared = jaccard(words, self.words[number])
         same_answer = not self.labels and bool(answers & self.answers[number])
         return shared >= SAME_WORDS or (same_answer and shared >= SAME_ANSWER_WORDS)
+
+
+def _asked(row: Row) -> tuple[frozenset[str], frozenset[str]]:
+    """The content words and the normalised golden answers of a question."""
+    return content_words(row["question"]), frozenset(map(normalise, row["golden_answers"]))
 
 
 def content_words(question: str) -> frozenset[str]:

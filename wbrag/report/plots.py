@@ -28,7 +28,7 @@ def gain_figure(name: str, record: Record, gains: Mapping[str, Record]) -> str:
 
     The whisker on the write-back bar is the interval of the gain, drawn from the base score.
     """
-    figure, (bars, forest) = _panels(9.0, 0.62 + 0.4 * max(4, len(gains)), widths=(1.15, 1))
+    figure, (bars, forest) = empty_panels(2, 2, 9.0, 0.62 + 0.4 * max(4, len(gains)), (1.15, 1))
     for row, (key, _, colour) in enumerate(BARS):
         bars.barh(row, 100 * record[key], color=colour, height=0.62)
     base, value = 100 * record["base"], 100 * record["writeback"]
@@ -47,7 +47,7 @@ def gain_figure(name: str, record: Record, gains: Mapping[str, Record]) -> str:
 
 def rank_figure(shares: Mapping[str, float]) -> str:
     """Share of the retained documents at each retrieval rank, in percent."""
-    figure, (axes,) = _panels(4.4, 3.0)
+    figure, (axes,) = empty_panels(1, 1, 4.4, 3.0)
     ranks, heights = list(shares), [100 * share for share in shares.values()]
     for rank, height in enumerate(heights):
         axes.bar(rank, height, color=BLUE, width=0.66)
@@ -61,31 +61,33 @@ def rank_figure(shares: Mapping[str, float]) -> str:
 
 def compression_figure(tokens: Sequence[tuple[int, int]]) -> str:
     """Source tokens against distilled tokens, one point a unit, with guides of equal compression."""
-    figure, (axes,) = _panels(4.4, 3.0)
-    sources, units = [source for source, _ in tokens], [unit for _, unit in tokens]
-    right, top = 1.12 * max(sources), 1.25 * max(units)
-    axes.scatter(
-        sources, units, s=14, color=BLUE, alpha=0.35, linewidths=0, rasterized=len(tokens) > VECTOR_POINTS, zorder=3
-    )
-    for ratio in (1, 2, 5, 10):
-        end = min(right, top * ratio)
-        axes.plot([0, end], [0, end / ratio], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
-        on_top = top * ratio < right
-        axes.annotate(
-            f"{ratio}:1",
-            (end, end / ratio),
-            (0, 2) if on_top else (3, 0),
-            textcoords="offset points",
-            ha="center" if on_top else "left",
-            va="bottom" if on_top else "center",
-            color=QUIET,
-            fontsize=8,
-        )
-    axes.set_xlim(0, right)
-    axes.set_ylim(0, top)
+    figure, (axes,) = empty_panels(1, 1, 4.4, 3.0)
+    scattered(axes, tokens, len(tokens), s=14, color=BLUE, zorder=3)
+    right, top = (stretch * max(some) for stretch, some in zip((1.12, 1.25), zip(*tokens, strict=True), strict=True))
+    compression_guides(axes, right, top, linewidth=0.8, fontsize=8, gap=(3, 2))
     axes.set_xlabel("tokens of the sources")
     axes.set_title("tokens of the unit", loc="left", pad=18)
     return svg(figure, "compression")
+
+
+def scattered(axes: Axes, tokens: Sequence[tuple[int, int]], together: int, **style: Any) -> None:  # noqa: ANN401
+    """One point for each pair (source tokens, unit tokens); `together`: how many points the figure has."""
+    across, up = [source for source, _ in tokens], [unit for _, unit in tokens]
+    axes.scatter(across, up, alpha=0.35, linewidths=0, rasterized=together > VECTOR_POINTS, **style)
+
+
+def compression_guides(
+    axes: Axes, right: float, top: float, linewidth: float, fontsize: float, gap: tuple[int, int]
+) -> None:
+    """Lines of equal compression up to the limits of the axes, each with its ratio so many points beside it."""
+    for ratio in (1, 2, 5, 10):
+        end, on_top = min(right, top * ratio), top * ratio < right
+        axes.plot([0, end], [0, end / ratio], color=GREY, linewidth=linewidth, linestyle=(0, (4, 3)))
+        at, (ha, va) = ((0, gap[1]), ("center", "bottom")) if on_top else ((gap[0], 0), ("left", "center"))
+        style: dict[str, Any] = {"ha": ha, "va": va, "color": QUIET, "fontsize": fontsize}
+        axes.annotate(f"{ratio}:1", (end, end / ratio), at, textcoords="offset points", **style)
+    axes.set_xlim(0, right)
+    axes.set_ylim(0, top)
 
 
 def _forest(axes: Axes, gains: Mapping[str, Record]) -> None:
@@ -104,11 +106,7 @@ def _forest(axes: Axes, gains: Mapping[str, Record]) -> None:
     axes.set_title("gain in points, 95% interval", loc="left")
 
 
-def _panels(width: float, height: float, widths: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
-    return drawn(len(widths), len(widths), width, height, widths)
-
-
-def drawn(
+def empty_panels(
     panels: int, across: int, width: float, height: float, widths: Sequence[float] | None = None
 ) -> tuple[Figure, list[Axes]]:
     """An empty figure of `panels`, at most `across` in a row of `height` inches, in the style of the report."""
@@ -119,9 +117,8 @@ def drawn(
     with mpl.rc_context():
         mpl.rc("font", size=9.5, family="sans-serif")
         mpl.rc("axes", titlesize=9.5, titlepad=10, labelcolor=INK, edgecolor=RULE)
-        mpl.rc("text", color=INK)
-        mpl.rc("xtick", color=INK)
-        mpl.rc("ytick", color=INK)
+        for part in ("text", "xtick", "ytick"):
+            mpl.rc(part, color=INK)
         figure = Figure(figsize=(width, rows * height), layout="constrained")
         grid = figure.subplots(rows, across, squeeze=False, width_ratios=widths)
     every = list(grid.flat)

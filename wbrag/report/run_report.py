@@ -11,35 +11,18 @@ from typing import Any
 
 from wbrag import schema
 from wbrag.methods.needs import settings_read
-from wbrag.report.construction import SPENT, TRACE_COLUMNS, construction, cost
+from wbrag.report.construction import SPENT, TRACE_COLUMNS, construction, construction_rows, cost
 from wbrag.report.evaluation import Setting, evaluate
 from wbrag.report.harms import harm_blocks, harms, sources_of, tell_sources
-from wbrag.report.lives import lives_to_show
 from wbrag.report.overlap import TrainingQuestions
-from wbrag.report.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, html, markdown
+from wbrag.report.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, write_page
 from wbrag.report.plots import compression_figure, rank_figure
-from wbrag.report.result_sections import gain_picture, result_blocks
-from wbrag.report.tables import construction_rows, percent
-from wbrag.report.trace import life
-from wbrag.report.unit_sample import drawn, judged, sample_page, verdicts_told
-from wbrag.report.unit_sections import left_out_blocks, unit_blocks
-from wbrag.run.folder import (
-    RunError,
-    read_config,
-    read_left_out,
-    read_passages,
-    read_record,
-    read_records,
-    read_rows,
-    read_traces,
-    read_units,
-    setting_of,
-    trained_run,
-    write_text,
-)
+from wbrag.report.results import gain_picture, result_blocks
+from wbrag.report.tables import COST, count, percent, tabled
+from wbrag.report.trace import lives, lives_to_show
+from wbrag.report.unit_sections import drawn, judged, left_out_blocks, sample_page, unit_blocks, verdicts_told
+from wbrag.run import folder
 from wbrag.store.versions import latest
-
-__all__ = ["measure", "write_report"]
 
 Row = Mapping[str, Any]
 QUESTION_COLUMNS = ("id", "question", "golden_answers")
@@ -47,13 +30,8 @@ QUARANTINE_SHOWN = 10
 REASONS_SHOWN = 12
 #: What the units took after training, in the order in which `construction.cost` takes it.
 LATER = {"written": schema.WRITTEN, "readings": schema.PREDICTION}
-#: The parts of `construction.cost`, as the report calls them.
-STAGES = {
-    "training": "training",
-    "writing": "writing units",
-    "validating": "validating units",
-    "evaluation": "evaluation",
-}
+#: The parts of `construction.cost` that the report calls otherwise.
+STAGES = {"writing": "writing units", "validating": "validating units"}
 
 
 def write_report(run: Path) -> dict[str, Any]:
@@ -63,27 +41,29 @@ def write_report(run: Path) -> dict[str, Any]:
     and, where units were rewritten, units_sample.md. RunError, naming the file, where one cannot be read or there is
     no prediction.
     """
-    config = read_config(run)
-    setting, how = setting_of(config), settings_read(config["method"])
-    traces = sorted(read_traces(run, TRACE_COLUMNS), key=lambda row: str(row["id"]))
-    predictions = sorted(read_rows(run / "predictions", schema.PREDICTION), key=lambda row: str(row["id"]))
-    if not predictions:
-        raise RunError(f"{run / 'predictions'}: no prediction to report on")
-    facts = read_record(run / "run.json")
-    own = run if traces else trained_run(run)
-    training = traces or list(read_rows(own / "traces", schema.TRACE, QUESTION_COLUMNS))
-    units = read_units(own)
-    later = [list(read_rows(run / name, table, SPENT)) for name, table in LATER.items()]
+    config = folder.read_config(run)
+    setting, how = folder.setting_of(config), settings_read(config["method"])
+    traces = sorted(folder.read_traces(run, TRACE_COLUMNS), key=lambda row: str(row["id"]))
+    predictions = folder.read_predictions(run)
+    facts = folder.read_record(run / "run.json")
+    own = run if traces else folder.trained_run(run)
+    training = traces or list(folder.read_rows(own / "traces", schema.TRACE, QUESTION_COLUMNS))
+    units = folder.read_units(own)
+    later = [list(folder.read_rows(run / name, table, SPENT)) for name, table in LATER.items()]
     asked = asked_before(training, setting, units)
-    metrics = _measured(traces, predictions, setting, asked, units, later) | {"seconds": facts.get("seconds", {})}
+    metrics = evaluate(predictions, setting, asked)
+    metrics |= {"construction": construction(traces, len(units)), "cost": cost(traces, predictions, *later)}
+    metrics |= {"seconds": facts.get("seconds", {})}
     worse = harms(predictions, setting, units, asked)
     sample = drawn(units, setting.seed) if traces else []
-    passages = read_passages(own, {*sources_of(worse), *(key for unit in sample for key in unit["source_ids"])})
+    passages = folder.read_passages(own, {*sources_of(worse), *(key for unit in sample for key in unit["source_ids"])})
     tell_sources(worse, passages)
     checked = judged(sample, passages, {row["id"]: row["question"] for row in training}, prompt_words(config))
-    left_out = read_left_out(own)
+    left_out = folder.read_left_out(own)
     harmful = any(row["kind"] == "harmful" for row in left_out)
-    readings = list(read_rows(own / "readings", schema.PREDICTION)) if harmful else []
+    readings = list(folder.read_rows(own / "readings", schema.PREDICTION)) if harmful else []
+    shown = lives_to_show(traces, predictions, setting)
+    told = lives(run, [key for _, key in shown], setting, predictions)
     pictures = [gain_picture(metrics), *_pictures(metrics, traces)]
     blocks = [
         *result_blocks(metrics, pictures[:1]),
@@ -93,21 +73,18 @@ def write_report(run: Path) -> dict[str, Any]:
         *left_out_blocks(left_out, readings, setting),
         *_construction_blocks(metrics["construction"], pictures[1:]),
         *_cost_blocks(metrics["cost"], facts),
-        *_life_blocks(run, lives_to_show(traces, predictions, setting)),
-        *_quarantine_blocks(read_records(run / "quarantine.jsonl")),
+        *(Heading("The lives of three examples"), Text("Any other: python -m wbrag.report.trace RUN ID", "note")),
+        *(Verbatim(text, caption) for text, (caption, _) in zip(told, shown, strict=True)),
+        *_quarantine_blocks(folder.read_records(run / "quarantine.jsonl")),
         *_reproduction_blocks(run, facts),
     ]
-    title = f"{setting.benchmark}: before and after write-back"
     method = f"{setting.method} RAG ({how})" if how else f"{setting.method} RAG"
     subtitle = f"WriteBack-RAG with {method} on {setting.backbone}, seed {setting.seed}"
-    for picture in pictures:
-        write_text(run / picture.file, picture.svg)
-    write_text(run / "harms.jsonl", "".join(json.dumps(harm, ensure_ascii=False) + "\n" for harm in worse))
+    folder.write_text(run / "harms.jsonl", "".join(json.dumps(harm, ensure_ascii=False) + "\n" for harm in worse))
     if checked:
-        write_text(run / "units_sample.md", sample_page(checked, setting.seed))
-    write_text(run / "report.md", markdown(title, subtitle, blocks))
-    write_text(run / "report.html", html(title, subtitle, blocks))
-    write_text(run / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+        folder.write_text(run / "units_sample.md", sample_page(checked, setting.seed))
+    write_page(run, f"{setting.benchmark}: before and after write-back", subtitle, blocks)
+    folder.write_text(run / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     return metrics
 
 
@@ -123,25 +100,13 @@ def measure(
     `training` are the rows behind the units (`QUESTION_COLUMNS`): the run's own traces or, for an evaluation, which has
     none, those of the run that it measures; `units` those that are searched (`schema.UNIT`).
     """
-    return _measured(traces, predictions, setting, asked_before(training, setting, units), units)
+    told = {"construction": construction(traces, len(units)), "cost": cost(traces, predictions)}
+    return evaluate(predictions, setting, asked_before(training, setting, units)) | told
 
 
 def asked_before(training: Sequence[Row], setting: Setting, units: Sequence[Row]) -> TrainingQuestions | None:
     """The training questions, to be looked up; None where there are none."""
     return TrainingQuestions(training, bool(setting.labels), units) if training else None
-
-
-def _measured(
-    traces: Sequence[Row],
-    predictions: Sequence[Row],
-    setting: Setting,
-    asked: TrainingQuestions | None,
-    units: Sequence[Row],
-    later: Sequence[Sequence[Row]] = (),
-) -> dict[str, Any]:
-    """`measure`, and the cost of what was written and read `later` than training (`construction.cost`)."""
-    told = {"construction": construction(traces, len(units)), "cost": cost(traces, predictions, *later)}
-    return evaluate(predictions, setting, asked) | told
 
 
 def corpus_size(run: Path) -> int | None:
@@ -152,41 +117,32 @@ def corpus_size(run: Path) -> int | None:
 
 def prompt_words(config: Row) -> list[str]:
     """The prompts that a configuration has in place of wbrag.prompts'."""
-    return [
-        str(text)
-        for texts in (config["backbone"].get("prompts"), config.get("prompts"))
-        for text in (texts or {}).values()
-    ]
+    given = (config["backbone"].get("prompts"), config.get("prompts"))
+    return [str(text) for texts in given for text in (texts or {}).values()]
 
 
 def _construction_blocks(numbers: Row, pictures: Sequence[Picture]) -> list[Block]:
     reasons = list(numbers["reasons"].items())
-    blocks: list[Block] = [
+    rows = [(reason, f"{examples:,}") for reason, examples in reasons[:REASONS_SHOWN]]
+    if more := sum(examples for _, examples in reasons[REASONS_SHOWN:]):
+        rows.append(("other", f"{more:,}"))
+    return [
         Heading("Construction of the knowledge base"),
-        Table(("", "this run"), construction_rows(numbers), numbers=False),
+        Table(("", "this run"), tuple(construction_rows(numbers)), numbers=False),
+        Pictures(tuple(pictures)) if pictures else Text("No unit was written, so there is nothing to plot."),
+        *([Table(("why examples were not kept", "examples"), tuple(rows))] if rows else []),
     ]
-    blocks.append(Pictures(tuple(pictures)) if pictures else Text("No unit was written, so there is nothing to plot."))
-    if reasons:
-        rows = tuple((reason, f"{count:,}") for reason, count in reasons[:REASONS_SHOWN])
-        more = sum(count for _, count in reasons[REASONS_SHOWN:])
-        others = (("other", f"{more:,}"),) if more else ()
-        blocks.append(Table(("why examples were not kept", "examples"), rows + others))
-    return blocks
 
 
 def _cost_blocks(cost: Row, facts: Row) -> list[Block]:
     training = cost["training"]
     saved = f"{training['calls_saved']:,} ({percent(training['calls_saved'] / max(1, training['paper_calls']))}%)"
-    rows = tuple(
-        (STAGES[name], f"{row['calls']:,}", f"{row['prompt_tokens']:,}", f"{row['completion_tokens']:,}")
-        for name, row in cost.items()
-    )
-    told = f"Training left out {saved} of the {training['paper_calls']:,} calls of the paper's plan"
+    told = f"Training left out {saved} of the {count(training['paper_calls'])} calls of the paper's plan"
     stages = ", ".join(f"{stage} {value:,.1f} s" for stage, value in facts.get("seconds", {}).items())
     speed = f" Engine: {facts['tokens_per_second']:,.0f} tokens/s." if facts.get("tokens_per_second") else ""
     return [
         Heading("Cost"),
-        Table(("", "LLM calls", "prompt tokens", "completion tokens"), rows),
+        tabled("", COST, ((STAGES.get(name, name), row) for name, row in cost.items())),
         Text(f"{told}: none could change a decision."),
         *([Text(f"Time: {stages}.{speed}")] if stages else []),
     ]
@@ -205,22 +161,13 @@ def _pictures(metrics: Row, traces: Sequence[Row]) -> list[Picture]:
     return pictures
 
 
-def _life_blocks(run: Path, lives: Sequence[tuple[str, str]]) -> list[Block]:
-    head = Text("Any other: python -m wbrag.report.trace RUN ID", "note")
-    return [
-        Heading("The lives of three examples"),
-        head,
-        *(Verbatim(life(run, key), caption) for caption, key in lives),
-    ]
-
-
 def _quarantine_blocks(rejected: Sequence[Row]) -> list[Block]:
     if not rejected:
         return [Heading("Quarantine"), Text("No input row was left out.")]
     keys = ("file", "line", "reason")
     shown = tuple(tuple(str(row.get(key, "")) for key in keys) for row in rejected[:QUARANTINE_SHOWN])
-    count = f"{len(rejected):,} input row{'s' if len(rejected) > 1 else ''} left out; all are in quarantine.jsonl."
-    return [Heading("Quarantine"), Text(count), Table(keys, shown, numbers=False)]
+    told = f"{len(rejected):,} input row{'s' if len(rejected) > 1 else ''} left out; all are in quarantine.jsonl."
+    return [Heading("Quarantine"), Text(told), Table(keys, shown, numbers=False)]
 
 
 def _reproduction_blocks(run: Path, facts: Row) -> list[Block]:

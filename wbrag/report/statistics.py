@@ -6,8 +6,8 @@ mean gain is bootstrapped over the questions, which all settings of one benchmar
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,12 @@ Flags = npt.NDArray[np.bool_]
 RESAMPLES = 10_000
 #: Bootstrap counts held at once: 16 MB.
 COUNTS_AT_ONCE = 2_000_000
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are known, which are neither None nor NaN; None where none is."""
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return sum(known) / len(known) if known else None
 
 
 def paired_bootstrap(
@@ -36,9 +42,8 @@ def paired_bootstrap(
     if topics is None or not len(differences):
         means = resampled_means(differences, resamples, generator)
     else:
-        means = resampled_means(
-            summed(np.column_stack([differences, np.ones(len(topics))]), topics), resamples, generator
-        )
+        rows = np.column_stack([differences, np.ones(len(topics))])
+        means = resampled_means(summed(rows, topics), resamples, generator)
         means = means[:, :-1] / means[:, -1:]
     return np.asarray(np.quantile(means, (0.025, 0.975), axis=0).T)
 
@@ -124,18 +129,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Where those at most alpha are called significant, the chance of any false one among them is at most alpha,
     whatever the dependence between the tests.
     """
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for place, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
+    p = np.asarray(p_values)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(np.arange(len(p), 0, -1) * p[order]))
+    return [float(value) for value in adjusted]
 
 
 def winners(gains: Sequence[float]) -> dict[str, int]:
     """How many gains are above, equal to and below 0: {"better", "equal", "worse"}."""
-    signs = Counter(int(np.sign(gain)) for gain in gains)
-    return {"better": signs[1], "equal": signs[0], "worse": signs[-1]}
+    signs = np.sign(gains)
+    return {name: int(np.sum(signs == sign)) for name, sign in (("better", 1), ("equal", 0), ("worse", -1))}
 
 
 def sign_flips(differences: Floats, resamples: int = RESAMPLES, seed: int = 0) -> float:

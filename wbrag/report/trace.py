@@ -9,17 +9,19 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from wbrag import schema
-from wbrag.metrics import acc, score
-from wbrag.report.evaluation import Setting
+from wbrag.report.evaluation import SIDES, Setting
+from wbrag.report.overlap import holding
 from wbrag.run.folder import RunError, read_config, read_rows, read_traces, read_units, setting_of
 
 Row = Mapping[str, Any]
+#: A label and the paragraphs beside it; a label that begins with a new line stands after an empty one.
+Entry = tuple[str, Sequence[str | None]]
 WIDTH = 108
 INDENT = 16
 READERS_SHOWN = 3
@@ -32,71 +34,117 @@ class UnknownExample(LookupError):
 
 def life(run: Path, example_id: str) -> str:
     """The life of one id of a run folder. Raises UnknownExample (with ids that exist) and RunError (with the file)."""
+    return lives(run, [example_id], setting_of(read_config(run)))[0]
+
+
+def lives(run: Path, ids: Sequence[str], setting: Setting, predictions: Sequence[Row] | None = None) -> list[str]:
+    """The lives of these ids of a run, read from its tables but for `predictions` that are read already."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    setting = setting_of(read_config(run))
-    chosen = pc.field("id") == example_id
-    trace = next(iter(read_traces(run, schema.TRACE.names, chosen)), None)
-    if trace is not None:
-        unit = trace["unit_id"]
-        tests = read_rows(run / "predictions", schema.PREDICTION) if unit else iter(())
-        readers = [row for row in tests if row["error"] is None and rank_of(unit, row["documents_writeback"])]
-        return example_life(trace, readers, setting)
-    prediction = next(read_rows(run / "predictions", schema.PREDICTION, where=chosen), None)
-    if prediction is not None:
-        found = {document["id"] for document in prediction["documents_writeback"] or []}
-        writers = {unit["id"]: unit["example_ids"] for unit in read_units(run) if unit["id"] in found}
-        return question_life(prediction, writers, setting)
-    raise UnknownExample(_unknown(run, example_id))
+    chosen = pc.field("id").isin(pa.array(ids, pa.string()))
+    traces = {row["id"]: row for row in reversed(read_traces(run, schema.TRACE.names, chosen))}
+    others = [key for key in ids if key not in traces]
+    if predictions is None:
+        with_unit = any(trace["unit_id"] for trace in traces.values())  # all are read, to see who else read it
+        rows = read_rows(run / "predictions", schema.PREDICTION, where=None if with_unit else chosen)
+        predictions = list(rows if with_unit else islice(rows, len(others)))
+    tested = {row["id"]: row for row in reversed(predictions)}
+    if unknown := [key for key in others if key not in tested]:
+        raise UnknownExample(_unknown(run, unknown[0]))
+    behind = {unit["id"]: unit["example_ids"] for unit in read_units(run)} if others else {}
+    told = []
+    for key in ids:
+        if key in traces:
+            unit = traces[key]["unit_id"]
+            found = (row for row in predictions if unit and row["error"] is None)
+            readers = [row for row in found if rank_of(unit, row["documents_writeback"])]
+            told.append(example_life(traces[key], readers, setting))
+        else:
+            told.append(question_life(tested[key], behind, setting))
+    return told
+
+
+def lives_to_show(traces: Sequence[Row], predictions: Sequence[Row], setting: Setting) -> list[tuple[str, str]]:
+    """Up to three (caption, id): an example whose unit a fixed question read, one gated out, one that got worse.
+
+    A kept and a failed example stand in for the first and the last; the lowest id is taken, not the most beautiful.
+    """
+    writer = {row["unit_id"]: row["id"] for row in reversed(traces) if row["unit_id"]}
+    first = {row["status"]: row["id"] for row in reversed(traces)}
+    fixed = worse = None
+    for row in predictions:
+        units = [d["id"] for d in row["documents_writeback"] or [] if d["id"] in writer]
+        if units and row["error"] is None:
+            before, after = (setting.score(row, side) for side in SIDES)
+            fixed = fixed or (writer[units[0]] if after > before else None)
+            worse = worse or (row["id"] if after < before else None)
+    chosen = [
+        ("Kept; its unit was read for a test question that write-back fixed.", fixed)
+        if fixed
+        else ("Kept.", first.get("kept")),
+        ("Gated out.", first.get("gated")),
+        ("A test question that got worse with write-back.", worse) if worse else ("Failed.", first.get("failed")),
+    ]
+    return [(caption, key) for caption, key in chosen if key is not None]
 
 
 def example_life(trace: Row, readers: Sequence[Row], setting: Setting) -> str:
     """A training example (a row of `schema.TRACE`); `readers`: predictions, not failed, that hold its unit."""
-    gate_reason, _, document_reason = (trace["reason"] or "").partition("; ")
-    failed = trace["status"] == "failed"
-    lines = [
-        f"{trace['id']}: training example, {trace['status']} ({_told(setting)})",
-        "",
-        *_entry("Question", [trace["question"]]),
-        *_entry("Golden answers", [" | ".join(trace["golden_answers"])]),
-        "",
-        *_entry("Closed book", [_scored(trace["closed_book_answer"], "s_nr", trace["s_nr"])]),
-        *_entry("Retrieved", _document_lines(trace["documents"])),
-        *_entry("With documents", [_scored(trace["rag_answer"], "s_rag", trace["s_rag"]) + _own(trace["retrievals"])]),
+    gate, _, document = (trace["reason"] or "").partition("; ")
+    failed, unit = trace["status"] == "failed", trace["unit_id"]
+    with_documents = _scored(trace["rag_answer"], "s_rag", trace["s_rag"]) + _own(trace["retrievals"])
+    entries: list[Entry] = [
+        ("\nQuestion", [trace["question"]]),
+        ("Golden answers", [" | ".join(trace["golden_answers"])]),
+        ("\nClosed book", [_scored(trace["closed_book_answer"], "s_nr", trace["s_nr"])]),
+        ("Retrieved", _document_lines(trace["documents"])),
+        ("With documents", [with_documents]),
+        ("Delta", [] if trace["delta"] is None else [f"s_rag - s_nr = {trace['delta']:+.2f}"]),
+        ("Utility gate", [] if failed else [gate]),
+        *([("\nEach alone", _alone_lines(trace))] if trace["document_scores"] else []),
+        ("Failed", [trace["reason"]]) if failed else ("Document gate", [document]),
     ]
-    if trace["delta"] is not None:
-        lines += _entry("Delta", [f"s_rag - s_nr = {trace['delta']:+.2f}"])
-    lines += [] if failed else _entry("Utility gate", [gate_reason])
-    if trace["document_scores"]:
-        lines += ["", *_entry("Each alone", _alone_lines(trace))]
-    lines += _entry("Failed", [trace["reason"]]) if failed else _entry("Document gate", [document_reason])
-    if trace["unit_id"]:
-        lines += ["", *_entry("Evidence", (trace["evidence"] or "").splitlines())]
-        lines += ["", *_entry("Knowledge unit", _unit_lines(trace))]
-        lines += ["", *_entry("Found by", _reader_lines(trace["unit_id"], readers, setting))]
-    return "\n".join([*lines, "", *_entry("Cost", [_cost(trace)])])
+    if unit:
+        entries.append(("\nEvidence", (trace["evidence"] or "").splitlines()))
+        entries.append(("\nKnowledge unit", _unit_lines(trace)))
+        entries.append(("\nFound by", _reader_lines(unit, readers, setting)))
+    return _told(f"{trace['id']}: training example, {trace['status']}", setting, [*entries, _cost(trace)])
 
 
 def question_life(prediction: Row, writers: Mapping[str, Sequence[str]], setting: Setting) -> str:
     """A test question (a row of `schema.PREDICTION`); `writers`: unit id -> ids of the examples behind it."""
-    golden = prediction["golden_answers"]
-    lines = [
-        f"{prediction['id']}: test question ({_told(setting)})",
-        "",
-        *_entry("Question", [prediction["question"]]),
-        *_entry("Golden answers", [" | ".join(golden)]),
-        "",
+    entries: list[Entry] = [
+        ("\nQuestion", [prediction["question"]]),
+        ("Golden answers", [" | ".join(prediction["golden_answers"])]),
     ]
     if prediction["error"] is not None:
-        return "\n".join([*lines, *_entry("Failed", [prediction["error"]])])
-    lines += _entry("Closed book", [_measured(prediction, "closed_book", setting)])
-    for label, side in (("Base", "base"), ("+ write-back", "writeback")):
-        documents = prediction[f"documents_{side}"]
-        told = _measured(prediction, side, setting) + _own(prediction[f"retrievals_{side}"])
-        lines += ["", *_entry(label, [told]), *_entry("", _document_lines(documents))]
-        units = [document["id"] for document in documents if document["id"] in writers]
-        lines += _entry("", [f"{unit} was written {_from(writers[unit])}" for unit in units])
-    return "\n".join([*lines, "", *_entry("Cost", [_cost(prediction)])])
+        entries.append(("\nFailed", [prediction["error"]]))
+    else:
+        entries.append(("\nClosed book", [_measured(prediction, "closed_book", setting)]))
+        for label, side in (("\nBase", "base"), ("\n+ write-back", "writeback")):
+            documents = prediction[f"documents_{side}"]
+            units = [document["id"] for document in documents if document["id"] in writers]
+            told = _measured(prediction, side, setting) + _own(prediction[f"retrievals_{side}"])
+            written = [f"{unit} was written {_from(writers[unit])}" for unit in units]
+            entries += [(label, [told]), ("", [*_document_lines(documents), *written])]
+        entries.append(_cost(prediction))
+    return _told(f"{prediction['id']}: test question", setting, entries)
+
+
+def _told(title: str, setting: Setting, entries: Iterable[Entry]) -> str:
+    lines = [f"{title} ({setting.benchmark}, {setting.method}, {setting.backbone})"]
+    for label, paragraphs in entries:
+        lines += [""] if label.startswith("\n") else []
+        wrapped = [line for text in paragraphs if text for line in _wrapped(text)]
+        lines += [f"{'' if i else label.strip():<{INDENT}}{line}".rstrip() for i, line in enumerate(wrapped)]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    # A table row keeps its columns: what textwrap would squeeze or break is left alone while it fits.
+    fits = len(text) <= WIDTH - INDENT and "\n" not in text
+    return [text] if fits else textwrap.wrap(text, WIDTH - INDENT)
 
 
 def _from(examples: Sequence[str]) -> str:
@@ -113,24 +161,8 @@ def rank_of(document_id: str, documents: Sequence[Row] | None) -> int:
 
 
 def rank_of_answer(golden_answers: Sequence[str], documents: Sequence[Row] | None) -> int:
-    """1-based rank of the first document whose contents hold a golden answer (`evaluation.retrieval_facts`), or 0."""
-    contents = (f"{document['title']}\n{document['text']}" for document in documents or [])
-    return next((rank for rank, text in enumerate(contents, 1) if acc(text, golden_answers)), 0)
-
-
-def _told(setting: Setting) -> str:
-    return f"{setting.benchmark}, {setting.method}, {setting.backbone}"
-
-
-def _entry(label: str, paragraphs: Sequence[str]) -> list[str]:
-    lines = [line for text in paragraphs if text for line in _wrapped(text)]
-    return [f"{label if i == 0 else '':<{INDENT}}{line}".rstrip() for i, line in enumerate(lines)]
-
-
-def _wrapped(text: str) -> list[str]:
-    # A table row keeps its columns: what textwrap would squeeze or break is left alone while it fits.
-    fits = len(text) <= WIDTH - INDENT and "\n" not in text
-    return [text] if fits else textwrap.wrap(text, WIDTH - INDENT)
+    """1-based rank of the first document whose contents hold a golden answer, or 0."""
+    return next((rank for rank, one in enumerate(documents or [], 1) if holding([one], golden_answers)), 0)
 
 
 def _quoted(answer: str | None) -> str:
@@ -145,36 +177,28 @@ def _own(retrievals: int | None) -> str:
     return f"  after {_counted(retrievals, 'retrieval')} of the method's own" if retrievals else ""
 
 
-def _score(prediction: Row, side: str, setting: Setting) -> float:
-    return score(setting.metric, prediction[f"answer_{side}"], prediction["golden_answers"], setting.labels)
-
-
-def _measured(prediction: Row, side: str, setting: Setting) -> str:
-    return _scored(prediction[f"answer_{side}"], setting.metric, _score(prediction, side, setting))
-
-
-def _title(document: Row) -> str:
-    return textwrap.shorten(document["title"] or document["text"], TITLE, placeholder=" ...")
+def _measured(prediction: Row, answer: str, setting: Setting) -> str:
+    return _scored(prediction[f"answer_{answer}"], setting.metric, setting.score(prediction, answer))
 
 
 def _document_lines(documents: Sequence[Row] | None) -> list[str]:
     if not documents:
         return ["no document"]
     width = max(len(document["id"]) for document in documents)
-    rows = [
-        f"{rank:>4}  {document['score']:6.3f}  {document['source']:<9}  {document['id']:<{width}}  {_title(document)}"
-        for rank, document in enumerate(documents, 1)
-    ]
-    return [f"rank   score  source     {'id':<{width}}  title", *rows]
+    lines = [f"rank   score  source     {'id':<{width}}  title"]
+    for rank, document in enumerate(documents, 1):
+        title = textwrap.shorten(document["title"] or document["text"], TITLE, placeholder=" ...")
+        where = f"{document['source']:<9}  {document['id']:<{width}}"
+        lines.append(f"{rank:>4}  {document['score']:6.3f}  {where}  {title}")
+    return lines
 
 
 def _alone_lines(trace: Row) -> list[str]:
-    kept = set(trace["kept_ranks"] or [])
-    rows = zip(trace["document_answers"], trace["document_scores"], strict=True)
-    return ["rank   s_j  s_j - s_nr  gate  answer with this document alone"] + [
-        f"{rank:>4}  {s_j:4.2f}  {s_j - trace['s_nr']:+10.2f}  {'kept' if rank in kept else '-':<4}  {_quoted(answer)}"
-        for rank, (answer, s_j) in enumerate(rows, 1)
-    ]
+    lines = ["rank   s_j  s_j - s_nr  gate  answer with this document alone"]
+    for rank, (answer, s_j) in enumerate(zip(trace["document_answers"], trace["document_scores"], strict=True), 1):
+        gate = "kept" if rank in (trace["kept_ranks"] or []) else "-"
+        lines.append(f"{rank:>4}  {s_j:4.2f}  {s_j - trace['s_nr']:+10.2f}  {gate:<4}  {_quoted(answer)}")
+    return lines
 
 
 def _unit_lines(trace: Row) -> list[str]:
@@ -188,25 +212,24 @@ def _reader_lines(unit: str, readers: Sequence[Row], setting: Setting) -> list[s
         return ["no test question"]
 
     def change(row: Row) -> float:
-        return abs(_score(row, "writeback", setting) - _score(row, "base", setting))
+        return abs(setting.score(row, "writeback") - setting.score(row, "base"))
 
     lines = [_counted(len(readers), "test question") + (":" if len(readers) <= READERS_SHOWN else ", among them:")]
     for row in sorted(readers, key=lambda row: (-change(row), row["id"]))[:READERS_SHOWN]:
-        golden = row["golden_answers"]
         ranks = f"this unit none -> {rank_of(unit, row['documents_writeback'])}"
         if not setting.labels:
-            before, after = (rank_of_answer(golden, row[f"documents_{side}"]) for side in ("base", "writeback"))
+            before, after = (rank_of_answer(row["golden_answers"], row[f"documents_{side}"]) for side in SIDES)
             ranks += f", first document with a golden answer {before or 'none'} -> {after or 'none'}"
-        answers = f"{_measured(row, 'base', setting)}  ->  {_measured(row, 'writeback', setting)}"
+        answers = "  ->  ".join(_measured(row, side, setting) for side in SIDES)
         lines += [f"{row['id']}: {row['question']}", f"  answer  {answers}", f"  rank    {ranks}"]
     return lines
 
 
-def _cost(row: Row) -> str:
+def _cost(row: Row) -> Entry:
     saved = f" ({row['calls_saved']} saved)" if row.get("calls_saved") else ""
     tokens = f"{row['prompt_tokens'] or 0:,} prompt + {row['completion_tokens'] or 0:,} completion tokens"
     seconds = f", {row['seconds']:.2f} s" if row.get("seconds") is not None else ""
-    return f"{_counted(row['calls'] or 0, 'call')}{saved}, {tokens}{seconds}"
+    return "\nCost", [f"{_counted(row['calls'] or 0, 'call')}{saved}, {tokens}{seconds}"]
 
 
 def _counted(number: int, noun: str) -> str:
@@ -222,9 +245,8 @@ def _unknown(run: Path, example_id: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a life; exit code 2 with a message on stderr for an unknown id or a folder that is not a run."""
-    parser = argparse.ArgumentParser(
-        "python -m wbrag.report.trace", description="Print the life of one example of a run."
-    )
+    told = "Print the life of one example of a run."
+    parser = argparse.ArgumentParser("python -m wbrag.report.trace", description=told)
     parser.add_argument("run", type=Path, help="the run folder (run_dir of the job)")
     parser.add_argument("id", help="id of a training example or of a test question")
     given = parser.parse_args(arguments)

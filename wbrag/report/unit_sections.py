@@ -1,18 +1,24 @@
-"""Sections of a run's report on its units: how they were made, how many of which kind, what was left out and why."""
+"""A run's units as its report tells them: how they were made, how many of which kind, what was left out and why; and
+units drawn at random, for a person to hold against their sources.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import random
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from textwrap import shorten
 from typing import Any
 
 from wbrag.config import Merge, Units
-from wbrag.metrics import score
 from wbrag.report.evaluation import Setting
-from wbrag.report.page import Block, Details, Heading, Table, Text
-from wbrag.report.tables import number
+from wbrag.report.overlap import units_read
+from wbrag.report.page import Block, Details, Heading, Table, Text, markdown
+from wbrag.report.statistics import mean
+from wbrag.report.tables import Column, count, number, tabled
+from wbrag.units.faithful import Judged, checked
+from wbrag.units.sentences import sentences, words
 
 Row = Mapping[str, Any]
 
@@ -37,7 +43,18 @@ REACH = {
     "linked": ", and whose title stands in the question, and as far as they fit units that these name.",
 }
 HOPS = ("", ", and what that evidence mentions", ", what that evidence mentions, and what is mentioned with that")
+#: What the rules say of a sentence, in words; any other is the class of a fault.
+VERDICTS = {"stated": "stands in a source", "open": "no rule decides"}
+CLASSES: Sequence[Column] = (
+    ("doubt", "doubt", str),
+    ("units", "units", count),
+    ("asked about", "asked", count),
+    ("only mentioned", "mentioned", count),
+    ("tokens, mean", "tokens", number),
+    ("sources, mean", "sources", number),
+)
 EXAMPLES, HARMFUL_SHOWN, QUESTIONS_SHOWN, WIDTH = 2, 10, 10, 240
+DRAWN = 50
 
 
 def unit_blocks(config: Row, units: Sequence[Row], corpus: int | None) -> list[Block]:
@@ -48,10 +65,23 @@ def unit_blocks(config: Row, units: Sequence[Row], corpus: int | None) -> list[B
     if not units:
         return [*blocks, Text("No unit was written.")]
     many = f" There are {corpus / len(units):,.1f} passages for each unit ({corpus:,} in the corpus)." if corpus else ""
+    classes: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for unit in units:
+        classes[unit["form"] or "-", unit["doubt"] or "-"].append(unit)
+    rows = [(form, _class(doubt, some)) for (form, doubt), some in sorted(classes.items())]
+    every = _class("", units)
+    told = f"{every['asked']:,} of the {len(units):,} units are about what a kept example asks about"
+    told += f", {every['mentioned']:,} about what its evidence only mentions." if every["mentioned"] else "."
+    table = tabled("form", CLASSES, rows if len(rows) == 1 else [*rows, ("all", every)])
+    return [*blocks, Text(f"{told}{many}"), table]
+
+
+def _class(doubt: str, units: Sequence[Row]) -> Row:
+    """The record of a class of units, under `CLASSES`."""
     asked = sum(bool(unit["example_ids"]) for unit in units)
-    told = f"{asked:,} of the {len(units):,} units are about what a kept example asks about"
-    told += f", {len(units) - asked:,} about what its evidence only mentions." if asked < len(units) else "."
-    return [*blocks, Text(f"{told}{many}"), _class_table(units)]
+    tokens, sources = mean(unit["unit_tokens"] for unit in units), mean(len(unit["source_ids"]) for unit in units)
+    counts = {"units": len(units), "asked": asked, "mentioned": len(units) - asked}
+    return {"doubt": doubt, **counts, "tokens": tokens, "sources": sources}
 
 
 def making_told(config: Row) -> str:
@@ -62,11 +92,9 @@ def making_told(config: Row) -> str:
     if how.scope == "subject":
         told = (
             f"One subject at a time: what passages that hold its name say of it (of the {how.search} nearest to it), "
-        )
-        told += (
             f"each thing once, {wording}, in units of at most {how.tokens} tokens. Subjects are what the evidence of "
+            f"kept examples is about{HOPS[min(how.hops, 2)]}."
         )
-        told += f"kept examples is about{HOPS[min(how.hops, 2)]}."
     elif how.form == "distilled":
         told = "One unit for each kept example: the evidence in its documents, rewritten by the generator."
     else:
@@ -76,36 +104,13 @@ def making_told(config: Row) -> str:
         told += f" A sentence that its sources do not bear out was cut (the critic: {how.critic})."
     if how.validate:
         told += " What took more than it gave on training questions that did not make it was left out."
-    return f"{told} {_merge_told(merge)} (units={how.name})"
-
-
-def _merge_told(merge: Merge) -> str:
-    if merge.policy != "beside":
-        return "Units and passages compete for the K places by score."
-    return (
-        f"The K passages stay; before them come the units that are as near to the question as the best passage, up to "
-        f"{merge.margin:g} in score, within {merge.room:.0%} of the passages' characters" + REACH[merge.reach]
-    )
-
-
-def _class_table(units: Sequence[Row]) -> Table:
-    """Units by form and doubt, and together."""
-    classes: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for unit in units:
-        classes[unit["form"] or "-", unit["doubt"] or "-"].append(unit)
-    rows = [(form, doubt, *_class_cells(some)) for (form, doubt), some in sorted(classes.items())]
-    if len(rows) > 1:
-        rows.append(("all", "", *_class_cells(units)))
-    header = ("form", "doubt", "units", "asked about", "only mentioned", "tokens, mean", "sources, mean")
-    return Table(header, tuple(rows))
-
-
-def _class_cells(units: Sequence[Row]) -> tuple[str, ...]:
-    asked = sum(bool(unit["example_ids"]) for unit in units)
-    tokens = [unit["unit_tokens"] for unit in units if unit["unit_tokens"] is not None]
-    sources = sum(len(unit["source_ids"]) for unit in units) / len(units)
-    mean = sum(tokens) / len(tokens) if tokens else None
-    return f"{len(units):,}", f"{asked:,}", f"{len(units) - asked:,}", number(mean), number(sources)
+    merged = "Units and passages compete for the K places by score."
+    if merge.policy == "beside":
+        merged = (
+            "The K passages stay; before them come the units that are as near to the question as the best passage, up "
+            f"to {merge.margin:g} in score, within {merge.room:.0%} of the passages' characters{REACH[merge.reach]}"
+        )
+    return f"{told} {merged} (units={how.name})"
 
 
 def left_out_blocks(left_out: Sequence[Row], readings: Sequence[Row], setting: Setting) -> list[Block]:
@@ -119,51 +124,109 @@ def left_out_blocks(left_out: Sequence[Row], readings: Sequence[Row], setting: S
         kinds[row["kind"]].append(row)
     rows = []
     for kind, some in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0])):
-        name = f"{kind}: {LEFT_KINDS[kind]}" if kind in LEFT_KINDS else kind
-        for i, row in enumerate(some[:EXAMPLES]):
-            first = (name, f"{len(some):,}") if i == 0 else ("", "")
+        first = (f"{kind}: {LEFT_KINDS[kind]}" if kind in LEFT_KINDS else kind, f"{len(some):,}")
+        for row in some[:EXAMPLES]:
             rows.append((*first, shorten(row["text"] or "-", WIDTH), shorten(row["reason"] or "-", WIDTH)))
+            first = ("", "")
     told = f"{len(left_out):,} left out: units, or sentences of them. All are in left_out.parquet."
     table = Table(("what", "left out", "examples", "why"), tuple(rows), numbers=False)
-    return [Heading("Left out of the units"), Text(told), table, *_harmful_blocks(kinds["harmful"], readings, setting)]
+    harmful: list[Block] = [_harmful(row, readings, setting) for row in kinds["harmful"][:HARMFUL_SHOWN]]
+    more = f", the first {HARMFUL_SHOWN}" if len(kinds["harmful"]) > HARMFUL_SHOWN else ""
+    head = Text(f"Harmful units{more}, with the training questions whose score changed where they were read:")
+    return [Heading("Left out of the units"), Text(told), table, *([head, *harmful] if harmful else [])]
 
 
-def _harmful_blocks(harmful: Sequence[Row], readings: Sequence[Row], setting: Setting) -> list[Block]:
-    blocks: list[Block] = []
-    for row in harmful[:HARMFUL_SHOWN]:
-        changed = [
-            one for one in readings if _read(one, row["text"]) and _scores(one, setting)[0] != _scores(one, setting)[1]
-        ]
-        cells = tuple(
-            (
-                one["question"],
-                " | ".join(one["golden_answers"]),
-                one["answer_base"] or "",
-                one["answer_writeback"] or "",
-            )
-            for one in changed[:QUESTIONS_SHOWN]
-        )
-        table = Table(("training question", "golden answers", "without units", "with units"), cells, numbers=False)
-        title, _, text = row["text"].partition("\n")
-        blocks.append(Details(f"{title}: {row['reason']}", (Text(text), *([table] if cells else []))))
-    if not blocks:
-        return []
-    more = f", the first {HARMFUL_SHOWN}" if len(harmful) > HARMFUL_SHOWN else ""
-    return [
-        Text(f"Harmful units{more}, with the training questions whose score changed where they were read:"),
-        *blocks,
-    ]
-
-
-def _read(row: Row, contents: str) -> bool:
-    documents = row["documents_writeback"] or []
-    return any(d["source"] == "writeback" and f"{d['title']}\n{d['text']}" == contents for d in documents)
-
-
-def _scores(row: Row, setting: Setting) -> tuple[float, float]:
-    """Without units and with them, as `writeback.validated` counts them: what failed changed nothing."""
-    answers = row["answer_base"], row["answer_base"] if row["error"] else row["answer_writeback"]
-    before, after = (
-        0.0 if text is None else score(setting.metric, text, row["golden_answers"], setting.labels) for text in answers
+def _harmful(left: Row, readings: Sequence[Row], setting: Setting) -> Details:
+    changed = [row for row in readings if _changed(row, left["text"], setting)]
+    cells = tuple(
+        (row["question"], " | ".join(row["golden_answers"]), row["answer_base"] or "", row["answer_writeback"] or "")
+        for row in changed[:QUESTIONS_SHOWN]
     )
-    return before, after
+    table = Table(("training question", "golden answers", "without units", "with units"), cells, numbers=False)
+    title, _, text = left["text"].partition("\n")
+    return Details(f"{title}: {left['reason']}", (Text(text), *([table] if cells else [])))
+
+
+def _changed(row: Row, contents: str, setting: Setting) -> bool:
+    """Whether a training question read a unit and its score changed, as `writeback.validated` counts it: what failed
+    changed nothing, no answer scores 0.
+    """
+    if row["error"] or all(f"{unit['title']}\n{unit['text']}" != contents for unit in units_read(row)):
+        return False
+    before, after = (
+        0.0 if row[f"answer_{side}"] is None else setting.score(row, side) for side in ("base", "writeback")
+    )
+    return before != after
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A unit of the draw, its sources' passages as far as they are known, and the rules' verdict on its parts."""
+
+    unit: Row
+    sources: tuple[Row, ...]
+    title_fault: str
+    sentences: tuple[Judged, ...]
+
+
+def drawn(units: Sequence[Row], seed: int) -> list[Row]:
+    """At most `DRAWN` of the units (`schema.UNIT`), in order of id: of the same units always the same."""
+    ordered = sorted(units, key=lambda unit: str(unit["id"]))
+    chosen = random.Random(seed).sample(ordered, min(DRAWN, len(ordered)))
+    return sorted(chosen, key=lambda unit: str(unit["id"]))
+
+
+def judged(
+    units: Sequence[Row], passages: Mapping[str, Row], questions: Mapping[str, str], prompt_words: Sequence[str] = ()
+) -> list[Drawn]:
+    """The units with what the rules of `units.faithful` say of them, none of whose sources is missing from `passages`;
+    `questions` are those of the training examples.
+    """
+    found = []
+    for unit in units:
+        sources = tuple(passages[key] for key in unit["source_ids"] if key in passages)
+        question = next((questions[key] for key in unit["example_ids"] if key in questions), "")
+        if sources and len(sources) == len(unit["source_ids"]):
+            held = [f"{passage['title']}\n{passage['text']}" for passage in sources]
+            told = checked(unit["title"], unit["text"], held, question, prompt_words)
+            found.append(Drawn(unit, sources, told.title_fault, told.sentences))
+    return found
+
+
+def verdicts_told(found: Sequence[Drawn]) -> str:
+    """How many sentences the rules bear out, in one sentence; "" for no unit."""
+    if not found:
+        return ""
+    kinds = Counter(one.kind for unit in found for one in unit.sentences)
+    total = kinds.total()
+    parts = [f"{kinds.pop('stated', 0):,} stand in their sources", f"{kinds.pop('open', 0):,} open (no rule decides)"]
+    parts += [f"{count:,} {kind.replace('_', ' ')}" for kind, count in kinds.most_common()]
+    titles = sum(bool(unit.title_fault) for unit in found)
+    told = f"Of the {total:,} sentences of {len(found):,} units, drawn at random: {', '.join(parts)}"
+    return f"{told}; {titles:,} titles with a fault."
+
+
+def sample_page(found: Sequence[Drawn], seed: int) -> str:
+    """The units with their sources as Markdown."""
+    note = "Verdicts are those of wbrag.units.faithful, before any critic. "
+    blocks: list[Block] = [Text(verdicts_told(found)), Text(f"{note}Beside each sentence the nearest of a source.")]
+    for one in found:
+        told = f"{one.unit['id']}, from {', '.join(one.unit['source_ids'])}"
+        told += f"; doubt: {one.unit['doubt']}" if one.unit["doubt"] else ""
+        told += f"; the title is at fault: {one.title_fault}" if one.title_fault else ""
+        rows = tuple((said.sentence, _verdict(said), *_nearest(said.sentence, one.sources)) for said in one.sentences)
+        table = Table(("sentence of the unit", "verdict", "nearest in the sources", "source"), rows, numbers=False)
+        blocks += [Heading(one.unit["title"]), Text(told), table]
+    return markdown(f"{len(found)} units beside their sources", f"Drawn with seed {seed}", blocks)
+
+
+def _verdict(one: Judged) -> str:
+    told = VERDICTS.get(one.kind, one.kind.replace("_", " "))
+    return f"{told}: {one.reason}" if one.reason else told
+
+
+def _nearest(sentence: str, sources: Sequence[Row]) -> tuple[str, str]:
+    """The sentence of the sources that shares most of its words with this one, and whose it is."""
+    said = words(sentence)
+    there = [(text, str(source["id"])) for source in sources for text in sentences(source["text"])]
+    return max(there, key=lambda one: len(said & words(one[0])) / max(1, len(said | words(one[0]))), default=("-", "-"))

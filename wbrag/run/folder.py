@@ -147,6 +147,16 @@ def read_fields(folder: Path, columns: Sequence[str], where: pc.Expression | Non
             yield from (rows if where is None else rows.filter(where)).to_pylist()
 
 
+def read_predictions(folder: Path) -> list[dict[str, Any]]:
+    """The predictions of a run, evaluation or variant, in order of id; RunError where there are none."""
+    from wbrag.schema import PREDICTION
+
+    rows = sorted(read_rows(folder / "predictions", PREDICTION), key=lambda row: str(row["id"]))
+    if not rows:
+        raise RunError(f"{folder / 'predictions'}: no prediction to report on")
+    return rows
+
+
 def read_units(run: Path) -> list[dict[str, Any]]:
     """The units of a run, rows of `schema.UNIT`; of an evaluation or variant without units of its own, those of the run
     around it. [] where none were written.

@@ -196,22 +196,18 @@ def units_of(traces: Path) -> list[Row]:
     """The knowledge units that Algorithm 1 wrote into a folder of traces (schema.UNIT), in order of unit id."""
     columns = ["id", "status", "unit_id", "unit_title", "unit_text", "source_tokens", "unit_tokens"]
     rows = read_fields(traces, [*columns, "documents.id", "kept_ranks"], pc.field("status") == "kept")
-    return distinct(
-        [
-            {
-                **{
-                    "id": row["unit_id"],
-                    "title": row["unit_title"],
-                    "text": row["unit_text"],
-                    "example_ids": [row["id"]],
-                },
-                "source_ids": [row["documents"][rank - 1]["id"] for rank in row["kept_ranks"]],
-                **{"source_tokens": row["source_tokens"], "unit_tokens": row["unit_tokens"]},
-                **{"subject": "", "form": "distilled", "doubt": ""},
-            }
-            for row in rows
-        ]
-    )
+    return distinct([unit_of(row) for row in rows])
+
+
+def unit_of(trace: Mapping[str, Any]) -> Row:
+    """The unit that Algorithm 1 wrote of a kept example (a row of `schema.UNIT`)."""
+    return {
+        **{"id": trace["unit_id"], "title": trace["unit_title"], "text": trace["unit_text"]},
+        "example_ids": [trace["id"]],
+        "source_ids": [trace["documents"][rank - 1]["id"] for rank in trace["kept_ranks"]],
+        **{"source_tokens": trace["source_tokens"], "unit_tokens": trace["unit_tokens"]},
+        **{"subject": "", "form": "distilled", "doubt": ""},
+    }
 
 
 def _distilled(traces: Path) -> bool:
