@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -58,7 +58,7 @@ HITS = pa.schema(
     ]
 )
 #: What a filter may be: SQL over the columns, or an Arrow expression.
-Filter = str | pc.Expression
+Filter: TypeAlias = str | pc.Expression
 #: Vectors that a batch is compared with at a time. FAISS scans a whole index for one query after the other; so cut, it
 #: finds the vectors in the processor's cache for all queries but the first.
 CACHE_BYTES = 2 << 20
@@ -270,7 +270,8 @@ class KnowledgeBase:
         """
         use_threads(threads)
         self._places = place_of(base), place_of(writeback) if writeback else None
-        self._asked, self._merge, self._given = (encoder, nprobe, block_bytes), merge, None
+        self._asked, self._merge = (encoder, nprobe, block_bytes), merge
+        self._given: Encoder | None = None
         self._held = ExitStack()
         self._open(versions)
 
