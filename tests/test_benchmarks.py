@@ -84,7 +84,7 @@ def write(path: Path, *lines: bytes | dict[str, Any]) -> Path:
 
 def passage_rows(path: Path) -> list[tuple[str, str, str]]:
     table = pq.read_table(path)
-    assert table.schema.equals(PASSAGE)
+    assert list(table.schema)[:3] == list(PASSAGE)
     return [(row["id"], row["title"], row["text"]) for row in table.to_pylist()]
 
 
@@ -193,7 +193,7 @@ def refused(path: Path, message: str, error: type[Exception] = InputError, rate:
         read_examples(path, max_error_rate=rate)
     with pytest.raises(error, match=message):
         write_corpus(path, out, max_error_rate=rate)
-    assert list(out.parent.iterdir()) == []
+    assert not out.parent.exists() or list(out.parent.iterdir()) == []
 
 
 #: A row that is a valid example and a valid passage.

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,9 +26,10 @@ import pyarrow.parquet as pq
 
 from wbrag import metrics
 from wbrag.config import Benchmark, ConfigError
-from wbrag.data.flashrag import BadRow, parse_example, parse_passage
+from wbrag.data.columns import Columns, fitted
+from wbrag.data.flashrag import BadRow, json_object, parse_example, passage_of
 from wbrag.prompts import TASKS
-from wbrag.schema import EXAMPLE, PASSAGE, Document, Example
+from wbrag.schema import EXAMPLE, PASSAGE, Example
 
 #: Passages per Parquet row group: the unit of writing, about 5 MB of 100-word passages.
 GROUP_ROWS = 8192
@@ -38,7 +39,8 @@ EARLY_REJECTED = 10_000
 #: Characters of a bad row that the quarantine shows.
 RAW_CHARS = 200
 
-Row = TypeVar("Row", Example, Document)
+Row = TypeVar("Row")
+Named = TypeVar("Named", "Example", "_Passage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +96,55 @@ def drawn(examples: list[Example], limit: int, seed: int) -> list[Example]:
     return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), limit))]
 
 
-def write_corpus(path: Path, out: Path, max_error_rate: float = 0.01) -> CorpusReport:
-    """Stream a corpus file into the Parquet file `out` (schema.PASSAGE, file order), which appears whole or not at all.
+@dataclass(frozen=True, slots=True)
+class _Passage:
+    """A row of a corpus: what `schema.PASSAGE` has, and its other columns."""
 
-    Memory: one row group, 8 bytes a passage for the duplicate check, the rejected rows. Errors as `read_examples`;
-    an `out` of an earlier call is replaced on success and untouched on failure.
+    id: str
+    values: dict[str, Any]
+
+
+def write_corpus(path: Path, out: Path, max_error_rate: float = 0.01) -> CorpusReport:
+    """Stream a corpus file into the Parquet file `out`, in file order: schema.PASSAGE and every other key that its rows
+    have as a typed column (`wbrag.data.columns`). It appears whole or not at all.
+
+    The file is read twice: types first. Memory: one row group, 8 bytes a passage for the duplicate check, the rejected
+    rows. Errors as `read_examples`, and InputError for a key that no column can be called; an `out` of an earlier call
+    is replaced on success and untouched on failure.
     """
     rejected: list[Rejected] = []
-    passages = _read(path, parse_passage, max_error_rate, rejected)
+    others = corpus_columns(path)
+    schema = pa.schema([*PASSAGE, *others])
+
+    def parse(raw: bytes) -> _Passage:
+        row = json_object(raw)
+        passage = passage_of(row)
+        told = {"id": passage.id, "title": passage.title, "text": passage.text}
+        return _Passage(passage.id, told | fitted(row, others))
+
+    passages = _read(path, parse, max_error_rate, rejected)
     rows = 0
     # Parquet has no page checksums by default, and a flipped bit is then read back without a word.
-    with _replacing(out) as temporary, pq.ParquetWriter(temporary, PASSAGE, write_page_checksum=True) as writer:
+    with _replacing(out) as temporary, pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
         while group := list(islice(passages, GROUP_ROWS)):
-            writer.write_table(_table(group, PASSAGE))
+            writer.write_table(pa.Table.from_pylist([passage.values for passage in group], schema))
             rows += len(group)
     return CorpusReport(rows, rejected)
+
+
+def corpus_columns(path: Path) -> pa.Schema:
+    """The columns that a corpus file's rows have beside id, title and text. InputError for a name that Lance cannot
+    hold, or that is the vectors'.
+    """
+    columns = Columns()
+    for _, row in _rows(path, json_object):
+        if isinstance(row, dict):
+            columns.count(row)
+    found = columns.schema()
+    for name in found.names:
+        if not name or "." in name or name == "vector":
+            raise InputError(f"{path}: key {name!r}: a column cannot be called so; rename it (no dot, not 'vector')")
+    return found
 
 
 def write_quarantine(rejected: Iterable[Rejected], path: Path) -> None:
@@ -150,10 +186,10 @@ def check_labels(examples: Iterable[Example], labels: Mapping[str, Sequence[str]
 
 def _read(
     path: Path,
-    parse: Callable[[bytes], Row],
+    parse: Callable[[bytes], Named],
     max_error_rate: float,
     rejected: list[Rejected],
-) -> Iterator[Row]:
+) -> Iterator[Named]:
     # The valid rows; bad ones go to `rejected`. What only the whole file can tell is raised after the last row.
     hashes = array("q")
     for _, row in _rows(path, parse):
@@ -194,7 +230,7 @@ def _check_budget(path: Path, valid: int, rejected: list[Rejected], max_error_ra
         raise OverErrorBudget(f"{path}: {share}, max_error_rate={max_error_rate}{first}", rejected)
 
 
-def _refuse_duplicates(path: Path, hashes: array[int], parse: Callable[[bytes], Row]) -> None:
+def _refuse_duplicates(path: Path, hashes: array[int], parse: Callable[[bytes], Named]) -> None:
     # 8 bytes an id, where a set of the strings takes some 150: 170 MB for 21 M passages. Equal hashes are rare, so
     # only then is the file read again, which tells a duplicate (and its two lines) from a collision.
     ordered = np.sort(np.frombuffer(hashes, dtype=np.int64))
@@ -210,7 +246,7 @@ def _refuse_duplicates(path: Path, hashes: array[int], parse: Callable[[bytes], 
             raise InputError(f"{path}: id {row.id!r} is on line {first} and again on line {line}")
 
 
-def _table(rows: Sequence[Example] | Sequence[Document], schema: pa.Schema) -> pa.Table:
+def _table(rows: Sequence[Example], schema: pa.Schema) -> pa.Table:
     return pa.table({name: [getattr(row, name) for row in rows] for name in schema.names}, schema=schema)
 
 

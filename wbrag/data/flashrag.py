@@ -1,7 +1,8 @@
 """One line of FlashRAG's JSONL: bytes to an example or a passage, or the reason why it is neither. Pure.
 
 Benchmark rows: `{"id", "question", "golden_answers": [..], "metadata"?: {..}}`. Corpus rows: `{"id", "contents"}`
-with the title in the first line of `contents`, or `{"id", "text", "title"?}`. Other keys are ignored.
+with the title in the first line of `contents`, or `{"id", "text", "title"?}`. Other keys of a corpus row become columns
+(`wbrag.data.columns`), those of a benchmark row are ignored.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import json
 from typing import Any
 
 from wbrag.schema import Document, Example
+
+#: What a passage is made of.
+KEYS = frozenset(("id", "title", "text", "contents"))
 
 
 class BadRow(ValueError):
@@ -21,7 +25,7 @@ def parse_example(raw: bytes, labelled: bool = True) -> Example:
 
     A row without golden answers is bad only where it has to be `labelled`.
     """
-    row = _object(raw)
+    row = json_object(raw)
     metadata = {} if row.get("metadata") is None else row["metadata"]
     if not isinstance(metadata, dict):
         raise BadRow(f"metadata must be an object, got {type(metadata).__name__}")
@@ -34,7 +38,11 @@ def parse_passage(raw: bytes) -> Document:
 
     One pair of double quotes around the title goes: wiki18_100w wraps all its titles so.
     """
-    row = _object(raw)
+    return passage_of(json_object(raw))
+
+
+def passage_of(row: dict[str, Any]) -> Document:
+    """`parse_passage` of a line that is parsed already."""
     title: object
     text: object
     if "contents" in row:
@@ -46,7 +54,8 @@ def parse_passage(raw: bytes) -> Document:
     return Document(_id(row), _title(title), _text(text, "text"))
 
 
-def _object(raw: bytes) -> dict[str, Any]:
+def json_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object of one line; BadRow says what it is instead."""
     try:
         row = json.loads(raw.decode())
     except UnicodeDecodeError as error:

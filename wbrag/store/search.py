@@ -196,8 +196,12 @@ class Store:
         best = []
         for hits in wanted:
             scored = sorted(hits, key=lambda hit: (-hit[0], rows[hit[1:]]["id"]))[:k]
-            told = {"source": self.source, "version": self.version.version}
-            best.append([Document(**rows[(part, row)], score=score, **told) for score, part, row in scored])
+            best.append(
+                [
+                    Document(**rows[(part, row)], score=score, source=self.source, version=self.version.version)
+                    for score, part, row in scored
+                ]
+            )
         return best
 
     def _passages(self, wanted: Sequence[Sequence[tuple[float, int, int]]]) -> dict[tuple[int, int], dict[str, Any]]:

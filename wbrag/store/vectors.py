@@ -121,7 +121,8 @@ def stored(index: faiss.Index, places: np.ndarray) -> np.ndarray:
 
     ivf: Any = index
     if not hasattr(ivf, "invlists"):
-        return codes_of(index)[places]
+        rows: np.ndarray = codes_of(index)[places]
+        return rows
     ends = np.cumsum([ivf.get_list_size(number) for number in range(ivf.nlist)])
     found = []
     for place, number in zip(places, np.searchsorted(ends, places, side="right"), strict=True):
@@ -192,7 +193,7 @@ def train_template(vectors: np.ndarray, nlist: int) -> bytes:
 
 def index_name(data: Mapping[str, Facts], spec: Spec) -> str:
     """The file of the index over a fragment with these data files, stored as `spec` says."""
-    told = dump_json([sorted((name, *facts) for name, facts in data.items()), asdict(spec)])
+    told = dump_json({"data": dict(data), "spec": asdict(spec)})
     return f"{INDEX}/{sha256_bytes(told)[:32]}.faiss"
 
 
