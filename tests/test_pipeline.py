@@ -34,6 +34,7 @@ from wbrag.run.progress import Counts, status_line
 from wbrag.run.record import resolve_run_dir
 from wbrag.run.writeback import units_of
 from wbrag.schema import RETRIEVED, TRACE
+from wbrag.store.files import StoreError
 from wbrag.store.search import KnowledgeBase
 from wbrag.store.versions import latest, named
 
@@ -159,6 +160,26 @@ def test_f14_order_of_rows_blocks_and_fragments_change_nothing(
     assert metrics["results"] == json.loads((before / "metrics.json").read_text())["results"]
     for name in ("base", "writeback"):
         assert rows_in(before / name) == rows_in(after / name)
+
+
+def test_a_base_that_is_there_is_trained_on_without_its_corpus(trained: TrainConfig, tmp_path: Path) -> None:
+    store = Path(trained.run_dir, "base").resolve()
+    files = sorted(path for path in store.rglob("*") if path.is_file())
+    given = {"base": str(store), "corpus": "", "run_dir": str(tmp_path / "run"), "cache_dir": str(tmp_path / "cache")}
+    metrics = train(replace(trained, **given))
+    assert metrics["results"] == json.loads((Path(trained.run_dir) / "metrics.json").read_text())["results"]
+    assert sorted(path for path in store.rglob("*") if path.is_file()) == files
+    assert not list((tmp_path / "cache").glob("index-*"))
+    wrong = {
+        "give one of them": {"corpus": trained.corpus},
+        "made with encoder.dimension=256, the run has 64": {"encoder": replace(trained.encoder, dimension=64)},
+        "its index is 'flat_fp16', the run has 'ivf_fp16'": {"index": Index("ivf_fp16", nlist=3)},
+        "is a run folder; its stores are": {"base": trained.run_dir},
+        "reads its base from a folder": {"base": "s3://bucket/base"},
+    }
+    for told, changes in wrong.items():
+        with pytest.raises((ConfigError, StoreError), match=told):
+            train(replace(trained, **(given | changes)))
 
 
 def test_units_beside_take_no_passages_place(trained: TrainConfig, tmp_path: Path) -> None:

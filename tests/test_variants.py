@@ -36,6 +36,7 @@ from wbrag.run.job import Session
 from wbrag.run.pipeline import finished, train
 from wbrag.run.record import open_record
 from wbrag.schema import TRACE
+from wbrag.store.rows import passages_of
 from wbrag.store.versions import latest
 from wbrag.units.sentences import sentences
 
@@ -148,7 +149,7 @@ def test_a_placebo_of_units_by_subject_is_made_as_they_are(own: Trained, session
     by_subject = Units("subject", scope="subject", form="verbatim", search=5, hops=0)
     placebo(replace(own, cfg=replace(own.cfg, units=by_subject)), "ungated", session)
     units = read_units(own.run / "variants" / "placebo-ungated")
-    texts = [passage["text"] for passage in pq.read_table(own.corpus).to_pylist()]
+    texts = [passage["text"] for passage in passages_of(own.base)]
     assert 0 < len(units) <= len(read_units(own.run))
     for unit in units:
         assert all(any(said in text for text in texts) for said in sentences(unit["text"])[:-1])  # the last one is cut

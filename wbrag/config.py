@@ -172,6 +172,7 @@ class TrainConfig:
     world: str = MISSING  # folder of a generated microworld; conf/benchmark/*.yaml point into it
     data_dir: str = MISSING  # folder of the FlashRAG release; conf/benchmark/flashrag_*.yaml point into it
     corpus: str = MISSING
+    base: str = ""  # a store in place of the corpus: no passage is encoded
     run_dir: str = MISSING
     cache_dir: str = ""  # what runs share; default: cache/ beside run_dir
     judge: str = "labels"  # labels | llm

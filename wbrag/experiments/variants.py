@@ -29,6 +29,7 @@ from wbrag.run.job import Job, Session, generate, opened, written
 from wbrag.run.record import open_record
 from wbrag.run.writeback import publish_units, requests, write_back
 from wbrag.schema import REQUEST, TRACE, UNIT, WRITTEN
+from wbrag.store.rows import passages_of
 from wbrag.store.versions import latest
 from wbrag.units.requests import request
 
@@ -41,7 +42,6 @@ class Trained:
 
     cfg: TrainConfig
     run: Path
-    corpus: Path
     base: Path
     questions: Path
     tested: int
@@ -59,7 +59,7 @@ def trained(run: Path, session: Session) -> Trained:
     with opened(cfg, session) as generators:
         base = pipeline.base_index(cfg, inputs, cache, generators.encoders)
         questions = pipeline.retrieve(cfg, inputs, base, run / folder.QUESTIONS, generators.encoders)
-    return Trained(cfg, run, inputs.corpus, base, questions, len(inputs.test))
+    return Trained(cfg, run, base, questions, len(inputs.test))
 
 
 def repeat(own: Trained, session: Session) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def asked(own: Trained, job: Job, name: str, session: Session) -> list[Row]:
     if name == "no_documents":
         rows = [request("", [], row["question"], "", []) for row in placebos.asked_about(units, traces)]
     else:
-        passages = pq.read_table(own.corpus).to_pylist() if name == "random" else []
+        passages = passages_of(own.base) if name == "random" else []
         n_min = cfg.gates.n_min if by_subject else cfg.k
         count = placebos.to_draw(units, by_subject)
         drawn = placebos.drawn(name, count, n_min, traces, passages, cfg.seed)

@@ -29,7 +29,10 @@ from wbrag.retrieval.merge import check_merge
 from wbrag.run.content import content_hash
 from wbrag.schema import Example
 from wbrag.store.files import sha256_file
+from wbrag.store.notes import encoder_note, noted_encoder
+from wbrag.store.place import place_of
 from wbrag.store.vectors import check_index
+from wbrag.store.versions import current, named
 
 Identity = dict[str, Any]
 
@@ -40,7 +43,7 @@ class Inputs:
 
     train: list[Example]
     test: list[Example]
-    corpus: Path
+    corpus: Path | None  # as Parquet; None where the base is given
     rejected: list[Rejected]
 
 
@@ -52,6 +55,7 @@ def check_settings(cfg: TrainConfig) -> None:
     check_merge(cfg.merge)
     check_index(cfg.index)
     check_units(cfg.units)
+    check_base(cfg)
     if cfg.judge not in ("labels", "llm"):
         raise ConfigError(f"judge={cfg.judge!r} is unknown; known are labels, llm")
     try:
@@ -73,6 +77,26 @@ def check_settings(cfg: TrainConfig) -> None:
     # logical CPUs it waits for ever without a word.
     if cfg.cluster.logical_cpus < 4:
         raise ConfigError(f"cluster.logical_cpus={cfg.cluster.logical_cpus}: at least 4 are needed")
+
+
+def check_base(cfg: TrainConfig) -> None:
+    """ConfigError for a base that is given beside a corpus, in S3, or made by another encoder or kind of index; what is
+    no store at all says so (StoreError).
+    """
+    if not cfg.base:
+        return
+    if cfg.corpus:
+        raise ConfigError(f"base={cfg.base} and corpus={cfg.corpus}: give one of them, and corpus='' beside a base")
+    place = place_of(cfg.base)
+    if place.remote:
+        raise ConfigError(f"base={cfg.base}: a run reads its base from a folder; copy the store into one")
+    version = current(place)
+    made, own = noted_encoder(place, version), encoder_note(cfg.encoder)["encoder"]
+    for key, value in (encoder_note(made)["encoder"] if made else {}).items():
+        if value != own[key]:
+            raise ConfigError(f"base={cfg.base}: was made with encoder.{key}={value!r}, the run has {own[key]!r}")
+    if version.spec.kind != cfg.index.kind:
+        raise ConfigError(f"base={cfg.base}: its index is {version.spec.kind!r}, the run has {cfg.index.kind!r}")
 
 
 def check_units(units: Units) -> None:
@@ -101,7 +125,7 @@ def read_inputs(cfg: TrainConfig, cache: Path, training: bool = True) -> Inputs:
     """
     train, rejected_train = _questions(cfg, "train", cfg.judge == "labels") if training else ([], [])
     test, rejected_test = _questions(cfg, "test", True)
-    corpus, rejected_corpus = read_corpus(Path(cfg.corpus), cache, cfg.max_error_rate)
+    corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(Path(cfg.corpus), cache, cfg.max_error_rate)
     return Inputs(train, test, corpus, [*rejected_train, *rejected_test, *rejected_corpus])
 
 
@@ -122,7 +146,7 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
     return (trained if training else {}) | {
         "benchmark.test": content_hash(Path(cfg.benchmark.test), cache),
         **{f"benchmark.{key}": getattr(cfg.benchmark, key) for key in ("task", "metric", "labels")},
-        "corpus": content_hash(Path(cfg.corpus), cache),
+        "corpus": named(current(cfg.base))[1] if cfg.base else content_hash(Path(cfg.corpus), cache),
         **{f"method.{key}": value for key, value in asdict(cfg.method).items()},
         "backbone.model": model_identity(backbone),
         **{f"backbone.{key}": getattr(backbone, key) for key in ("dtype", "max_model_len", "chat_template")},

@@ -42,6 +42,7 @@ from wbrag.run.shared import FILES, SharedRows, share
 from wbrag.run.writeback import write_back
 from wbrag.store.build import build_store
 from wbrag.store.files import in_turn, move_into_place, scratch_folder
+from wbrag.store.place import place_of
 from wbrag.store.versions import latest, reading
 
 #: What is shared of a question's closed-book answer.
@@ -130,10 +131,13 @@ def read_or_quarantine(cfg: TrainConfig, run: Path, cache: Path) -> Inputs:
 
 
 def base_index(cfg: TrainConfig, inputs: Inputs, cache: Path, encoders: Encoders | None = None) -> Path:
-    """The store of the corpus, shared by all runs with this corpus, encoder and kind of index; built if not there.
+    """The store of the corpus, shared by all runs with this corpus, encoder and kind of index; built if not there. A
+    base that is given takes its place.
 
     Of runs that need it at once one builds it, and the others wait.
     """
+    if inputs.corpus is None:
+        return Path(place_of(cfg.base).root)
     made_from = (content_hash(inputs.corpus, cache), encoder_identity(cfg.encoder), index_identity(cfg.index))
     store = cache / f"index-{fingerprint(*made_from)}"
     if latest(store) is None:

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 
 from wbrag.schema import PASSAGE
 from wbrag.store.files import StoreError
-from wbrag.store.place import DATA, Facts, Place
-from wbrag.store.versions import Version
+from wbrag.store.place import DATA, Facts, Place, Where, place_of
+from wbrag.store.versions import Version, current
 
 if TYPE_CHECKING:
     import lance
@@ -267,6 +267,13 @@ def all_vectors(data: lance.LanceDataset, fragment: int) -> np.ndarray:
 def ids_of(data: lance.LanceDataset) -> pa.ChunkedArray:
     """The ids of all live rows, in order."""
     return data.to_table(columns=["id"])["id"]
+
+
+def passages_of(where: Where) -> list[dict[str, Any]]:
+    """id, title and text of all live rows of a store's current version."""
+    place = place_of(where)
+    found: list[dict[str, Any]] = opened(place, current(place)).to_table(columns=PASSAGE.names).to_pylist()
+    return found
 
 
 def blocks(data: lance.LanceDataset, columns: Sequence[str] | None = None, size: int = 16_384) -> Iterator[pa.Table]:
