@@ -84,9 +84,7 @@ def publish(where: Where, content: Content, note: dict[str, Any], upsert: bool =
 
 
 def delete(where: Where, ids: Iterable[str], note: dict[str, Any]) -> Version:
-    """A new version without these ids; what is deleted already is passed over. StoreError for an id that is in no row,
-    and where no row would be left.
-    """
+    """A new version without these ids; what is deleted already is passed over. StoreError: an id that is in no row."""
     place = place_of(where)
     wanted = sorted(set(ids))
 
@@ -99,8 +97,6 @@ def delete(where: Where, ids: Iterable[str], note: dict[str, Any]) -> Version:
             raise StoreError(f"{place}: version {parent.version} has no passage {min(unknown)!r}")
         if not there:
             return None
-        if len(there) == parent.rows:
-            raise StoreError(f"{place}: version {parent.version} has {parent.rows:,} rows, none would be left")
         gone, thinned = _without(place, parent, sorted(there))
         return _child(place, parent, Change(gone, thinned), parent.spec, parent.encoder, note)
 
