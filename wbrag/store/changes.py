@@ -60,19 +60,17 @@ def publish(where: Where, content: Content, note: dict[str, Any], upsert: bool =
     """A new version with these rows more. An id that is live is refused, or with `upsert` its row is replaced.
 
     StoreError, with both values: an id twice, or live; another encoder, kind of index or dimension than the store's;
-    a column of another type; a version without rows.
+    a column of another type; nothing to publish.
     """
     place = place_of(where)
     ids = _new_ids(place, content.pieces)
 
     def change(parent: Version | None) -> Version | None:
-        if parent is None and not content.pieces:
-            raise StoreError(f"{place}: nothing to publish, and no version is there")
+        if not content.pieces:
+            raise StoreError(f"{place}: nothing to publish")
         if parent is not None:
             require_same(place, parent, content.spec, content.encoder)
-        if parent is not None and not content.pieces:
-            return None if parent.base == content.base else replace(parent, base=content.base, note=note)
-        there = _live_of(place, parent, ids) if parent else {}
+        there = _live_of(place, parent, ids) if parent else set()
         if there and not upsert:
             raise LiveError(f"{place}: id {min(there)!r} is live in version {parent.version if parent else 0} already")
         gone, thinned = _without(place, parent, sorted(there)) if parent else ((), ())
