@@ -238,6 +238,10 @@ def test_what_is_no_store_says_what_it_is(tmp_path: Path, monkeypatch: pytest.Mo
             KnowledgeBase(tmp_path / name)
     with pytest.raises(ConfigError, match=r"store: 'gs://b/x': .* not under gs://"):
         place_of("gs://b/x")
+    assert str(place_of(Path("s3://bucket/kb/"))) == str(place_of("s3:/bucket/kb")) == "s3://bucket/kb"
+    nobody = Place("s3://bucket/kb", {"key": "k", "secret": "s", "endpoint": "http://127.0.0.1:1"})
+    with pytest.raises(StoreError, match=r"s3://bucket/kb: the object store cannot be asked: .*127\.0\.0\.1:1"):
+        verify(nobody)
     monkeypatch.setenv("HOME", str(tmp_path / "run"))
     monkeypatch.chdir(tmp_path)
     for where in ("~/base", "run/base", tmp_path / "run" / "base", str(tmp_path / "run")):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,12 +30,12 @@ Facts: TypeAlias = tuple[int, str]
 class Place:
     """A folder, or a URL `s3://bucket/prefix`; `options` go to the object store's client (`key`, `secret`, `endpoint`),
     what they leave out comes from the usual AWS variables. FAISS maps local files: of a store in S3 they are kept in
-    `cache`, by name, which is their content's hash.
+    `cache`, named by their content's hash.
     """
 
     root: str
     options: dict[str, str] = field(default_factory=dict, hash=False)
-    cache: Path = field(default=Path.home() / ".cache" / "wbrag" / "index", hash=False)
+    cache: Path | None = field(default=None, hash=False)  # default: ~/.cache/wbrag/index
 
     def __str__(self) -> str:
         return self.root
@@ -55,9 +56,9 @@ class Place:
         if not self.remote:
             return None
         named = {"key": "aws_access_key_id", "secret": "aws_secret_access_key", "endpoint": "aws_endpoint"}
-        told = {named[key]: value for key, value in self.options.items()}
-        plain = self.options.get("endpoint", "").startswith("http://")
-        return told | ({"allow_http": "true"} if plain else {})
+        endpoint = self.options.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL", "")
+        told = {named[key]: value for key, value in (self.options | {"endpoint": endpoint}).items() if value}
+        return told | ({"allow_http": "true"} if endpoint.startswith("http://") else {})
 
     @cached_property
     def _files(self) -> Any:  # noqa: ANN401 - fsspec's
@@ -70,13 +71,31 @@ class Place:
     def _key(self, name: str) -> str:
         return f"{self.root.partition('://')[2].rstrip('/')}/{name}"
 
+    @property
+    def kept(self) -> Path:
+        """The folder of local copies."""
+        return self.cache or Path.home() / ".cache" / "wbrag" / "index"
+
+    @contextmanager
+    def _asking(self) -> Iterator[Any]:
+        """The object store's client; what goes wrong but what is not there or not allowed is a StoreError."""
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            yield self._files
+        except (FileNotFoundError, PermissionError):
+            raise
+        except (OSError, BotoCoreError) as error:
+            raise StoreError(f"{self}: the object store cannot be asked: {error}") from error
+
     def names(self, folder: str) -> list[str]:
         """What stands in a folder, sorted; nothing where there is no such folder."""
         if not self.remote:
             path = Path(self.root, folder)
             return sorted(one for one in os.listdir(path) if not one.startswith(".tmp-")) if path.is_dir() else []
         try:
-            found = self._files.ls(self._key(folder), detail=False, refresh=True)
+            with self._asking() as files:
+                found = files.ls(self._key(folder), detail=False, refresh=True)
         except FileNotFoundError:
             return []
         return sorted(one.rstrip("/").rpartition("/")[2] for one in found)
@@ -85,7 +104,8 @@ class Place:
         """Bytes of a file; None where it is absent."""
         try:
             if self.remote:
-                return int(self._files.info(self._key(name), refresh=True)["size"])
+                with self._asking() as files:
+                    return int(files.info(self._key(name), refresh=True)["size"])
             return Path(self.root, name).stat().st_size
         except FileNotFoundError:
             return None
@@ -94,7 +114,8 @@ class Place:
         """Seconds since a file was written; infinite where it is absent."""
         try:
             if self.remote:
-                return float(time.time() - self._files.modified(self._key(name)).timestamp())
+                with self._asking() as files:
+                    return float(time.time() - files.modified(self._key(name)).timestamp())
             return time.time() - Path(self.root, name).stat().st_mtime
         except FileNotFoundError:
             return float("inf")
@@ -102,7 +123,10 @@ class Place:
     def read(self, name: str) -> bytes:
         """The content of a small file; StoreError names it when it is absent."""
         try:
-            return bytes(self._files.cat_file(self._key(name))) if self.remote else Path(self.root, name).read_bytes()
+            if not self.remote:
+                return Path(self.root, name).read_bytes()
+            with self._asking() as files:
+                return bytes(files.cat_file(self._key(name)))
         except FileNotFoundError:
             raise StoreError(f"{self}/{name}: no such file") from None
 
@@ -152,9 +176,9 @@ class Place:
         """The file on this machine: itself, or a checked copy in the cache. StoreError: it is absent, or changed."""
         if not self.remote:
             return Path(self.root, name)
-        kept = self.cache / f"{sha256}{Path(name).suffix}"
+        kept = self.kept / f"{sha256}{Path(name).suffix}"
         if not kept.is_file():
-            with scratch_folder(self.cache) as folder:
+            with scratch_folder(self.kept) as folder:
                 try:
                     self._files.get_file(self._key(name), str(folder / "copy"))
                 except FileNotFoundError:
@@ -168,7 +192,7 @@ class Place:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A local folder from which `put` moves; removed at the end."""
-        with scratch_folder(self.cache if self.remote else Path(self.root)) as folder:
+        with scratch_folder(self.kept if self.remote else Path(self.root)) as folder:
             yield folder
 
 
@@ -180,12 +204,12 @@ def place_of(where: Where, **options: str) -> Place:
     """The place that a person names: a folder, `~` and relative ones too, or an `s3://` URL."""
     if isinstance(where, Place):
         return where
-    scheme, found, _ = str(where).partition("://")
-    if not found:
+    url = re.fullmatch(r"(\w+):/+(.*)", str(where))  # a Path has lost a slash of it
+    if not url:
         return Place(str(Path(where).expanduser().absolute()))
-    if scheme != "s3":
-        raise ConfigError(f"store: {str(where)!r}: a store lies in a folder or under s3://, not under {scheme}://")
-    return Place(str(where).rstrip("/"), dict(options))
+    if url[1] != "s3":
+        raise ConfigError(f"store: {str(where)!r}: a store lies in a folder or under s3://, not under {url[1]}://")
+    return Place(f"s3://{url[2]}".rstrip("/"), dict(options))
 
 
 def nothing_there(place: Place) -> StoreError:
