@@ -266,8 +266,9 @@ class KnowledgeBase:
         """Open these stores; a write-back store that is absent or empty counts as no units.
 
         `encoder` is the fingerprint of whoever will encode the queries (empty: not checked); `versions` are those of
-        base and write-back, 0: the newest, and of the base the one that the write-back version belongs to. `merge`: the
-        policy, that of the write-back version's note by default; `nprobe`: lists that an IVF base looks into;
+        base and write-back, 0: the newest, and of the base the one that the write-back version belongs to. Given ones
+        are pinned by the caller (`versions.reading`), as an actor that is killed would leave its pins behind. `merge`:
+        the policy, that of the write-back version's note by default; `nprobe`: lists that an IVF base looks into;
         `block_bytes`: what of flat vectors may lie on the GPU (if FAISS has one): all if they fit, else block by block,
         0: the CPU searches them where they are mapped. StoreError, with both values: nothing in base, a changed file,
         stores or queries of unlike encoders or dimensions.
@@ -309,11 +310,13 @@ class KnowledgeBase:
         if mine is None:
             raise nothing_there(base)
         _comparable(base, mine, mine, self._asked[0] or mine.encoder, "queries")
-        self._held.enter_context(pinned(base, mine.version, 7 * DAY))
+        if not numbers[0]:
+            self._held.enter_context(pinned(base, mine.version, 7 * DAY))
         stores = [Store(base, mine, "base")]
         if writeback and other:
             _comparable(base, mine, other, other.encoder, str(writeback))
-            self._held.enter_context(pinned(writeback, other.version, 7 * DAY))
+            if not numbers[1]:
+                self._held.enter_context(pinned(writeback, other.version, 7 * DAY))
             stores.append(Store(writeback, other, "writeback"))
         self._stores: dict[Source, Store] = {store.source: store for store in stores}
         self._columns = pa.unify_schemas([store.data.schema for store in stores])
