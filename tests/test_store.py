@@ -279,6 +279,24 @@ def test_base_and_units_are_one_pair_until_they_are_refreshed(tmp_path: Path) ->
     assert base.names("pins") == units.names("pins") == []
 
 
+def test_a_run_opens_where_it_was_moved_with_or_without_its_cache(tmp_path: Path) -> None:
+    store(tmp_path / "runs" / "cache" / "index-1", ["a-1"])
+    (tmp_path / "runs" / "one").mkdir()
+    (tmp_path / "runs" / "one" / "base").symlink_to(tmp_path / "runs" / "cache" / "index-1")
+    (tmp_path / "runs" / "one").rename(tmp_path / "alone")
+    with KnowledgeBase.open(tmp_path / "alone") as kb:
+        assert kb.base.rows == 1
+    (tmp_path / "alone").rename(tmp_path / "runs" / "one")
+    (tmp_path / "runs").rename(tmp_path / "all")
+    with KnowledgeBase.open(tmp_path / "all" / "one") as kb:
+        assert kb.base.rows == 1
+    (tmp_path / "all" / "cache").rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        StoreError, match=r"one/base: leads to .*index-1, which is not there, and neither is .*cache/index-1"
+    ):
+        KnowledgeBase.open(tmp_path / "all" / "one")
+
+
 def damaged(place: Place) -> Iterator[tuple[str, Path, bytes]]:
     """Each file of a store's current version, and each of its records, with its bytes."""
     version = versions.current(place)

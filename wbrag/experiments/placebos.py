@@ -7,7 +7,9 @@
     cheat_sheet   questions with their golden answers: how far does plain leakage go?
 
 Two of them need no generator. The other three are written as the run's own units are, by question or by subject: two of
-other examples (rows as of kept traces), one of nothing. A placebo is measured and told, and never published as a run's
+other examples (rows as of kept traces), one of nothing. By subject, `ungated` takes the first documents of an example,
+as where no gate keeps one, since a subject's statements are read from all that names it; and what the run has word for
+word is word for word in its placebos too. A placebo is measured and told, and never published as a run's
 knowledge base.
 """
 
@@ -25,9 +27,9 @@ Row = Mapping[str, Any]
 
 #: Name -> what a report calls it.
 PLACEBOS = {
-    "raw": "gated documents, copied raw",
-    "random": "random passages, distilled",
-    "ungated": "relevant documents, no utility gate",
+    "raw": "the sources, copied raw",
+    "random": "units of random passages",
+    "ungated": "no utility gate",
     "no_documents": "units written without documents",
     "cheat_sheet": "questions with golden answers",
 }

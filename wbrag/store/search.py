@@ -40,6 +40,7 @@ from wbrag.store.topk import (
     warm_search,
 )
 from wbrag.store.vectors import (
+    Spec,
     codes_of,
     open_index,
     probed,
@@ -78,11 +79,11 @@ class Part:
     index: Any
     live: np.ndarray | None
 
-    def search(self, visible: np.ndarray | None, kind: str, spec: Any, nprobe: int, block_bytes: int) -> Search:  # noqa: ANN401
+    def search(self, visible: np.ndarray | None, spec: Spec, nprobe: int, block_bytes: int) -> Search:
         """The search of the rows that are `visible` (rows,) bool, None: all. With `block_bytes` a flat one goes to the
         device, in blocks of so many bytes of vectors.
         """
-        flat = kind == "flat_fp16"
+        flat = spec.kind == "flat_fp16"
 
         def in_blocks(size: int, nearest: Nearest) -> Search:
             chosen = None if visible is None else np.flatnonzero(visible)
@@ -512,10 +513,7 @@ class KnowledgeBase:
         warm = spec.kind == "flat_fp16" and 0 < 2 * spec.dimension * rows <= block_bytes
         masks = store.visible(where, self._columns)
         if not warm:
-            return [
-                part.search(mask, spec.kind, spec, nprobe, block_bytes)
-                for part, mask in zip(store.parts, masks, strict=True)
-            ]
+            return [part.search(mask, spec, nprobe, block_bytes) for part, mask in zip(store.parts, masks, strict=True)]
         made = []
         for part, mask in zip(store.parts, masks, strict=True):
             key = (store.source, part.fragment)
