@@ -1,7 +1,7 @@
 # The repository's commands; `make help` lists them. Everything is installed into .venv, nothing outside it.
-#   PYTHON=python3.12   another interpreter (3.11 to 3.13)
-#   EXTRA=gpu           vLLM and FAISS for CUDA in place of those for the CPU
-#   SEED=n              the world that `make demo` generates; what `make real` draws
+#   PYTHON=python3.12   another interpreter (3.11 to 3.13), for a new .venv
+#   EXTRA=gpu           vLLM and FAISS for CUDA in place of those for the CPU, in a new .venv
+#   SEED=n              the world that `make demo` and `make reproduce` generate; what `make real` draws
 #   DATA=DIR            the files that `make real` reads
 PYTHON ?= python3.11
 EXTRA ?= cpu
@@ -48,7 +48,7 @@ fix: .venv/.installed-test ## let ruff repair and format the code
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-clean: ## remove the environment, the runs and all caches
+clean: ## remove the environment, the runs and the caches in this folder
 	rm -rf .venv runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
