@@ -1,10 +1,12 @@
 """Building, publishing, changing and rolling back, beside plain FAISS (the floor) and autofaiss.
 
     python benchmarks/index_build.py [--rows 100000] [--dimension 768] [--big-rows 1000000] [--repeats 3] [--turns 9]
+        [--only compare|memory|scale]
 
 Every contestant reads the same float32 .npy files, in this run, in turns, each in a process of its own; medians. The
 floor loads, adds and writes an IndexFlatIP. wbrag makes four fragments, as many at once as there are cores: rows and
-vectors in Lance, an index each, all hashed and published as one version. Exit code 1 when a bar is missed.
+vectors in Lance, an index each, all hashed and published as one version. The bases of `scale` have 384
+dimensions. Exit code 1 when a bar is missed.
 """
 
 from __future__ import annotations

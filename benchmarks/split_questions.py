@@ -1,7 +1,7 @@
 """Another split of a folder of questions: `python benchmarks/split_questions.py DIR OUT --seed 1`.
 
-All questions of DIR/train.jsonl and DIR/test.jsonl are shuffled by the seed; OUT gets that many training and test
-questions, and the corpus. `make real DATA=OUT` runs on them.
+All questions of DIR/train.jsonl and DIR/test.jsonl are shuffled by the seed; OUT gets the first as training and test
+questions (`--train` and `--test`, 500 each), and the corpus. `make real DATA=OUT` runs on them.
 """
 
 from __future__ import annotations

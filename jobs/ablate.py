@@ -1,8 +1,9 @@
-"""Vary the gates' thresholds of finished runs; scores are replayed, only what no run has distilled is asked.
+"""Vary the gates' thresholds of finished runs, made with units=paper, by the scores that they recorded.
 
-    python jobs/ablate.py 'runs=[runs/nq-naive-M]' 'thresholds={n_min:[1,2,3]}' report_dir=DIR
+    python jobs/ablate.py 'runs=[runs/nq-naive-M]' 'thresholds.n_min=[1,2,3]' report_dir=DIR
 
-Exit codes as jobs/train.py.
+Asked is only what no run has distilled, what a run's own gates left out, and the test questions over other units. Exit
+codes as jobs/train.py.
 """
 
 from __future__ import annotations

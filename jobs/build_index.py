@@ -3,7 +3,8 @@
     python jobs/build_index.py corpus=corpus.jsonl store=DIR encoder=e5_base_v2
     python jobs/build_index.py corpus=corpus.jsonl store=DIR encoder=e5_base_v2 adopt=e5_Flat.index
 
-Exit codes as those of jobs/train.py; the same command again resumes a build that was killed.
+Exit codes as those of jobs/train.py; the same command again resumes a build that was killed. What is adopted becomes a
+flat store.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The paper's experiments from one command: a grid of runs, what is measured in them afterwards, and one report.
 
     python jobs/reproduce.py world=DIR run_dir=runs/reproduce
-    python jobs/reproduce.py run_dir=DIR 'methods=[naive]' 'backbones=[scripted]' world=DIR
+    python jobs/reproduce.py run_dir=DIR 'methods=[naive]' 'transfer=[]' 'backbones=[scripted]' world=DIR
 
 The same command again goes on where it stopped; what is done is not run again. A point that fails does not stop the
 others: it is named in the report and at the end, with exit code 1. Other exit codes as jobs/train.py.

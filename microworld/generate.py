@@ -1,7 +1,7 @@
 """Write a world to disk: `python -m microworld.generate --seed 7 --out runs/world-7`.
 
 Makes `corpus.jsonl` and `<benchmark>/{train,test}.jsonl` in FlashRAG's form, and `world.json` last, so that its
-existence means the world is complete. Passages stream: one district of about 120 passages is in memory at a time.
+existence means the world is complete. Passages stream: one district of about 135 passages is in memory at a time.
 """
 
 from __future__ import annotations

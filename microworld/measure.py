@@ -1,7 +1,8 @@
 """What a micro model can do, on worlds it never saw: `python -m microworld.measure microworld/models/micro_small`.
 
-Every figure comes from the project's own prompts over the documents the real retriever returned. Greedy decoding with
-Hugging Face; prints one line per skill and, with `--card`, writes the model card beside the weights.
+All prompts are the project's own, over documents that the real retriever returned; `one unit` has a unit in place of
+them, closed book none. Greedy decoding with Hugging Face; prints one line per skill and, with `--card`, writes the
+model card beside the weights.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Name inventories of the microworld and the bijection from a running number to a name.
 
 Every name is made of ordinary words, so that an encoder can tell two names apart: one word or two, the last of which
-tells it from most others. A `famous` name uses pieces of its own.
+tells it from most others. Where the names of a kind are used up (places first, after 30 districts) they come again with
+a number behind them. A `famous` name uses pieces of its own.
 """
 
 from __future__ import annotations

@@ -5,11 +5,11 @@
     python -m microworld.train_lm micro_large --lr 8e-4 --grow microworld/models/micro_small
     python -m microworld.train_lm micro_small --minutes 0 --grow microworld/models/micro_small
 
-The recipe: Llama architecture, AdamW, a curriculum from a few bare sentences to five retrieved documents, and lessons
+The recipe: Llama architecture, AdamW, a curriculum from a few bare sentences to seven retrieved documents, and lessons
 that read a context once and answer many requests about it (their prompts share the prefix, so its keys and values are
 computed once; positions and attention are those of the separate prompts). Time is the budget: the learning rate follows
 the share of the minutes used, the curriculum how far the lessons are learnt; training checkpoints every two minutes and
-resumes from there.
+resumes from there: `checkpoint.pt` of a training that is done is removed before another one into the same folder.
 `--grow FROM` starts from a trained model, smaller or equal: its layers are kept, new ones begin as the identity, and
 tokens that its vocabulary lacks are read as those they stand for. With no minutes that is all.
 """

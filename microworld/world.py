@@ -212,7 +212,7 @@ def _diluted(sentences: list[Sentence], rng: random.Random) -> list[Sentence]:
 
 
 def _article(entity: Name, facts: dict[Name, tuple[Fact, ...]], rng: random.Random) -> list[Sentence]:
-    """A long, dense passage: every fact of one entity and those of one it mentions."""
+    """A long, dense passage: the facts of one entity and of one it mentions, at most nine."""
     linked = [f.object for f in facts[entity] if f.object in facts]
     subjects = [entity, *rng.sample(linked, min(1, len(linked)))]
     sentences = [_say(f, rng) for e in subjects for f in facts[e]]

@@ -1,7 +1,7 @@
 """Typed configuration: the schema that every file of `conf/` is checked against.
 
 The classes hold data only; `match` statements in the modules that own a choice pick the code. Hydra validates
-types and unknown keys against these classes; `check` says what types cannot.
+types and unknown keys against these classes; `run.inputs.check_settings` says what types cannot.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def one_unit_an_example(units: Units) -> bool:
 
 @dataclass
 class Cluster:
-    """Where the work runs; nothing here changes a result."""
+    """Where the work runs; nothing here is part of a run's identity."""
 
     engines: int = 1
     encoders: int = 1

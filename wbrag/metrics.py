@@ -2,7 +2,7 @@
 
 The five text metrics equal FlashRAG's `evaluator/metrics.py` to the last bit, peculiarities included:
 `acc` is a substring test, so the golden answer "no" is found in "unknown", and a golden answer that normalises to
-nothing ("The") always scores 1. Yes/no and claim tasks therefore take `label`.
+nothing ("The") always scores 1. For tasks whose answers are labels there is therefore `label`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The records of a run: frozen dataclasses and, beside each, the Arrow schema its table has on disk.
+"""The records of a run: frozen dataclasses, and the Arrow schemas that tables have on disk.
 
 Rows travel as Arrow; the dataclasses are what the pure code works on. Symbols (`s_nr`, `s_rag`, `delta`)
 are those of WriteBack-RAG (arXiv 2603.25737, section 3).

@@ -1,4 +1,4 @@
-"""Prompts that fit: a prompt too long for the model drops whole documents from the tail (design decision 11)."""
+"""Prompts that fit: a prompt too long for the model drops whole documents from the tail."""
 
 from __future__ import annotations
 

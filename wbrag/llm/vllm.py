@@ -1,4 +1,4 @@
-"""The generator as an in-process vLLM engine (AsyncLLM): many coroutines, one continuous batch."""
+"""The generator on vLLM's AsyncLLM: many coroutines, one continuous batch."""
 
 from __future__ import annotations
 

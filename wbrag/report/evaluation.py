@@ -1,10 +1,10 @@
 """Paired statistics on the predictions of a run.
 
 Every test question is answered three times in one run (closed book, base, base + write-back), so all comparisons are
-paired: the interval of a gain comes from a bootstrap over questions, the p-value from McNemar's exact test on the
-questions whose score changed. Questions about one thing are helped by the same units, so a primary gain has a second,
-more cautious interval over topics (`over_topics`); that of the questions without overlap with training is what a report
-says first. Nothing here reads a file.
+paired: the interval of a gain comes from a bootstrap over questions, for 0/1 metrics the p-value from McNemar's exact
+test on the questions whose score changed. Questions about one thing are helped by the same units, so a
+primary gain has a second, more cautious interval over topics (`over_topics`); that of the questions without overlap
+with training is what a report says first. Nothing here reads a file.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Stage:
     """What is done with the blocks of a plan: the `work` of a generator under the settings of `cfg`.
 
     `knowledge`: the stores, for questions that are to gain merged documents. `known`: the table of answers that need
-    not be asked again (`retrieval.KnownAnswers`). `searcher`: what a method searches with meanwhile.
+    not be asked again (`run.retrieve.KnownAnswers`). `searcher`: what a method searches with meanwhile.
     """
 
     cfg: TrainConfig
@@ -36,7 +36,7 @@ class Dispatcher:
     """A Ray Data actor of many threads: takes blocks to the generator with the fewest of them, and waits.
 
     There is one for all generators, so that it knows who is busy; a generator that restarts keeps its blocks (Ray asks
-    it again) and gets no new ones meanwhile. With `stage.knowledge`, questions that `retrieval.retrieve` encoded first
+    it again) and gets no new ones meanwhile. With `stage.knowledge`, questions that `run.retrieve` encoded first
     gain Top-K(R(q, K) u R(q, K_wb)).
     """
 

@@ -1,4 +1,4 @@
-"""The one Ray Data plan that training and prediction share: read, generate block by block, write, checkpointed."""
+"""Ray's session, and the one plan of all that generators do: read, generate block by block, write, checkpointed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job as a plan: one function a stage, in reading order; each leaves one folder in the run directory.
+"""The job as a plan: one function a stage, in reading order; each leaves what it made in the run folder or the cache.
 
     inputs -> base index -> retrieve -> train -> write back -> predict -> report
 
@@ -197,7 +197,7 @@ def predict_missing(
 ) -> None:
     """The part of `predictions/` that is not written yet: `source` read over base and write-back `stores`.
 
-    `known` holds answers that need not be asked again (`retrieval.KnownAnswers`).
+    `known` holds answers that need not be asked again (`run.retrieve.KnownAnswers`).
     """
     cfg = job.cfg
     with searcher(cfg, *stores, generators.encoders) as found, reading(*stores) as versions:

@@ -4,7 +4,7 @@ The highest number is the current version. Creating `versions/<N+1>.json` exclus
 old version is current and what was written is unreferenced, after it the new one is. A record names a Lance version of
 the rows - a detached one, which nobody finds but by this record, so that what a killed writer left is never seen - and
 the size and sha256 of every file that it stands on (Lance reads a flipped bit in silence), its own and its parent's.
-A version of a write-back store names a version of the base: the two are one pair, published together or not at all.
+A version of a write-back store names a version of the base: the two are one pair, and a newer base is no part of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Units written by the generator, one request at a time: of an example, of a subject, or of a placebo's documents."""
+"""Units written, rewritten or word for word, one request at a time: of an example, a subject, a placebo's documents."""
 
 from __future__ import annotations
 
