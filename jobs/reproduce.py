@@ -21,7 +21,7 @@ from wbrag.config import ConfigError, ReproduceConfig, TrainConfig
 from wbrag.experiments.ablation import ablate
 from wbrag.experiments.grid_report import summary, write_grid_report
 from wbrag.experiments.placebos import check_placebos
-from wbrag.experiments.variants import judge, placebo, repeat, trained, transfer
+from wbrag.experiments.variants import judge, other_temperature, placebo, repeat, trained, transfer
 from wbrag.run.job import Session
 from wbrag.run.pipeline import finished, train
 
@@ -52,8 +52,13 @@ def run_of(out: Path, backbone: str, benchmark: str, method: str) -> Path:
 
 def done(typed: ReproduceConfig, out: Path) -> list[Path]:
     """The finished runs of the grid."""
-    runs = [run_of(out, *names) for names in product(typed.backbones, typed.benchmarks, typed.methods)]
-    return [run for run in runs if (run / "metrics.json").is_file()]
+    names = product(typed.backbones, typed.benchmarks, typed.methods)
+    return [run_of(out, *name) for name in names if is_done(out, *name)]
+
+
+def is_done(out: Path, backbone: str, benchmark: str, method: str) -> bool:
+    """Whether a point is trained and measured."""
+    return (run_of(out, backbone, benchmark, method) / "metrics.json").is_file()
 
 
 def point_settings(typed: ReproduceConfig, out: Path, backbone: str, benchmark: str, method: str) -> TrainConfig:
@@ -73,11 +78,11 @@ def run_point(cfg: TrainConfig, session: Session) -> None:
 
 
 def measure_more(typed: ReproduceConfig, out: Path, backbone: str, session: Session) -> None:
-    """Transfer, ablation, placebos, A/A, other units and judge in one backbone's finished runs, each on its own."""
+    """What conf/reproduce.yaml says is measured in one backbone's finished runs, each on its own."""
     for benchmark in typed.transfer:
         with noted(f"transfer {backbone}/{benchmark}"):
-            runs = [run_of(out, backbone, benchmark, method) for method in typed.methods]
-            transfer([trained(run, session) for run in runs if (run / "metrics.json").is_file()], session)
+            methods = [method for method in typed.methods if is_done(out, backbone, benchmark, method)]
+            transfer([trained(run_of(out, backbone, benchmark, method), session) for method in methods], session)
     for name in typed.ablate:
         with noted(f"ablation {backbone}/{name}"):
             ablate(trained(named(out, backbone, name), session), typed.thresholds, session)
@@ -88,9 +93,13 @@ def measure_more(typed: ReproduceConfig, out: Path, backbone: str, session: Sess
     for name in typed.repeat:
         with noted(f"A/A {backbone}/{name}"):
             repeat(trained(named(out, backbone, name), session), session)
+    replug = [name for name in typed.benchmarks if "replug" in typed.methods and is_done(out, backbone, name, "replug")]
+    for benchmark, temperature in product(replug, typed.temperatures):
+        with noted(f"temperature {temperature} {backbone}/{benchmark}"):
+            other_temperature(trained(run_of(out, backbone, benchmark, "replug"), session), temperature, session)
     for benchmark, method in product(typed.benchmarks, typed.compare):
         with noted(f"units {backbone}/{benchmark}/{method}"):
-            if (run_of(out, backbone, benchmark, method) / "metrics.json").is_file():
+            if is_done(out, backbone, benchmark, method):
                 measure_ways(trained(run_of(out, backbone, benchmark, method), session), typed.ways, session)
     for name in typed.judge:
         with noted(f"judge {backbone}/{name}"):

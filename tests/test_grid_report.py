@@ -78,6 +78,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             for i, name in enumerate(("raw", "random", "ungated", "no_documents", "cheat_sheet")):
                 add_variant(run, f"placebo-{name}", shifted(rows, 4 + i))
             add_variant(run, "repeat", rows)
+            add_variant(run, "temperature-0.03", shifted(rows, 5))
             add_variant(run, "gates-0a1b2c3d", shifted(rows, 9))
             write_ablation(run)
             add_judge(run, traces, rows)
@@ -152,6 +153,8 @@ def test_every_table_and_figure_of_the_paper_is_there(page: Words) -> None:
         "lost, %",
         "FLARE, micro_small: questions, %",
         "A judge in place of labels",
+        "REPLUG at two temperatures",
+        "temperature 0.03, without overlap",
     ):
         assert part in page.text
     assert "theta 0.8, beta 0.4, query masked" in page.text

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_store import rows_in
 
-from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Gates, Merge, TrainConfig, Units
+from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Gates, Merge, Method, TrainConfig, Units
 from wbrag.data.benchmarks import InputError
 from wbrag.experiments.ablation import ablate, selected
 from wbrag.experiments.grid_report import write_grid_report
@@ -23,6 +23,7 @@ from wbrag.experiments.variants import (
     Trained,
     check_transfer,
     judge,
+    other_temperature,
     other_units,
     placebo,
     predicted,
@@ -161,6 +162,22 @@ def test_a_repeat_of_a_deterministic_reader_flips_nothing_and_asks_all_again(own
     for name in ("answer_closed_book", "answer_base", "answer_writeback"):
         assert {key: row[name] for key, row in again.items()} == {key: row[name] for key, row in mine.items()}
     assert all(row["calls"] >= 2 for row in again.values())
+
+
+def test_another_temperature_weighs_the_same_documents_anew_and_leaves_the_units(data: Path, session: Session) -> None:
+    train(settings(data, "replug", method=Method("replug")), session)
+    run = trained(data / "replug", session)
+    other_temperature(run, 0.01, session)
+    folder = run.run / "variants" / "temperature-0.01"
+    assert load_config(folder).method == Method("replug", temperature=0.01)
+    assert rows_in(run.run / "writeback")
+    assert not (folder / "store").exists()
+    mine, colder = table(run.run / "predictions"), table(folder / "predictions")
+    for key, row in colder.items():
+        assert [d["id"] for d in row["documents_writeback"]] == [d["id"] for d in mine[key]["documents_writeback"]]
+        assert row["calls"] > 1
+    with pytest.raises(ConfigError, match=r"method\.temperature=0"):
+        other_temperature(run, 0.0, session)
 
 
 def test_the_same_units_beside_the_passages_change_the_documents_and_nothing_else(

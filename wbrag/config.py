@@ -252,6 +252,7 @@ class ReproduceConfig:
     compare: list[str] = field(default_factory=list)  # methods
     ways: dict[str, list[str]] = field(default_factory=dict)  # as in CompareConfig
     judge: list[str] = field(default_factory=list)  # benchmark/method
+    temperatures: list[float] = field(default_factory=list)  # REPLUG's runs are answered at these too
 
 
 def fingerprint(*parts: object) -> str:

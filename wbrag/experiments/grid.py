@@ -240,7 +240,8 @@ def compared(point: Point, folder: Path) -> dict[str, Any]:
     gain, difference = variant.gains, variant.scores[:, 2] - point.scores[:, 2]
     inside, between = statistics.paired_bootstrap(np.column_stack([gain, difference]), seed=point.setting.seed)
     return {
-        **{"writeback": float(variant.scores[:, 2].mean()), "gain": float(gain.mean())},
+        **{side: float(variant.scores[:, 1 + i].mean()) for i, side in enumerate(SIDES)},
+        "gain": float(gain.mean()),
         **dict(zip(ENDS, map(float, inside), strict=True)),
         "difference": float(difference.mean()),
         **{"difference_low": float(between[0]), "difference_high": float(between[1])},

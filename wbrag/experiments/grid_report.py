@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from wbrag.experiments import paper
 from wbrag.experiments.grid import (
     ALPHA,
     Point,
+    answers_of,
     compared,
     fates,
     grouped,
     measure_grid,
+    pooled,
     read_points,
     unseen,
     variants,
@@ -175,6 +178,7 @@ def write_grid_report(out: Path, runs: Sequence[Path], failed: Sequence[str] = (
         *_construction_blocks(found),
         *_ablation_blocks(found, grid),
         *_judge_blocks(found, grid),
+        *_temperature_blocks(found, grid),
         *_cost_blocks(grid["cost"], grid["pooled"]["gain"]),
         *_origin_blocks(found, failed),
     ]
@@ -462,6 +466,32 @@ def _judge_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
     )
     table = tabled("setting", columns, rows)
     return [Heading("A judge in place of labels"), Text(JUDGE_NOTE, "note"), table] if rows else []
+
+
+def _temperature_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
+    """REPLUG's runs at their own temperature and at others."""
+    rows, at = [], defaultdict(list)
+    for point in runs:
+        found = variants(point, "temperature-")
+        own = f"{point.config['method'].get('temperature', 1.0):g}"
+        for value, record in {own: point.metrics["results"][0], **found}.items() if found else ():
+            folder = point.run / "variants" / f"temperature-{value}" if value != own else point.run
+            scores = answers_of(folder, point.setting)["scores"]
+            at[value].append(replace(point, scores=scores))
+            rows.append((named(point), {"temperature": value, **record}))
+    grid["temperatures"] = {
+        value: {"all": pooled(some), "none": unseen(some)["read"].get("together")} for value, some in at.items()
+    }
+    means = [
+        (f"temperature {value}{where}", told[key])
+        for value, told in grid["temperatures"].items()
+        for key, where in (("none", ", without overlap"), ("all", ""))
+        if told[key]
+    ]
+    columns = (("temperature", "temperature", text), ("base", "base", percent), *GAIN)
+    note = "The same units and questions; what differs is how sharply a document's score weighs its word."
+    tables = [tabled("", POOLED, means), tabled("setting", columns, rows)]
+    return [Heading(f"{called('replug')} at two temperatures"), Text(note, "note"), *tables] if rows else []
 
 
 def _cost_blocks(cost: Record, gain: float) -> list[Block]:

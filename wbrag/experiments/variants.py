@@ -1,5 +1,6 @@
 """A trained run measured again: with other write-back stores (placebos, other methods' units), with its kept examples'
-units made and merged in other ways, itself once more; and trained anew with a judge in place of its labels.
+units made and merged in other ways, itself once more, with documents weighed at another temperature; and trained anew
+with a judge in place of its labels.
 
 Corpus, documents of the base and test questions stay those of the run, and so do the closed-book and base answers,
 which are not asked again; only what another store changes is. Each variant has a folder in `<run>/variants`, laid out
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 
 from wbrag.config import ConfigError, Merge, TrainConfig, Units, fingerprint
 from wbrag.experiments import placebos
+from wbrag.methods import open_method
 from wbrag.report.run_report import QUESTION_COLUMNS, measure
 from wbrag.retrieval.merge import check_merge
 from wbrag.run import folder, pipeline
@@ -65,6 +67,17 @@ def trained(run: Path, session: Session) -> Trained:
 def repeat(own: Trained, session: Session) -> dict[str, Any]:
     """A/A: the same three answers to the same questions, asked anew in the opposite order. What differs is noise."""
     return predicted(own, "repeat", own.run / "writeback", {}, session, anew=True)
+
+
+def other_temperature(own: Trained, temperature: float, session: Session) -> dict[str, Any]:
+    """A run of REPLUG's answered anew with its documents weighed at another temperature, base and with its own units.
+
+    ConfigError for a temperature that is not above 0.
+    """
+    method = replace(own.cfg.method, temperature=temperature)
+    open_method(method)
+    colder = replace(own, cfg=replace(own.cfg, method=method))
+    return predicted(colder, f"temperature-{temperature:g}", own.run / "writeback", {}, session, anew=True)
 
 
 def other_units(own: Trained, name: str, units: Units, merge: Merge, session: Session) -> dict[str, Any]:

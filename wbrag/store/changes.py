@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,9 @@ from wbrag.store.place import DATA, Facts, Place, Where, nothing_there, place_of
 from wbrag.store.rows import Change, Piece
 from wbrag.store.vectors import Spec
 from wbrag.store.versions import DAY, Version, commit, current, kept, pins
+
+if TYPE_CHECKING:
+    import lance
 
 #: What is wbrag's or Lance's to remove; what is called otherwise is left alone. Lance's own first version stays.
 OURS = {
@@ -49,10 +53,14 @@ class Content:
 
 
 def write_piece(place: Place, table: pa.Table, spec: Spec) -> Piece:
-    """Rows (`rows.with_vectors`) as a fragment with its index, which no version has yet."""
-    piece = rows.write_fragment(place, table)
-    name = vectors.index_name(piece.files, spec)
-    made = vectors.write_index(place, name, rows.vectors_of(table), spec, vectors.read_template(place, spec))
+    """Rows (`rows.with_vectors`) as a fragment, and beside it its index, which no version has yet."""
+    xb, template = rows.vectors_of(table), vectors.read_template(place, spec)
+    with ThreadPoolExecutor(1) as beside, place.scratch() as folder:
+        fragment = beside.submit(rows.write_fragment, place, table)
+        made = vectors.index_file(folder / "index", xb, spec, template, str(place))
+        piece = fragment.result()
+        name = vectors.index_name(piece.files, spec)
+        place.put(name, folder / "index")
     return replace(piece, files={**piece.files, name: made})
 
 
@@ -70,13 +78,14 @@ def publish(where: Where, content: Content, note: dict[str, Any], upsert: bool =
             raise StoreError(f"{place}: nothing to publish")
         if parent is not None:
             require_same(place, parent, content.spec, content.encoder)
-        there = _live_of(place, parent, ids) if parent else set()
-        if there and not upsert:
-            raise LiveError(f"{place}: id {min(there)!r} is live in version {parent.version if parent else 0} already")
-        gone, thinned = _without(place, parent, sorted(there)) if parent else ((), ())
-        return _child(
-            place, parent, Change(gone, thinned, content.pieces), content.spec, content.encoder, note, content
-        )
+        made = Change(pieces=content.pieces)
+        if parent is not None:
+            data = rows.opened(place, parent)
+            live = _live(data, ids)
+            if len(live) and not upsert:
+                raise LiveError(f"{place}: id {min(_ids(live))!r} is live in version {parent.version} already")
+            made = _without(data, live, content.pieces)
+        return _child(place, parent, made, content.spec, content.encoder, note, content)
 
     return commit(place, change)
 
@@ -89,14 +98,12 @@ def delete(where: Where, ids: Iterable[str], note: dict[str, Any]) -> Version:
     def change(parent: Version | None) -> Version | None:
         if parent is None:
             raise nothing_there(place)
-        there = _live_of(place, parent, wanted)
-        known = there | (_deleted(place, parent) if len(there) < len(wanted) else set())
+        data = rows.opened(place, parent)
+        live = _live(data, wanted)
+        known = {*_ids(live), *(_deleted(data) if len(live) < len(wanted) else ())}
         if unknown := set(wanted) - known:
             raise StoreError(f"{place}: version {parent.version} has no passage {min(unknown)!r}")
-        if not there:
-            return None
-        gone, thinned = _without(place, parent, sorted(there))
-        return _child(place, parent, Change(gone, thinned), parent.spec, parent.encoder, note)
+        return _child(place, parent, _without(data, live), parent.spec, parent.encoder, note) if len(live) else None
 
     return commit(place, change)
 
@@ -212,10 +219,7 @@ def _child(
 
 
 def index_facts(
-    data: Any,  # noqa: ANN401 - a Lance dataset
-    files: dict[str, Facts],
-    spec: Spec,
-    known: Iterable[tuple[str, Facts]],
+    data: lance.LanceDataset, files: dict[str, Facts], spec: Spec, known: Iterable[tuple[str, Facts]]
 ) -> dict[str, Facts]:
     """The index files of the fragments, of those `known`."""
     there, found = dict(known), {}
@@ -254,36 +258,33 @@ def _new_ids(place: Place, pieces: Sequence[Piece]) -> list[str]:
     return ids
 
 
-def _live_of(place: Place, version: Version, ids: Sequence[str]) -> set[str]:
-    """Those of the ids that are live in a version."""
-    if not ids:
-        return set()
-    there = rows.ids_of(rows.opened(place, version))
-    found = there.filter(pc.is_in(there, value_set=pa.array(ids, pa.string())))
-    return set(found.to_pylist())
+def _live(data: lance.LanceDataset, ids: Sequence[str]) -> pa.Table:
+    """Those of the ids that are live, with the addresses of their rows."""
+    table = data.scanner(columns=["id"], with_row_address=True).to_table()
+    return table.filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
 
 
-def _deleted(place: Place, version: Version) -> set[str]:
-    """The ids of rows that are deleted and not yet gone."""
-    found: set[str] = set()
-    for fragment in rows.opened(place, version).get_fragments():
-        if fragment.metadata.num_deletions:
-            table = fragment.scanner(columns=["id"], with_row_id=True, include_deleted_rows=True).to_table()
-            found |= set(table.filter(pc.is_null(table["_rowid"]))["id"].to_pylist())
+def _ids(table: pa.Table) -> list[str]:
+    found: list[str] = table["id"].to_pylist()
     return found
 
 
-def _without(place: Place, version: Version, ids: Sequence[str]) -> tuple[tuple[int, ...], tuple[dict[str, Any], ...]]:
-    """The fragments of a version that are gone without these live ids, and those that have more rows deleted."""
-    if not ids:
-        return (), ()
-    data = rows.opened(place, version)
-    table = data.scanner(columns=["id"], with_row_address=True).to_table()
-    hit = table.filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
-    numbers = rows.addresses(hit) >> 32
+def _deleted(data: lance.LanceDataset) -> set[str]:
+    """The ids of rows that are deleted and not yet gone."""
+    found: set[str] = set()
+    for fragment in data.get_fragments():
+        if fragment.metadata.num_deletions:
+            table = fragment.scanner(columns=["id"], with_row_id=True, include_deleted_rows=True).to_table()
+            found |= set(_ids(table.filter(pc.is_null(table["_rowid"]))))
+    return found
+
+
+def _without(data: lance.LanceDataset, live: pa.Table, pieces: tuple[Piece, ...] = ()) -> Change:
+    """The change that deletes these rows (`_live`), each fragment at once, and adds the pieces."""
+    numbers = rows.addresses(live) >> 32
     gone, thinned = [], []
     for number in np.unique(numbers).tolist():
-        here = hit.filter(pa.array(numbers == number))["id"].to_pylist()
+        here = _ids(live.filter(pa.array(numbers == number)))
         quoted = ", ".join("'" + key.replace("'", "''") + "'" for key in here)
         fragment = data.get_fragment(number)
         assert fragment is not None
@@ -292,9 +293,9 @@ def _without(place: Place, version: Version, ids: Sequence[str]) -> tuple[tuple[
             gone.append(number)
         else:
             thinned.append(told.to_json())
-    return tuple(gone), tuple(thinned)
+    return Change(tuple(gone), tuple(thinned), pieces)
 
 
-def _table(data: Any, fragments: Sequence[int]) -> pa.Table:  # noqa: ANN401 - a Lance dataset
+def _table(data: lance.LanceDataset, fragments: Sequence[int]) -> pa.Table:
     """The live rows of some fragments, in order."""
     return pa.concat_tables([data.get_fragment(number).to_table() for number in fragments])

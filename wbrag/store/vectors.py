@@ -214,16 +214,21 @@ def read_template(place: Place, spec: Spec) -> bytes:
 
 def write_index(place: Place, name: str, vectors: np.ndarray, spec: Spec, template: bytes) -> Facts:
     """Make the index over (n, d) float16 unit vectors and put it there; what is there already is replaced."""
-    import faiss
-
-    check_vectors(vectors, f"{place}/{name}")
-    if vectors.shape[1] != spec.dimension:
-        raise StoreError(f"{place}/{name}: dimension is {vectors.shape[1]}, the store's is {spec.dimension}")
     with place.scratch() as folder:
-        faiss.write_index(made_index(vectors, spec, template), str(folder / "index"))
-        facts = (folder / "index").stat().st_size, sha256_file(folder / "index")
+        facts = index_file(folder / "index", vectors, spec, template, f"{place}/{name}")
         place.put(name, folder / "index")
     return facts
+
+
+def index_file(path: Path, vectors: np.ndarray, spec: Spec, template: bytes, where: str) -> Facts:
+    """Write the index over (n, d) float16 unit vectors as a file. StoreError, naming `where`, for other vectors."""
+    import faiss
+
+    check_vectors(vectors, where)
+    if vectors.shape[1] != spec.dimension:
+        raise StoreError(f"{where}: dimension is {vectors.shape[1]}, the store's is {spec.dimension}")
+    faiss.write_index(made_index(vectors, spec, template), str(path))
+    return path.stat().st_size, sha256_file(path)
 
 
 def made_index(vectors: np.ndarray, spec: Spec, template: bytes) -> Any:  # noqa: ANN401 - one of two classes

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from wbrag.store.files import StoreError, dump_json, sha256_bytes
@@ -99,7 +99,8 @@ def read_version(place: Place, number: int) -> Version:
 
 def record_of(version: Version) -> bytes:
     """The bytes of a version's file."""
-    content = {"schema": SCHEMA, **asdict(version)}
+    told = {one.name: getattr(version, one.name) for one in fields(version)}  # asdict would copy every file's facts
+    content = {"schema": SCHEMA, **told, "spec": asdict(version.spec)}
     return dump_json({**content, "sha256": sha256_bytes(dump_json(content))})
 
 
