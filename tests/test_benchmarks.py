@@ -246,8 +246,8 @@ class OneHash(str):
 
 
 def test_ids_with_equal_hashes_are_no_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def colliding(raw: bytes) -> Example:
-        example = parse_example(raw)
+    def colliding(raw: bytes, labelled: bool) -> Example:
+        example = parse_example(raw, labelled)
         return Example(OneHash(example.id), example.question, example.golden_answers)
 
     monkeypatch.setattr(benchmarks, "parse_example", colliding)
