@@ -59,12 +59,7 @@ class LLM(Protocol):
         ...
 
     async def mixture(
-        self,
-        contents: Sequence[str],
-        weights: Sequence[float],
-        max_tokens: int,
-        pooling: str = "probabilities",
-        bad_words: Sequence[str] = (),
+        self, contents: Sequence[str], weights: Sequence[float], max_tokens: int, pooling: str, bad_words: Sequence[str]
     ) -> Reply:
         """One greedy answer to K user messages: each token is the likeliest of their pooled next-token distributions.
 

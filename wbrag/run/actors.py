@@ -50,9 +50,9 @@ def open_llm(backbone: Backbone) -> LLM:
 
             return VllmEngine(backbone)
         case "scripted":
-            from wbrag.llm.scripted import open_scripted
+            from wbrag.llm.scripted import ScriptedLLM, read
 
-            return open_scripted(backbone)
+            return ScriptedLLM(read, backbone.max_model_len)
         case "openai":
             from wbrag.llm.openai import Endpoint
 
