@@ -23,7 +23,7 @@ from wbrag.experiments import placebos
 from wbrag.report.run_report import QUESTION_COLUMNS, measure
 from wbrag.retrieval.merge import check_merge
 from wbrag.run import folder, pipeline
-from wbrag.run.dispatch import Stage
+from wbrag.run.actors import Stage
 from wbrag.run.inputs import Identity, cache_of, check_units, identity_of, refuse_other_settings
 from wbrag.run.job import Job, Session, generate, opened, written
 from wbrag.run.record import open_record

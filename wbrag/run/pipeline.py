@@ -20,9 +20,8 @@ from wbrag.config import ConfigError, TrainConfig, fingerprint
 from wbrag.data.benchmarks import OverErrorBudget, write_quarantine
 from wbrag.report.run_report import write_report
 from wbrag.retrieval.encoding import Encoders
-from wbrag.run.actors import Generators
+from wbrag.run.actors import Generators, Stage
 from wbrag.run.content import content_hash
-from wbrag.run.dispatch import Stage
 from wbrag.run.folder import QUESTIONS, write_rows
 from wbrag.run.inputs import (
     Inputs,

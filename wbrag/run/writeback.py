@@ -19,8 +19,7 @@ import pyarrow.parquet as pq
 from wbrag.config import TrainConfig, one_unit_an_example
 from wbrag.metrics import score
 from wbrag.retrieval.encoding import Encoders, on_encoder
-from wbrag.run.actors import Generators
-from wbrag.run.dispatch import Stage
+from wbrag.run.actors import Generators, Stage
 from wbrag.run.folder import read_fields, write_rows
 from wbrag.run.inputs import cache_of
 from wbrag.run.job import Job, generate, written
