@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from wbrag.config import Backbone, ConfigError, Encoder, Index, Merge, TrainConfig, Units, fingerprint
+from wbrag.config import Backbone, ConfigError, Encoder, Index, TrainConfig, Units, fingerprint
 from wbrag.data.benchmarks import (
     InputError,
     OverErrorBudget,
@@ -26,7 +27,7 @@ from wbrag.methods.needs import check_method
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoder import folder_hash, model_folder
 from wbrag.retrieval.merge import check_merge
-from wbrag.run.content import content_hash
+from wbrag.run.shared import content_hash
 from wbrag.schema import Example
 from wbrag.store.files import sha256_file
 from wbrag.store.notes import encoder_note, noted_encoder
@@ -35,6 +36,12 @@ from wbrag.store.vectors import check_index
 from wbrag.store.versions import current, named
 
 Identity = dict[str, Any]
+
+#: Settings that have to be at least so much. A resumed plan has a filter (1 CPU), a read and a write task (1 each) and
+#: a dispatcher (0.5) at once; with fewer logical CPUs it waits for ever without a word.
+LEAST = {"k": 1, "gates.n_min": 1, "train_limit": 0, "test_limit": 0, "backbone.retries": 0, "backbone.max_num_seqs": 1}
+LEAST |= {"cluster.block_rows": 1, "cluster.engines": 1, "cluster.encoders": 1, "cluster.examples_in_flight": 1}
+LEAST |= {"cluster.logical_cpus": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +69,12 @@ def check_settings(cfg: TrainConfig) -> None:
         prompts_of(cfg)
     except KeyError as error:
         raise ConfigError(str(error.args[0])) from error
-    least = {"k": (cfg.k, 1), "gates.n_min": (cfg.gates.n_min, 1), "train_limit": (cfg.train_limit, 0)}
-    least |= {"test_limit": (cfg.test_limit, 0), "cluster.block_rows": (cfg.cluster.block_rows, 1)}
-    least |= {"cluster.engines": (cfg.cluster.engines, 1), "cluster.encoders": (cfg.cluster.encoders, 1)}
-    least |= {"cluster.examples_in_flight": (cfg.cluster.examples_in_flight, 1)}
-    least |= {"backbone.retries": (cfg.backbone.retries, 0), "backbone.max_num_seqs": (cfg.backbone.max_num_seqs, 1)}
-    for key, (value, minimum) in least.items():
-        if value < minimum:
-            raise ConfigError(f"{key}={value}: at least {minimum} is needed")
+    for key, least in LEAST.items():
+        if attrgetter(key)(cfg) < least:
+            raise ConfigError(f"{key}={attrgetter(key)(cfg)}: at least {least} is needed")
     if cfg.method.name == "replug" and cfg.k > cfg.backbone.max_num_seqs:
         most = cfg.backbone.max_num_seqs
         raise ConfigError(f"k={cfg.k}: replug decodes k sequences side by side, and backbone.max_num_seqs={most}")
-    # A resumed plan has a filter (1 CPU), a read and a write task (1 each) and a dispatcher (0.5) at once; with fewer
-    # logical CPUs it waits for ever without a word.
-    if cfg.cluster.logical_cpus < 4:
-        raise ConfigError(f"cluster.logical_cpus={cfg.cluster.logical_cpus}: at least 4 are needed")
 
 
 def check_base(cfg: TrainConfig) -> None:
@@ -135,7 +133,7 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
     What only says where and how fast (`cluster`, `max_num_seqs`, `run_dir`) is not in it, and so may change on resume.
     Without `training`, what only training reads is left out.
     """
-    backbone, cache = cfg.backbone, cache_of(cfg)
+    cache, beside = cache_of(cfg), cfg.merge.policy == "beside"
     trained = {
         "benchmark.train": content_hash(Path(cfg.benchmark.train), cache) if training else "",
         "train_limit": cfg.train_limit,
@@ -145,15 +143,14 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
     }
     return (trained if training else {}) | {
         "benchmark.test": content_hash(Path(cfg.benchmark.test), cache),
-        **{f"benchmark.{key}": getattr(cfg.benchmark, key) for key in ("task", "metric", "labels")},
+        **_settings(cfg, "benchmark", "task", "metric", "labels"),
         "corpus": named(current(cfg.base))[1] if cfg.base else content_hash(Path(cfg.corpus), cache),
         **{f"method.{key}": value for key, value in asdict(cfg.method).items()},
-        "backbone.model": model_identity(backbone),
-        **{f"backbone.{key}": getattr(backbone, key) for key in ("dtype", "max_model_len", "chat_template")},
-        **{f"backbone.{key}": getattr(backbone, key) for key in ("answer_tokens", "distil_tokens")},
+        "backbone.model": model_identity(cfg.backbone),
+        **_settings(cfg, "backbone", "dtype", "max_model_len", "chat_template", "answer_tokens", "distil_tokens"),
         "encoder": encoder_identity(cfg.encoder),
         **{f"index.{key}": value for key, value in (index_identity(cfg.index) | search_identity(cfg.index)).items()},
-        **{f"merge.{key}": value for key, value in merge_identity(cfg.merge).items()},
+        **{f"merge.{key}": value for key, value in asdict(cfg.merge).items() if beside or key == "policy"},
         **{f"prompts.{key}": value for key, value in prompts_of(cfg).templates.items()},
         "k": cfg.k,
         "test_limit": cfg.test_limit,
@@ -166,13 +163,17 @@ def closed_book_identity(cfg: TrainConfig) -> Identity:
 
     Of the method only whether it takes the reflection tokens out of the answer.
     """
-    key, kept = f"closed_book_{cfg.benchmark.task}", ("dtype", "max_model_len", "chat_template", "answer_tokens")
+    key = f"closed_book_{cfg.benchmark.task}"
     return {
         "method.mode": cfg.method.mode,
-        **{f"backbone.{name}": getattr(cfg.backbone, name) for name in kept},
+        **_settings(cfg, "backbone", "dtype", "max_model_len", "chat_template", "answer_tokens"),
         "backbone.model": model_identity(cfg.backbone),
         f"prompts.{key}": prompts_of(cfg).templates[key],
     }
+
+
+def _settings(cfg: TrainConfig, group: str, *keys: str) -> Identity:
+    return {f"{group}.{key}": getattr(getattr(cfg, group), key) for key in keys}
 
 
 def model_identity(backbone: Backbone) -> str:
@@ -207,11 +208,6 @@ def search_identity(index: Index) -> Identity:
     return {"nprobe": index.nprobe} if index.kind == "ivf_fp16" else {}
 
 
-def merge_identity(merge: Merge) -> Identity:
-    """What changes the merged top-K."""
-    return asdict(merge) if merge.policy == "beside" else {"policy": merge.policy}
-
-
 def refuse_other_settings(run: Path, before: Identity, now: Identity) -> None:
     """Raise ConfigError where a run folder holds a run of another identity, naming the first keys and both values."""
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
@@ -226,22 +222,17 @@ def _short(value: object) -> str:
 
 
 def _questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[list[Example], list[Rejected]]:
-    benchmark, limit = cfg.benchmark, getattr(cfg, f"{split}_limit")
-    path = Path(getattr(benchmark, split))
+    path = Path(getattr(cfg.benchmark, split))
     examples, rejected = read_examples(path, cfg.max_error_rate, labelled)
-    check_rows(path, split, len(examples) + len(rejected), benchmark.rows)
-    if benchmark.labels:
-        check_labels(examples, benchmark.labels, path)
-    return drawn(examples, limit, cfg.seed), rejected
+    check_rows(path, split, len(examples) + len(rejected), cfg.benchmark.rows)
+    if cfg.benchmark.labels:
+        check_labels(examples, cfg.benchmark.labels, path)
+    return drawn(examples, getattr(cfg, f"{split}_limit"), cfg.seed), rejected
 
 
 def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> None:
-    """Raise InputError, with both counts, where a file is not as long as the benchmark's release.
-
-    A truncated or other file would give figures that cannot be held against published ones.
-    """
-    wanted = rows.get(split, 0)
-    if wanted and found != wanted:
+    """Raise InputError, with both counts, where a file is not as long as the benchmark's release."""
+    if (wanted := rows.get(split, 0)) not in (0, found):
         told = f"{path}: {found:,} rows, but the release has {wanted:,} (benchmark.rows.{split})"
         raise InputError(f"{told}; is the file whole? benchmark.rows.{split}=0 takes any other")
 

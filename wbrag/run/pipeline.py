@@ -8,6 +8,8 @@ checkpoint (traces, predictions), so the same command goes on where the last one
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from wbrag.config import ConfigError, TrainConfig, fingerprint
+from wbrag.config import BuildConfig, ConfigError, TrainConfig, fingerprint
 from wbrag.data.benchmarks import OverErrorBudget, write_quarantine
 from wbrag.report.run_report import write_report
 from wbrag.retrieval.encoding import Encoders
 from wbrag.run.actors import Generators, Stage
-from wbrag.run.content import content_hash
 from wbrag.run.folder import QUESTIONS, write_rows
 from wbrag.run.inputs import (
     Inputs,
@@ -32,17 +33,20 @@ from wbrag.run.inputs import (
     identity_of,
     index_identity,
     over_budget,
+    read_corpus,
     read_inputs,
 )
-from wbrag.run.job import Job, Session, generate, opened, written
+from wbrag.run.job import Job, Session, generate, opened, ray_session, written
 from wbrag.run.record import RunRecord, open_record, resolve_run_dir
 from wbrag.run.retrieve import ASKED, in_order, knowledge_of, retrieved, searcher
-from wbrag.run.shared import FILES, SharedRows, share
+from wbrag.run.shared import FILES, SharedRows, content_hash, share
 from wbrag.run.writeback import write_back
+from wbrag.store.adopt import adopt
 from wbrag.store.build import build_store
 from wbrag.store.files import in_turn, move_into_place, scratch_folder
 from wbrag.store.place import place_of
-from wbrag.store.versions import latest, reading
+from wbrag.store.vectors import check_index
+from wbrag.store.versions import Version, latest, reading
 
 #: What is shared of a question's closed-book answer.
 CLOSED_BOOK = pa.schema([("question", pa.string()), ("answer_closed_book", pa.string())])
@@ -67,7 +71,8 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
             generators.start()  # its engine loads beside the encoding; on GPUs it would hold what the encoder needs
         with job.record.timed("index"):
             base = base_index(cfg, inputs, cache, generators.encoders)
-            link_base(run, base)
+            (run / "base").unlink(missing_ok=True)  # a link, so that `KnowledgeBase.open(run)` finds both stores
+            (run / "base").symlink_to(base.absolute())  # the run may be moved
         with job.record.timed("retrieve"):
             questions = retrieve(cfg, inputs, base, run / QUESTIONS, generators.encoders)
         with job.record.timed("train"):
@@ -130,10 +135,8 @@ def read_or_quarantine(cfg: TrainConfig, run: Path, cache: Path) -> Inputs:
 
 
 def base_index(cfg: TrainConfig, inputs: Inputs, cache: Path, encoders: Encoders | None = None) -> Path:
-    """The store of the corpus, shared by all runs with this corpus, encoder and kind of index; built if not there. A
-    base that is given takes its place.
-
-    Of runs that need it at once one builds it, and the others wait.
+    """The store of the corpus, shared by all runs with this corpus, encoder and kind of index; built if not there, once
+    however many runs need it. A base that is given takes its place.
     """
     if inputs.corpus is None:
         return Path(place_of(cfg.base).root)
@@ -147,10 +150,21 @@ def base_index(cfg: TrainConfig, inputs: Inputs, cache: Path, encoders: Encoders
     return store
 
 
-def link_base(run: Path, base: Path) -> None:
-    """`base` in the run folder: the base index, so that `KnowledgeBase.open(run)` finds both stores."""
-    (run / "base").unlink(missing_ok=True)
-    (run / "base").symlink_to(base.absolute())  # the run may be moved
+def build_index(cfg: BuildConfig) -> Version:
+    """A base index on its own, without a run: the corpus encoded into the store `cfg.store`, or with the vectors of
+    `cfg.adopt`; returns the version.
+
+    What the store holds already is not encoded again, and a killed build goes on. ConfigError for settings that cannot
+    work, InputError and OverErrorBudget for the corpus, StoreError as `build_store` and `adopt` raise them.
+    """
+    check_index(cfg.index)
+    store, note = place_of(cfg.store), {"corpus": cfg.corpus}
+    if cfg.adopt:
+        return adopt(Path(cfg.corpus), Path(cfg.adopt), store, cfg.encoder, note)
+    beside = Path("cache") if store.remote else Path(f"{store.root}-cache")
+    corpus, _ = read_corpus(Path(cfg.corpus), Path(cfg.cache_dir or beside).absolute(), cfg.max_error_rate)
+    with ray_session(cfg.cluster):
+        return build_store(corpus, store, cfg.encoder, cfg.index, cfg.cluster, note)
 
 
 def retrieve(cfg: TrainConfig, inputs: Inputs, base: Path, out: Path, encoders: Encoders | None = None) -> Path:
@@ -171,12 +185,11 @@ def retrieve(cfg: TrainConfig, inputs: Inputs, base: Path, out: Path, encoders: 
 
 def train_examples(job: Job, questions: Path, base: Path, goal: int, generators: Generators, cache: Path) -> None:
     """Algorithm 1 for every training example: one row of `schema.TRACE` each, in `traces/`."""
-    source, known = questions / "train.parquet", closed_book_folder(job.cfg, cache)
-    if not written(job, "traces", goal):
-        with searcher(job.cfg, base, encoders=generators.encoders) as found:
-            stage = Stage(job.cfg, "train", known=known if any(known.glob(FILES)) else None, searcher=found)
-            generate(job, generators, stage, source, "traces", goal)
-    keep_closed_book(job.run / "traces", "closed_book_answer", known)
+    with closed_book(job, "traces", "closed_book_answer", cache) as known:
+        if not written(job, "traces", goal):
+            with searcher(job.cfg, base, encoders=generators.encoders) as found:
+                stage = Stage(job.cfg, "train", known=known, searcher=found)
+                generate(job, generators, stage, questions / "train.parquet", "traces", goal)
     if job.cfg.cluster.gpus:
         generators.stop()  # write-back encodes on the same GPUs
 
@@ -185,18 +198,16 @@ def predict(
     job: Job, questions: Path, stores: tuple[Path, Path], goal: int, generators: Generators, cache: Path
 ) -> None:
     """Every test question answered closed book, over base and over base + write-back `stores`, in `predictions/`."""
-    source, known = questions / "test.parquet", closed_book_folder(job.cfg, cache)
-    if not written(job, "predictions", goal):
-        predict_missing(job, generators, stores, source, known if any(known.glob(FILES)) else None, goal)
-    keep_closed_book(job.run / "predictions", "answer_closed_book", known)
+    with closed_book(job, "predictions", "answer_closed_book", cache) as known:
+        if not written(job, "predictions", goal):
+            predict_missing(job, generators, stores, questions / "test.parquet", known, goal)
 
 
 def predict_missing(
     job: Job, generators: Generators, stores: tuple[Path, Path], source: Path, known: Path | None, goal: int
 ) -> None:
-    """The part of `predictions/` that is not written yet: `source` read over base and write-back `stores`.
-
-    `known` holds answers that need not be asked again (`retrieval.KnownAnswers`).
+    """The part of `predictions/` that is not written yet: `source` read over base and write-back `stores`; what is
+    `known` (`retrieve.KnownAnswers`) is not asked again.
     """
     cfg = job.cfg
     with searcher(cfg, *stores, generators.encoders) as found, reading(*stores) as versions:
@@ -204,12 +215,16 @@ def predict_missing(
         generate(job, generators, stage, source, "predictions", goal)
 
 
-def closed_book_folder(cfg: TrainConfig, cache: Path) -> Path:
-    """Where the closed-book answers lie that any run has asked for.
+@contextmanager
+def closed_book(job: Job, table: str, column: str, cache: Path) -> Iterator[Path | None]:
+    """Where the closed-book answers lie that any run has asked for, None without any; those that stand in `column` of
+    the run's `table` after the block come to them.
 
     They depend on generator, prompt and question alone: all methods, and all gates, share them.
     """
-    return cache / f"closed-book-{fingerprint(closed_book_identity(cfg))}"
+    folder = cache / f"closed-book-{fingerprint(closed_book_identity(job.cfg))}"
+    yield folder if any(folder.glob(FILES)) else None
+    keep_closed_book(job.run / table, column, folder)
 
 
 def keep_closed_book(table: Path, column: str, folder: Path) -> None:
