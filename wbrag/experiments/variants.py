@@ -54,10 +54,9 @@ def trained(run: Path, session: Session) -> Trained:
         raise ConfigError(f"runs: {run} holds no trained knowledge base (no metrics.json)")
     cfg = folder.load_config(run)
     refuse_other_settings(run, folder.read_record(run / "run.json")["identity"], identity_of(cfg))
-    cache = cache_of(cfg)
-    inputs = pipeline.read_or_quarantine(cfg, run, cache)
+    inputs = pipeline.read_or_quarantine(cfg, run)
     with opened(cfg, session) as generators:
-        base = pipeline.base_index(cfg, inputs, cache, generators.encoders)
+        base = pipeline.base_index(cfg, inputs, generators.encoders)
         questions = pipeline.retrieve(cfg, inputs, base, run / folder.QUESTIONS, generators.encoders)
     return Trained(cfg, run, base, questions, len(inputs.test))
 

@@ -115,16 +115,17 @@ def cache_of(cfg: TrainConfig) -> Path:
     return Path(cfg.cache_dir).absolute() if cfg.cache_dir else Path(cfg.run_dir).absolute().parent / "cache"
 
 
-def read_inputs(cfg: TrainConfig, cache: Path, training: bool = True) -> Inputs:
-    """Read and validate the question files, and make the corpus a Parquet file in `cache` (once per content).
+def read_inputs(cfg: TrainConfig, training: bool = True) -> Inputs:
+    """Read and validate the question files, and make the corpus a Parquet file in the cache (once per content).
 
     Without `training` the training file is not read; with a judge its rows may lack golden answers.
     InputError or OverErrorBudget as `wbrag.data.benchmarks` raises them; nothing is written for a file that is refused.
     """
-    train, rejected_train = _questions(cfg, "train", cfg.judge == "labels") if training else ([], [])
+    train, rejected = _questions(cfg, "train", cfg.judge == "labels") if training else ([], [])
     test, rejected_test = _questions(cfg, "test", True)
-    corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(Path(cfg.corpus), cache, cfg.max_error_rate)
-    return Inputs(train, test, corpus, [*rejected_train, *rejected_test, *rejected_corpus])
+    path, rate = Path(cfg.corpus), cfg.max_error_rate
+    corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(path, cache_of(cfg), rate)
+    return Inputs(train, test, corpus, [*rejected, *rejected_test, *rejected_corpus])
 
 
 def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:

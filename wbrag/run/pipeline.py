@@ -62,25 +62,24 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
     """
     check_settings(cfg)
     run = resolve_run_dir(cfg.run_dir)
-    cache = cache_of(cfg)
-    inputs = read_or_quarantine(cfg, run, cache)
+    inputs = read_or_quarantine(cfg, run)
     job = Job(cfg, run, open_record(run, cfg, identity_of(cfg)))
     write_quarantine(inputs.rejected, run / "quarantine.jsonl")
     with opened(cfg, session) as generators:
         if not cfg.cluster.gpus and not written(job, "predictions", len(inputs.test)):
             generators.start()  # its engine loads beside the encoding; on GPUs it would hold what the encoder needs
         with job.record.timed("index"):
-            base = base_index(cfg, inputs, cache, generators.encoders)
+            base = base_index(cfg, inputs, generators.encoders)
             (run / "base").unlink(missing_ok=True)  # a link, so that `KnowledgeBase.open(run)` finds both stores
             (run / "base").symlink_to(base.absolute())  # the run may be moved
         with job.record.timed("retrieve"):
             questions = retrieve(cfg, inputs, base, run / QUESTIONS, generators.encoders)
         with job.record.timed("train"):
-            train_examples(job, questions, base, len(inputs.train), generators, cache)
+            train_examples(job, questions, base, len(inputs.train), generators)
         with job.record.timed("write_back"):
             writeback = write_back(job, run / "traces", questions, base, generators)
         with job.record.timed("predict"):
-            predict(job, questions, (base, writeback), len(inputs.test), generators, cache)
+            predict(job, questions, (base, writeback), len(inputs.test), generators)
     job.record.note_stores({"base": base, "writeback": writeback})
     metrics = write_report(run)
     check_errors(job)
@@ -106,8 +105,7 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
     trained = resolve_run_dir(cfg.run_dir)
     if not (trained / "metrics.json").is_file():
         raise ConfigError(f"run_dir={trained} holds no trained knowledge base (no metrics.json)")
-    cache = cache_of(cfg)
-    inputs = read_inputs(cfg, cache, training=False)
+    inputs = read_inputs(cfg, training=False)
     version = latest(trained / "writeback")
     identity = {**identity_of(cfg, training=False), "writeback": fingerprint(version) if version else "none"}
     run = trained / "evaluations" / f"{cfg.benchmark.name}-{fingerprint(identity)[:8]}"
@@ -115,35 +113,36 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
     write_quarantine(inputs.rejected, run / "quarantine.jsonl")
     with opened(cfg, session) as generators:
         with job.record.timed("index"):
-            base = base_index(cfg, inputs, cache, generators.encoders)
+            base = base_index(cfg, inputs, generators.encoders)
         with job.record.timed("retrieve"):
             questions = retrieve(cfg, inputs, base, run / QUESTIONS, generators.encoders)
         with job.record.timed("predict"):
-            predict(job, questions, (base, trained / "writeback"), len(inputs.test), generators, cache)
+            predict(job, questions, (base, trained / "writeback"), len(inputs.test), generators)
     metrics = write_report(run)
     check_errors(job)
     return run, metrics
 
 
-def read_or_quarantine(cfg: TrainConfig, run: Path, cache: Path) -> Inputs:
+def read_or_quarantine(cfg: TrainConfig, run: Path) -> Inputs:
     """The validated inputs; over the error budget, the rows left out are written before the error goes on."""
     try:
-        return read_inputs(cfg, cache)
+        return read_inputs(cfg)
     except OverErrorBudget as error:
         write_quarantine(error.rejected, run / "quarantine.jsonl")
         raise
 
 
-def base_index(cfg: TrainConfig, inputs: Inputs, cache: Path, encoders: Encoders | None = None) -> Path:
+def base_index(cfg: TrainConfig, inputs: Inputs, encoders: Encoders | None = None) -> Path:
     """The store of the corpus, shared by all runs with this corpus, encoder and kind of index; built if not there, once
     however many runs need it. A base that is given takes its place.
     """
     if inputs.corpus is None:
         return Path(place_of(cfg.base).root)
+    cache = cache_of(cfg)
     made_from = (content_hash(inputs.corpus, cache), encoder_identity(cfg.encoder), index_identity(cfg.index))
     store = cache / f"index-{fingerprint(*made_from)}"
     if latest(store) is None:
-        note = {"corpus": str(cfg.corpus)}
+        note = {"corpus": cfg.corpus}
         with in_turn(cache / f"{store.name}.lock"):
             if latest(store) is None:  # not built while this run waited
                 build_store(inputs.corpus, store, cfg.encoder, cfg.index, cfg.cluster, note, encoders)
@@ -175,7 +174,7 @@ def retrieve(cfg: TrainConfig, inputs: Inputs, base: Path, out: Path, encoders: 
     if out.is_dir():
         return out
     questions = [example.question for example in (*inputs.train, *inputs.test)]
-    found = retrieved(cfg, questions, base, cache_of(cfg), encoders)
+    found = retrieved(cfg, questions, base, encoders)
     with scratch_folder(out.parent) as scratch:
         for split, examples in (("train", inputs.train), ("test", inputs.test)):
             write_rows(scratch / "out" / f"{split}.parquet", ASKED, in_order(examples, found))
@@ -183,9 +182,9 @@ def retrieve(cfg: TrainConfig, inputs: Inputs, base: Path, out: Path, encoders: 
     return out
 
 
-def train_examples(job: Job, questions: Path, base: Path, goal: int, generators: Generators, cache: Path) -> None:
+def train_examples(job: Job, questions: Path, base: Path, goal: int, generators: Generators) -> None:
     """Algorithm 1 for every training example: one row of `schema.TRACE` each, in `traces/`."""
-    with closed_book(job, "traces", "closed_book_answer", cache) as known:
+    with closed_book(job, "traces", "closed_book_answer") as known:
         if not written(job, "traces", goal):
             with searcher(job.cfg, base, encoders=generators.encoders) as found:
                 stage = Stage(job.cfg, "train", known=known, searcher=found)
@@ -194,11 +193,9 @@ def train_examples(job: Job, questions: Path, base: Path, goal: int, generators:
         generators.stop()  # write-back encodes on the same GPUs
 
 
-def predict(
-    job: Job, questions: Path, stores: tuple[Path, Path], goal: int, generators: Generators, cache: Path
-) -> None:
+def predict(job: Job, questions: Path, stores: tuple[Path, Path], goal: int, generators: Generators) -> None:
     """Every test question answered closed book, over base and over base + write-back `stores`, in `predictions/`."""
-    with closed_book(job, "predictions", "answer_closed_book", cache) as known:
+    with closed_book(job, "predictions", "answer_closed_book") as known:
         if not written(job, "predictions", goal):
             predict_missing(job, generators, stores, questions / "test.parquet", known, goal)
 
@@ -216,13 +213,13 @@ def predict_missing(
 
 
 @contextmanager
-def closed_book(job: Job, table: str, column: str, cache: Path) -> Iterator[Path | None]:
+def closed_book(job: Job, table: str, column: str) -> Iterator[Path | None]:
     """Where the closed-book answers lie that any run has asked for, None without any; those that stand in `column` of
     the run's `table` after the block come to them.
 
     They depend on generator, prompt and question alone: all methods, and all gates, share them.
     """
-    folder = cache / f"closed-book-{fingerprint(closed_book_identity(job.cfg))}"
+    folder = cache_of(job.cfg) / f"closed-book-{fingerprint(closed_book_identity(job.cfg))}"
     yield folder if any(folder.glob(FILES)) else None
     keep_closed_book(job.run / table, column, folder)
 

@@ -23,7 +23,7 @@ from wbrag.data.benchmarks import examples_table
 from wbrag.methods import searches
 from wbrag.retrieval.encoder import Encoder
 from wbrag.retrieval.encoding import Encoders, lent, threads_of
-from wbrag.run.inputs import search_identity
+from wbrag.run.inputs import cache_of, search_identity
 from wbrag.run.shared import FILES, SharedRows, share
 from wbrag.schema import DOCUMENT, EXAMPLE, KNOWN, Document, Example, document_rows, documents_of
 from wbrag.store.versions import reading
@@ -76,9 +76,7 @@ def knowledge_of(
     return Knowledge(base, writeback, cfg.k, cfg.merge, cfg.index.nprobe, versions)
 
 
-def retrieved(
-    cfg: TrainConfig, questions: Iterable[str], base: Path, cache: Path, encoders: Encoders | None = None
-) -> SharedRows:
+def retrieved(cfg: TrainConfig, questions: Iterable[str], base: Path, encoders: Encoders | None = None) -> SharedRows:
     """R(q, K) of all questions (rows of FOUND). What runs share is looked up, and only the rest is searched for, on
     `encoders` (their own without).
 
@@ -87,7 +85,8 @@ def retrieved(
     from ray.util import ActorPool
 
     with reading(base) as versions:
-        folder = cache / f"retrieved-{fingerprint(base.name, versions[0], cfg.k, search_identity(cfg.index))}"
+        named = fingerprint(base.name, versions[0], cfg.k, search_identity(cfg.index))
+        folder = cache_of(cfg) / f"retrieved-{named}"
         asked = SharedRows(folder, FOUND).missing(questions)
         if not asked:
             return SharedRows(folder, FOUND)

@@ -22,7 +22,6 @@ from wbrag.metrics import score
 from wbrag.retrieval.encoding import Encoders, on_encoder
 from wbrag.run.actors import Generators, Stage
 from wbrag.run.folder import read_fields, write_rows
-from wbrag.run.inputs import cache_of
 from wbrag.run.job import Job, generate, written
 from wbrag.run.retrieve import MERGED, READ_ROWS, MergedRetriever, knowledge_of, retrieved, searcher
 from wbrag.schema import LEFT, REQUEST, UNIT, WRITTEN, Document, documents_of
@@ -91,7 +90,7 @@ def requests(cfg: TrainConfig, kept: Sequence[Row], base: Path, encoders: Encode
     """The requests for the units of kept examples (`wbrag.units.requests`), searched and chosen on encoder actors."""
 
     def search(names: Sequence[str]) -> list[list[Document]]:
-        found = retrieved(replace(cfg, k=cfg.units.search), names, base, cache_of(cfg), encoders)
+        found = retrieved(replace(cfg, k=cfg.units.search), names, base, encoders)
         return [documents_of(rows) for rows in found.rows(names, ["documents"])["documents"].to_pylist()]
 
     def nearest(questions: Sequence[str], there: Sequence[Sequence[str]]) -> list[list[int]]:
