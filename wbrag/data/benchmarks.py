@@ -7,14 +7,12 @@ on, until the share of such rows passes the error budget (`OverErrorBudget`). Ro
 from __future__ import annotations
 
 import codecs
-import json
 import os
 import random
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -114,11 +112,15 @@ def write_corpus(path: Path, out: Path, max_error_rate: float = 0.01) -> CorpusR
 
     passages = _read(path, parse, max_error_rate, rejected)
     rows = 0
-    # Parquet has no page checksums by default, and a flipped bit is then read back without a word.
-    with _replacing(out) as temporary, pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
-        while group := list(islice(passages, GROUP_ROWS)):
-            writer.write_table(pa.Table.from_pylist(group, schema))
-            rows += len(group)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        temporary = Path(folder) / out.name
+        # Parquet has no page checksums by default, and a flipped bit is then read back without a word.
+        with pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
+            while group := list(islice(passages, GROUP_ROWS)):
+                writer.write_table(pa.Table.from_pylist(group, schema))
+                rows += len(group)
+        os.replace(temporary, out)
     return CorpusReport(rows, rejected)
 
 
@@ -129,12 +131,6 @@ def _other_columns(path: Path) -> pa.Schema:
         if not name or "." in name or name == "vector":
             raise InputError(f"{path}: key {name!r}: a column cannot be called so; rename it (no dot, not 'vector')")
     return found
-
-
-def write_quarantine(rejected: Iterable[Rejected], path: Path) -> None:
-    """Write the rejected rows as JSONL, one object per row; whole or not at all; an empty file says there are none."""
-    with _replacing(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
-        lines.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rejected)
 
 
 def examples_table(examples: Sequence[Example]) -> pa.Table:
@@ -226,13 +222,3 @@ def _refuse_duplicates(path: Path, hashes: array[int], parse: Callable[[bytes], 
         first = first_lines.setdefault(row[0], line)
         if first != line:
             raise InputError(f"{path}: id {row[0]!r} is on line {first} and again on line {line}")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    # A path to write to; it takes the place of `path` in one step when the block ends well, and vanishes otherwise.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        os.replace(temporary, path)

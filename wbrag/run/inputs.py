@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -19,7 +19,6 @@ from wbrag.data.benchmarks import (
     drawn,
     read_examples,
     write_corpus,
-    write_quarantine,
 )
 from wbrag.llm.engine import model_path
 from wbrag.methods import open_method
@@ -27,6 +26,7 @@ from wbrag.methods.needs import check_method
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoder import folder_hash, model_folder
 from wbrag.retrieval.merge import check_merge
+from wbrag.run.folder import write_text
 from wbrag.run.shared import content_hash
 from wbrag.schema import Example
 from wbrag.store.files import sha256_file
@@ -63,18 +63,23 @@ def check_settings(cfg: TrainConfig) -> None:
     check_index(cfg.index)
     check_units(cfg.units)
     check_base(cfg)
-    if cfg.judge not in ("labels", "llm"):
-        raise ConfigError(f"judge={cfg.judge!r} is unknown; known are labels, llm")
+    _check(cfg, "", {"judge": ("labels", "llm")}, LEAST)
     try:
         prompts_of(cfg)
     except KeyError as error:
         raise ConfigError(str(error.args[0])) from error
-    for key, least in LEAST.items():
-        if attrgetter(key)(cfg) < least:
-            raise ConfigError(f"{key}={attrgetter(key)(cfg)}: at least {least} is needed")
     if cfg.method.name == "replug" and cfg.k > cfg.backbone.max_num_seqs:
         most = cfg.backbone.max_num_seqs
         raise ConfigError(f"k={cfg.k}: replug decodes k sequences side by side, and backbone.max_num_seqs={most}")
+
+
+def _check(cfg: object, within: str, known: Mapping[str, Sequence[str]], least: Mapping[str, int]) -> None:
+    for key, values in known.items():
+        if (value := attrgetter(key)(cfg)) not in values:
+            raise ConfigError(f"{within}{key}={value!r} is unknown; known are {', '.join(values)}")
+    for key, minimum in least.items():
+        if (value := attrgetter(key)(cfg)) < minimum:
+            raise ConfigError(f"{within}{key}={value}: at least {minimum} is needed")
 
 
 def check_base(cfg: TrainConfig) -> None:
@@ -100,12 +105,7 @@ def check_base(cfg: TrainConfig) -> None:
 def check_units(units: Units) -> None:
     """ConfigError, naming key and value, for units that nobody can write."""
     known = {"form": ("distilled", "verbatim"), "scope": ("question", "subject"), "evidence": ("encoder", "llm")}
-    for key, values in known.items():
-        if getattr(units, key) not in values:
-            raise ConfigError(f"units.{key}={getattr(units, key)!r} is unknown; known are {', '.join(values)}")
-    for key, least in {"sentences": 1, "search": 1, "hops": 0, "tokens": 16}.items():
-        if getattr(units, key) < least:
-            raise ConfigError(f"units.{key}={getattr(units, key)}: at least {least} is needed")
+    _check(units, "units.", known, {"sentences": 1, "search": 1, "hops": 0, "tokens": 16})
     if units.faithful and units.form == "verbatim":
         raise ConfigError("units.faithful=true with units.form=verbatim: verbatim units are sentences of their sources")
 
@@ -251,6 +251,11 @@ def read_corpus(path: Path, cache: Path, max_error_rate: float) -> tuple[Path, l
         write_quarantine(write_corpus(path, parquet, max_error_rate).rejected, left_out)
     with left_out.open(encoding="utf-8") as lines:
         return parquet, [Rejected(**{**json.loads(line), "file": str(path)}) for line in lines]
+
+
+def write_quarantine(rejected: Iterable[Rejected], path: Path) -> None:
+    """Write the rejected rows as JSONL, one object per row; whole or not at all; an empty file says there are none."""
+    write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rejected))
 
 
 def over_budget(name: str, errors: Sequence[str], rows: int, max_error_rate: float) -> OverErrorBudget | None:

@@ -19,7 +19,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from wbrag.config import BuildConfig, ConfigError, TrainConfig, fingerprint
-from wbrag.data.benchmarks import OverErrorBudget, write_quarantine
+from wbrag.data.benchmarks import OverErrorBudget
 from wbrag.report.run_report import write_report
 from wbrag.retrieval.encoding import Encoders
 from wbrag.run.actors import Generators, Stage
@@ -35,6 +35,7 @@ from wbrag.run.inputs import (
     over_budget,
     read_corpus,
     read_inputs,
+    write_quarantine,
 )
 from wbrag.run.job import Job, Session, generate, opened, ray_session, written
 from wbrag.run.record import RunRecord, open_record, resolve_run_dir
