@@ -72,10 +72,9 @@ class OverErrorBudget(RuntimeError):
 def read_examples(
     path: Path, max_error_rate: float = 0.01, labelled: bool = True
 ) -> tuple[list[Example], list[Rejected]]:
-    """The valid examples of a benchmark file, in file order, and the rows left out on the way.
-
-    Where they need not be `labelled`, a row without golden answers is valid.
-    InputError: no such file, no valid example, an id twice. OverErrorBudget: rejected / read rows > `max_error_rate`.
+    """The valid examples of a benchmark file, in file order, and the rows left out; without golden answers a row is
+    valid where it need not be `labelled`. InputError: no such file, no valid example, an id twice. OverErrorBudget:
+    rejected / read rows > `max_error_rate`.
     """
     rejected: list[Rejected] = []
 
@@ -98,8 +97,7 @@ def write_corpus(path: Path, out: Path, max_error_rate: float = 0.01) -> CorpusR
     have as a typed column (`wbrag.data.columns`). It appears whole or not at all.
 
     The file is read twice: types first. Memory: one row group, 8 bytes a passage for the duplicate check, the rejected
-    rows. Errors as `read_examples`, and InputError for a key that no column can be called; an `out` of an earlier call
-    is replaced on success and untouched on failure.
+    rows. Errors as `read_examples`, and InputError for a key that no column can be called.
     """
     rejected: list[Rejected] = []
     others = _other_columns(path)

@@ -21,10 +21,7 @@ class BadRow(ValueError):
 
 
 def parse_example(raw: bytes, labelled: bool = True) -> Example:
-    """The example of one line; BadRow says what is wrong with it. An integer id becomes a string.
-
-    Without golden answers it is bad only where it has to be `labelled`.
-    """
+    """The example of one line, an integer id as a string; BadRow, where `labelled` for no golden answer too."""
     row = json_object(raw)
     metadata = {} if row.get("metadata") is None else row["metadata"]
     if not isinstance(metadata, dict):
@@ -34,10 +31,7 @@ def parse_example(raw: bytes, labelled: bool = True) -> Example:
 
 
 def parse_passage(raw: bytes) -> Document:
-    """The passage of one line (title "" where it has none); BadRow says what is wrong with it.
-
-    One pair of double quotes around the title goes: wiki18_100w wraps all its titles so.
-    """
+    """The passage of one line (title "" where it has none); BadRow says what is wrong with it."""
     return passage_of(json_object(raw))
 
 
@@ -81,7 +75,8 @@ def _golden_answers(row: dict[str, Any], labelled: bool) -> tuple[str, ...]:
 
 
 def _title(title: object) -> str:
-    # One line, for the first line of `Document.contents` is read as the title again.
+    # One line, for the first line of `Document.contents` is read as the title again; without the double quotes that
+    # wiki18_100w wraps all its titles in.
     line = " ".join(_unicode("" if title is None else title, "title").split())
     return line[1:-1].strip() if len(line) > 1 and line[0] == line[-1] == '"' else line
 

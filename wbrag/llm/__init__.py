@@ -18,9 +18,8 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One greedy completion: the decoded text, stripped, and the tokens it took.
-
-    `tokens` are there only where log-probabilities were asked for; their texts, joined and stripped, are `text`.
+    """One greedy completion: the decoded text, stripped, and what it took. `tokens` are there only where
+    log-probabilities were asked for; their texts, joined and stripped, are `text`.
     """
 
     text: str
@@ -48,10 +47,7 @@ class LLM(Protocol):
     max_model_len: int
 
     async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
-        """The greedy answer to one user message, rendered with the tokenizer's own chat template.
-
-        With `prefix`, an answer that begins so is continued and the reply is what follows it.
-        """
+        """The greedy answer to one user message in the tokenizer's chat template, or what follows `prefix` in it."""
         ...
 
     async def first_token(self, content: str, candidates: Sequence[str], *, prefix: str = "") -> FirstToken:

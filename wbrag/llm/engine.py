@@ -46,7 +46,7 @@ def resolve_model(model: str) -> str:
 def model_path(backbone: Backbone) -> str:
     """What an engine opens: a checkpoint folder's absolute path (of a GGUF file: the one made from it), or a name.
 
-    Raises ConfigError as `resolve_model` and `checkpoint` do, and where model and gguf both name one.
+    ConfigError as `resolve_model` and `checkpoint` have it, and where model and gguf both name one.
     """
     model, gguf = backbone.model, backbone.gguf
     if backbone.kind != "vllm":
@@ -107,13 +107,10 @@ def missing_tokens(backbone: Backbone, tokens: Sequence[str]) -> list[str]:
 
 
 def cache_folder() -> Path:
-    """Where checkpoints are kept: wbrag/ in $XDG_CACHE_HOME, else in ~/.cache, without a HOME in the temporary folder.
-
-    Absolute: actors run in other working directories.
-    """
+    """Where checkpoints are kept: wbrag/ in $XDG_CACHE_HOME, else in ~/.cache, without HOME in the temporary folder."""
     named, home = os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME")
     root = Path(named) if named else Path(home) / ".cache" if home else Path(tempfile.gettempdir())
-    return root.absolute() / "wbrag"
+    return root.absolute() / "wbrag"  # actors run in other working directories
 
 
 def checkpoint(source: str, cache: Path) -> Path:

@@ -25,7 +25,7 @@ def require_fit(prompt: str, llm: LLM, max_tokens: int) -> str:
 def fit_documents(documents: Sequence[Document], render: Render, llm: LLM, max_tokens: int) -> tuple[str, int]:
     """The prompt that `render` makes of the most leading documents that fit, and how many those are (at least 1).
 
-    Raises PromptTooLong where not even the first document fits, ValueError where there is none.
+    PromptTooLong where not even the first fits, ValueError where there is none.
     """
     for count in range(len(documents), 0, -1):
         prompt = render(documents[:count])
@@ -37,10 +37,7 @@ def fit_documents(documents: Sequence[Document], render: Render, llm: LLM, max_t
 def each_that_fits(
     documents: Sequence[Document], render: Render, llm: LLM, max_tokens: int
 ) -> list[tuple[Document, str]]:
-    """The documents whose prompt, made by `render` of each alone, fits, with that prompt; at least 1.
-
-    Raises PromptTooLong where none fits, ValueError where there is none.
-    """
+    """The documents whose prompt, made by `render` of each alone, fits, with that prompt; errors as `fit_documents`."""
     prompts = [(document, render([document])) for document in documents]
     fitting = [(document, prompt) for document, prompt in prompts if _fits(prompt, llm, max_tokens)]
     if not fitting:

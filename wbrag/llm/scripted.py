@@ -53,10 +53,7 @@ class ScriptedLLM:
         return Reply(text, self.prompt_tokens(f"{content} {prefix}"), self.count_tokens(text), tokens)
 
     async def first_token(self, content: str, candidates: Sequence[str], *, prefix: str = "") -> FirstToken:
-        """SURE for the first candidate that the scripted reply begins with; what is left to the others, in equal parts.
-
-        All candidates have 0 where the reply begins with none of them.
-        """
+        """SURE for the first candidate that the reply begins with, the rest to the others in equal parts; 0 without."""
         reply = await self._respond(content, 1, prefix)
         meant = next((candidate for candidate in candidates if reply.removeprefix(prefix).startswith(candidate)), None)
         rest = (1 - SURE) / max(1, len(candidates) - 1) if meant is not None else 0.0
@@ -66,9 +63,8 @@ class ScriptedLLM:
     async def mixture(
         self, contents: Sequence[str], weights: Sequence[float], max_tokens: int, pooling: str, bad_words: Sequence[str]
     ) -> Reply:
-        """The scripted reply with the most weight behind it, of equals the first: there are no tokens to pool.
-
-        A reply that is one of `bad_words` has no weight; "" where all are.
+        """The reply with the most weight behind it, of equals the first, as there are no tokens to pool: without
+        `bad_words`, "" where all are.
         """
         require_mixture(contents, weights)
         replies = await asyncio.gather(*[self.chat(content, max_tokens) for content in contents])

@@ -237,9 +237,8 @@ class VllmEngine:
 
 
 def pieces(ids: Sequence[int], logprobs: Sequence[float], decode: Callable[[Sequence[int]], str]) -> tuple[Token, ...]:
-    """The text of a completion, token by token. Tokens that are part of one character become one, the least probable.
-
-    `decode` leaves special tokens out; those, the end of the text first of all, are no pieces.
+    """The text of a completion, token by token; those of one character become one, the least probable, and special
+    tokens, which `decode` leaves out, are no pieces.
     """
     tokens: list[Token] = []
     text, least = "", 0.0

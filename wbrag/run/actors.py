@@ -72,10 +72,8 @@ def open_llm(backbone: Backbone) -> LLM:
 
 
 class Generator:
-    """An asyncio Ray actor with one engine: blocks of examples in, blocks of rows out, in input order.
-
-    It knows its backbone alone. Method, benchmark and gates come with each block, so that the points of a sweep that
-    have a backbone in common share its engine.
+    """An asyncio Ray actor with one engine: blocks of examples in, blocks of rows out, in input order. Method,
+    benchmark and gates come with each block, so that points of a sweep that have a backbone in common share its engine.
     """
 
     def __init__(self, cfg: TrainConfig) -> None:
@@ -166,15 +164,12 @@ def _example(row: Row) -> Example:
 
 
 class Generators:
-    """The generator actors of a run: started when first asked for, stopped with `stop`, counted over restarts.
-
-    `encoders` are the session's, which outlive them; None: whoever needs one starts it.
-    """
+    """The generator actors of a run: started when first asked for, stopped with `stop`, counted over restarts."""
 
     def __init__(self, cfg: TrainConfig) -> None:
         # A relative checkpoint folder means another one in the actor's working directory.
         self.cfg = replace(cfg, backbone=replace(cfg.backbone, model=model_path(cfg.backbone), gguf=""))
-        self.encoders: Encoders | None = None
+        self.encoders: Encoders | None = None  # the session's, which outlive them; None: whoever needs one starts it
         self.handles: list[Any] = []
         self.start_seconds = 0.0
 

@@ -10,16 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from wbrag.config import Backbone, ConfigError, Encoder, Index, TrainConfig, Units, fingerprint
-from wbrag.data.benchmarks import (
-    InputError,
-    OverErrorBudget,
-    Rejected,
-    check_benchmark,
-    check_labels,
-    drawn,
-    read_examples,
-    write_corpus,
-)
+from wbrag.data import benchmarks
+from wbrag.data.benchmarks import InputError, OverErrorBudget, Rejected
 from wbrag.llm.engine import model_path
 from wbrag.methods import open_method
 from wbrag.methods.needs import check_method
@@ -56,7 +48,7 @@ class Inputs:
 
 def check_settings(cfg: TrainConfig) -> None:
     """Raise ConfigError, naming key and value, for what the types of the configuration cannot exclude."""
-    check_benchmark(cfg.benchmark)
+    benchmarks.check_benchmark(cfg.benchmark)
     open_method(cfg.method)
     check_method(cfg.method, cfg.backbone)
     check_merge(cfg.merge)
@@ -160,13 +152,10 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
 
 
 def closed_book_identity(cfg: TrainConfig) -> Identity:
-    """What a closed-book answer depends on, by configuration key: generator and prompt, no corpus.
-
-    Of the method only whether it takes the reflection tokens out of the answer.
-    """
+    """What a closed-book answer depends on, by configuration key: generator and prompt, no corpus."""
     key = f"closed_book_{cfg.benchmark.task}"
     return {
-        "method.mode": cfg.method.mode,
+        "method.mode": cfg.method.mode,  # whether it takes the reflection tokens out of the answer
         **_settings(cfg, "backbone", "dtype", "max_model_len", "chat_template", "answer_tokens"),
         "backbone.model": model_identity(cfg.backbone),
         f"prompts.{key}": prompts_of(cfg).templates[key],
@@ -224,11 +213,11 @@ def _short(value: object) -> str:
 
 def _questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[list[Example], list[Rejected]]:
     path = Path(getattr(cfg.benchmark, split))
-    examples, rejected = read_examples(path, cfg.max_error_rate, labelled)
+    examples, rejected = benchmarks.read_examples(path, cfg.max_error_rate, labelled)
     check_rows(path, split, len(examples) + len(rejected), cfg.benchmark.rows)
     if cfg.benchmark.labels:
-        check_labels(examples, cfg.benchmark.labels, path)
-    return drawn(examples, getattr(cfg, f"{split}_limit"), cfg.seed), rejected
+        benchmarks.check_labels(examples, cfg.benchmark.labels, path)
+    return benchmarks.drawn(examples, getattr(cfg, f"{split}_limit"), cfg.seed), rejected
 
 
 def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> None:
@@ -239,16 +228,13 @@ def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> N
 
 
 def read_corpus(path: Path, cache: Path, max_error_rate: float) -> tuple[Path, list[Rejected]]:
-    """The corpus as a Parquet file in `cache`, made once per content, and the rows left out.
-
-    InputError or OverErrorBudget as `wbrag.data.benchmarks.write_corpus` raises them.
-    """
+    """The corpus as Parquet in `cache`, made once per content, and the rows left out; errors as `write_corpus`."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     folder = cache / f"corpus-{fingerprint(content_hash(path, cache), max_error_rate)}"
     parquet, left_out = folder / "passages.parquet", folder / "quarantine.jsonl"
     if not left_out.exists():  # written last, so that it says the other is whole
-        write_quarantine(write_corpus(path, parquet, max_error_rate).rejected, left_out)
+        write_quarantine(benchmarks.write_corpus(path, parquet, max_error_rate).rejected, left_out)
     with left_out.open(encoding="utf-8") as lines:
         return parquet, [Rejected(**{**json.loads(line), "file": str(path)}) for line in lines]
 

@@ -54,9 +54,8 @@ CLOSED_BOOK = pa.schema([("question", pa.string()), ("answer_closed_book", pa.st
 
 
 def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
-    """Train the knowledge base and measure what it changed; returns what metrics.json holds.
-
-    Ray and the engines are those of `session`, which keeps them for the next point of a sweep, or the run's own.
+    """Train the knowledge base and measure what it changed; returns what metrics.json holds. Ray and the engines are
+    those of `session`, which keeps them for the next point of a sweep, or the run's own.
 
     ConfigError and InputError before anything is computed; OverErrorBudget after all is written, where more examples
     or questions failed than `max_error_rate` allows. The same call again goes on where a killed one stopped.
@@ -168,10 +167,7 @@ def build_index(cfg: BuildConfig) -> Version:
 
 
 def retrieve(cfg: TrainConfig, inputs: Inputs, base: Path, out: Path, encoders: Encoders | None = None) -> Path:
-    """R(q, K) for all questions: the folder `out` with train.parquet and test.parquet, ordered by first document.
-
-    Both splits go through one encoder, as loading it costs more than encoding thousands of questions.
-    """
+    """R(q, K) for all questions: the folder `out` with train.parquet and test.parquet, ordered by first document."""
     if out.is_dir():
         return out
     questions = [example.question for example in (*inputs.train, *inputs.test)]

@@ -34,10 +34,7 @@ def status_line(stage: str, before: int, goal: int, counts: Counts, seconds: flo
 
 @contextmanager
 def shown(stage: str, before: int, goal: int, poll: Callable[[], Counts | None]) -> Iterator[None]:
-    """Show the stage's progress while the block runs; `poll` gives the counts, None where no engine answers.
-
-    The clock of the rates starts with the first example begun, so that loading a model does not count.
-    """
+    """Show the stage's progress while the block runs; `poll` gives the counts, None where no engine answers."""
     ended = threading.Event()
     thread = threading.Thread(target=_show, args=(stage, before, goal, poll, ended), daemon=True)
     thread.start()
@@ -57,7 +54,7 @@ def _show(stage: str, before: int, goal: int, poll: Callable[[], Counts | None],
         waiting = not now["begun"]
         # A process that was restarted counts anew: what it said before stays until it has begun as many again.
         now = max((poll() or first) - first, now, key=lambda counts: counts["begun"])
-        if waiting and now["begun"]:
+        if waiting and now["begun"]:  # loading a model does not count
             since = time.monotonic() - SECONDS_BETWEEN_POLLS
         line = status_line(stage, before, goal, now, time.monotonic() - since)
         if live:

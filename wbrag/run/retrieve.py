@@ -1,6 +1,5 @@
-"""Retrieval on Ray: R(q, K) over the base for all questions, and the merged search once there is a write-back store.
-
-Also what methods search with while they answer.
+"""Retrieval on Ray: R(q, K) over the base for all questions, the merged search once there is a write-back store, and
+what methods search with while they answer.
 """
 
 from __future__ import annotations
@@ -119,9 +118,7 @@ def in_order(examples: Sequence[Example], found: SharedRows) -> Iterator[pa.Tabl
 def retrieve(
     encoder: Encoder, batch: pa.Table, stores: Knowledge, opening: str, sharers: int = 1, gpu: bool = False
 ) -> pa.Table:
-    """The questions (column `question`) as rows of FOUND: what was found, the encoded question, the id of the first
-    document ("" without any).
-    """
+    """The questions (column `question`) as rows of FOUND; `first_document` is its id, "" without any."""
     xq = encoder.encode_queries(batch["question"].to_pylist())
     found = _opened(opening, stores, encoder.fingerprint, sharers, gpu).search(xq, stores.k, writeback=False)
     vectors = pa.array([row.tobytes() for row in xq], VECTOR.type)
