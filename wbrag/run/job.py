@@ -164,8 +164,7 @@ def generate(job: Job, generators: Generators, stage: Stage, source: Path, table
     """
     import ray.data
 
-    done = written_ids(job, table)
-    if done:
+    if done := written_ids(job, table):
         log.info("resuming: %d of %d examples already done (%s)", done, goal, stage.work)
     cluster = job.cfg.cluster
     blocks_in_flight = cluster.engines * (cluster.examples_in_flight // cluster.block_rows + 1)
