@@ -51,7 +51,7 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
     if owned and "RAY_ADDRESS" in os.environ:
         ray.init(logging_level=logging.ERROR)
     elif owned:
-        # Logical CPUs, not cores: too few, and a resumed plan waits for ever (wbrag.run.inputs.check_settings).
+        # Logical CPUs, not cores: too few, and a resumed plan waits for ever (wbrag.run.inputs.LEAST).
         context: Any = ray.init(
             address="local",
             num_cpus=cluster.logical_cpus,
