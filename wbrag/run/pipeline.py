@@ -169,7 +169,7 @@ def retrieve(cfg: TrainConfig, given: inputs.Inputs, base: Path, out: Path, enco
 
 def train_examples(job: Job, questions: Path, base: Path, goal: int, generators: Generators) -> None:
     """Algorithm 1 for every training example: one row of `schema.TRACE` each, in `traces/`."""
-    with closed_book(job, "traces", "closed_book_answer") as known:
+    with closed_book_answers(job, "traces", "closed_book_answer") as known:
         if not written(job, "traces", goal):
             with searcher(job.cfg, base, encoders=generators.encoders) as found:
                 stage = Stage(job.cfg, "train", known=known, searcher=found)
@@ -180,7 +180,7 @@ def train_examples(job: Job, questions: Path, base: Path, goal: int, generators:
 
 def predict(job: Job, questions: Path, stores: tuple[Path, Path], goal: int, generators: Generators) -> None:
     """Every test question answered closed book, over base and over base + write-back `stores`, in `predictions/`."""
-    with closed_book(job, "predictions", "answer_closed_book") as known:
+    with closed_book_answers(job, "predictions", "answer_closed_book") as known:
         if not written(job, "predictions", goal):
             predict_missing(job, generators, stores, questions / "test.parquet", known, goal)
 
@@ -198,7 +198,7 @@ def predict_missing(
 
 
 @contextmanager
-def closed_book(job: Job, table: str, column: str) -> Iterator[Path | None]:
+def closed_book_answers(job: Job, table: str, column: str) -> Iterator[Path | None]:
     """Where the closed-book answers lie that any run has asked for, None without any; those that stand in `column` of
     the run's `table` after the block come to them.
 
