@@ -14,7 +14,7 @@ from command_line import exit_codes, settings
 from omegaconf import DictConfig
 
 from wbrag.config import BuildConfig
-from wbrag.run.indexing import build_index
+from wbrag.run.pipeline import build_index
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="build_index")

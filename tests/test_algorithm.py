@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from wbrag import config
 from wbrag.algorithm import CountedLLM, train_example
-from wbrag.config import Backbone, Gates
+from wbrag.config import Gates
 from wbrag.llm import Reply
-from wbrag.llm.scripted import RAISES, ScriptedLLM, open_scripted, read
+from wbrag.llm.scripted import RAISES, ScriptedLLM, read
 from wbrag.methods import Tools, naive, open_method
 from wbrag.prompts import Prompts
 from wbrag.schema import TRACE, Document, Example
@@ -365,7 +365,7 @@ def test_methods_are_picked_by_name() -> None:
 
 
 def test_the_scripted_backbone_gives_kept_gated_and_failed_rows() -> None:
-    backbone = Backbone(name="scripted", kind="scripted", max_model_len=512)
+    llm = ScriptedLLM(read, max_model_len=512)
     asked = {
         EXAMPLE.question: "kept",
         "What is the capital of France?": "gated",
@@ -374,7 +374,7 @@ def test_the_scripted_backbone_gives_kept_gated_and_failed_rows() -> None:
     }
     gold = {"What is the capital of France?": "Paris"}
     for question, status in asked.items():
-        row = train(open_scripted(backbone), example=Example("q", question, (gold.get(question, "in Norvale"),)))
+        row = train(llm, example=Example("q", question, (gold.get(question, "in Norvale"),)))
         assert (question, row["status"]) == (question, status)
 
 

@@ -16,6 +16,7 @@ from wbrag.config import Benchmark, ConfigError
 from wbrag.data import benchmarks
 from wbrag.data.benchmarks import InputError, OverErrorBudget, Rejected, drawn, read_examples, write_corpus
 from wbrag.data.flashrag import parse_example
+from wbrag.run.inputs import write_quarantine
 from wbrag.schema import EXAMPLE, PASSAGE, Example
 
 CLAIM = {"SUPPORTS": ["true", "yes"], "REFUTES": ["false", "no"]}
@@ -246,8 +247,8 @@ class OneHash(str):
 
 
 def test_ids_with_equal_hashes_are_no_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def colliding(raw: bytes) -> Example:
-        example = parse_example(raw)
+    def colliding(raw: bytes, labelled: bool) -> Example:
+        example = parse_example(raw, labelled)
         return Example(OneHash(example.id), example.question, example.golden_answers)
 
     monkeypatch.setattr(benchmarks, "parse_example", colliding)
@@ -311,9 +312,9 @@ def test_a_corpus_of_many_groups_keeps_its_order_and_carries_checksums(
 def test_quarantine_file(tmp_path: Path) -> None:
     rejected = [Rejected("a.jsonl", 3, "id is empty", "é\ufffd"), Rejected("b.jsonl", 1, "no golden answer", "{}")]
     out = tmp_path / "run" / "quarantine.jsonl"
-    benchmarks.write_quarantine(rejected, out)
+    write_quarantine(rejected, out)
     assert [Rejected(**json.loads(line)) for line in out.read_text(encoding="utf-8").splitlines()] == rejected
-    benchmarks.write_quarantine([], out)
+    write_quarantine([], out)
     assert out.read_bytes() == b""
     assert [p.name for p in out.parent.iterdir()] == ["quarantine.jsonl"]
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from wbrag.config import Backbone, ConfigError, TrainConfig
-from wbrag.llm.engine import engine_arguments, missing_tokens
-from wbrag.llm.gguf import _publish, cache_folder, checkpoint, gguf_file
+from wbrag.llm.engine import cache_folder, checkpoint, engine_arguments, gguf_file, missing_tokens
 from wbrag.llm.vllm import VllmEngine
 from wbrag.run.actors import Generators
 from wbrag.run.inputs import model_identity
+from wbrag.store.files import move_into_place
 
 if find_spec("gguf") is None or find_spec("accelerate") is None:
     pytest.skip("gguf and accelerate are not installed: make .venv/.installed-test", allow_module_level=True)
@@ -200,7 +200,7 @@ def test_of_two_that_make_it_at_once_the_first_stays(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(name, encoding="utf-8")
-        _publish(tmp_path / name, tmp_path / "made")
+        move_into_place(tmp_path / name, tmp_path / "made")
     assert (tmp_path / "made" / "config.json").read_text(encoding="utf-8") == "first"
 
 

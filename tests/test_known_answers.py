@@ -70,7 +70,7 @@ def test_over_the_same_documents_a_known_answer_is_that_over_write_back_too() ->
     known = {"answer_closed_book": "nobody", "answer_base": "Eve", "context_tokens_base": 9, "retrievals_base": 0}
     row, saved = asyncio.run(answer_question(EXAMPLE, [OTHER], [OTHER], tools_for(llm), naive, known=known))
     assert (row["answer_writeback"], row["context_tokens_writeback"], row["retrievals_writeback"]) == ("Eve", 9, 0)
-    assert (row["calls"], llm.calls, saved, row["error"]) == (0, 0, 2, None)
+    assert (row["calls"], llm.prompts, saved, row["error"]) == (0, [], 2, None)
 
     async def search(query: str, k: int) -> list[Document]:
         return [HELPFUL]

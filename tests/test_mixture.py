@@ -31,6 +31,8 @@ from wbrag.schema import RETRIEVED, Document, document_rows, documents_of
 
 END, V = 1, 7
 POOLINGS = ("probabilities", "logits")
+#: The pooling of the paper, and no bad word.
+PLAIN: Any = ("probabilities", ())
 
 
 def reference(log_p: torch.Tensor, weights: Sequence[float], pooling: str) -> torch.Tensor:
@@ -272,12 +274,12 @@ def test_split_groups_are_noticed_and_asked_again(
 @pytest.mark.slow
 def test_reply_of_a_mixture(engine: VllmEngine, run: Run) -> None:
     contents = ["a document and a question", "another document and the same question"]
-    reply = run(engine.mixture(contents, [0.7, 0.3], 6))
+    reply = run(engine.mixture(contents, [0.7, 0.3], 6, *PLAIN))
     assert reply.prompt_tokens == sum(map(engine.prompt_tokens, contents))
     assert reply.completion_tokens % 2 == 0
     alone = run(engine.chat(contents[0], 6))
-    assert run(engine.mixture(contents[:1], [1.0], 6)) == alone
-    assert run(engine.mixture([contents[0]] * 3, [0.2, 0.3, 0.5], 6)).text == alone.text
+    assert run(engine.mixture(contents[:1], [1.0], 6, *PLAIN)) == alone
+    assert run(engine.mixture([contents[0]] * 3, [0.2, 0.3, 0.5], 6, *PLAIN)).text == alone.text
 
 
 @pytest.mark.slow
@@ -304,7 +306,7 @@ def test_a_bad_word_leaves_every_document_before_they_are_pooled(
 @pytest.mark.slow
 def test_a_group_that_fills_the_batch_is_mixed_on_an_idle_engine(engine: VllmEngine, run: Run) -> None:
     contents = [f"question {number}" for number in range(16)]
-    first, again = (run(engine.mixture(contents, [1 / 16] * 16, 8)) for _ in range(2))
+    first, again = (run(engine.mixture(contents, [1 / 16] * 16, 8, *PLAIN)) for _ in range(2))
     assert first == again
     assert first.completion_tokens == 16 * (first.completion_tokens // 16) > 0
 
@@ -312,11 +314,11 @@ def test_a_group_that_fills_the_batch_is_mixed_on_an_idle_engine(engine: VllmEng
 @pytest.mark.slow
 def test_a_mixture_that_cannot_be_is_refused(engine: VllmEngine, run: Run) -> None:
     with pytest.raises(ValueError, match="17 requests that belong together > 16 sequences"):
-        run(engine.mixture(["x"] * 17, [1 / 17] * 17, 4))
+        run(engine.mixture(["x"] * 17, [1 / 17] * 17, 4, *PLAIN))
     with pytest.raises(ValueError, match="have to be > 0 and sum to 1"):
-        run(engine.mixture(["x", "y"], [0.7, 0.7], 4))
+        run(engine.mixture(["x", "y"], [0.7, 0.7], 4, *PLAIN))
     with pytest.raises(ValueError, match="exceed max_model_len 256"):
-        run(engine.mixture(["x", "word " * 300], [0.5, 0.5], 4))
+        run(engine.mixture(["x", "word " * 300], [0.5, 0.5], 4, *PLAIN))
 
 
 @pytest.mark.slow
@@ -340,5 +342,5 @@ def test_it_is_the_same_in_rays_actor(engine: VllmEngine, run: Run, tiny_model: 
     weights = mixture_weights(documents_of(made[0]["documents"]), 0.1)
     for row in made:
         prompts = [Prompts().answer("factoid", row["question"], [document]) for document in documents]
-        assert row["rag_answer"] == run(engine.mixture(prompts, weights, 8)).text
+        assert row["rag_answer"] == run(engine.mixture(prompts, weights, 8, *PLAIN)).text
         assert (row["status"], row["calls"]) == ("gated", 1 + 4)

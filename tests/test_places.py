@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbrag.llm.places import Places
+from wbrag.llm.vllm import Places
 
 
 @given(st.lists(st.integers(1, 5), max_size=20), st.lists(st.integers(0, 3), min_size=20, max_size=20))

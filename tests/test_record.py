@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,13 @@ def test_progress_is_a_live_line_on_a_terminal_and_lines_in_the_log(
     drawn = capsys.readouterr().err
     assert (drawn.count("\r\x1b[2Ktrain: 0 of 9") > len(lines), drawn.endswith("\r\x1b[2K")) == (live, live)
     assert live or drawn == ""
+
+
+def test_progress_goes_on_when_every_example_has_begun(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_POLLS", 0.01)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.02)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    readings = chain([Counts(), Counts(begun=9, done=2)], repeat(Counts(begun=9, done=8)))
+    with RunRecord(run, {}).timed("train"), shown("train", 0, 9, lambda: next(readings)):
+        time.sleep(0.3)
+    assert said(run)[-2].startswith("INFO wbrag.run.progress: train: 8 of 9, ")

@@ -157,7 +157,7 @@ def test_settings_that_cannot_be_are_refused(method: config.Method, message: str
 @pytest.mark.parametrize("weights", [[1.0], [0.5, 0.6], [1.0, 0.0], [1.5, -0.5]])
 def test_what_is_no_mixture_is_refused(weights: list[float]) -> None:
     with pytest.raises(ValueError, match="mixture"):
-        asyncio.run(ScriptedLLM(town).mixture(["a", "b"], weights, 4))
+        asyncio.run(ScriptedLLM(town).mixture(["a", "b"], weights, 4, "probabilities", []))
 
 
 @pytest.mark.parametrize(("remember", "calls", "saved"), [(True, 4, 4), (False, 8, 0)])

@@ -18,8 +18,7 @@ from wbrag.data.benchmarks import read_examples
 from wbrag.data.flashrag import parse_passage
 from wbrag.llm import Reply, Token
 from wbrag.llm.engine import engine_arguments, pick_dtype, resolve_model
-from wbrag.llm.places import Places
-from wbrag.llm.vllm import VllmEngine, pieces
+from wbrag.llm.vllm import Places, VllmEngine, pieces
 from wbrag.methods import Answer, Tools, flare, open_method, selfrag
 from wbrag.prompts import Prompts
 from wbrag.retrieval.encoder import open_encoder, passage_text
@@ -206,9 +205,13 @@ def test_an_abstention_is_left_out_as_a_reply_begins_with_it(micro: VllmEngine, 
     """The micro models' "unknown" is one token after the template, and five pieces anywhere else."""
     texts = ["Nothing is known.", "The market was busy as usual.", "Bitter Harborhouse was written by Thomas Glenhart."]
     prompts = [Prompts().answer("factoid", "Who wrote Bitter Harborhouse?", [Document("d", "", t)]) for t in texts]
-    assert run(micro.mixture(prompts, [0.4, 0.4, 0.2], 8)).text == "unknown"
-    assert run(micro.mixture(prompts, [0.4, 0.4, 0.2], 8, bad_words=["unknown"])).text == "none"  # abstains otherwise
-    assert run(micro.mixture(prompts, [0.4, 0.4, 0.2], 8, bad_words=["unknown", "none"])).text == "Thomas Glenhart"
+
+    def answer(*bad_words: str) -> str:
+        return str(run(micro.mixture(prompts, [0.4, 0.4, 0.2], 8, "probabilities", bad_words)).text)
+
+    assert answer() == "unknown"
+    assert answer("unknown") == "none"  # abstains otherwise
+    assert answer("unknown", "none") == "Thomas Glenhart"
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def written(
     """What is written, as it comes out of a table, and the generator that was asked."""
     llm = ScriptedLLM(respond, tokens)
     made = asyncio.run(write_units(row, Tools(llm, Prompts({}), "factoid", 16, 64), how, n_min=1))
-    assert made["calls"] == llm.calls
+    assert made["calls"] == len(llm.prompts)
     return dict(pa.Table.from_pylist([made], WRITTEN).to_pylist()[0]), llm
 
 
@@ -194,7 +194,7 @@ def test_every_sentence_of_a_verbatim_unit_stands_in_the_sources_that_it_names(
     assert len(there) == len(set(there))
     said = [words(sentence) for sentence in there]
     assert all(any(words(text) <= own for own in said) for text, _ in chosen)  # nothing that was said is lost
-    assert llm.calls == 0
+    assert llm.prompts == []
 
 
 # By subject, rewritten
@@ -280,7 +280,7 @@ def test_what_no_source_has_is_cut_and_told() -> None:
     (unit,) = row["units"]
     assert (unit["text"], unit["doubt"]) == (f"{STATED} {MARKETS}", "cut")
     assert row["left_out"] == [{"text": FOREIGN, "kind": "foreign", "reason": "number '1944'"}]
-    assert llm.calls == 0
+    assert llm.prompts == []
     strange = request(SAYS, draft={"title": "Sorrento", "text": STATED, "evidence": STATED})
     assert written(strange, FAITHFUL)[0]["units"][0]["title"] == "Oakwick"  # the first source's, as the draft's is not
 
@@ -293,7 +293,7 @@ def test_what_no_rule_decides_the_critic_does(verdict: str, doubt: str, kind: st
     (prompt,) = llm.prompts
     assert "In Oakwick wool is sold at markets." in prompt
     silent, llm = written(drafted(f"{STATED} In Oakwick wool is sold at markets."), replace(FAITHFUL, critic="none"))
-    assert (silent["units"][0]["text"], llm.calls) == (STATED, 0)
+    assert (silent["units"][0]["text"], llm.prompts) == (STATED, [])
 
 
 def test_a_draft_of_which_less_than_half_is_left_is_written_once_more_from_what_stands_there() -> None:
@@ -313,9 +313,9 @@ def test_after_two_unfaithful_drafts_the_evidence_itself_is_the_unit(rewrite: st
     row, llm = written(asked, FAITHFUL, claims("no", rewrite))
     (unit,) = row["units"]
     assert (unit["text"], unit["form"], unit["doubt"]) == (f"{STATED} {MARKETS}", "verbatim", "fallback")
-    assert llm.calls == 1
+    assert len(llm.prompts) == 1
     once, llm = written(drafted(FOREIGN, evidence=STATED), FAITHFUL, claims("no", rewrite))
-    assert (once["units"][0]["text"], llm.calls) == (STATED, 0)  # there is no other evidence to write from
+    assert (once["units"][0]["text"], llm.prompts) == (STATED, [])  # there is no other evidence to write from
 
 
 def test_a_reply_that_is_no_passage_leaves_the_nearest_sentences() -> None:

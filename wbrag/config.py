@@ -66,7 +66,7 @@ class Backbone:
     name: str = MISSING
     kind: str = "vllm"  # vllm | openai | scripted
     model: str = MISSING  # folder or hub name; openai: the name that the endpoint knows it by
-    gguf: str = ""  # vllm: in place of a folder, a GGUF file or package:MODULE that holds one (wbrag.llm.gguf)
+    gguf: str = ""  # vllm: in place of a folder, a GGUF file or package:MODULE that holds one (wbrag.llm.engine)
     prompts: dict[str, str] = field(default_factory=dict)  # templates it needs in place of wbrag.prompts', by key
     chat_template: str = ""  # vllm: Jinja text in place of the tokenizer's own template
     dtype: str = "auto"

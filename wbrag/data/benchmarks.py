@@ -7,15 +7,12 @@ on, until the share of such rows passes the error budget (`OverErrorBudget`). Ro
 from __future__ import annotations
 
 import codecs
-import json
 import os
 import random
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +23,7 @@ import pyarrow.parquet as pq
 
 from wbrag import metrics
 from wbrag.config import Benchmark, ConfigError
-from wbrag.data.columns import Columns, fitted
+from wbrag.data.columns import columns_of, fitted
 from wbrag.data.flashrag import BadRow, json_object, parse_example, passage_of
 from wbrag.prompts import TASKS
 from wbrag.schema import EXAMPLE, PASSAGE, Example
@@ -40,7 +37,6 @@ EARLY_REJECTED = 10_000
 RAW_CHARS = 200
 
 Row = TypeVar("Row")
-Named = TypeVar("Named", "Example", "_Passage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,32 +72,24 @@ class OverErrorBudget(RuntimeError):
 def read_examples(
     path: Path, max_error_rate: float = 0.01, labelled: bool = True
 ) -> tuple[list[Example], list[Rejected]]:
-    """The valid examples of a benchmark file, in file order, and the rows left out on the way.
-
-    Where they need not be `labelled`, a row without golden answers is valid.
-    InputError: no such file, no valid example, an id twice. OverErrorBudget: rejected / read rows > `max_error_rate`.
+    """The valid examples of a benchmark file, in file order, and the rows left out; without golden answers a row is
+    valid where it need not be `labelled`. InputError: no such file, no valid example, an id twice. OverErrorBudget:
+    rejected / read rows > `max_error_rate`.
     """
     rejected: list[Rejected] = []
-    parse = parse_example if labelled else partial(parse_example, labelled=False)
+
+    def parse(raw: bytes) -> tuple[str, Example]:
+        example = parse_example(raw, labelled)
+        return example.id, example
+
     return list(_read(path, parse, max_error_rate, rejected)), rejected
 
 
 def drawn(examples: list[Example], limit: int, seed: int) -> list[Example]:
-    """`limit` of the examples drawn at random by `seed`, in their order; all for 0 or where there are no more.
-
-    The first rows of a file are not like the rest where it is sorted, or grew with what was asked.
-    """
+    """`limit` of the examples drawn at random by `seed`, in their order; all for 0 or where there are no more."""
     if not 0 < limit < len(examples):
         return examples
     return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), limit))]
-
-
-@dataclass(frozen=True, slots=True)
-class _Passage:
-    """A row of a corpus: what `schema.PASSAGE` has, and its other columns."""
-
-    id: str
-    values: dict[str, Any]
 
 
 def write_corpus(path: Path, out: Path, max_error_rate: float = 0.01) -> CorpusReport:
@@ -109,53 +97,43 @@ def write_corpus(path: Path, out: Path, max_error_rate: float = 0.01) -> CorpusR
     have as a typed column (`wbrag.data.columns`). It appears whole or not at all.
 
     The file is read twice: types first. Memory: one row group, 8 bytes a passage for the duplicate check, the rejected
-    rows. Errors as `read_examples`, and InputError for a key that no column can be called; an `out` of an earlier call
-    is replaced on success and untouched on failure.
+    rows. Errors as `read_examples`, and InputError for a key that no column can be called.
     """
     rejected: list[Rejected] = []
-    others = corpus_columns(path)
+    others = _other_columns(path)
     schema = pa.schema([*PASSAGE, *others])
 
-    def parse(raw: bytes) -> _Passage:
+    def parse(raw: bytes) -> tuple[str, dict[str, Any]]:
         row = json_object(raw)
         passage = passage_of(row)
-        told = {"id": passage.id, "title": passage.title, "text": passage.text}
-        return _Passage(passage.id, told | fitted(row, others))
+        return passage.id, {name: getattr(passage, name) for name in PASSAGE.names} | fitted(row, others)
 
     passages = _read(path, parse, max_error_rate, rejected)
     rows = 0
-    # Parquet has no page checksums by default, and a flipped bit is then read back without a word.
-    with _replacing(out) as temporary, pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
-        while group := list(islice(passages, GROUP_ROWS)):
-            writer.write_table(pa.Table.from_pylist([passage.values for passage in group], schema))
-            rows += len(group)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        temporary = Path(folder) / out.name
+        # Parquet has no page checksums by default, and a flipped bit is then read back without a word.
+        with pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
+            while group := list(islice(passages, GROUP_ROWS)):
+                writer.write_table(pa.Table.from_pylist(group, schema))
+                rows += len(group)
+        os.replace(temporary, out)
     return CorpusReport(rows, rejected)
 
 
-def corpus_columns(path: Path) -> pa.Schema:
-    """The columns that a corpus file's rows have beside id, title and text. InputError for a name that Lance cannot
-    hold, or that is the vectors'.
-    """
-    columns = Columns()
-    for _, row in _rows(path, json_object):
-        if isinstance(row, dict):
-            columns.count(row)
-    found = columns.schema()
+def _other_columns(path: Path) -> pa.Schema:
+    """A corpus file's columns beside id, title and text; InputError for a name that Lance cannot hold or has taken."""
+    found = columns_of(row for _, row in _rows(path, json_object) if isinstance(row, dict))
     for name in found.names:
         if not name or "." in name or name == "vector":
             raise InputError(f"{path}: key {name!r}: a column cannot be called so; rename it (no dot, not 'vector')")
     return found
 
 
-def write_quarantine(rejected: Iterable[Rejected], path: Path) -> None:
-    """Write the rejected rows as JSONL, one object per row; whole or not at all; an empty file says there are none."""
-    with _replacing(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
-        lines.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rejected)
-
-
 def examples_table(examples: Sequence[Example]) -> pa.Table:
     """The examples as an Arrow table (schema.EXAMPLE), in the order given."""
-    return _table(examples, EXAMPLE)
+    return pa.table({name: [getattr(row, name) for row in examples] for name in EXAMPLE.names}, schema=EXAMPLE)
 
 
 def check_benchmark(benchmark: Benchmark) -> None:
@@ -185,12 +163,9 @@ def check_labels(examples: Iterable[Example], labels: Mapping[str, Sequence[str]
 
 
 def _read(
-    path: Path,
-    parse: Callable[[bytes], Named],
-    max_error_rate: float,
-    rejected: list[Rejected],
-) -> Iterator[Named]:
-    # The valid rows; bad ones go to `rejected`. What only the whole file can tell is raised after the last row.
+    path: Path, parse: Callable[[bytes], tuple[str, Row]], max_error_rate: float, rejected: list[Rejected]
+) -> Iterator[Row]:
+    # The valid rows, parsed with their id; bad ones go to `rejected`. Duplicates are raised after the last row.
     hashes = array("q")
     for _, row in _rows(path, parse):
         if isinstance(row, Rejected):
@@ -198,8 +173,9 @@ def _read(
             if len(rejected) >= EARLY_REJECTED:
                 _check_budget(path, len(hashes), rejected, max_error_rate)
             continue
-        hashes.append(hash(row.id))
-        yield row
+        key, value = row
+        hashes.append(hash(key))
+        yield value
     _check_budget(path, len(hashes), rejected, max_error_rate)
     _refuse_duplicates(path, hashes, parse)
 
@@ -230,7 +206,7 @@ def _check_budget(path: Path, valid: int, rejected: list[Rejected], max_error_ra
         raise OverErrorBudget(f"{path}: {share}, max_error_rate={max_error_rate}{first}", rejected)
 
 
-def _refuse_duplicates(path: Path, hashes: array[int], parse: Callable[[bytes], Named]) -> None:
+def _refuse_duplicates(path: Path, hashes: array[int], parse: Callable[[bytes], tuple[str, Row]]) -> None:
     # 8 bytes an id, where a set of the strings takes some 150: 170 MB for 21 M passages. Equal hashes are rare, so
     # only then is the file read again, which tells a duplicate (and its two lines) from a collision.
     ordered = np.sort(np.frombuffer(hashes, dtype=np.int64))
@@ -239,22 +215,8 @@ def _refuse_duplicates(path: Path, hashes: array[int], parse: Callable[[bytes], 
         return
     first_lines: dict[str, int] = {}
     for line, row in _rows(path, parse):
-        if isinstance(row, Rejected) or hash(row.id) not in suspects:
+        if isinstance(row, Rejected) or hash(row[0]) not in suspects:
             continue
-        first = first_lines.setdefault(row.id, line)
+        first = first_lines.setdefault(row[0], line)
         if first != line:
-            raise InputError(f"{path}: id {row.id!r} is on line {first} and again on line {line}")
-
-
-def _table(rows: Sequence[Example], schema: pa.Schema) -> pa.Table:
-    return pa.table({name: [getattr(row, name) for row in rows] for name in schema.names}, schema=schema)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    # A path to write to; it takes the place of `path` in one step when the block ends well, and vanishes otherwise.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        os.replace(temporary, path)
+            raise InputError(f"{path}: id {row[0]!r} is on line {first} and again on line {line}")

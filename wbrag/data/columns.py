@@ -8,8 +8,8 @@ unlike items, is its JSON text. Where rows differ, the type that most have is th
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from functools import reduce
 from typing import Any
 
@@ -28,9 +28,9 @@ def type_of(value: object) -> pa.DataType:
             return NULL
         case bool():
             return pa.bool_()
-        case int():
-            return pa.int64() if value in INT64 else pa.float64()
-        case float():
+        case int() if value in INT64:
+            return pa.int64()
+        case int() | float():
             return pa.float64()
         case list():
             inner = reduce(lambda one, other: one and joined(one, other), map(type_of, value), NULL)
@@ -57,41 +57,32 @@ def most(kinds: Counter[pa.DataType]) -> pa.DataType | None:
     """The type that fits most of the values so counted, of as many the one counted first; None for no value at all."""
     fits: dict[pa.DataType, int] = {}
     for kind in kinds:
-        wide = kind
-        for other in kinds:
-            wide = joined(wide, other) or wide
+        wide = reduce(lambda one, other: joined(one, other) or one, kinds, kind)
         fits[wide] = sum(count for other, count in kinds.items() if joined(wide, other) == wide)
     found = max(fits, key=fits.__getitem__, default=NULL)
     return None if found == NULL else found
 
 
-class Columns:
-    """The other keys of rows that were counted, each with its type; a key that is null everywhere is left out."""
-
-    def __init__(self) -> None:
-        self._kinds: dict[str, Counter[pa.DataType]] = {}
-
-    def count(self, row: Mapping[str, Any]) -> None:
-        """Take the values of a row into account."""
-        for key, value in row.items():
+def columns_of(rows: Iterable[Mapping[str, Any]]) -> pa.Schema:
+    """The other keys of the rows with their types, in order of first appearance; without what is null everywhere."""
+    kinds: dict[str, Counter[pa.DataType]] = defaultdict(Counter)
+    for row in rows:
+        for key in row:
             if key not in KEYS:
-                self._kinds.setdefault(key, Counter())[type_of(value)] += 1
-
-    def schema(self) -> pa.Schema:
-        """The columns in order of their first appearance."""
-        types = {key: _whole(most(kinds)) for key, kinds in self._kinds.items()}
-        return pa.schema([(key, kind) for key, kind in types.items() if kind is not None])
+                kinds[key][type_of(row[key])] += 1
+    types = {key: most(counted) for key, counted in kinds.items()}
+    return pa.schema([(key, _whole(kind)) for key, kind in types.items() if kind is not None])
 
 
-def _whole(kind: pa.DataType | None) -> pa.DataType | None:
+def _whole(kind: pa.DataType) -> pa.DataType:
     """The type with strings where nothing but nulls was seen, as in lists that are all empty."""
-    if kind is None or not pa.types.is_list(kind):
-        return kind
-    return pa.list_(pa.string() if kind.value_type == NULL else _whole(kind.value_type))
+    if pa.types.is_list(kind):
+        return pa.list_(pa.string() if kind.value_type == NULL else _whole(kind.value_type))
+    return kind
 
 
 def fitted(row: Mapping[str, Any], schema: pa.Schema) -> dict[str, Any]:
-    """The values of a row for these columns; BadRow for one that is of another type, with key, value and both types."""
+    """The values of a row for these columns; BadRow, with key, value and both types, for one that does not fit."""
     found = {}
     for field in schema:
         value = row.get(field.name)

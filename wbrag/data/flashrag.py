@@ -21,10 +21,7 @@ class BadRow(ValueError):
 
 
 def parse_example(raw: bytes, labelled: bool = True) -> Example:
-    """The example of one line; BadRow says what is wrong with it. An integer id becomes a string.
-
-    A row without golden answers is bad only where it has to be `labelled`.
-    """
+    """The example of one line, an integer id as a string; BadRow, where `labelled` for no golden answer too."""
     row = json_object(raw)
     metadata = {} if row.get("metadata") is None else row["metadata"]
     if not isinstance(metadata, dict):
@@ -34,23 +31,17 @@ def parse_example(raw: bytes, labelled: bool = True) -> Example:
 
 
 def parse_passage(raw: bytes) -> Document:
-    """The passage of one line (title "" where it has none); BadRow says what is wrong with it.
-
-    One pair of double quotes around the title goes: wiki18_100w wraps all its titles so.
-    """
+    """The passage of one line (title "" where it has none); BadRow says what is wrong with it."""
     return passage_of(json_object(raw))
 
 
 def passage_of(row: dict[str, Any]) -> Document:
     """`parse_passage` of a line that is parsed already."""
-    title: object
-    text: object
+    title, text = row.get("title"), row.get("text")
     if "contents" in row:
         title, newline, text = _text(row["contents"], "contents").partition("\n")
         if not newline:  # one line is a passage without a title; FlashRAG would take it for a title without text
             title, text = "", title
-    else:
-        title, text = row.get("title"), row.get("text")
     return Document(_id(row), _title(title), _text(text, "text"))
 
 
@@ -71,24 +62,21 @@ def json_object(raw: bytes) -> dict[str, Any]:
 
 def _id(row: dict[str, Any]) -> str:
     value = row.get("id")
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return _text(value, "id")
+    return str(value) if type(value) is int else _text(value, "id")  # True is an int too
 
 
 def _golden_answers(row: dict[str, Any], labelled: bool) -> tuple[str, ...]:
-    answers = row.get("golden_answers")
-    if answers is None or answers == []:
-        if labelled:
-            raise BadRow("no golden answer")
-        return ()
+    answers = [] if row.get("golden_answers") is None else row["golden_answers"]
     if not isinstance(answers, list):
         raise BadRow(f"golden_answers must be a list of strings, got {type(answers).__name__}")
+    if labelled and not answers:
+        raise BadRow("no golden answer")
     return tuple(_text(answer, f"golden_answers[{i}]") for i, answer in enumerate(answers))
 
 
 def _title(title: object) -> str:
-    # One line, for the first line of `Document.contents` is read as the title again.
+    # One line, for the first line of `Document.contents` is read as the title again; without the double quotes that
+    # wiki18_100w wraps all its titles in.
     line = " ".join(_unicode("" if title is None else title, "title").split())
     return line[1:-1].strip() if len(line) > 1 and line[0] == line[-1] == '"' else line
 

@@ -21,7 +21,7 @@ from wbrag.config import ConfigError, Gates, fingerprint, one_unit_an_example
 from wbrag.experiments.variants import Trained, predicted, stored, variant_job, written_rows
 from wbrag.gates import document_gate, utility_gate, with_documents_needed
 from wbrag.report.statistics import mean
-from wbrag.run.dispatch import Stage
+from wbrag.run.actors import Stage
 from wbrag.run.folder import read_rows, write_rows, write_text
 from wbrag.run.job import Session, generate, opened, written
 from wbrag.run.retrieve import ASKED, READ_ROWS, searcher

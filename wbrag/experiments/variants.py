@@ -25,7 +25,7 @@ from wbrag.methods import open_method
 from wbrag.report.run_report import QUESTION_COLUMNS, measure
 from wbrag.retrieval.merge import check_merge
 from wbrag.run import folder, pipeline
-from wbrag.run.dispatch import Stage
+from wbrag.run.actors import Stage
 from wbrag.run.inputs import Identity, cache_of, check_units, identity_of, refuse_other_settings
 from wbrag.run.job import Job, Session, generate, opened, written
 from wbrag.run.record import open_record
@@ -56,10 +56,9 @@ def trained(run: Path, session: Session) -> Trained:
         raise ConfigError(f"runs: {run} holds no trained knowledge base (no metrics.json)")
     cfg = folder.load_config(run)
     refuse_other_settings(run, folder.read_record(run / "run.json")["identity"], identity_of(cfg))
-    cache = cache_of(cfg)
-    inputs = pipeline.read_or_quarantine(cfg, run, cache)
+    inputs = pipeline.read_or_quarantine(cfg, run)
     with opened(cfg, session) as generators:
-        base = pipeline.base_index(cfg, inputs, cache, generators.encoders)
+        base = pipeline.base_index(cfg, inputs, generators.encoders)
         questions = pipeline.retrieve(cfg, inputs, base, run / folder.QUESTIONS, generators.encoders)
     return Trained(cfg, run, base, questions, len(inputs.test))
 

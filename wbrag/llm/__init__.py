@@ -18,9 +18,8 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One greedy completion: the decoded text, stripped, and the tokens it took.
-
-    `tokens` are there only where log-probabilities were asked for; their texts, joined and stripped, are `text`.
+    """One greedy completion: the decoded text, stripped, and what it took. `tokens` are there only where
+    log-probabilities were asked for; their texts, joined and stripped, are `text`.
     """
 
     text: str
@@ -48,10 +47,7 @@ class LLM(Protocol):
     max_model_len: int
 
     async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
-        """The greedy answer to one user message, rendered with the tokenizer's own chat template.
-
-        With `prefix`, an answer that begins so is continued and the reply is what follows it.
-        """
+        """The greedy answer to one user message in the tokenizer's chat template, or what follows `prefix` in it."""
         ...
 
     async def first_token(self, content: str, candidates: Sequence[str], *, prefix: str = "") -> FirstToken:
@@ -59,12 +55,7 @@ class LLM(Protocol):
         ...
 
     async def mixture(
-        self,
-        contents: Sequence[str],
-        weights: Sequence[float],
-        max_tokens: int,
-        pooling: str = "probabilities",
-        bad_words: Sequence[str] = (),
+        self, contents: Sequence[str], weights: Sequence[float], max_tokens: int, pooling: str, bad_words: Sequence[str]
     ) -> Reply:
         """One greedy answer to K user messages: each token is the likeliest of their pooled next-token distributions.
 

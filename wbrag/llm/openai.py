@@ -64,8 +64,7 @@ class Endpoint:
     """`wbrag.llm.LLM` over HTTP: at most `max_num_seqs` requests at a time, each tried up to 1 + `retries` times."""
 
     def __init__(self, backbone: Backbone) -> None:
-        self.backbone = backbone
-        self.max_model_len = backbone.max_model_len
+        self.backbone, self.max_model_len = backbone, backbone.max_model_len
         key = api_key(backbone)
         try:
             transport = Transport()
@@ -85,17 +84,12 @@ class Endpoint:
         self.places = asyncio.Semaphore(backbone.max_num_seqs)
 
     async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
-        """The greedy answer to one user message, or what follows `prefix` in it.
-
-        Raises EndpointError where the endpoint refuses the request, all attempts fail, or a reply ends without text.
-        """
-        body: dict[str, Any] = {self.backbone.max_tokens_key: max_tokens}
+        """As `LLM.chat`; EndpointError where the endpoint refuses, all attempts fail, or a reply ends without text."""
+        body: dict[str, Any] = {self.backbone.max_tokens_key: max_tokens} | ({"logprobs": True} if logprobs else {})
         messages: list[Any] = [{"role": "user", "content": content}]
         if prefix:
             messages.append({"role": "assistant", "content": prefix})
             body |= {"continue_final_message": True, "add_generation_prompt": False}
-        if logprobs:
-            body["logprobs"] = True
         asked: dict[str, Any] = {"model": self.backbone.model, "messages": messages, "temperature": 0}
         create = self.client.chat.completions.with_raw_response.create
         async with self.places:
@@ -113,14 +107,7 @@ class Endpoint:
         """ConfigError: no endpoint tells more than a token's few most probable rivals."""
         raise ConfigError(f"backbone.kind=openai gives no probability of {', '.join(candidates)}")
 
-    async def mixture(
-        self,
-        contents: Sequence[str],
-        weights: Sequence[float],
-        max_tokens: int,
-        pooling: str = "probabilities",
-        bad_words: Sequence[str] = (),
-    ) -> Reply:
+    async def mixture(self, contents: Sequence[str], *_: object, **__: object) -> Reply:
         """ConfigError: a mixture needs whole distributions, step by step."""
         raise ConfigError(f"backbone.kind=openai cannot mix {len(contents)} prompts' next-token distributions")
 
@@ -134,9 +121,9 @@ class Endpoint:
 
 
 def api_key(backbone: Backbone) -> str:
-    """The key in the environment variable that `api_key_env` names, "" where it names none.
+    """The key in the environment variable that `api_key_env` names, without blanks around it; "" where it names none.
 
-    Blanks around it, as at the end of a file, are no part of it. ConfigError where there is none that HTTP can carry.
+    ConfigError where there is none that HTTP can carry.
     """
     name = backbone.api_key_env
     key = os.environ.get(name, "").strip() if name else ""
@@ -206,9 +193,8 @@ def reply_of(body: object, logprobs: bool) -> Reply:
 
 
 def told_tokens(entries: Sequence[Mapping[str, Any]], content: str) -> tuple[Token, ...]:
-    """The tokens of `content`; parts of one character become one, the least probable.
-
-    What follows the text is left out: some servers tell of the token that ends it too.
+    """The tokens of `content`, without what some servers tell of after it; parts of one character become one, the least
+    probable.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     tokens: list[Token] = []

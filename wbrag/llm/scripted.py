@@ -8,7 +8,6 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from wbrag.config import Backbone
 from wbrag.llm import FirstToken, Reply, Token, require_mixture
 
 #: What the scripted reader knows closed book: a question that holds all words of a key is answered with its value.
@@ -40,15 +39,9 @@ class ScriptedLLM:
         max_model_len: int = 4096,
         confidence: Callable[[str, str], float] | None = None,
     ) -> None:
-        self.respond = respond
-        self.max_model_len = max_model_len
+        self.respond, self.max_model_len = respond, max_model_len
         self.confidence = confidence or sure_of_what_it_reads
         self.prompts: list[str] = []
-
-    @property
-    def calls(self) -> int:
-        """Calls made so far, failed ones included."""
-        return len(self.prompts)
 
     async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
         """The scripted reply, or what follows `prefix` in it: nothing, where it does not begin so."""
@@ -60,10 +53,7 @@ class ScriptedLLM:
         return Reply(text, self.prompt_tokens(f"{content} {prefix}"), self.count_tokens(text), tokens)
 
     async def first_token(self, content: str, candidates: Sequence[str], *, prefix: str = "") -> FirstToken:
-        """SURE for the first candidate that the scripted reply begins with; what is left to the others, in equal parts.
-
-        All candidates have 0 where the reply begins with none of them.
-        """
+        """SURE for the first candidate that the reply begins with, the rest to the others in equal parts; 0 without."""
         reply = await self._respond(content, 1, prefix)
         meant = next((candidate for candidate in candidates if reply.removeprefix(prefix).startswith(candidate)), None)
         rest = (1 - SURE) / max(1, len(candidates) - 1) if meant is not None else 0.0
@@ -71,16 +61,10 @@ class ScriptedLLM:
         return FirstToken(told, self.prompt_tokens(f"{content} {prefix}"))
 
     async def mixture(
-        self,
-        contents: Sequence[str],
-        weights: Sequence[float],
-        max_tokens: int,
-        pooling: str = "probabilities",
-        bad_words: Sequence[str] = (),
+        self, contents: Sequence[str], weights: Sequence[float], max_tokens: int, pooling: str, bad_words: Sequence[str]
     ) -> Reply:
-        """The scripted reply with the most weight behind it, of equals the first: there are no tokens to pool.
-
-        A reply that is one of `bad_words` has no weight; "" where all are.
+        """The reply with the most weight behind it, of equals the first, as there are no tokens to pool: without
+        `bad_words`, "" where all are.
         """
         require_mixture(contents, weights)
         replies = await asyncio.gather(*[self.chat(content, max_tokens) for content in contents])
@@ -110,14 +94,8 @@ class ScriptedLLM:
 
 def sure_of_what_it_reads(prompt: str, word: str) -> float:
     """SURE of a word that stands in the prompt, without punctuation and case; UNSURE of any other."""
-    return (
-        SURE if frozenset(re.findall(r"\w+", word.lower())) <= frozenset(re.findall(r"\w+", prompt.lower())) else UNSURE
-    )
-
-
-def open_scripted(backbone: Backbone) -> ScriptedLLM:
-    """The scripted generator of a configuration: the deterministic reader `read`."""
-    return ScriptedLLM(read, backbone.max_model_len)
+    said, there = (set(re.findall(r"\w+", text.lower())) for text in (word, prompt))
+    return SURE if said <= there else UNSURE
 
 
 def read(prompt: str) -> str:

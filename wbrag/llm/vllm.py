@@ -6,14 +6,14 @@ import asyncio
 import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from wbrag.config import Backbone, ConfigError
 from wbrag.llm import FirstToken, Reply, Token, require_mixture
 from wbrag.llm.engine import engine_arguments
-from wbrag.llm.places import Places
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
@@ -30,6 +30,40 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TQDM_DISABLE": "1",
 }
+
+
+class Places:
+    """Counts the requests in an engine of `capacity` sequences. For one event loop.
+
+    A single request enters at once (the engine itself queues what is too much); a group waits, first come first
+    served, until all its requests have a place. Otherwise the engine would admit them one by one, as places fall free.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.taken = capacity, 0
+        self._turn, self._left = asyncio.Lock(), asyncio.Event()
+
+    @contextmanager
+    def single(self, size: int = 1) -> Iterator[None]:
+        """A place for one request for the time of the block, without waiting."""
+        self.taken += size
+        try:
+            yield
+        finally:
+            self.taken -= size
+            self._left.set()
+
+    @asynccontextmanager
+    async def group(self, size: int) -> AsyncIterator[None]:
+        """Places for `size` requests for the time of the block; ValueError for more than the engine has."""
+        if size > self.capacity:
+            raise ValueError(f"{size} requests that belong together > {self.capacity} sequences at once (max_num_seqs)")
+        async with self._turn:  # asyncio's locks are first come, first served
+            while self.taken + size > self.capacity:
+                self._left.clear()
+                await self._left.wait()
+        with self.single(size):  # no other coroutine runs between the turn's end and this
+            yield
 
 
 class VllmEngine:
@@ -62,19 +96,21 @@ class VllmEngine:
         self.groups_split = 0  # attempts at a mixture that were not in step, and were repeated
 
     async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
-        """The greedy answer to one user message, or what follows `prefix` in it.
+        """As `LLM.chat`; ValueError where prompt and answer exceed `max_model_len`.
 
-        Raises ValueError where prompt and answer exceed `max_model_len`. A dead engine ends this process: only then
-        does Ray restart the actor and repeat its tasks (an exception would count as the row's own).
+        A dead engine ends this process: only then does Ray restart the actor and repeat its tasks (an exception would
+        count as the row's own).
         """
         ids = self._fitting(content, max_tokens, prefix)
-        completion = await self._alone(ids, greedy(max_tokens, logprobs=0 if logprobs else None))
+        with self.places.single():
+            completion = await self._complete(ids, greedy(max_tokens, logprobs=0 if logprobs else None))
         told: tuple[Token, ...] = ()
+        said = list(completion.token_ids)
         if logprobs:
-            assert completion.logprobs is not None
-            chosen: Any = zip(completion.token_ids, completion.logprobs, strict=True)
-            told = pieces(completion.token_ids, [found[i].logprob for i, found in chosen], self._decode)
-        return Reply(completion.text.strip(), len(ids), len(completion.token_ids), told)
+            chosen: Any = zip(said, completion.logprobs or (), strict=True)
+            decode = partial(self.tokenizer.decode, skip_special_tokens=True)
+            told = pieces(said, [found[i].logprob for i, found in chosen], decode)
+        return Reply(completion.text.strip(), len(ids), len(said), told)
 
     async def first_token(self, content: str, candidates: Sequence[str], *, prefix: str = "") -> FirstToken:
         """The probability of each candidate's first token under the softmax over the whole vocabulary.
@@ -84,23 +120,18 @@ class VllmEngine:
         """
         ids = self._fitting(content, 1, prefix)
         firsts = {self._reply_ids(candidate)[0]: candidate for candidate in reversed(candidates)}
-        completion = await self._alone(ids, greedy(1, logprob_token_ids=sorted(firsts)))
+        with self.places.single():
+            completion = await self._complete(ids, greedy(1, logprob_token_ids=sorted(firsts)))
         assert completion.logprobs is not None
         found: Any = completion.logprobs[0]
         told = {candidate: math.exp(found[first].logprob) for first, candidate in firsts.items()}
         return FirstToken({candidate: told.get(candidate, 0.0) for candidate in candidates}, len(ids))
 
     async def mixture(
-        self,
-        contents: Sequence[str],
-        weights: Sequence[float],
-        max_tokens: int,
-        pooling: str = "probabilities",
-        bad_words: Sequence[str] = (),
+        self, contents: Sequence[str], weights: Sequence[float], max_tokens: int, pooling: str, bad_words: Sequence[str]
     ) -> Reply:
-        """The greedy answer to all messages at once (`LLM.mixture`); errors as `chat` has them.
-
-        ValueError for more messages than sequences at once, RuntimeError where they never ran in the same steps.
+        """As `LLM.mixture`; ValueError also for a prompt that is too long and for more messages than sequences at once,
+        RuntimeError where they never ran in the same steps.
         """
         require_mixture(contents, weights)
         prompts = [self._fitting(content, max_tokens) for content in contents]
@@ -128,15 +159,11 @@ class VllmEngine:
         """
         from wbrag.llm.mixture import LOGPROBS, Member, out_of_step
 
-        more = {"logprobs": LOGPROBS, "_bad_words_token_ids": list(unsaid)}
-
+        more, end = {"logprobs": LOGPROBS, "_bad_words_token_ids": list(unsaid)}, self.tokenizer.eos_token_id
         async with self.places.group(len(prompts)):
             for _ in range(MIXTURE_ATTEMPTS):
                 group = self._request()
-                members = [
-                    Member(group, number, len(prompts), weight, pooling, self.tokenizer.eos_token_id)
-                    for number, weight in enumerate(weights)
-                ]
+                members = [Member(group, i, len(prompts), weight, pooling, end) for i, weight in enumerate(weights)]
                 params = [  # all texts are the same: only the first is put together
                     greedy(max_tokens, **more, extra_args=m.extra_args(), detokenize=m.number == 0) for m in members
                 ]
@@ -163,22 +190,19 @@ class VllmEngine:
         self.engine.shutdown()
 
     def _render(self, content: str, prefix: str = "") -> list[int]:
-        messages = [{"role": "user", "content": content}]
+        messages, how = [{"role": "user", "content": content}], "add_generation_prompt"
         if prefix:
-            messages.append({"role": "assistant", "content": prefix})
-        how = {"continue_final_message": True} if prefix else {"add_generation_prompt": True}
+            messages, how = [*messages, {"role": "assistant", "content": prefix}], "continue_final_message"
         # Token ids straight from the template: encoding its text again would put a second BOS in front.
-        ids: list[int] = self.tokenizer.apply_chat_template(
-            messages, chat_template=self.template, **how, return_dict=False
-        )
+        more = {"chat_template": self.template, "return_dict": False, how: True}
+        ids: list[int] = self.tokenizer.apply_chat_template(messages, **more)
         return ids
 
     def _fitting(self, content: str, max_tokens: int, prefix: str = "") -> list[int]:
         ids = self.render(content, prefix)
         if len(ids) + max_tokens > self.max_model_len:
-            raise ValueError(
-                f"prompt of {len(ids)} tokens and {max_tokens} to generate exceed max_model_len {self.max_model_len}"
-            )
+            told = f"prompt of {len(ids)} tokens and {max_tokens} to generate"
+            raise ValueError(f"{told} exceed max_model_len {self.max_model_len}")
         return ids
 
     def _reply_ids(self, reply: str) -> list[int]:
@@ -189,10 +213,6 @@ class VllmEngine:
         ids: list[int] = self.tokenizer.encode(reply, add_special_tokens=False)
         return ids
 
-    def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
-
     def _keep_busy(self, ids: list[int]) -> None:
         # An idle engine starts with the first request of a group and leaves out those that come a moment later; a busy
         # one takes in whatever has come by its next step. One call whose reply nobody reads keeps it busy for a while.
@@ -202,10 +222,6 @@ class VllmEngine:
 
     def _request(self) -> str:
         return f"{os.getpid()}-{next(self.numbers)}"
-
-    async def _alone(self, ids: list[int], params: SamplingParams) -> CompletionOutput:
-        with self.places.single():
-            return await self._complete(ids, params)
 
     async def _complete(self, ids: list[int], params: SamplingParams) -> CompletionOutput:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -221,9 +237,8 @@ class VllmEngine:
 
 
 def pieces(ids: Sequence[int], logprobs: Sequence[float], decode: Callable[[Sequence[int]], str]) -> tuple[Token, ...]:
-    """The text of a completion, token by token. Tokens that are part of one character become one, the least probable.
-
-    `decode` leaves special tokens out; those, the end of the text first of all, are no pieces.
+    """The text of a completion, token by token; those of one character become one, the least probable, and special
+    tokens, which `decode` leaves out, are no pieces.
     """
     tokens: list[Token] = []
     text, least = "", 0.0

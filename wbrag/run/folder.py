@@ -8,16 +8,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from wbrag.config import TrainConfig
 from wbrag.report.evaluation import Setting
+from wbrag.schema import LEFT, PREDICTION, REQUEST, TRACE, UNIT
 from wbrag.store.files import scratch_folder
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
+Row = dict[str, Any]
 
 #: The file of a run's units, beside the store that is made of it.
 UNITS = "units.parquet"
@@ -30,28 +35,21 @@ class RunError(ValueError):
     """A run folder that cannot be read; the message names the file."""
 
 
-def read_config(run: Path) -> dict[str, Any]:
+def read_config(run: Path) -> Row:
     """The run's resolved configuration as plain data (`config.yaml`, the fields of `config.TrainConfig`)."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     path = run / "config.yaml"
-    text = _text(path)
     try:
-        config = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+        config = OmegaConf.to_container(OmegaConf.create(_text(path)), resolve=True)
     except OmegaConfBaseException as error:
         raise RunError(f"{path}: {error}") from error
-    missing = [key for key in CONFIG_KEYS if not isinstance(config, dict) or key not in config]
-    if missing or not isinstance(config, dict):
+    found = {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
+    if missing := [key for key in CONFIG_KEYS if key not in found]:
         raise RunError(f"{path}: not the configuration of a run: no key {missing[0]!r}")
-    return {str(key): value for key, value in config.items()}
+    return found
 
 
 def load_config(run: Path) -> TrainConfig:
     """The run's resolved configuration, typed; its `run_dir` is where the folder lies now. RunError names the file."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     keys = [field.name for field in fields(TrainConfig)]
     known = {key: value for key, value in read_config(run).items() if key in keys}
     try:
@@ -67,7 +65,7 @@ def trained_run(run: Path) -> Path:
     return run.parents[1] if run.parent.name in ("evaluations", "variants") else run
 
 
-def setting_of(config: dict[str, Any]) -> Setting:
+def setting_of(config: Row) -> Setting:
     """What the run's results are about, from its configuration."""
     benchmark = config["benchmark"]
     return Setting(
@@ -80,24 +78,22 @@ def setting_of(config: dict[str, Any]) -> Setting:
     )
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> Row:
     """The JSON object in a file; RunError with its name where there is none."""
-    try:
-        return dict(json.loads(_text(path)))
-    except (ValueError, TypeError) as error:
-        raise RunError(f"{path}: not a JSON object: {error}") from error
+    return _object(_text(path), f"{path}")
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
+def read_records(path: Path) -> list[Row]:
     """The objects of a JSON Lines file, [] where the file is not there; RunError with file and line."""
-    records = []
     lines = _text(path).split("\n") if path.exists() else []
-    for number, line in enumerate(lines, 1):
-        try:
-            records += [dict(json.loads(line))] if line.strip() else []
-        except (ValueError, TypeError) as error:
-            raise RunError(f"{path}, line {number}: not a JSON object: {error}") from error
-    return records
+    return [_object(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _object(text: str, where: str) -> Row:
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{where}: not a JSON object: {error}") from error
 
 
 def read_rows(
@@ -106,35 +102,28 @@ def read_rows(
     columns: Sequence[str] | None = None,
     where: pc.Expression | None = None,
     pattern: str = "*.parquet",
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Rows of a folder's Parquet files (of those that match) that satisfy `where`, batch by batch, with the chosen
     columns (None: all).
 
     Yields nothing where the folder does not exist. RunError where a file lacks a column or has one of another type.
     """
-    import pyarrow as pa
-    import pyarrow.dataset as ds
-
-    files = sorted(folder.glob(pattern))
-    for file in files:
+    names = list(columns or schema.names)
+    for file in sorted(folder.glob(pattern)):
         try:
             part = ds.dataset(file, format="parquet")
-            if missing := [name for name in columns or schema.names if name not in part.schema.names]:
+            if missing := [name for name in names if name not in part.schema.names]:
                 raise RunError(f"{file}: no column {missing[0]!r}; it has {', '.join(part.schema.names)}")
-            table = part.replace_schema(schema)
-            for batch in table.to_batches(columns=list(columns or schema.names), filter=where, batch_size=1024):
+            for batch in part.replace_schema(schema).to_batches(columns=names, filter=where, batch_size=1024):
                 yield from batch.to_pylist()
         except pa.ArrowException as error:
             raise RunError(f"{file}: {error}") from error
 
 
-def read_fields(folder: Path, columns: Sequence[str], where: pc.Expression | None = None) -> Iterator[dict[str, Any]]:
+def read_fields(folder: Path, columns: Sequence[str], where: pc.Expression | None = None) -> Iterator[Row]:
     """Rows of a folder's Parquet files as `read_rows` gives them, where of documents only some fields are needed: a
     column `documents.id` is the documents with their ids alone. Their texts are then not read from the disk.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     for file in sorted(folder.glob("*.parquet")):
         part = pq.ParquetFile(file)
         leaves = [part.schema.column(i).path for i in range(len(part.schema.names))]  # documents.list.element.id
@@ -147,42 +136,32 @@ def read_fields(folder: Path, columns: Sequence[str], where: pc.Expression | Non
             yield from (rows if where is None else rows.filter(where)).to_pylist()
 
 
-def read_predictions(folder: Path) -> list[dict[str, Any]]:
+def read_predictions(folder: Path) -> list[Row]:
     """The predictions of a run, evaluation or variant, in order of id; RunError where there are none."""
-    from wbrag.schema import PREDICTION
-
     rows = sorted(read_rows(folder / "predictions", PREDICTION), key=lambda row: str(row["id"]))
     if not rows:
         raise RunError(f"{folder / 'predictions'}: no prediction to report on")
     return rows
 
 
-def read_units(run: Path) -> list[dict[str, Any]]:
+def read_units(run: Path) -> list[Row]:
     """The units of a run, rows of `schema.UNIT`; of an evaluation or variant without units of its own, those of the run
     around it. [] where none were written.
     """
-    from wbrag.schema import UNIT
-
     folder = run if (run / UNITS).exists() else trained_run(run)
     return list(read_rows(folder, UNIT, pattern=UNITS))
 
 
-def read_left_out(run: Path) -> list[dict[str, Any]]:
+def read_left_out(run: Path) -> list[Row]:
     """What a run left out of its units, rows of `schema.LEFT`."""
-    from wbrag.schema import LEFT
-
     return list(read_rows(run, LEFT, pattern="left_out.parquet"))
 
 
-def read_passages(run: Path, ids: set[str]) -> dict[str, dict[str, Any]]:
+def read_passages(run: Path, ids: set[str]) -> dict[str, Row]:
     """Those of the passages `ids` that units of a run may have been made of, by id: the documents of its kept examples
     and those that were found by subjects' names.
     """
-    import pyarrow.compute as pc
-
-    from wbrag.schema import REQUEST, TRACE
-
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Row] = {}
     if ids:
         kept = read_rows(run / "traces", TRACE, ("documents",), pc.field("status") == "kept")
         for row in (*kept, *read_rows(run, REQUEST, ("documents",), pattern="requests.parquet")):
@@ -190,19 +169,14 @@ def read_passages(run: Path, ids: set[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def read_traces(run: Path, columns: Sequence[str], where: pc.Expression | None = None) -> list[dict[str, Any]]:
+def read_traces(run: Path, columns: Sequence[str], where: pc.Expression | None = None) -> list[Row]:
     """Rows of a run's traces; `columns` has `id`. Once the run has units, an example has the columns of its first one
     (`unit_id`, `unit_title`, ...), None where none of its is left.
     """
-    from wbrag.schema import TRACE
-
     rows = list(read_rows(run / "traces", TRACE, columns, where))
     if not (run / UNITS).exists():
         return rows
-    first: dict[str, dict[str, Any]] = {}
-    for unit in read_units(run):
-        for example in unit["example_ids"]:
-            first.setdefault(example, unit)
+    first = {example: unit for unit in reversed(read_units(run)) for example in unit["example_ids"]}
     for row in rows:
         own = first.get(row["id"], {})
         told = {f"unit_{key}": own.get(key) for key in ("id", "title", "text")}
@@ -214,8 +188,6 @@ def read_traces(run: Path, columns: Sequence[str], where: pc.Expression | None =
 
 def write_rows(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
     """A Parquet file of these tables, whole or not at all; one of them is held at a time."""
-    import pyarrow.parquet as pq
-
     with scratch_folder(path.parent) as scratch:
         with pq.ParquetWriter(scratch / path.name, schema) as writer:
             for table in tables:
@@ -225,10 +197,9 @@ def write_rows(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> Non
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: a reader sees the old text or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with scratch_folder(path.parent) as scratch:
+        (scratch / path.name).write_text(text, encoding="utf-8")
+        os.replace(scratch / path.name, path)
 
 
 def _text(path: Path) -> str:

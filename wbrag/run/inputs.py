@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from wbrag.config import Backbone, ConfigError, Encoder, Index, Merge, TrainConfig, Units, fingerprint
-from wbrag.data.benchmarks import (
-    InputError,
-    OverErrorBudget,
-    Rejected,
-    check_benchmark,
-    check_labels,
-    drawn,
-    read_examples,
-    write_corpus,
-    write_quarantine,
-)
+from wbrag.config import Backbone, ConfigError, Encoder, Index, TrainConfig, Units, fingerprint
+from wbrag.data import benchmarks
+from wbrag.data.benchmarks import InputError, OverErrorBudget, Rejected
 from wbrag.llm.engine import model_path
 from wbrag.methods import open_method
 from wbrag.methods.needs import check_method
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoder import folder_hash, model_folder
 from wbrag.retrieval.merge import check_merge
-from wbrag.run.content import content_hash
+from wbrag.run.folder import write_text
+from wbrag.run.shared import content_hash
 from wbrag.schema import Example
 from wbrag.store.files import sha256_file
 from wbrag.store.notes import encoder_note, noted_encoder
@@ -35,6 +28,12 @@ from wbrag.store.vectors import check_index
 from wbrag.store.versions import current, named
 
 Identity = dict[str, Any]
+
+#: Settings that have to be at least so much. A resumed plan has a filter (1 CPU), a read and a write task (1 each) and
+#: a dispatcher (0.5) at once; with fewer logical CPUs it waits for ever without a word.
+LEAST = {"k": 1, "gates.n_min": 1, "train_limit": 0, "test_limit": 0, "backbone.retries": 0, "backbone.max_num_seqs": 1}
+LEAST |= {"cluster.block_rows": 1, "cluster.engines": 1, "cluster.encoders": 1, "cluster.examples_in_flight": 1}
+LEAST |= {"cluster.logical_cpus": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,34 +48,30 @@ class Inputs:
 
 def check_settings(cfg: TrainConfig) -> None:
     """Raise ConfigError, naming key and value, for what the types of the configuration cannot exclude."""
-    check_benchmark(cfg.benchmark)
+    benchmarks.check_benchmark(cfg.benchmark)
     open_method(cfg.method)
     check_method(cfg.method, cfg.backbone)
     check_merge(cfg.merge)
     check_index(cfg.index)
     check_units(cfg.units)
     check_base(cfg)
-    if cfg.judge not in ("labels", "llm"):
-        raise ConfigError(f"judge={cfg.judge!r} is unknown; known are labels, llm")
+    _check(cfg, "", {"judge": ("labels", "llm")}, LEAST)
     try:
         prompts_of(cfg)
     except KeyError as error:
         raise ConfigError(str(error.args[0])) from error
-    least = {"k": (cfg.k, 1), "gates.n_min": (cfg.gates.n_min, 1), "train_limit": (cfg.train_limit, 0)}
-    least |= {"test_limit": (cfg.test_limit, 0), "cluster.block_rows": (cfg.cluster.block_rows, 1)}
-    least |= {"cluster.engines": (cfg.cluster.engines, 1), "cluster.encoders": (cfg.cluster.encoders, 1)}
-    least |= {"cluster.examples_in_flight": (cfg.cluster.examples_in_flight, 1)}
-    least |= {"backbone.retries": (cfg.backbone.retries, 0), "backbone.max_num_seqs": (cfg.backbone.max_num_seqs, 1)}
-    for key, (value, minimum) in least.items():
-        if value < minimum:
-            raise ConfigError(f"{key}={value}: at least {minimum} is needed")
     if cfg.method.name == "replug" and cfg.k > cfg.backbone.max_num_seqs:
         most = cfg.backbone.max_num_seqs
         raise ConfigError(f"k={cfg.k}: replug decodes k sequences side by side, and backbone.max_num_seqs={most}")
-    # A resumed plan has a filter (1 CPU), a read and a write task (1 each) and a dispatcher (0.5) at once; with fewer
-    # logical CPUs it waits for ever without a word.
-    if cfg.cluster.logical_cpus < 4:
-        raise ConfigError(f"cluster.logical_cpus={cfg.cluster.logical_cpus}: at least 4 are needed")
+
+
+def _check(cfg: object, within: str, known: Mapping[str, Sequence[str]], least: Mapping[str, int]) -> None:
+    for key, values in known.items():
+        if (value := attrgetter(key)(cfg)) not in values:
+            raise ConfigError(f"{within}{key}={value!r} is unknown; known are {', '.join(values)}")
+    for key, minimum in least.items():
+        if (value := attrgetter(key)(cfg)) < minimum:
+            raise ConfigError(f"{within}{key}={value}: at least {minimum} is needed")
 
 
 def check_base(cfg: TrainConfig) -> None:
@@ -102,12 +97,7 @@ def check_base(cfg: TrainConfig) -> None:
 def check_units(units: Units) -> None:
     """ConfigError, naming key and value, for units that nobody can write."""
     known = {"form": ("distilled", "verbatim"), "scope": ("question", "subject"), "evidence": ("encoder", "llm")}
-    for key, values in known.items():
-        if getattr(units, key) not in values:
-            raise ConfigError(f"units.{key}={getattr(units, key)!r} is unknown; known are {', '.join(values)}")
-    for key, least in {"sentences": 1, "search": 1, "hops": 0, "tokens": 16}.items():
-        if getattr(units, key) < least:
-            raise ConfigError(f"units.{key}={getattr(units, key)}: at least {least} is needed")
+    _check(units, "units.", known, {"sentences": 1, "search": 1, "hops": 0, "tokens": 16})
     if units.faithful and units.form == "verbatim":
         raise ConfigError("units.faithful=true with units.form=verbatim: verbatim units are sentences of their sources")
 
@@ -117,16 +107,17 @@ def cache_of(cfg: TrainConfig) -> Path:
     return Path(cfg.cache_dir).absolute() if cfg.cache_dir else Path(cfg.run_dir).absolute().parent / "cache"
 
 
-def read_inputs(cfg: TrainConfig, cache: Path, training: bool = True) -> Inputs:
-    """Read and validate the question files, and make the corpus a Parquet file in `cache` (once per content).
+def read_inputs(cfg: TrainConfig, training: bool = True) -> Inputs:
+    """Read and validate the question files, and make the corpus a Parquet file in the cache (once per content).
 
     Without `training` the training file is not read; with a judge its rows may lack golden answers.
     InputError or OverErrorBudget as `wbrag.data.benchmarks` raises them; nothing is written for a file that is refused.
     """
-    train, rejected_train = _questions(cfg, "train", cfg.judge == "labels") if training else ([], [])
+    train, rejected = _questions(cfg, "train", cfg.judge == "labels") if training else ([], [])
     test, rejected_test = _questions(cfg, "test", True)
-    corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(Path(cfg.corpus), cache, cfg.max_error_rate)
-    return Inputs(train, test, corpus, [*rejected_train, *rejected_test, *rejected_corpus])
+    path, rate = Path(cfg.corpus), cfg.max_error_rate
+    corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(path, cache_of(cfg), rate)
+    return Inputs(train, test, corpus, [*rejected, *rejected_test, *rejected_corpus])
 
 
 def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
@@ -135,7 +126,7 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
     What only says where and how fast (`cluster`, `max_num_seqs`, `run_dir`) is not in it, and so may change on resume.
     Without `training`, what only training reads is left out.
     """
-    backbone, cache = cfg.backbone, cache_of(cfg)
+    cache, beside = cache_of(cfg), cfg.merge.policy == "beside"
     trained = {
         "benchmark.train": content_hash(Path(cfg.benchmark.train), cache) if training else "",
         "train_limit": cfg.train_limit,
@@ -145,15 +136,14 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
     }
     return (trained if training else {}) | {
         "benchmark.test": content_hash(Path(cfg.benchmark.test), cache),
-        **{f"benchmark.{key}": getattr(cfg.benchmark, key) for key in ("task", "metric", "labels")},
+        **_settings(cfg, "benchmark", "task", "metric", "labels"),
         "corpus": named(current(cfg.base))[1] if cfg.base else content_hash(Path(cfg.corpus), cache),
         **{f"method.{key}": value for key, value in asdict(cfg.method).items()},
-        "backbone.model": model_identity(backbone),
-        **{f"backbone.{key}": getattr(backbone, key) for key in ("dtype", "max_model_len", "chat_template")},
-        **{f"backbone.{key}": getattr(backbone, key) for key in ("answer_tokens", "distil_tokens")},
+        "backbone.model": model_identity(cfg.backbone),
+        **_settings(cfg, "backbone", "dtype", "max_model_len", "chat_template", "answer_tokens", "distil_tokens"),
         "encoder": encoder_identity(cfg.encoder),
         **{f"index.{key}": value for key, value in (index_identity(cfg.index) | search_identity(cfg.index)).items()},
-        **{f"merge.{key}": value for key, value in merge_identity(cfg.merge).items()},
+        **{f"merge.{key}": value for key, value in asdict(cfg.merge).items() if beside or key == "policy"},
         **{f"prompts.{key}": value for key, value in prompts_of(cfg).templates.items()},
         "k": cfg.k,
         "test_limit": cfg.test_limit,
@@ -162,17 +152,18 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
 
 
 def closed_book_identity(cfg: TrainConfig) -> Identity:
-    """What a closed-book answer depends on, by configuration key: generator and prompt, no corpus.
-
-    Of the method only whether it takes the reflection tokens out of the answer.
-    """
-    key, kept = f"closed_book_{cfg.benchmark.task}", ("dtype", "max_model_len", "chat_template", "answer_tokens")
+    """What a closed-book answer depends on, by configuration key: generator and prompt, no corpus."""
+    key = f"closed_book_{cfg.benchmark.task}"
     return {
-        "method.mode": cfg.method.mode,
-        **{f"backbone.{name}": getattr(cfg.backbone, name) for name in kept},
+        "method.mode": cfg.method.mode,  # whether it takes the reflection tokens out of the answer
+        **_settings(cfg, "backbone", "dtype", "max_model_len", "chat_template", "answer_tokens"),
         "backbone.model": model_identity(cfg.backbone),
         f"prompts.{key}": prompts_of(cfg).templates[key],
     }
+
+
+def _settings(cfg: TrainConfig, group: str, *keys: str) -> Identity:
+    return {f"{group}.{key}": getattr(getattr(cfg, group), key) for key in keys}
 
 
 def model_identity(backbone: Backbone) -> str:
@@ -207,11 +198,6 @@ def search_identity(index: Index) -> Identity:
     return {"nprobe": index.nprobe} if index.kind == "ivf_fp16" else {}
 
 
-def merge_identity(merge: Merge) -> Identity:
-    """What changes the merged top-K."""
-    return asdict(merge) if merge.policy == "beside" else {"policy": merge.policy}
-
-
 def refuse_other_settings(run: Path, before: Identity, now: Identity) -> None:
     """Raise ConfigError where a run folder holds a run of another identity, naming the first keys and both values."""
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
@@ -226,39 +212,36 @@ def _short(value: object) -> str:
 
 
 def _questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[list[Example], list[Rejected]]:
-    benchmark, limit = cfg.benchmark, getattr(cfg, f"{split}_limit")
-    path = Path(getattr(benchmark, split))
-    examples, rejected = read_examples(path, cfg.max_error_rate, labelled)
-    check_rows(path, split, len(examples) + len(rejected), benchmark.rows)
-    if benchmark.labels:
-        check_labels(examples, benchmark.labels, path)
-    return drawn(examples, limit, cfg.seed), rejected
+    path = Path(getattr(cfg.benchmark, split))
+    examples, rejected = benchmarks.read_examples(path, cfg.max_error_rate, labelled)
+    check_rows(path, split, len(examples) + len(rejected), cfg.benchmark.rows)
+    if cfg.benchmark.labels:
+        benchmarks.check_labels(examples, cfg.benchmark.labels, path)
+    return benchmarks.drawn(examples, getattr(cfg, f"{split}_limit"), cfg.seed), rejected
 
 
 def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> None:
-    """Raise InputError, with both counts, where a file is not as long as the benchmark's release.
-
-    A truncated or other file would give figures that cannot be held against published ones.
-    """
-    wanted = rows.get(split, 0)
-    if wanted and found != wanted:
+    """Raise InputError, with both counts, where a file is not as long as the benchmark's release."""
+    if (wanted := rows.get(split, 0)) not in (0, found):
         told = f"{path}: {found:,} rows, but the release has {wanted:,} (benchmark.rows.{split})"
         raise InputError(f"{told}; is the file whole? benchmark.rows.{split}=0 takes any other")
 
 
 def read_corpus(path: Path, cache: Path, max_error_rate: float) -> tuple[Path, list[Rejected]]:
-    """The corpus as a Parquet file in `cache`, made once per content, and the rows left out.
-
-    InputError or OverErrorBudget as `wbrag.data.benchmarks.write_corpus` raises them.
-    """
+    """The corpus as Parquet in `cache`, made once per content, and the rows left out; errors as `write_corpus`."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     folder = cache / f"corpus-{fingerprint(content_hash(path, cache), max_error_rate)}"
     parquet, left_out = folder / "passages.parquet", folder / "quarantine.jsonl"
     if not left_out.exists():  # written last, so that it says the other is whole
-        write_quarantine(write_corpus(path, parquet, max_error_rate).rejected, left_out)
+        write_quarantine(benchmarks.write_corpus(path, parquet, max_error_rate).rejected, left_out)
     with left_out.open(encoding="utf-8") as lines:
         return parquet, [Rejected(**{**json.loads(line), "file": str(path)}) for line in lines]
+
+
+def write_quarantine(rejected: Iterable[Rejected], path: Path) -> None:
+    """Write the rejected rows as JSONL, one object per row; whole or not at all; an empty file says there are none."""
+    write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rejected))
 
 
 def over_budget(name: str, errors: Sequence[str], rows: int, max_error_rate: float) -> OverErrorBudget | None:

@@ -9,15 +9,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from wbrag.config import Cluster, TrainConfig, fingerprint
 from wbrag.retrieval.encoding import Encoders
-from wbrag.run.actors import Generators
-from wbrag.run.dispatch import Dispatcher, Stage
+from wbrag.run.actors import Dispatcher, Generators, Stage
 from wbrag.run.progress import shown
 from wbrag.run.record import RunRecord
 
@@ -53,7 +51,7 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
     if owned and "RAY_ADDRESS" in os.environ:
         ray.init(logging_level=logging.ERROR)
     elif owned:
-        # Logical CPUs, not cores: too few, and a resumed plan waits for ever (wbrag.run.inputs.check_settings).
+        # Logical CPUs, not cores: too few, and a resumed plan waits for ever (wbrag.run.inputs.LEAST).
         context: Any = ray.init(
             address="local",
             num_cpus=cluster.logical_cpus,
@@ -74,7 +72,7 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
             ray.shutdown()
 
 
-class Session:
+class Session(ExitStack):
     """Ray, one set of generators and one of encoders, for one run or for all points of a sweep in this process.
 
     Ray starts with the first point. The generators stay for the next point where backbone and cluster are the same;
@@ -82,43 +80,33 @@ class Session:
     """
 
     def __init__(self) -> None:
-        self.stack = ExitStack()
+        super().__init__()
         self.generators: Generators | None = None
         self.encoders: Encoders | None = None
         self.key = ""
 
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        self.stack.__exit__(kind, error, trace)
-
     def open(self, cfg: TrainConfig) -> Generators:
         """Ray, started if need be, and the generators for this configuration; their engines start when asked for."""
         if self.generators is None:
-            self.stack.enter_context(ray_session(cfg.cluster))
+            self.enter_context(ray_session(cfg.cluster))
+            self.callback(self.stop)
         key = fingerprint(cfg.backbone, cfg.cluster)
         if self.generators is None or key != self.key:
-            self._stop(self.generators)
+            if self.generators:
+                self.generators.stop()
             self.generators, self.key = Generators(cfg), key
         if self.encoders is None or (self.encoders.encoder, self.encoders.cluster) != (cfg.encoder, cfg.cluster):
-            self._stop(self.encoders)
+            if self.encoders:
+                self.encoders.stop()
             self.encoders = Encoders(cfg.encoder, cfg.cluster)
         self.generators.encoders = self.encoders
         return self.generators
 
     def stop(self) -> None:
         """End generators and encoders; the next point starts new ones."""
-        self._stop(self.generators)
-        self._stop(self.encoders)
-
-    @staticmethod
-    def _stop(actors: Generators | Encoders | None) -> None:
-        if actors is not None:
-            actors.stop()
+        for actors in (self.generators, self.encoders):
+            if actors:
+                actors.stop()
 
 
 @contextmanager
@@ -176,8 +164,7 @@ def generate(job: Job, generators: Generators, stage: Stage, source: Path, table
     """
     import ray.data
 
-    done = written_ids(job, table)
-    if done:
+    if done := written_ids(job, table):
         log.info("resuming: %d of %d examples already done (%s)", done, goal, stage.work)
     cluster = job.cfg.cluster
     blocks_in_flight = cluster.engines * (cluster.examples_in_flight // cluster.block_rows + 1)
@@ -202,11 +189,6 @@ def generate(job: Job, generators: Generators, stage: Stage, source: Path, table
             ).write_parquet(str(job.run / table), mode=ray.data.SaveMode.APPEND)
         counts = generators.counts() - first
     job.record.add_work(stage.work, counts, time.perf_counter() - started, generators.start_seconds)
-    require_once(job.run / table, goal)
-
-
-def require_once(table: Path, goal: int) -> None:
-    """RuntimeError where a folder of Parquet files does not hold `goal` ids, each once."""
-    ids = pq.read_table(table, columns=["id"])["id"]
+    ids = pq.read_table(job.run / table, columns=["id"])["id"]
     if not len(ids) == len(ids.unique()) == goal:
-        raise RuntimeError(f"{table}: {len(ids)} rows with {len(ids.unique())} ids for {goal} examples")
+        raise RuntimeError(f"{job.run / table}: {len(ids)} rows with {len(ids.unique())} ids for {goal} examples")

@@ -8,6 +8,8 @@ checkpoint (traces, predictions), so the same command goes on where the last one
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,67 +18,56 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from wbrag.config import ConfigError, TrainConfig, fingerprint
-from wbrag.data.benchmarks import OverErrorBudget, write_quarantine
+from wbrag.config import BuildConfig, ConfigError, TrainConfig, fingerprint
+from wbrag.data.benchmarks import OverErrorBudget
 from wbrag.report.run_report import write_report
 from wbrag.retrieval.encoding import Encoders
-from wbrag.run.actors import Generators
-from wbrag.run.content import content_hash
-from wbrag.run.dispatch import Stage
+from wbrag.run import inputs
+from wbrag.run.actors import Generators, Stage
 from wbrag.run.folder import QUESTIONS, write_rows
-from wbrag.run.inputs import (
-    Inputs,
-    cache_of,
-    check_settings,
-    closed_book_identity,
-    encoder_identity,
-    identity_of,
-    index_identity,
-    over_budget,
-    read_inputs,
-)
-from wbrag.run.job import Job, Session, generate, opened, written
+from wbrag.run.job import Job, Session, generate, opened, ray_session, written
 from wbrag.run.record import RunRecord, open_record, resolve_run_dir
 from wbrag.run.retrieve import ASKED, in_order, knowledge_of, retrieved, searcher
-from wbrag.run.shared import FILES, SharedRows, share
+from wbrag.run.shared import FILES, SharedRows, content_hash, share
 from wbrag.run.writeback import write_back
+from wbrag.store.adopt import adopt
 from wbrag.store.build import build_store
 from wbrag.store.files import in_turn, move_into_place, scratch_folder
 from wbrag.store.place import place_of
-from wbrag.store.versions import latest, reading
+from wbrag.store.vectors import check_index
+from wbrag.store.versions import Version, latest, reading
 
 #: What is shared of a question's closed-book answer.
 CLOSED_BOOK = pa.schema([("question", pa.string()), ("answer_closed_book", pa.string())])
 
 
 def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
-    """Train the knowledge base and measure what it changed; returns what metrics.json holds.
-
-    Ray and the engines are those of `session`, which keeps them for the next point of a sweep, or the run's own.
+    """Train the knowledge base and measure what it changed; returns what metrics.json holds. Ray and the engines are
+    those of `session`, which keeps them for the next point of a sweep, or the run's own.
 
     ConfigError and InputError before anything is computed; OverErrorBudget after all is written, where more examples
     or questions failed than `max_error_rate` allows. The same call again goes on where a killed one stopped.
     """
-    check_settings(cfg)
+    inputs.check_settings(cfg)
     run = resolve_run_dir(cfg.run_dir)
-    cache = cache_of(cfg)
-    inputs = read_or_quarantine(cfg, run, cache)
-    job = Job(cfg, run, open_record(run, cfg, identity_of(cfg)))
-    write_quarantine(inputs.rejected, run / "quarantine.jsonl")
+    given = read_or_quarantine(cfg, run)
+    job = Job(cfg, run, open_record(run, cfg, inputs.identity_of(cfg)))
+    inputs.write_quarantine(given.rejected, run / "quarantine.jsonl")
     with opened(cfg, session) as generators:
-        if not cfg.cluster.gpus and not written(job, "predictions", len(inputs.test)):
+        if not cfg.cluster.gpus and not written(job, "predictions", len(given.test)):
             generators.start()  # its engine loads beside the encoding; on GPUs it would hold what the encoder needs
         with job.record.timed("index"):
-            base = base_index(cfg, inputs, cache, generators.encoders)
-            link_base(run, base)
+            base = base_index(cfg, given, generators.encoders)
+            (run / "base").unlink(missing_ok=True)  # a link, so that `KnowledgeBase.open(run)` finds both stores
+            (run / "base").symlink_to(base.absolute())  # the run may be moved
         with job.record.timed("retrieve"):
-            questions = retrieve(cfg, inputs, base, run / QUESTIONS, generators.encoders)
+            questions = retrieve(cfg, given, base, run / QUESTIONS, generators.encoders)
         with job.record.timed("train"):
-            train_examples(job, questions, base, len(inputs.train), generators, cache)
+            train_examples(job, questions, base, len(given.train), generators)
         with job.record.timed("write_back"):
             writeback = write_back(job, run / "traces", questions, base, generators)
         with job.record.timed("predict"):
-            predict(job, questions, (base, writeback), len(inputs.test), generators, cache)
+            predict(job, questions, (base, writeback), len(given.test), generators)
     job.record.note_stores({"base": base, "writeback": writeback})
     metrics = write_report(run)
     check_errors(job)
@@ -88,7 +79,7 @@ def finished(cfg: TrainConfig) -> bool:
     run = resolve_run_dir(cfg.run_dir)
     if not (run / "metrics.json").is_file():
         return False
-    check_errors(Job(cfg, run, RunRecord(run, identity_of(cfg))))
+    check_errors(Job(cfg, run, RunRecord(run, inputs.identity_of(cfg))))
     return True
 
 
@@ -98,106 +89,107 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
     Returns the evaluation's own folder, `<run_dir>/evaluations/<benchmark>-<hash>`, which is laid out as a run without
     traces, and what its metrics.json holds. Errors as `train`; ConfigError also where nothing was trained there.
     """
-    check_settings(cfg)
+    inputs.check_settings(cfg)
     trained = resolve_run_dir(cfg.run_dir)
     if not (trained / "metrics.json").is_file():
         raise ConfigError(f"run_dir={trained} holds no trained knowledge base (no metrics.json)")
-    cache = cache_of(cfg)
-    inputs = read_inputs(cfg, cache, training=False)
+    given = inputs.read_inputs(cfg, training=False)
     version = latest(trained / "writeback")
-    identity = {**identity_of(cfg, training=False), "writeback": fingerprint(version) if version else "none"}
+    identity = {**inputs.identity_of(cfg, training=False), "writeback": fingerprint(version) if version else "none"}
     run = trained / "evaluations" / f"{cfg.benchmark.name}-{fingerprint(identity)[:8]}"
     job = Job(cfg, run, open_record(run, cfg, identity))
-    write_quarantine(inputs.rejected, run / "quarantine.jsonl")
+    inputs.write_quarantine(given.rejected, run / "quarantine.jsonl")
     with opened(cfg, session) as generators:
         with job.record.timed("index"):
-            base = base_index(cfg, inputs, cache, generators.encoders)
+            base = base_index(cfg, given, generators.encoders)
         with job.record.timed("retrieve"):
-            questions = retrieve(cfg, inputs, base, run / QUESTIONS, generators.encoders)
+            questions = retrieve(cfg, given, base, run / QUESTIONS, generators.encoders)
         with job.record.timed("predict"):
-            predict(job, questions, (base, trained / "writeback"), len(inputs.test), generators, cache)
+            predict(job, questions, (base, trained / "writeback"), len(given.test), generators)
     metrics = write_report(run)
     check_errors(job)
     return run, metrics
 
 
-def read_or_quarantine(cfg: TrainConfig, run: Path, cache: Path) -> Inputs:
+def read_or_quarantine(cfg: TrainConfig, run: Path) -> inputs.Inputs:
     """The validated inputs; over the error budget, the rows left out are written before the error goes on."""
     try:
-        return read_inputs(cfg, cache)
+        return inputs.read_inputs(cfg)
     except OverErrorBudget as error:
-        write_quarantine(error.rejected, run / "quarantine.jsonl")
+        inputs.write_quarantine(error.rejected, run / "quarantine.jsonl")
         raise
 
 
-def base_index(cfg: TrainConfig, inputs: Inputs, cache: Path, encoders: Encoders | None = None) -> Path:
-    """The store of the corpus, shared by all runs with this corpus, encoder and kind of index; built if not there. A
-    base that is given takes its place.
-
-    Of runs that need it at once one builds it, and the others wait.
+def base_index(cfg: TrainConfig, given: inputs.Inputs, encoders: Encoders | None = None) -> Path:
+    """The store of the corpus, shared by all runs with this corpus, encoder and kind of index; built if not there, once
+    however many runs need it. A base that is given takes its place.
     """
-    if inputs.corpus is None:
+    if given.corpus is None:
         return Path(place_of(cfg.base).root)
-    made_from = (content_hash(inputs.corpus, cache), encoder_identity(cfg.encoder), index_identity(cfg.index))
-    store = cache / f"index-{fingerprint(*made_from)}"
+    cache = inputs.cache_of(cfg)
+    made_with = (inputs.encoder_identity(cfg.encoder), inputs.index_identity(cfg.index))
+    store = cache / f"index-{fingerprint(content_hash(given.corpus, cache), *made_with)}"
     if latest(store) is None:
-        note = {"corpus": str(cfg.corpus)}
+        note = {"corpus": cfg.corpus}
         with in_turn(cache / f"{store.name}.lock"):
             if latest(store) is None:  # not built while this run waited
-                build_store(inputs.corpus, store, cfg.encoder, cfg.index, cfg.cluster, note, encoders)
+                build_store(given.corpus, store, cfg.encoder, cfg.index, cfg.cluster, note, encoders)
     return store
 
 
-def link_base(run: Path, base: Path) -> None:
-    """`base` in the run folder: the base index, so that `KnowledgeBase.open(run)` finds both stores."""
-    (run / "base").unlink(missing_ok=True)
-    (run / "base").symlink_to(base.absolute())  # the run may be moved
+def build_index(cfg: BuildConfig) -> Version:
+    """A base index on its own, without a run: the corpus encoded into the store `cfg.store`, or with the vectors of
+    `cfg.adopt`; returns the version.
 
-
-def retrieve(cfg: TrainConfig, inputs: Inputs, base: Path, out: Path, encoders: Encoders | None = None) -> Path:
-    """R(q, K) for all questions: the folder `out` with train.parquet and test.parquet, ordered by first document.
-
-    Both splits go through one encoder, as loading it costs more than encoding thousands of questions.
+    What the store holds already is not encoded again, and a killed build goes on. ConfigError for settings that cannot
+    work, InputError and OverErrorBudget for the corpus, StoreError as `build_store` and `adopt` raise them.
     """
+    check_index(cfg.index)
+    store, note = place_of(cfg.store), {"corpus": cfg.corpus}
+    if cfg.adopt:
+        return adopt(Path(cfg.corpus), Path(cfg.adopt), store, cfg.encoder, note)
+    beside = Path("cache") if store.remote else Path(f"{store.root}-cache")
+    corpus, _ = inputs.read_corpus(Path(cfg.corpus), Path(cfg.cache_dir or beside).absolute(), cfg.max_error_rate)
+    with ray_session(cfg.cluster):
+        return build_store(corpus, store, cfg.encoder, cfg.index, cfg.cluster, note)
+
+
+def retrieve(cfg: TrainConfig, given: inputs.Inputs, base: Path, out: Path, encoders: Encoders | None = None) -> Path:
+    """R(q, K) for all questions: the folder `out` with train.parquet and test.parquet, ordered by first document."""
     if out.is_dir():
         return out
-    questions = [example.question for example in (*inputs.train, *inputs.test)]
-    found = retrieved(cfg, questions, base, cache_of(cfg), encoders)
+    questions = [example.question for example in (*given.train, *given.test)]
+    found = retrieved(cfg, questions, base, encoders)
     with scratch_folder(out.parent) as scratch:
-        for split, examples in (("train", inputs.train), ("test", inputs.test)):
+        for split, examples in (("train", given.train), ("test", given.test)):
             write_rows(scratch / "out" / f"{split}.parquet", ASKED, in_order(examples, found))
         move_into_place(scratch / "out", out)
     return out
 
 
-def train_examples(job: Job, questions: Path, base: Path, goal: int, generators: Generators, cache: Path) -> None:
+def train_examples(job: Job, questions: Path, base: Path, goal: int, generators: Generators) -> None:
     """Algorithm 1 for every training example: one row of `schema.TRACE` each, in `traces/`."""
-    source, known = questions / "train.parquet", closed_book_folder(job.cfg, cache)
-    if not written(job, "traces", goal):
-        with searcher(job.cfg, base, encoders=generators.encoders) as found:
-            stage = Stage(job.cfg, "train", known=known if any(known.glob(FILES)) else None, searcher=found)
-            generate(job, generators, stage, source, "traces", goal)
-    keep_closed_book(job.run / "traces", "closed_book_answer", known)
+    with closed_book_answers(job, "traces", "closed_book_answer") as known:
+        if not written(job, "traces", goal):
+            with searcher(job.cfg, base, encoders=generators.encoders) as found:
+                stage = Stage(job.cfg, "train", known=known, searcher=found)
+                generate(job, generators, stage, questions / "train.parquet", "traces", goal)
     if job.cfg.cluster.gpus:
         generators.stop()  # write-back encodes on the same GPUs
 
 
-def predict(
-    job: Job, questions: Path, stores: tuple[Path, Path], goal: int, generators: Generators, cache: Path
-) -> None:
+def predict(job: Job, questions: Path, stores: tuple[Path, Path], goal: int, generators: Generators) -> None:
     """Every test question answered closed book, over base and over base + write-back `stores`, in `predictions/`."""
-    source, known = questions / "test.parquet", closed_book_folder(job.cfg, cache)
-    if not written(job, "predictions", goal):
-        predict_missing(job, generators, stores, source, known if any(known.glob(FILES)) else None, goal)
-    keep_closed_book(job.run / "predictions", "answer_closed_book", known)
+    with closed_book_answers(job, "predictions", "answer_closed_book") as known:
+        if not written(job, "predictions", goal):
+            predict_missing(job, generators, stores, questions / "test.parquet", known, goal)
 
 
 def predict_missing(
     job: Job, generators: Generators, stores: tuple[Path, Path], source: Path, known: Path | None, goal: int
 ) -> None:
-    """The part of `predictions/` that is not written yet: `source` read over base and write-back `stores`.
-
-    `known` holds answers that need not be asked again (`run.retrieve.KnownAnswers`).
+    """The part of `predictions/` that is not written yet: `source` read over base and write-back `stores`; what is
+    `known` (`run.retrieve.KnownAnswers`) is not asked again.
     """
     cfg = job.cfg
     with searcher(cfg, *stores, generators.encoders) as found, reading(*stores) as versions:
@@ -205,12 +197,16 @@ def predict_missing(
         generate(job, generators, stage, source, "predictions", goal)
 
 
-def closed_book_folder(cfg: TrainConfig, cache: Path) -> Path:
-    """Where the closed-book answers lie that any run has asked for.
+@contextmanager
+def closed_book_answers(job: Job, table: str, column: str) -> Iterator[Path | None]:
+    """Where the closed-book answers lie that any run has asked for, None without any; those that stand in `column` of
+    the run's `table` after the block come to them.
 
     They depend on generator, prompt and question alone: all methods, and all gates, share them.
     """
-    return cache / f"closed-book-{fingerprint(closed_book_identity(cfg))}"
+    folder = inputs.cache_of(job.cfg) / f"closed-book-{fingerprint(inputs.closed_book_identity(job.cfg))}"
+    yield folder if any(folder.glob(FILES)) else None
+    keep_closed_book(job.run / table, column, folder)
 
 
 def keep_closed_book(table: Path, column: str, folder: Path) -> None:
@@ -238,5 +234,5 @@ def check_errors(job: Job) -> None:
         rows = pq.read_table(folder, columns=["id", why], filters=which).to_pylist()
         told = [f"{'request' if table == 'written' else 'example'} {row['id']!r}: {row[why]}" for row in rows]
         count = pq.read_table(folder, columns=["id"]).num_rows
-        if (over := over_budget(str(folder), told, count, job.cfg.max_error_rate)) is not None:
+        if (over := inputs.over_budget(str(folder), told, count, job.cfg.max_error_rate)) is not None:
             raise over

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from wbrag.config import ConfigError, TrainConfig, fingerprint
 from wbrag.run.folder import read_record, write_text
@@ -42,11 +44,13 @@ class RunRecord:
         self.path = run / "run.json"
         known = read_record(self.path) if self.path.exists() else {}
         refuse_other_settings(run, known.get("identity", identity), identity)
+        #: 16 hex digits of the identity.
+        self.hash = fingerprint(identity)
         self.facts: dict[str, Any] = {
             **known,
             "command": " ".join(["python", *sys.argv]),
             "identity": identity,
-            "hash": fingerprint(identity),
+            "hash": self.hash,
             "versions": versions(),
             "git": git_commit(),
             "cpus": os.cpu_count(),
@@ -54,18 +58,13 @@ class RunRecord:
         self.facts.setdefault("seconds", {})
         self.facts.setdefault("work", {})
 
-    @property
-    def hash(self) -> str:
-        """16 hex digits of the identity."""
-        return str(self.facts["hash"])
-
     def save(self) -> None:
         """Write run.json, whole or not at all."""
         write_text(self.path, json.dumps(self.facts, indent=2, ensure_ascii=False) + "\n")
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the seconds of the block to the stage's, and log it; a stage that fails keeps its old time."""
+        """Add the seconds of the block to the stage's, and log it in log.txt; a stage that fails keeps its old time."""
         with logged(self.path.with_name("log.txt")):
             log.debug("%s begins", stage)
             started = time.perf_counter()
@@ -77,32 +76,24 @@ class RunRecord:
 
     def note_stores(self, stores: Mapping[str, Path]) -> None:
         """Record the current version of each store by its number; null where nothing was published."""
-        found = {name: latest(store) for name, store in stores.items()}
-        self.facts["stores"] = {name: one.version if one else None for name, one in found.items()}
+        self.facts["stores"] = {name: one.version if (one := latest(store)) else None for name, store in stores.items()}
         self.save()
 
     def add_work(self, stage: str, counts: Counts, seconds: float, start_seconds: float) -> None:
         """Record what the engines did in a plan of `seconds` without their start-up; rates are over all plans."""
-        self.facts["work"][stage] = {
-            "begun": counts.begun,
-            "calls": counts.calls,
-            "calls_saved": counts.calls_saved,
-            "tokens": counts.prompt_tokens + counts.completion_tokens,
-            "seconds": seconds,
-        }
+        told = {key: counts[key] for key in ("begun", "calls", "calls_saved")}
+        told["tokens"] = counts["prompt_tokens"] + counts["completion_tokens"]
+        self.facts["work"][stage] = {**told, "seconds": seconds}
         done = {key: sum(work[key] for work in self.facts["work"].values()) for key in ("calls", "tokens", "seconds")}
         self.facts["engine_start_seconds"] = start_seconds
-        self.facts["calls_per_second"] = done["calls"] / done["seconds"]
-        self.facts["tokens_per_second"] = done["tokens"] / done["seconds"]
+        for key in ("calls", "tokens"):
+            self.facts[f"{key}_per_second"] = done[key] / done["seconds"]
         self.save()
 
 
 @contextmanager
 def logged(file: Path) -> Iterator[None]:
-    """Append to `file`, with times, what loggers say in the block: wbrag's all, others' from their own level up.
-
-    So it does with the error that ends the block.
-    """
+    """Append to `file` what loggers say in the block (wbrag's all, others' from their own level up), and its error."""
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, own = logging.getLogger(), logging.getLogger("wbrag")
@@ -122,8 +113,6 @@ def logged(file: Path) -> Iterator[None]:
 
 def open_record(run: Path, cfg: TrainConfig, identity: Identity) -> RunRecord:
     """The record of a new or resumed run, config.yaml beside it; ConfigError where the folder holds another run."""
-    from omegaconf import OmegaConf
-
     record = RunRecord(run, identity)
     write_text(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
     record.save()
@@ -134,19 +123,15 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that a result may depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):  # one of two variants of a package is installed, never both
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue  # one of two variants of a package is installed, never both
     return found
 
 
 def git_commit() -> str | None:
     """The commit of the checkout that this code lies in; None without git."""
+    here, command = Path(__file__).parent, ["git", "rev-parse", "HEAD"]
     try:
-        asked = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
+        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return asked.stdout.strip()

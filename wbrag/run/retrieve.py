@@ -1,6 +1,5 @@
-"""Retrieval on Ray: R(q, K) over the base for all questions, and the merged search once there is a write-back store.
-
-Also what methods search with while they answer.
+"""Retrieval on Ray: R(q, K) over the base for all questions, the merged search once there is a write-back store, and
+what methods search with while they answer.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from wbrag.data.benchmarks import examples_table
 from wbrag.methods import searches
 from wbrag.retrieval.encoder import Encoder
 from wbrag.retrieval.encoding import Encoders, lent, threads_of
-from wbrag.run.inputs import search_identity
+from wbrag.run.inputs import cache_of, search_identity
 from wbrag.run.shared import FILES, SharedRows, share
 from wbrag.schema import DOCUMENT, EXAMPLE, KNOWN, Document, Example, document_rows, documents_of
 from wbrag.store.versions import reading
@@ -61,6 +60,13 @@ class Knowledge:
     nprobe: int
     versions: tuple[int, int] = (0, 0)
 
+    def open(self, **how: Any) -> KnowledgeBase:  # noqa: ANN401 - as KnowledgeBase has it
+        """The knowledge base; `how` as its other arguments."""
+        from wbrag.store.search import KnowledgeBase
+
+        own: dict[str, Any] = {"versions": self.versions, "merge": self.merge, "nprobe": self.nprobe}
+        return KnowledgeBase(self.base, self.writeback, **own, **how)
+
 
 def knowledge_of(
     cfg: TrainConfig, base: Path, writeback: Path | None = None, versions: tuple[int, int] = (0, 0)
@@ -69,9 +75,7 @@ def knowledge_of(
     return Knowledge(base, writeback, cfg.k, cfg.merge, cfg.index.nprobe, versions)
 
 
-def retrieved(
-    cfg: TrainConfig, questions: Iterable[str], base: Path, cache: Path, encoders: Encoders | None = None
-) -> SharedRows:
+def retrieved(cfg: TrainConfig, questions: Iterable[str], base: Path, encoders: Encoders | None = None) -> SharedRows:
     """R(q, K) of all questions (rows of FOUND). What runs share is looked up, and only the rest is searched for, on
     `encoders` (their own without).
 
@@ -80,7 +84,8 @@ def retrieved(
     from ray.util import ActorPool
 
     with reading(base) as versions:
-        folder = cache / f"retrieved-{fingerprint(base.name, versions[0], cfg.k, search_identity(cfg.index))}"
+        named = fingerprint(base.name, versions[0], cfg.k, search_identity(cfg.index))
+        folder = cache_of(cfg) / f"retrieved-{named}"
         asked = SharedRows(folder, FOUND).missing(questions)
         if not asked:
             return SharedRows(folder, FOUND)
@@ -113,13 +118,12 @@ def in_order(examples: Sequence[Example], found: SharedRows) -> Iterator[pa.Tabl
 def retrieve(
     encoder: Encoder, batch: pa.Table, stores: Knowledge, opening: str, sharers: int = 1, gpu: bool = False
 ) -> pa.Table:
-    """The rows with `documents`, `first_document` (its id, "" without any) and `vector`, the encoded question."""
+    """The questions (column `question`) as rows of FOUND; `first_document` is its id, "" without any."""
     xq = encoder.encode_queries(batch["question"].to_pylist())
     found = _opened(opening, stores, encoder.fingerprint, sharers, gpu).search(xq, stores.k, writeback=False)
-    batch = batch.append_column(pa.field("documents", DOCUMENTS), _column(found))
-    batch = batch.append_column(VECTOR, pa.array([row.tobytes() for row in xq], VECTOR.type))
+    vectors = pa.array([row.tobytes() for row in xq], VECTOR.type)
     first = [documents[0].id if documents else "" for documents in found]
-    return batch.append_column("first_document", pa.array(first, pa.string()))
+    return pa.table([batch["question"], _column(found), vectors, pa.array(first, pa.string())], schema=FOUND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +136,8 @@ class Searcher:
 
     async def search(self, queries: list[str], k: int, merged: Sequence[bool]) -> list[list[Document]]:
         """The k nearest documents of each query: of both stores where its flag is set, else of the base alone."""
-        found: list[list[Document]] = await self.actor.apply.remote(
-            search, queries, k, merged, self.stores, self.opening
-        )
+        asked = (queries, k, merged, self.stores, self.opening)
+        found: list[list[Document]] = await self.actor.apply.remote(search, *asked)
         return found
 
 
@@ -160,28 +163,17 @@ def search(
     encoder: Encoder, queries: list[str], k: int, merged: Sequence[bool], stores: Knowledge, opening: str
 ) -> list[list[Document]]:
     """As `Searcher.search`, where the encoder is."""
-    return _opened(opening, stores, encoder.fingerprint).search(
-        encoder.encode_queries(queries), k, merged, questions=queries
-    )
+    xq = encoder.encode_queries(queries)
+    return _opened(opening, stores, encoder.fingerprint).search(xq, k, merged, questions=queries)
 
 
 @lru_cache(maxsize=1)
 def _opened(opening: str, stores: Knowledge, encoder: str, sharers: int = 1, gpu: bool = False) -> KnowledgeBase:
     """The stores, opened once for all calls that name this `opening`; a version is pinned, files are checked then."""
-    from wbrag.store.search import KnowledgeBase
     from wbrag.store.topk import gpus
 
     block_bytes = GPU_BLOCK_BYTES if gpu and gpus() else 0
-    return KnowledgeBase(
-        stores.base,
-        stores.writeback,
-        encoder=encoder,
-        versions=stores.versions,
-        threads=threads_of(sharers),
-        merge=stores.merge,
-        nprobe=stores.nprobe,
-        block_bytes=block_bytes,
-    )
+    return stores.open(encoder=encoder, threads=threads_of(sharers), block_bytes=block_bytes)
 
 
 class MergedRetriever:
@@ -190,16 +182,7 @@ class MergedRetriever:
     """
 
     def __init__(self, stores: Knowledge) -> None:
-        from wbrag.store.search import KnowledgeBase
-
-        self.knowledge = KnowledgeBase(
-            stores.base,
-            stores.writeback,
-            versions=stores.versions,
-            merge=stores.merge,
-            nprobe=stores.nprobe,
-        )
-        self.k = stores.k
+        self.knowledge, self.k = stores.open(), stores.k
 
     def __call__(self, batch: pa.Table, leave_out: Sequence[frozenset[str]] | None = None) -> pa.Table:
         """The rows with a column `documents_writeback` in place of the vectors; `leave_out` as `KnowledgeBase.fold`."""

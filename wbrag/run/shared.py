@@ -1,4 +1,5 @@
-"""What runs share about a question, found by its text: the documents retrieved for it, its closed-book answer.
+"""What runs share in the cache: the hashes of files, and what is found by a question's text, the documents retrieved
+for it and its closed-book answer.
 
 A folder of the cache is named by all else that changes what lies there. A run that finds a question missing adds a
 file, whole or not at all, and no file is ever changed: runs at once do each other no harm, at worst the same work.
@@ -6,17 +7,44 @@ file, whole or not at all, and no file is ever changed: runs at once do each oth
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
 
-from wbrag.store.files import replace_file, scratch_folder
+from wbrag.config import fingerprint
+from wbrag.run.folder import write_text
+from wbrag.store.files import replace_file, scratch_folder, sha256_file
 
-#: What such files are called. Arrow's own format: a row is looked up without its neighbours being read.
+#: What files of shared rows are called. Arrow's own format: a row is looked up without its neighbours being read.
 FILES = "*.arrow"
+#: A file that was changed so shortly before it was hashed may be changed once more without getting another time.
+SETTLED_NS = 2_000_000_000
+
+
+def content_hash(path: Path, cache: Path) -> str:
+    """sha256 of a file's content, 64 hex digits; noted in `cache` by its absolute path, size and times.
+
+    Where these are as noted the file is not read, unless it had been changed less than 2 s before it was hashed. A
+    note is one file and is written whole, so that of runs that hash at once the last one's stays.
+    """
+    path, hashed = path.absolute(), time.time_ns()
+    stat = path.stat()
+    # The time of the last change of any kind tells apart what was put there with the times of another file.
+    state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    note = cache / "hashes" / f"{fingerprint(str(path))}.json"
+    with suppress(FileNotFoundError, ValueError):  # no note, or what a crash of the machine left of one
+        known = json.loads(note.read_text(encoding="utf-8"))
+        if known["state"] == state and known["hashed_ns"] - stat.st_mtime_ns >= SETTLED_NS:
+            return str(known["sha256"])
+    found = sha256_file(path)
+    told = {"file": str(path), "state": state, "hashed_ns": hashed, "sha256": found}
+    write_text(note, json.dumps(told) + "\n")
+    return found
 
 
 class SharedRows:
@@ -36,14 +64,9 @@ class SharedRows:
 
     def rows(self, questions: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """These columns of the questions' rows, in the order of the questions; KeyError for one that is `missing`."""
-        places = [self.places[question] for question in questions]
-        order = sorted(range(len(places)), key=places.__getitem__)
-        found = [pa.schema([self.schema.field(name) for name in columns]).empty_table()]
-        for number, some in groupby(order, lambda i: places[i][0]):
-            rows = self.files[number].select(columns).take(pa.array([places[i][1] for i in some], pa.int64()))
-            found.append(pa.Table.from_batches([rows]))
-        back = sorted(range(len(order)), key=order.__getitem__)
-        return pa.concat_tables(found).take(pa.array(back, pa.int64()))
+        files = [rows.select(columns) for rows in self.files]
+        found = [files[number].slice(row, 1) for number, row in map(self.places.__getitem__, questions)]
+        return pa.Table.from_batches(found, pa.schema([self.schema.field(name) for name in columns])).combine_chunks()
 
 
 def share(folder: Path, rows: pa.Table) -> None:

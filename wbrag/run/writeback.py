@@ -7,6 +7,7 @@ Units are a second plan over the written traces, so that they are made again wit
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,8 @@ import pyarrow.parquet as pq
 from wbrag.config import TrainConfig, one_unit_an_example
 from wbrag.metrics import score
 from wbrag.retrieval.encoding import Encoders, on_encoder
-from wbrag.run.actors import Generators
-from wbrag.run.dispatch import Stage
+from wbrag.run.actors import Generators, Stage
 from wbrag.run.folder import read_fields, write_rows
-from wbrag.run.inputs import cache_of
 from wbrag.run.job import Job, generate, written
 from wbrag.run.retrieve import MERGED, READ_ROWS, MergedRetriever, knowledge_of, retrieved, searcher
 from wbrag.schema import LEFT, REQUEST, UNIT, WRITTEN, Document, documents_of
@@ -46,11 +45,10 @@ READ = [
 
 def write_back(job: Job, traces: Path, questions: Path, base: Path, generators: Generators) -> Path:
     """K_wb: the units of all kept examples of `traces`, each once, published as the store `writeback/` (absent without
-    units).
+    units); beside it `units.parquet` (schema.UNIT) and `left_out.parquet` (schema.LEFT).
 
-    Beside it `units.parquet` (schema.UNIT) and `left_out.parquet` (schema.LEFT). The units come in order of their id,
-    so that however the examples were scheduled, the store has the same bytes. A published store is left alone: what was
-    deleted from it since must not come back.
+    The units come in order of their id, so that however the examples were scheduled, the store has the same bytes. A
+    published store is left alone: what was deleted from it since must not come back.
     """
     store, file = job.run / "writeback", job.run / "units.parquet"
     if not file.exists():
@@ -83,11 +81,8 @@ def written_units(job: Job, traces: Path, base: Path, generators: Generators) ->
     rows = pq.read_table(job.run / "written", schema=WRITTEN).to_pylist() if goal else []
     rows.sort(key=lambda row: str(row["id"]))  # files are named at random
     left_out = [{"request": row["id"], **one} for row in rows for one in row["left_out"] or []]
-    left_out += [
-        {"request": row["id"], "text": "", "kind": row["status"], "reason": row["reason"]}
-        for row in rows
-        if row["status"] == "failed" or not (row["units"] or row["left_out"])
-    ]
+    nothing = [row for row in rows if row["status"] == "failed" or not (row["units"] or row["left_out"])]
+    left_out += [{"request": row["id"], "text": "", "kind": row["status"], "reason": row["reason"]} for row in nothing]
     return distinct([unit for row in rows for unit in row["units"] or []]), left_out
 
 
@@ -95,7 +90,7 @@ def requests(cfg: TrainConfig, kept: Sequence[Row], base: Path, encoders: Encode
     """The requests for the units of kept examples (`wbrag.units.requests`), searched and chosen on encoder actors."""
 
     def search(names: Sequence[str]) -> list[list[Document]]:
-        found = retrieved(replace(cfg, k=cfg.units.search), names, base, cache_of(cfg), encoders)
+        found = retrieved(replace(cfg, k=cfg.units.search), names, base, encoders)
         return [documents_of(rows) for rows in found.rows(names, ["documents"])["documents"].to_pylist()]
 
     def nearest(questions: Sequence[str], there: Sequence[Sequence[str]]) -> list[list[int]]:
@@ -134,18 +129,19 @@ def validated(
             generators.stop()
     answered = sorted(read_fields(job.run / "readings", READ), key=lambda row: str(row["id"]))
     told = balances(units, [_reading(row, job.cfg) for row in answered])
+    judged = [(unit, told[unit["id"]]) for unit in units]
     harmful = [
         {
             "request": ", ".join(unit["example_ids"]) or unit["subject"],
             "text": f"{unit['title']}\n{unit['text']}",
             "kind": "harmful",
-            "reason": f"{told[unit['id']].reason}; read by {told[unit['id']].readings}"
-            + (f", changed {', '.join(told[unit['id']].questions)}" if told[unit["id"]].questions else ""),
+            "reason": f"{found.reason}; read by {found.readings}"
+            + (f", changed {', '.join(found.questions)}" if found.questions else ""),
         }
-        for unit in units
-        if told[unit["id"]].reason
+        for unit, found in judged
+        if found.reason
     ]
-    return [unit for unit in units if not told[unit["id"]].reason], harmful
+    return [unit for unit, found in judged if not found.reason], harmful
 
 
 def readers(
@@ -154,10 +150,10 @@ def readers(
     """The training questions, of those `answered` with documents, that read a unit which they did not make: rows of
     MERGED, batch by batch.
     """
-    own: dict[str, set[str]] = {}
+    own: dict[str, set[str]] = defaultdict(set)
     for unit in units:
         for example in unit["example_ids"]:
-            own.setdefault(example, set()).add(unit["id"])
+            own[example].add(unit["id"])
     ids = answered.combine_chunks()
     with reading(*stores) as versions:
         retriever = MergedRetriever(knowledge_of(cfg, *stores, versions))
@@ -165,16 +161,15 @@ def readers(
             rows = pa.Table.from_batches([batch]).filter(pc.is_in(batch["id"], ids))
             if not rows.num_rows:
                 continue
-            found = retriever(rows, [frozenset(own.get(key, ())) for key in rows["id"].to_pylist()])
+            found = retriever(rows, [frozenset(own[key]) for key in rows["id"].to_pylist()])
             read = found["documents_writeback"].to_pylist()
             yield found.filter(pa.array([any(d["source"] == "writeback" for d in some) for some in read], pa.bool_()))
 
 
 def _reading(row: Row, cfg: TrainConfig) -> Reading:
     def scored(answer: str | None) -> float:
-        return (
-            0.0 if answer is None else score(cfg.benchmark.metric, answer, row["golden_answers"], cfg.benchmark.labels)
-        )
+        golden, how = row["golden_answers"], cfg.benchmark
+        return 0.0 if answer is None else score(how.metric, answer, golden, how.labels)
 
     best = max((d["score"] for d in row["documents_base"]), default=0.0)
     units = {d["id"]: d["score"] - best for d in row["documents_writeback"] if d["source"] == "writeback"}
@@ -185,10 +180,9 @@ def _reading(row: Row, cfg: TrainConfig) -> Reading:
 def publish_units(
     units: Path, store: Path, cfg: TrainConfig, note: Mapping[str, Any], base: Path, encoders: Encoders | None = None
 ) -> None:
-    """Build a store of units (a Parquet file of `schema.UNIT`) that belongs to the current version of `base`. It is
-    searched exactly, whatever kind of index the base is: thousands of units need no lists.
-    """
-    index, note = replace(cfg.index, kind="flat_fp16"), {**note, **merge_note(cfg.merge)}
+    """Build a store of units (a Parquet file of `schema.UNIT`) that belongs to the current version of `base`."""
+    index = replace(cfg.index, kind="flat_fp16")  # searched exactly: thousands of units need no lists
+    note = {**note, **merge_note(cfg.merge)}
     build_store(units, store, cfg.encoder, index, cfg.cluster, note, encoders, named(current(base)))
 
 
