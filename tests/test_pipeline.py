@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,6 +234,23 @@ def test_runs_without_a_new_question_retrieve_nothing(trained: TrainConfig, data
     assert set((data / "cache").glob("*/*.arrow")) == before
     mine, theirs = (pq.read_table(run / "questions") for run in (Path(trained.run_dir), tmp_path / "run"))
     assert mine.equals(theirs)
+
+
+def test_two_bases_of_one_name_and_version_do_not_share_what_was_found(
+    trained: TrainConfig, data: Path, tmp_path: Path
+) -> None:
+    other = world(tmp_path / "world", train_rows=2, test_rows=2)
+    corpus = (other / "corpus.jsonl").read_text().replace(" is ", " is now ")
+    (other / "corpus.jsonl").write_text(corpus)
+    train(settings(other, tmp_path / "made", cache_dir=str(tmp_path / "theirs")))
+    found = []
+    for name, run in (("own", Path(trained.run_dir)), ("other", tmp_path / "made")):
+        shutil.copytree((run / "base").resolve(), tmp_path / name / "base")
+        cfg = settings(data, tmp_path / f"run-{name}", cache_dir=str(tmp_path / "cache"))
+        train(replace(cfg, base=str(tmp_path / name / "base"), corpus="", train_limit=2, test_limit=2))
+        rows = pq.read_table(tmp_path / f"run-{name}" / "questions")["documents"].to_pylist()
+        found.append({" is now " in document["text"] for documents in rows for document in documents})
+    assert found == [{False}, {True}]
 
 
 def test_a_finished_run_is_not_done_again(trained: TrainConfig) -> None:

@@ -25,7 +25,8 @@ from wbrag.retrieval.encoding import Encoders, lent, threads_of
 from wbrag.run.inputs import cache_of, search_identity
 from wbrag.run.shared import FILES, SharedRows, share
 from wbrag.schema import DOCUMENT, EXAMPLE, KNOWN, Document, Example, document_rows, documents_of
-from wbrag.store.versions import reading
+from wbrag.store.place import place_of
+from wbrag.store.versions import named, read_version, reading
 
 if TYPE_CHECKING:
     from wbrag.store.search import KnowledgeBase
@@ -84,8 +85,8 @@ def retrieved(cfg: TrainConfig, questions: Iterable[str], base: Path, encoders: 
     from ray.util import ActorPool
 
     with reading(base) as versions:
-        named = fingerprint(base.name, versions[0], cfg.k, search_identity(cfg.index))
-        folder = cache_of(cfg) / f"retrieved-{named}"
+        record = read_version(place_of(base), versions[0])
+        folder = cache_of(cfg) / f"retrieved-{fingerprint(named(record), cfg.k, search_identity(cfg.index))}"
         asked = SharedRows(folder, FOUND).missing(questions)
         if not asked:
             return SharedRows(folder, FOUND)
