@@ -1,7 +1,7 @@
 """The paper's experiments from one command: a grid of runs, what is measured in them afterwards, and one report.
 
     python jobs/reproduce.py world=DIR run_dir=runs/reproduce
-    python jobs/reproduce.py run_dir=DIR 'methods=[naive]' 'transfer=[]' 'backbones=[scripted]' world=DIR
+    python jobs/reproduce.py run_dir=DIR 'methods=[naive]' 'backbones=[scripted]' world=DIR
 
 The same command again goes on where it stopped; what is done is not run again. A point that fails does not stop the
 others: it is named in the report and at the end, with exit code 1. Other exit codes as jobs/train.py.
@@ -79,10 +79,25 @@ def run_point(cfg: TrainConfig, session: Session) -> None:
 
 def measure_more(typed: ReproduceConfig, out: Path, backbone: str, session: Session) -> None:
     """What conf/reproduce.yaml says is measured in one backbone's finished runs, each on its own."""
+    if backbone == typed.backbones[0]:
+        measure_as_the_paper(typed, out, backbone, session)
+    replug = [name for name in typed.benchmarks if "replug" in typed.methods and is_done(out, backbone, name, "replug")]
+    for benchmark, temperature in product(replug, typed.temperatures):
+        with noted(f"temperature {temperature} {backbone}/{benchmark}"):
+            other_temperature(trained(run_of(out, backbone, benchmark, "replug"), session), temperature, session)
+    for benchmark, method in product(typed.benchmarks, typed.compare):
+        with noted(f"units {backbone}/{benchmark}/{method}"):
+            if is_done(out, backbone, benchmark, method):
+                measure_ways(trained(run_of(out, backbone, benchmark, method), session), typed.ways, session)
+
+
+def measure_as_the_paper(typed: ReproduceConfig, out: Path, backbone: str, session: Session) -> None:
+    """Transfer, ablation, placebos, A/A and judge in the named runs, of one backbone as in the paper."""
     for benchmark in typed.transfer:
         with noted(f"transfer {backbone}/{benchmark}"):
             methods = [method for method in typed.methods if is_done(out, backbone, benchmark, method)]
-            transfer([trained(run_of(out, backbone, benchmark, method), session) for method in methods], session)
+            if len(methods) > 1:
+                transfer([trained(run_of(out, backbone, benchmark, method), session) for method in methods], session)
     for name in typed.ablate:
         with noted(f"ablation {backbone}/{name}"):
             ablate(trained(named(out, backbone, name), session), typed.thresholds, session)
@@ -93,14 +108,6 @@ def measure_more(typed: ReproduceConfig, out: Path, backbone: str, session: Sess
     for name in typed.repeat:
         with noted(f"A/A {backbone}/{name}"):
             repeat(trained(named(out, backbone, name), session), session)
-    replug = [name for name in typed.benchmarks if "replug" in typed.methods and is_done(out, backbone, name, "replug")]
-    for benchmark, temperature in product(replug, typed.temperatures):
-        with noted(f"temperature {temperature} {backbone}/{benchmark}"):
-            other_temperature(trained(run_of(out, backbone, benchmark, "replug"), session), temperature, session)
-    for benchmark, method in product(typed.benchmarks, typed.compare):
-        with noted(f"units {backbone}/{benchmark}/{method}"):
-            if is_done(out, backbone, benchmark, method):
-                measure_ways(trained(run_of(out, backbone, benchmark, method), session), typed.ways, session)
     for name in typed.judge:
         with noted(f"judge {backbone}/{name}"):
             judge(trained(named(out, backbone, name), session), session)

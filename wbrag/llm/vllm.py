@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MIXTURE_ATTEMPTS = 20
 #: Length of a call that only keeps the engine busy, tokens.
 BUSY_TOKENS = 64
+#: With so few, on a CPU, none is kept free for vLLM's scheduler: of two, half would be (a run took a quarter longer).
+FEW_CORES = 2
 #: Kept off unless the user set them: usage reports, progress bars, and everything below an error in the log.
 QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -72,6 +74,8 @@ class VllmEngine:
     def __init__(self, backbone: Backbone) -> None:
         for key, value in QUIET.items():
             os.environ.setdefault(key, value)
+        if len(os.sched_getaffinity(0)) <= FEW_CORES:
+            os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
         from vllm import AsyncEngineArgs
         from vllm.platforms import current_platform
         from vllm.usage.usage_lib import UsageContext
