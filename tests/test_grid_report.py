@@ -215,9 +215,9 @@ def test_cost_adds_up_runs_and_variants(runs: list[Path]) -> None:
     alone = sum(p.metrics["cost"]["training"]["calls"] + p.metrics["cost"]["evaluation"]["calls"] for p in points)
     judged = json.loads((points[0].run / "variants" / "judge" / "metrics.json").read_text())["cost"]
     judge = judged["training"]["calls"] + judged["evaluation"]["calls"]
-    assert found["calls"] == alone + 9 * 90 * prediction()["calls"] + judge
+    assert found["calls"] == alone + 10 * 90 * prediction()["calls"] + judge
     assert found["saved"] == sum(p.metrics["cost"]["training"]["calls_saved"] for p in points)
-    assert found["seconds"] == pytest.approx(5 * sum(RUN["seconds"].values()) + 9 * 7.5)
+    assert found["seconds"] == pytest.approx(5 * sum(RUN["seconds"].values()) + 10 * 7.5)
 
 
 def test_a_judge_is_told_beside_the_labels(runs: list[Path], tmp_path: Path) -> None:
