@@ -106,7 +106,7 @@ def test_a_reply_that_is_no_passage_and_an_error_are_told_apart() -> None:
 
 def test_a_request_that_cannot_be_asked_fails_alone_and_names_its_document() -> None:
     row, llm = written(request([HELPFUL]), tokens=70)
-    assert (row["status"], row["calls"], llm.calls) == ("failed", 0, 0)
+    assert (row["status"], row["calls"], len(llm.prompts)) == ("failed", 0, 0)
     assert "PromptTooLong: document 'p1' alone" in row["reason"]
 
 
@@ -130,7 +130,7 @@ def test_verbatim_units_are_the_statements_under_their_title_and_ask_nobody() ->
     assert (unit["form"], unit["subject"], unit["doubt"]) == ("verbatim", "", "")
     assert unit["source_tokens"] == sum(len(SAYS[i].contents.split()) for i in (0, 1))
     assert unit["unit_tokens"] == len(unit["text"].split()) + 1
-    assert (row["status"], row["left_out"], llm.calls, row["prompt_tokens"]) == ("kept", [], 0, 0)
+    assert (row["status"], row["left_out"], llm.prompts, row["prompt_tokens"]) == ("kept", [], [], 0)
 
     titled, _ = written(request(SAYS, statements=statements, subject="Oakwick"), VERBATIM)
     assert (titled["units"][0]["title"], titled["units"][0]["subject"]) == ("Oakwick", "Oakwick")
@@ -230,7 +230,7 @@ def test_a_draft_is_taken_as_it_is() -> None:
     row, llm = written(request([HELPFUL, OTHER], draft=draft, examples=["e"]))
     (unit,) = row["units"]
     assert (unit["title"], unit["text"], unit["source_ids"]) == (draft["title"], draft["text"], ["p1", "p2"])
-    assert (llm.calls, row["status"]) == (0, "kept")
+    assert (llm.prompts, row["status"]) == ([], "kept")
     assert unit["id"] == unit_id(draft["title"], draft["text"], ("p1", "p2"))
 
 
@@ -272,7 +272,7 @@ def test_a_faithful_draft_stays_and_asks_nobody() -> None:
     row, llm = written(drafted(f"{STATED} {MARKETS}"), FAITHFUL)
     (unit,) = row["units"]
     assert (unit["text"], unit["form"], unit["doubt"]) == (f"{STATED} {MARKETS}", "distilled", "")
-    assert (row["left_out"], llm.calls) == ([], 0)
+    assert (row["left_out"], llm.prompts) == ([], [])
 
 
 def test_what_no_source_has_is_cut_and_told() -> None:
