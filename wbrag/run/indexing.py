@@ -7,8 +7,8 @@ from pathlib import Path
 from wbrag.config import BuildConfig
 from wbrag.run.inputs import read_corpus
 from wbrag.run.job import ray_session
-from wbrag.store.adopt import adopt
 from wbrag.store.build import build_store
+from wbrag.store.exchange import adopt
 from wbrag.store.place import place_of
 from wbrag.store.vectors import check_index
 from wbrag.store.versions import Version

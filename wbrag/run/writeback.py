@@ -8,7 +8,7 @@ Units are a second plan over the written traces, so that they are made again wit
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from wbrag.run.job import Job, generate, written
 from wbrag.run.retrieve import MERGED, READ_ROWS, MergedRetriever, knowledge_of, retrieved, searcher
 from wbrag.schema import LEFT, REQUEST, UNIT, WRITTEN, Document, documents_of
 from wbrag.store.build import build_store
-from wbrag.store.notes import merge_note
 from wbrag.store.versions import current, latest, named, reading
 from wbrag.units.evidence import nearest_sentences
 from wbrag.units.requests import TRACE_COLUMNS, by_question, by_subject
@@ -188,7 +187,7 @@ def publish_units(
     """Build a store of units (a Parquet file of `schema.UNIT`) that belongs to the current version of `base`. It is
     searched exactly, whatever kind of index the base is: thousands of units need no lists.
     """
-    index, note = replace(cfg.index, kind="flat_fp16"), {**note, **merge_note(cfg.merge)}
+    index, note = replace(cfg.index, kind="flat_fp16"), {**note, "merge": asdict(cfg.merge)}
     build_store(units, store, cfg.encoder, index, cfg.cluster, note, encoders, named(current(base)))
 
 
