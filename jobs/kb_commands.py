@@ -11,9 +11,8 @@ from typing import Any
 from wbrag.config import Encoder
 from wbrag.store import rows
 from wbrag.store.files import StoreError
-from wbrag.store.notes import noted_encoder
 from wbrag.store.place import Place, place_of
-from wbrag.store.versions import Version, current, history, read_version, rollback
+from wbrag.store.versions import Version, current, history, noted_encoder, read_version, rollback
 
 #: Ids that `diff` lists of each sort in a terminal.
 SHOWN = 10
@@ -66,7 +65,7 @@ def compare(place: Place, args: argparse.Namespace) -> Told:
     """Ids that were added, removed or changed."""
     from wbrag.store.verify import diff
 
-    found = asdict(diff(place, args.a, args.b))
+    found = diff(place, args.a, args.b)
     lines = [", ".join(f"{len(ids):,} {sort}" for sort, ids in found.items())]
     for sign, ids in zip("+-~", found.values(), strict=True):
         lines += [f"{sign} {key}" for key in ids[:SHOWN]]
@@ -127,7 +126,7 @@ def collect(place: Place, args: argparse.Namespace) -> Told:
 
 def take_out(place: Place, args: argparse.Namespace) -> Told:
     """FlashRAG's corpus and index, and a Parquet table."""
-    from wbrag.store.export import export
+    from wbrag.store.exchange import export
 
     facts = export([place, *map(place_of, args.beside)], Path(args.folder), args.dtype)
     return Told(facts, [f"{args.folder}: {facts['rows']:,} passages, {facts['dtype']} index of {facts['dimension']}"])
@@ -135,7 +134,7 @@ def take_out(place: Place, args: argparse.Namespace) -> Told:
 
 def take_in(place: Place, args: argparse.Namespace) -> Told:
     """A store of FlashRAG's corpus and flat index."""
-    from wbrag.store.adopt import adopt
+    from wbrag.store.exchange import adopt
 
     folder = Path(args.folder)
     index = Path(args.index) if args.index else _only(folder, "*.index")

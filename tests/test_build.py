@@ -120,5 +120,5 @@ def test_a_build_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Mo
     piece = make_piece(place, files, numbers, groups, schema, spec)
     monkeypatch.setattr(building, "write_piece", None)  # nor written
     assert make_piece(place, files, numbers, groups, schema, spec) == piece
-    assert piece.rows == 3000
+    assert piece.fragment["physical_rows"] == 3000
     assert versions.latest(place) is None

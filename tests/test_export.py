@@ -16,15 +16,13 @@ from small_store import publish
 from wbrag.config import Encoder
 from wbrag.data.benchmarks import InputError, OverErrorBudget
 from wbrag.retrieval.encoder import open_encoder, passage_text
-from wbrag.store.adopt import adopt
 from wbrag.store.changes import delete
-from wbrag.store.export import export
+from wbrag.store.exchange import adopt, export
 from wbrag.store.files import StoreError, sha256_file
-from wbrag.store.notes import encoder_note
 from wbrag.store.place import place_of
 from wbrag.store.rows import ids_of, opened
 from wbrag.store.search import KnowledgeBase
-from wbrag.store.versions import latest
+from wbrag.store.versions import encoder_note, latest
 
 HASHING = Encoder(name="hashing", kind="hashing", model="", dimension=64)
 TOWNS = [{"id": f"t{i}", "title": f"Town {i}", "text": f"The mayor of town{i} is mayor{i}."} for i in range(40)]

@@ -16,9 +16,8 @@ from small_store import publish
 from wbrag.config import Encoder
 from wbrag.retrieval.encoder import open_encoder, passage_text
 from wbrag.store.changes import delete
-from wbrag.store.notes import encoder_note
 from wbrag.store.search import KnowledgeBase
-from wbrag.store.versions import latest
+from wbrag.store.versions import encoder_note, latest
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "jobs"))

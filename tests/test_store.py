@@ -239,9 +239,9 @@ def test_what_is_no_store_says_what_it_is(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ConfigError, match=r"store: 'gs://b/x': .* not under gs://"):
         place_of("gs://b/x")
     assert str(place_of(Path("s3://bucket/kb/"))) == str(place_of("s3:/bucket/kb")) == "s3://bucket/kb"
-    nobody = Place("s3://bucket/kb", {"key": "k", "secret": "s", "endpoint": "http://127.0.0.1:1"})
+    use_endpoint(monkeypatch, "http://127.0.0.1:1")
     with pytest.raises(StoreError, match=r"s3://bucket/kb: the object store cannot be asked: .*127\.0\.0\.1:1"):
-        verify(nobody)
+        verify("s3://bucket/kb")
     monkeypatch.setenv("HOME", str(tmp_path / "run"))
     monkeypatch.chdir(tmp_path)
     for where in ("~/base", "run/base", tmp_path / "run" / "base", str(tmp_path / "run")):
@@ -387,8 +387,19 @@ def endpoint() -> Iterator[str]:
     server.stop()
 
 
-def test_a_store_in_s3_is_the_same_store(tmp_path: Path, endpoint: str) -> None:
-    place = Place("s3://wbrag/kb", {"key": "k", "secret": "s", "endpoint": endpoint}, tmp_path / "cache")
+def use_endpoint(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """This process' S3 is at `endpoint`, as the usual variables say."""
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()  # of another test's endpoint
+    for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("ENDPOINT_URL", endpoint)):
+        monkeypatch.setenv(f"AWS_{name}", value)
+
+
+def test_a_store_in_s3_is_the_same_store(tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_endpoint(monkeypatch, endpoint)
+    monkeypatch.setenv("HOME", str(tmp_path))  # of the cache
+    place = place_of("s3://wbrag/kb")
     place._files.mkdir("wbrag")
     with pytest.raises(StoreError, match="s3://wbrag/kb: no version was ever published there"):
         KnowledgeBase(place)

@@ -22,10 +22,9 @@ from wbrag.run.folder import write_text
 from wbrag.run.shared import content_hash
 from wbrag.schema import Example
 from wbrag.store.files import sha256_file
-from wbrag.store.notes import encoder_note, noted_encoder
 from wbrag.store.place import place_of
 from wbrag.store.vectors import check_index
-from wbrag.store.versions import current, named
+from wbrag.store.versions import current, encoder_note, named, noted_encoder
 
 Identity = dict[str, Any]
 

@@ -30,8 +30,8 @@ from wbrag.run.record import RunRecord, open_record, resolve_run_dir
 from wbrag.run.retrieve import ASKED, in_order, knowledge_of, retrieved, searcher
 from wbrag.run.shared import FILES, SharedRows, content_hash, share
 from wbrag.run.writeback import write_back
-from wbrag.store.adopt import adopt
 from wbrag.store.build import build_store
+from wbrag.store.exchange import adopt
 from wbrag.store.files import in_turn, move_into_place, scratch_folder
 from wbrag.store.place import place_of
 from wbrag.store.vectors import check_index

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from wbrag.run.job import Job, generate, written
 from wbrag.run.retrieve import MERGED, READ_ROWS, MergedRetriever, knowledge_of, retrieved, searcher
 from wbrag.schema import LEFT, REQUEST, UNIT, WRITTEN, Document, documents_of
 from wbrag.store.build import build_store
-from wbrag.store.notes import merge_note
 from wbrag.store.versions import current, latest, named, reading
 from wbrag.units.evidence import nearest_sentences
 from wbrag.units.requests import TRACE_COLUMNS, by_question, by_subject
@@ -180,9 +179,10 @@ def _reading(row: Row, cfg: TrainConfig) -> Reading:
 def publish_units(
     units: Path, store: Path, cfg: TrainConfig, note: Mapping[str, Any], base: Path, encoders: Encoders | None = None
 ) -> None:
-    """Build a store of units (a Parquet file of `schema.UNIT`) that belongs to the current version of `base`."""
-    index = replace(cfg.index, kind="flat_fp16")  # searched exactly: thousands of units need no lists
-    note = {**note, **merge_note(cfg.merge)}
+    """Build a store of units (a Parquet file of `schema.UNIT`) that belongs to the current version of `base`. It is
+    searched exactly, whatever kind of index the base is: thousands of units need no lists.
+    """
+    index, note = replace(cfg.index, kind="flat_fp16"), {**note, "merge": asdict(cfg.merge)}
     build_store(units, store, cfg.encoder, index, cfg.cluster, note, encoders, named(current(base)))
 
 

@@ -28,11 +28,10 @@ from wbrag.schema import PASSAGE
 from wbrag.store import rows
 from wbrag.store.changes import Content, LiveError, publish, write_piece
 from wbrag.store.files import StoreError, dump_json, sha256_file
-from wbrag.store.notes import encoder_note
 from wbrag.store.place import Place, Where, place_of
 from wbrag.store.rows import Piece, check_ids, conform
 from wbrag.store.vectors import TRAINING_ROWS, Spec, check_index, spec_of, template_name, train_template
-from wbrag.store.versions import Version, current, latest
+from wbrag.store.versions import Version, current, encoder_note, latest
 
 BLOCK = 16_384
 #: Rows that are encoded together, and the unit in which a killed build goes on.

@@ -6,12 +6,12 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 
@@ -45,12 +45,6 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_durable(path: Path, data: bytes) -> None:
-    """Write a file and flush it."""
-    path.write_bytes(data)
-    fsync(path)
-
-
 def make_folder(path: Path) -> None:
     """Create `path` with its parents, flushing the parent of every folder that is new."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
@@ -63,12 +57,8 @@ def make_folder(path: Path) -> None:
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """A new folder `.tmp-<random>` under `parent`, removed at the end, whatever happened."""
     make_folder(parent)
-    folder = parent / f".tmp-{uuid.uuid4().hex}"
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)  # left over, it is unreferenced and harmless
+    with TemporaryDirectory(prefix=".tmp-", dir=parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)  # left over by a killed process, it is unreferenced and harmless
 
 
 def create_exclusive(path: Path, data: bytes) -> bool:
@@ -76,7 +66,8 @@ def create_exclusive(path: Path, data: bytes) -> bool:
     make_folder(path.parent)
     temporary = path.parent / f".tmp-{uuid.uuid4().hex}"
     try:
-        write_durable(temporary, data)
+        temporary.write_bytes(data)
+        fsync(temporary)
         os.link(temporary, path)
     except FileExistsError:
         return False
@@ -95,10 +86,9 @@ def replace_file(source: Path, target: Path) -> None:
 
 
 def move_into_place(folder: Path, target: Path) -> bool:
-    """Flush a folder's files and rename it to `target`; False when `target` is there (same id, same content)."""
-    for file in folder.iterdir():
-        fsync(file)
-    fsync(folder)
+    """Flush all that is in a folder and rename it to `target`; False when `target` is there (same id, same content)."""
+    for path in (*folder.rglob("*"), folder):
+        fsync(path)  # or the folder could appear, after a power loss, with files cut short
     try:
         os.rename(folder, target)
     except OSError:

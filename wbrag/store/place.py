@@ -10,32 +10,28 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from wbrag.config import ConfigError
-from wbrag.store.files import StoreError, create_exclusive, replace_file, scratch_folder
+from wbrag.store.files import StoreError, create_exclusive, replace_file, scratch_folder, sha256_file
 
 #: The Lance dataset of a store, and the folder of its records.
 DATA, VERSIONS = "data.lance", "versions"
-BLOCK = 1 << 20
 #: Bytes and sha256 of a file.
 Facts: TypeAlias = tuple[int, str]
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder, or a URL `s3://bucket/prefix`; `options` go to the object store's client (`key`, `secret`, `endpoint`),
-    what they leave out comes from the usual AWS variables. FAISS maps local files: of a store in S3 they are kept in
-    `cache`, named by their content's hash.
+    """A folder, or a URL `s3://bucket/prefix`; credentials and endpoint come from the usual AWS variables. FAISS maps
+    local files: of a store in S3 they are kept in `~/.cache/wbrag/index`, named by their content's hash.
     """
 
     root: str
-    options: dict[str, str] = field(default_factory=dict, hash=False)
-    cache: Path | None = field(default=None, hash=False)  # default: ~/.cache/wbrag/index
 
     def __str__(self) -> str:
         return self.root
@@ -52,21 +48,17 @@ class Place:
 
     @property
     def lance_options(self) -> dict[str, str] | None:
-        """The same client's options as Lance calls them."""
-        if not self.remote:
+        """What Lance has to be told, as it does not know this variable."""
+        endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
+        if not self.remote or not endpoint:
             return None
-        named = {"key": "aws_access_key_id", "secret": "aws_secret_access_key", "endpoint": "aws_endpoint"}
-        endpoint = self.options.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL", "")
-        told = {named[key]: value for key, value in (self.options | {"endpoint": endpoint}).items() if value}
-        return told | ({"allow_http": "true"} if endpoint.startswith("http://") else {})
+        return {"aws_endpoint": endpoint, "allow_http": str(endpoint.startswith("http://")).lower()}
 
     @cached_property
     def _files(self) -> Any:  # noqa: ANN401 - fsspec's
         from s3fs import S3FileSystem
 
-        known = {key: self.options[key] for key in ("key", "secret") if key in self.options}
-        endpoint = {"endpoint_url": self.options["endpoint"]} if "endpoint" in self.options else {}
-        return S3FileSystem(**known, **endpoint, use_listings_cache=False)
+        return S3FileSystem(use_listings_cache=False)
 
     def _key(self, name: str) -> str:
         return f"{self.root.partition('://')[2].rstrip('/')}/{name}"
@@ -74,7 +66,7 @@ class Place:
     @property
     def kept(self) -> Path:
         """The folder of local copies."""
-        return self.cache or Path.home() / ".cache" / "wbrag" / "index"
+        return Path.home() / ".cache" / "wbrag" / "index"
 
     @contextmanager
     def _asking(self) -> Iterator[Any]:
@@ -100,25 +92,25 @@ class Place:
             return []
         return sorted(one.rstrip("/").rpartition("/")[2] for one in found)
 
-    def size(self, name: str) -> int | None:
-        """Bytes of a file; None where it is absent."""
+    def _stat(self, name: str) -> tuple[int, float] | None:
+        """Bytes of a file and when it was written, seconds since the epoch; None where it is absent."""
         try:
-            if self.remote:
-                with self._asking() as files:
-                    return int(files.info(self._key(name), refresh=True)["size"])
-            return Path(self.root, name).stat().st_size
+            if not self.remote:
+                found = Path(self.root, name).stat()
+                return found.st_size, found.st_mtime
+            with self._asking() as files:
+                told = files.info(self._key(name), refresh=True)
+                return int(told["size"]), float(told["LastModified"].timestamp())
         except FileNotFoundError:
             return None
 
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where it is absent."""
+        return found[0] if (found := self._stat(name)) else None
+
     def age(self, name: str) -> float:
         """Seconds since a file was written; infinite where it is absent."""
-        try:
-            if self.remote:
-                with self._asking() as files:
-                    return float(time.time() - files.modified(self._key(name)).timestamp())
-            return time.time() - Path(self.root, name).stat().st_mtime
-        except FileNotFoundError:
-            return float("inf")
+        return time.time() - found[1] if (found := self._stat(name)) else float("inf")
 
     def read(self, name: str) -> bytes:
         """The content of a small file; StoreError names it when it is absent."""
@@ -132,43 +124,39 @@ class Place:
 
     def facts(self, name: str) -> Facts:
         """Bytes and sha256 of a file, and what was hashed is flushed to the disk; StoreError where it is absent."""
-        digest, size = hashlib.sha256(), 0
         try:
             with self._files.open(self._key(name), "rb") if self.remote else Path(self.root, name).open("rb") as file:
-                while block := file.read(BLOCK):
-                    digest.update(block)
-                    size += len(block)
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
                 if not self.remote:
                     os.fsync(file.fileno())
+                return int(file.tell()), digest
         except FileNotFoundError:
             raise StoreError(f"{self}/{name}: no such file") from None
-        return size, digest.hexdigest()
 
     def create(self, name: str, data: bytes) -> bool:
         """Make a file appear, whole and flushed; False, and nothing changed, where it is there already."""
-        if self.remote:
-            try:
-                self._files.pipe_file(self._key(name), data, mode="create")  # a conditional PUT
-            except OSError:  # which error a refused condition becomes depends on the server
-                if self.size(name) is None:
-                    raise
-                return False
-            return True
-        return create_exclusive(Path(self.root, name), data)
+        if not self.remote:
+            return create_exclusive(Path(self.root, name), data)
+        try:
+            self._files.pipe_file(self._key(name), data, mode="create")  # a conditional PUT
+        except OSError:  # which error a refused condition becomes depends on the server
+            if self.size(name) is None:
+                raise
+            return False
+        return True
 
     def put(self, name: str, source: Path) -> None:
         """Move a local file to this name, whole, in place of what was there."""
         if self.remote:
             self._files.put_file(str(source), self._key(name))
             source.unlink()
-            return
-        replace_file(source, Path(self.root, name))
+        else:
+            replace_file(source, Path(self.root, name))
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         if self.remote:
-            if self.size(name) is not None:
-                self._files.rm_file(self._key(name))
+            self._files.rm_file(self._key(name))  # S3 deletes what is not there without a word
         else:
             Path(self.root, name).unlink(missing_ok=True)
 
@@ -183,24 +171,21 @@ class Place:
                     self._files.get_file(self._key(name), str(folder / "copy"))
                 except FileNotFoundError:
                     raise StoreError(f"{self}/{name}: no such file") from None
-                found = hashlib.sha256((folder / "copy").read_bytes()).hexdigest()
-                if found != sha256:
+                if (found := sha256_file(folder / "copy")) != sha256:
                     raise StoreError(f"{self}/{name}: sha256 is {found}, the version says {sha256}")
                 os.replace(folder / "copy", kept)
         return kept
 
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
+    def scratch(self) -> AbstractContextManager[Path]:
         """A local folder from which `put` moves; removed at the end."""
-        with scratch_folder(self.kept if self.remote else Path(self.root)) as folder:
-            yield folder
+        return scratch_folder(self.kept if self.remote else Path(self.root))
 
 
 #: What every function that people call takes as a store.
 Where: TypeAlias = str | Path | Place
 
 
-def place_of(where: Where, **options: str) -> Place:
+def place_of(where: Where) -> Place:
     """The place that a person names: a folder, `~` and relative ones too, or an `s3://` URL."""
     if isinstance(where, Place):
         return where
@@ -209,19 +194,17 @@ def place_of(where: Where, **options: str) -> Place:
         return Place(str(Path(where).expanduser().absolute()))
     if url[1] != "s3":
         raise ConfigError(f"store: {str(where)!r}: a store lies in a folder or under s3://, not under {url[1]}://")
-    return Place(f"s3://{url[2]}".rstrip("/"), dict(options))
+    return Place(f"s3://{url[2]}".rstrip("/"))
 
 
 def nothing_there(place: Place) -> StoreError:
     """What to say of a place that has no version: what it is instead, and where a store may be."""
-    if place.remote:
-        return StoreError(f"{place}: no version was ever published there")
-    path = Path(place.root)
-    if path.is_file():
-        return StoreError(f"{path}: is a file, a store is a folder")
-    if not path.is_dir():
-        return StoreError(f"{path}: no such folder")
-    inside = [name for name in ("base", "writeback") if (path / name / VERSIONS).is_dir()]
+    path, told = Path(place.root), "no version was ever published there"
+    inside = [str(path / name) for name in ("base", "writeback") if (path / name / VERSIONS).is_dir()]
     if inside:
-        return StoreError(f"{path}: is a run folder; its stores are {' and '.join(str(path / one) for one in inside)}")
-    return StoreError(f"{path}: no version was ever published there")
+        told = f"is a run folder; its stores are {' and '.join(inside)}"
+    elif path.is_file():
+        told = "is a file, a store is a folder"
+    elif not place.remote and not path.is_dir():
+        told = "no such folder"
+    return StoreError(f"{place}: {told}")

@@ -1,7 +1,5 @@
-"""The rows of a store in Lance: passages with every key that came with them, and beside them their vectors.
-
-A fragment is written once, by whoever has its rows; a version holds a list of fragments, some with rows deleted.
-Versions are detached commits: Lance has no newest one, `versions` says which is.
+"""The rows of a store in Lance: passages with every key that came with them, and beside them their vectors. A fragment
+is written once, by whoever has its rows; a version holds a list of fragments, some with rows deleted.
 """
 
 from __future__ import annotations
@@ -27,58 +25,49 @@ if TYPE_CHECKING:
 # Lance says of every new store that there was none. Read when it is imported.
 os.environ.setdefault("LANCE_LOG", "error")
 
+#: The column of vectors: this and those of PASSAGE are wbrag's, the others are what the corpus brought.
 VECTOR = "vector"
-#: Columns that are wbrag's: the others are what the corpus brought.
-OWN = (*PASSAGE.names, VECTOR)
+#: Rows of a block.
+BLOCK = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A fragment that was written and that no version has yet: Lance's description of it, the schema that it was
-    written with, and the files that it is.
-    """
+    """A fragment that no version has yet: Lance's description of it, the schema that it was written with, its files."""
 
     fragment: dict[str, Any]
     schema: pa.Schema
     files: dict[str, Facts]
 
-    @property
-    def rows(self) -> int:
-        """Rows of the fragment."""
-        return int(self.fragment["physical_rows"])
-
 
 def schema_of(columns: pa.Schema, dimension: int) -> pa.Schema:
     """The schema of rows with these columns (id, title, text and others) and vectors of `dimension`."""
-    others = [pa.field(f.name, f.type) for f in columns if f.name not in OWN]
+    others = [pa.field(f.name, f.type) for f in columns if f.name not in (*PASSAGE.names, VECTOR)]
     return pa.schema([*PASSAGE, pa.field(VECTOR, pa.list_(pa.float16(), dimension)), *others])
 
 
 def joined(schema: pa.Schema, other: pa.Schema, where: str) -> pa.Schema:
-    """The columns of `schema` and, behind them, those that only `other` has. StoreError, with both types, for a column
-    of another type.
-    """
+    """The columns of `schema`, then those that only `other` has; StoreError, with both types, where one differs."""
+    new = []
     for f in other:
-        at = schema.get_field_index(f.name)
-        if at >= 0 and schema.field(at).type != f.type:
-            raise StoreError(f"{where}: column {f.name!r} is {f.type}, the store's is {schema.field(at).type}")
-    return pa.schema([*schema, *(f for f in other if schema.get_field_index(f.name) < 0)])
+        if f.name not in schema.names:
+            new.append(f)
+        elif (known := schema.field(f.name).type) != f.type:
+            raise StoreError(f"{where}: column {f.name!r} is {f.type}, the store's is {known}")
+    return pa.schema([*schema, *new])
 
 
 def conform(table: pa.Table, where: str, row_start: int = 0) -> pa.Table:
-    """id, title, text as strings without nulls, then all other columns as they are.
-
-    StoreError names `where`, the column and the row; `row_start` is the number of the table's first row there.
+    """id, title, text as strings, then all other columns as they are. StoreError, naming `where`, for a column that is
+    not there or a null in a row, which is counted from `row_start`.
     """
     for name in PASSAGE.names:
         if name not in table.column_names:
             raise StoreError(f"{where}: no column {name!r} among {table.column_names}")
         if table[name].null_count:
-            row = row_start + int(np.flatnonzero(table[name].is_null().to_numpy())[0])
+            row = row_start + pc.index(table[name].is_null(), True).as_py()
             raise StoreError(f"{where}: row {row}: {name} is null")
-    others = [field for field in table.schema.remove_metadata() if field.name not in PASSAGE.names]
-    columns = [table[name].cast(pa.string()) for name in PASSAGE.names]
-    return pa.table([*columns, *(table[field.name] for field in others)], schema=pa.schema([*PASSAGE, *others]))
+    return filled(table, pa.schema([*PASSAGE, *(f for f in table.schema if f.name not in PASSAGE.names)]))
 
 
 def check_ids(ids: pa.ChunkedArray, where: str) -> None:
@@ -91,16 +80,19 @@ def check_ids(ids: pa.ChunkedArray, where: str) -> None:
         raise StoreError(f"{where}: id {value.as_py()!r} stands in row {first} and in row {second}")
 
 
+def filled(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns of `schema`; null where it lacks one."""
+    for f in schema:
+        if f.name not in table.column_names:
+            table = table.append_column(f, pa.nulls(len(table), f.type))
+    return table.select(schema.names).cast(schema)
+
+
 def with_vectors(passages: pa.Table, vectors: np.ndarray, schema: pa.Schema) -> pa.Table:
     """The passages as rows of `schema`: their (n, d) float16 vectors beside them, null where they lack a column."""
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-    columns = {VECTOR: pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])}
-    for f in schema:
-        if f.name in passages.column_names:
-            columns[f.name] = passages[f.name].cast(f.type)
-        elif f.name != VECTOR:
-            columns[f.name] = pa.nulls(len(passages), f.type)
-    return pa.table([columns[f.name] for f in schema], schema=schema)
+    lists = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    return filled(passages.append_column(VECTOR, lists), schema)
 
 
 def write_fragment(place: Place, rows: pa.Table) -> Piece:
@@ -113,8 +105,7 @@ def write_fragment(place: Place, rows: pa.Table) -> Piece:
         rows, place.data, rows.schema, mode="overwrite", max_rows_per_file=max(1, len(rows)), storage_options=options
     )
     (fragment,) = (one.to_json() for one in made)
-    names = [f"{DATA}/data/{file['path']}" for file in fragment["files"]]
-    return Piece(fragment, rows.schema, {name: place.facts(name) for name in names})
+    return Piece(fragment, rows.schema, {name: place.facts(name) for name in _names(fragment)})
 
 
 def opened(place: Place, version: Version) -> lance.LanceDataset:
@@ -153,9 +144,8 @@ class Change:
 
 
 def committed(place: Place, parent: Version | None, change: Change) -> tuple[int, dict[str, Facts]]:
-    """A detached Lance version that is the parent's with this change, and the files that it stands on.
-
-    StoreError where a piece was written with columns that do not fit those that the parent has by now.
+    """A detached Lance version that is the parent's with this change, and the files that it stands on. StoreError where
+    a piece was written with columns that do not fit those that the parent has by now.
     """
     import lance
     from lance import LanceOperation
@@ -181,7 +171,7 @@ def committed(place: Place, parent: Version | None, change: Change) -> tuple[int
             LanceOperation.Update(removed_fragment_ids=list(change.gone), updated_fragments=thinned, new_fragments=new),
             read,
         )
-    return int(made.version), files_of(place, made, parent, change.pieces)
+    return int(made.version), _files(place, made, parent, change.pieces)
 
 
 def _schema(place: Place, parent: Version | None, pieces: Sequence[Piece]) -> pa.Schema:
@@ -203,18 +193,16 @@ def _fragment(told: dict[str, Any], number: int) -> Any:  # noqa: ANN401 - Lance
     return FragmentMetadata.from_json(json.dumps({**told, "id": number}))
 
 
-def files_of(
-    place: Place, data: lance.LanceDataset, parent: Version | None, pieces: Sequence[Piece]
-) -> dict[str, Facts]:
+def _files(place: Place, data: lance.LanceDataset, parent: Version | None, pieces: Sequence[Piece]) -> dict[str, Facts]:
     """The files of Lance's that a version stands on; what neither the parent nor a piece has is read and hashed."""
     known = {**(parent.files if parent else {}), **{name: one for piece in pieces for name, one in piece.files.items()}}
     names = [f"{DATA}/_versions/d{data.version}.manifest"]
     for fragment in data.get_fragments():
-        names += fragment_files(fragment.metadata.to_json())
+        names += _names(fragment.metadata.to_json())
     return {name: known.get(name) or place.facts(name) for name in names}
 
 
-def fragment_files(fragment: dict[str, Any]) -> list[str]:
+def _names(fragment: dict[str, Any]) -> list[str]:
     """The files that a fragment is: its data, and which of its rows are deleted."""
     names = [f"{DATA}/data/{file['path']}" for file in fragment["files"]]
     if gone := fragment["deletion_file"]:
@@ -223,15 +211,19 @@ def fragment_files(fragment: dict[str, Any]) -> list[str]:
     return names
 
 
-def live_rows(data: lance.LanceDataset, fragment: int) -> np.ndarray | None:
+def live_rows(fragment: Any) -> np.ndarray | None:  # noqa: ANN401 - Lance's
     """(rows,) bool, which rows of a fragment are there; None where all are."""
-    found = data.get_fragment(fragment)
-    assert found is not None
-    if not found.metadata.num_deletions:
+    facts = fragment.metadata
+    if not facts.num_deletions:
         return None
-    live = np.zeros(found.metadata.physical_rows, dtype=bool)
-    live[addresses(found.scanner(columns=[], with_row_address=True).to_table()) & 0xFFFF_FFFF] = True
-    return live
+    return mask_of(fragment.scanner(columns=[], with_row_address=True).to_table(), facts.id, facts.physical_rows)
+
+
+def mask_of(table: pa.Table, fragment: int, rows: int) -> np.ndarray:
+    """(rows,) bool, which rows of a fragment are among those scanned."""
+    found, mask = addresses(table), np.zeros(rows, dtype=bool)
+    mask[found[found >> 32 == fragment] & 0xFFFF_FFFF] = True
+    return mask
 
 
 def addresses(table: pa.Table) -> np.ndarray:
@@ -239,29 +231,15 @@ def addresses(table: pa.Table) -> np.ndarray:
     return np.asarray(table["_rowaddr"].to_numpy())
 
 
-def taken(data: lance.LanceDataset, fragment: int, rows: np.ndarray, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """These columns of rows of a fragment, by their numbers in it.
-
-    By address: `take` counts live rows, and walks over the deletions of all fragments before it can look one up.
-    """
-    wanted = [(fragment << 32) | int(row) for row in rows]
-    found: list[dict[str, Any]] = data._take_rows(wanted, columns=list(columns)).to_pylist()
-    return found
-
-
 def vectors_of(table: pa.Table) -> np.ndarray:
     """The vectors of rows, (n, d) float16."""
-    column = table[VECTOR].combine_chunks()
-    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-    return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(len(table), -1)
+    flat = table[VECTOR].combine_chunks().flatten()
+    return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(table), -1)
 
 
-def all_vectors(data: lance.LanceDataset, fragment: int) -> np.ndarray:
+def all_vectors(fragment: Any) -> np.ndarray:  # noqa: ANN401 - Lance's
     """The vectors of all rows of a fragment, deleted ones too, (n, d) float16."""
-    found = data.get_fragment(fragment)
-    assert found is not None
-    scan = found.scanner(columns=[VECTOR], with_row_id=True, include_deleted_rows=True)
-    return vectors_of(scan.to_table().select([VECTOR]))
+    return vectors_of(fragment.scanner(columns=[VECTOR], with_row_id=True, include_deleted_rows=True).to_table())
 
 
 def ids_of(data: lance.LanceDataset) -> pa.ChunkedArray:
@@ -276,8 +254,8 @@ def passages_of(where: Where) -> list[dict[str, Any]]:
     return found
 
 
-def blocks(data: lance.LanceDataset, columns: Sequence[str] | None = None, size: int = 16_384) -> Iterator[pa.Table]:
-    """The live rows in order, `size` at a time."""
-    for batch in data.to_batches(columns=list(columns) if columns else None, batch_size=size):
+def blocks(data: lance.LanceDataset, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The live rows in order, a block at a time."""
+    for batch in data.to_batches(columns=list(columns) if columns else None, batch_size=BLOCK):
         if batch.num_rows:
             yield pa.Table.from_batches([batch])

@@ -2,14 +2,11 @@
 
 `flat_fp16` is searched exactly. `ivf_fp16` holds the same codes (no residuals, so scores are equal, bit for bit) in
 lists around the centroids of a template: an index that was trained once and is empty. All fragments of a store share
-it, so that a search of several looks into the same lists as a search of one. A file is named by what it is made from,
-and made again where it is missing or damaged.
+it, so that a search of several looks into the same lists as a search of one.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,13 +50,10 @@ class Spec:
 
 def spec_of(kind: str, dimension: int, template: bytes = b"", nlist: int = 0) -> Spec:
     """The spec for `config.Index.kind`, an IVF one with its template; ConfigError for a kind that is not known."""
-    match kind:
-        case "flat_fp16":
-            return Spec(kind, dimension)
-        case "ivf_fp16":
-            return Spec(kind, dimension, template=sha256_bytes(template), nlist=nlist)
-        case _:
-            raise ConfigError(f"index.kind: {kind!r} is not known; choose 'flat_fp16' or 'ivf_fp16'")
+    if kind not in ("flat_fp16", "ivf_fp16"):
+        raise ConfigError(f"index.kind: {kind!r} is not known; choose 'flat_fp16' or 'ivf_fp16'")
+    ivf = kind == "ivf_fp16"
+    return Spec(kind, dimension, template=sha256_bytes(template) if ivf else None, nlist=nlist if ivf else 0)
 
 
 def check_index(index: Index) -> None:
@@ -68,13 +62,6 @@ def check_index(index: Index) -> None:
     for key in ("fragment_rows", "nlist", "nprobe"):
         if getattr(index, key) < 1:
             raise ConfigError(f"index.{key}={getattr(index, key)}: at least 1 is needed")
-
-
-def use_threads(threads: int = 0) -> None:
-    """Let FAISS use this many threads in this process; 0: every core (a Ray actor would get one otherwise)."""
-    import faiss
-
-    faiss.omp_set_num_threads(threads or len(os.sched_getaffinity(0)))
 
 
 def check_vectors(vectors: np.ndarray, where: str) -> None:
@@ -91,60 +78,32 @@ def _norms(vectors: np.ndarray) -> np.ndarray:
     """Norms (n,) of float16 rows, summed in float32; rows are decoded by FAISS, a few at a time, as the cache holds."""
     codec, norms = empty_index(Spec("flat_fp16", vectors.shape[1])), np.empty(len(vectors), dtype=np.float32)
     for start in range(0, len(vectors), ASSIGNED):
-        codes = np.ascontiguousarray(vectors[start : start + ASSIGNED]).view(np.uint8)
-        exact = codec.sa_decode(codes)
-        norms[start : start + len(codes)] = np.sqrt(np.einsum("nd,nd->n", exact, exact))
+        exact = codec.sa_decode(np.ascontiguousarray(vectors[start : start + ASSIGNED]).view(np.uint8))
+        norms[start : start + len(exact)] = np.sqrt(np.einsum("nd,nd->n", exact, exact))
     return norms
 
 
-def open_vectors(path: Path, spec: Spec) -> faiss.Index:
-    """The FAISS index in a file, memory-mapped.
-
-    StoreError when FAISS cannot read it or its type, lists, dimension, metric or codec are not the spec's.
-    """
+def mapped(path: Path) -> Any:  # noqa: ANN401 - any class that FAISS has
+    """The FAISS index in a file, memory-mapped; StoreError where FAISS cannot read it."""
     import faiss
 
     try:
-        index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         raise StoreError(f"{path}: FAISS cannot read it: {error}") from error
-    found, wanted = _facts(index), _facts(empty_index(spec))
-    if found != wanted:
-        raise StoreError(f"{path}: (type, dimension, metric, codec) is {found}, the spec says {wanted}")
-    checked: faiss.Index = index
-    return checked
 
 
-def stored(index: faiss.Index, places: np.ndarray) -> np.ndarray:
-    """The vectors at these places of the file, (n, d) float16: of a flat one its rows, of an IVF one list by list."""
+def codes_of(index: Any) -> np.ndarray:  # noqa: ANN401 - a flat index
+    """All vectors of a flat index, (n, d) float16 or of an IndexFlat float32, mapped while the index lives."""
     import faiss
 
-    ivf: Any = index
-    if not hasattr(ivf, "invlists"):
-        rows: np.ndarray = codes_of(index)[places]
-        return rows
-    ends = np.cumsum([ivf.get_list_size(number) for number in range(ivf.nlist)])
-    found = []
-    for place, number in zip(places, np.searchsorted(ends, places, side="right"), strict=True):
-        size = ivf.get_list_size(int(number))
-        codes = faiss.rev_swig_ptr(ivf.invlists.get_codes(int(number)), size * ivf.code_size)
-        found.append(np.asarray(codes).view(np.float16).reshape(size, ivf.d)[place - ends[number] + size])
-    return np.stack(found)
-
-
-def codes_of(index: faiss.Index) -> np.ndarray:
-    """All vectors of a flat index as one (n, d) float16 array, memory-mapped like the index it belongs to."""
-    import faiss
-
-    flat: Any = index
-    codes = faiss.rev_swig_ptr(flat.codes.data(), index.ntotal * flat.code_size)
-    return np.asarray(codes).view(np.float16).reshape(index.ntotal, index.d)
+    codes = np.asarray(faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size))
+    return codes.view(np.float16 if hasattr(index, "sq") else np.float32).reshape(index.ntotal, index.d)
 
 
 def search_parameters(spec: Spec, visible: np.ndarray | None, nprobe: int) -> faiss.SearchParameters | None:
-    """Parameters under which FAISS (CPU) sees the rows that are True in `visible` (n,) only; None: all of them.
-
-    nprobe: the lists that an IVF index looks into.
+    """Parameters under which FAISS (CPU) sees the rows that are True in `visible` (n,) only, None: all, and looks into
+    `nprobe` lists of an IVF index.
     """
     import faiss
 
@@ -158,12 +117,6 @@ def search_parameters(spec: Spec, visible: np.ndarray | None, nprobe: int) -> fa
     return faiss.SearchParameters(**arguments) if arguments else None
 
 
-def _facts(index: Any) -> tuple[object, ...]:  # noqa: ANN401 - any class that FAISS has
-    codec = getattr(getattr(index, "sq", None), "qtype", None)
-    lists = f" of {index.nlist} lists" if hasattr(index, "nlist") else ""
-    return type(index).__name__ + lists, index.d, index.metric_type, codec
-
-
 def empty_index(spec: Spec) -> Any:  # noqa: ANN401 - one of two classes
     """A FAISS index of this spec without rows; an IVF one is not trained."""
     import faiss
@@ -175,11 +128,16 @@ def empty_index(spec: Spec) -> Any:  # noqa: ANN401 - one of two classes
     return faiss.IndexIVFScalarQuantizer(centroids, spec.dimension, spec.nlist, codec, metric, False)
 
 
-def train_template(vectors: np.ndarray, nlist: int) -> bytes:
-    """An IVF index of `nlist` lists trained on (n, d) float16 vectors, empty, as FAISS writes it.
+def flat_index(vectors: np.ndarray) -> Any:  # noqa: ANN401 - SWIG
+    """A flat FAISS index over (n, d) float16 vectors, their bits as they are."""
+    index = empty_index(Spec("flat_fp16", vectors.shape[1]))
+    index.add_sa_codes(np.ascontiguousarray(vectors).view(np.uint8))
+    return index
 
-    The same vectors give the same bytes, whatever the number of threads (measured). ConfigError where there are fewer
-    vectors than lists.
+
+def train_template(vectors: np.ndarray, nlist: int) -> bytes:
+    """An IVF index of `nlist` lists trained on (n, d) float16 vectors, empty, as FAISS writes it: for the same vectors
+    the same bytes, whatever the number of threads (measured). ConfigError where there are fewer vectors than lists.
     """
     import faiss
 
@@ -191,10 +149,9 @@ def train_template(vectors: np.ndarray, nlist: int) -> bytes:
     return faiss.serialize_index(index).tobytes()
 
 
-def index_name(data: Mapping[str, Facts], spec: Spec) -> str:
+def index_name(data: dict[str, Facts], spec: Spec) -> str:
     """The file of the index over a fragment with these data files, stored as `spec` says."""
-    told = dump_json({"data": dict(data), "spec": asdict(spec)})
-    return f"{INDEX}/{sha256_bytes(told)[:32]}.faiss"
+    return f"{INDEX}/{sha256_bytes(dump_json({'data': data, 'spec': asdict(spec)}))[:32]}.faiss"
 
 
 def template_name(spec: Spec) -> str:
@@ -236,9 +193,7 @@ def made_index(vectors: np.ndarray, spec: Spec, template: bytes) -> Any:  # noqa
     import faiss
 
     if spec.kind == "flat_fp16":
-        flat = empty_index(spec)
-        flat.add_sa_codes(np.ascontiguousarray(vectors).view(np.uint8))
-        return flat
+        return flat_index(vectors)
     index: Any = faiss.deserialize_index(np.frombuffer(template, dtype=np.uint8))
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)  # BLAS may round another way when threads share a product
@@ -250,34 +205,35 @@ def made_index(vectors: np.ndarray, spec: Spec, template: bytes) -> Any:  # noqa
     return index
 
 
-def open_index(place: Place, name: str, facts: Facts, spec: Spec, rows: int) -> faiss.Index:
+def open_index(place: Place, name: str, facts: Facts, spec: Spec, rows: int) -> Any:  # noqa: ANN401 - FAISS's
     """The index in a file, memory-mapped. StoreError where it is absent, cut, of other rows or of another kind."""
     path = place.local(name, facts[1])
     if not path.is_file() or path.stat().st_size != facts[0]:
         found = f"{path.stat().st_size:,} bytes" if path.is_file() else "no such file"
         raise StoreError(f"{place}/{name}: {found}, the version says {facts[0]:,} bytes")
-    index = open_vectors(path, spec)
+    index = mapped(path)
+    if (kind := _kind(index)) != (wanted := _kind(empty_index(spec))):
+        raise StoreError(f"{path}: (type, dimension, metric, codec) is {kind}, the spec says {wanted}")
     if index.ntotal != rows:
         raise StoreError(f"{place}/{name}: holds {index.ntotal:,} vectors, its fragment has {rows:,} rows")
     return index
 
 
-def probed(index: faiss.Index) -> tuple[np.ndarray, np.ndarray]:
-    """Some places of an index, spread evenly, as the rows that stand there and their vectors (n, d) float16."""
-    rows = np.unique(np.linspace(0, index.ntotal - 1, min(PROBES, index.ntotal)).astype(np.int64))
-    lists: Any = index
-    if not hasattr(lists, "invlists"):
-        return rows, codes_of(index)[rows]
-    return _ids(lists, rows), stored(index, rows)
+def _kind(index: Any) -> tuple[object, ...]:  # noqa: ANN401 - any class that FAISS has
+    codec = getattr(getattr(index, "sq", None), "qtype", None)
+    lists = f" of {index.nlist} lists" if hasattr(index, "nlist") else ""
+    return type(index).__name__ + lists, index.d, index.metric_type, codec
 
 
-def _ids(index: Any, places: np.ndarray) -> np.ndarray:  # noqa: ANN401 - an IVF index
+def probed(index: Any) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401 - FAISS's
+    """A few rows of an index, spread evenly over it, and their vectors (n, d) float16."""
     import faiss
 
-    ends = np.cumsum([index.get_list_size(number) for number in range(index.nlist)])
-    found = []
-    for place, number in zip(places, np.searchsorted(ends, places, side="right"), strict=True):
-        size = index.get_list_size(int(number))
-        ids = faiss.rev_swig_ptr(index.invlists.get_ids(int(number)), size)
-        found.append(int(ids[place - ends[number] + size]))
-    return np.array(found, dtype=np.int64)
+    lists = [number for number in range(index.nlist) if index.get_list_size(number)] if hasattr(index, "nlist") else []
+    places = np.unique(np.linspace(0, (len(lists) or index.ntotal) - 1, PROBES).astype(np.int64))
+    if not lists:
+        return places, codes_of(index)[places]
+    some = [lists[place] for place in places]
+    rows = np.concatenate([faiss.rev_swig_ptr(index.invlists.get_ids(number), 1) for number in some])
+    codes = [faiss.rev_swig_ptr(index.invlists.get_codes(number), index.code_size) for number in some]
+    return rows, np.stack(codes).view(np.float16)

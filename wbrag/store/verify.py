@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 from wbrag.schema import PASSAGE
 from wbrag.store import rows, vectors
@@ -13,10 +13,9 @@ from wbrag.store.versions import Version, kept, numbers, read_version, record_na
 
 
 def verify(where: Where, full: bool = False) -> list[str]:
-    """Everything wrong with a store, one message each, with the file's name and both values; nothing: it is whole.
-
-    All records and their chain; of every kept or pinned version that its files are there, with their sizes; `full`: and
-    the sha256 of each (about 0.6 GB/s on one core). StoreError where there is no store.
+    """Everything wrong with a store, one message each, with the file's name and both values; nothing: it is whole. All
+    records and their chain; of every kept or pinned version that its files are there, with their sizes; `full`: and the
+    sha256 of each (about 0.6 GB/s on one core). StoreError where there is no store.
     """
     place = place_of(where)
     there = numbers(place)
@@ -56,10 +55,8 @@ def _differs(place: Place, name: str, facts: Facts, full: bool) -> str:
 
 
 def repair(where: Where) -> list[str]:
-    """Make every damaged or missing index of a kept version again, of its rows; returns the files' names.
-
-    StoreError, and nothing is replaced, where another file is damaged (bring it back from a backup), or where the index
-    that was made again is not the one that was written.
+    """Make every damaged or missing index of a kept version again, of its rows; returns the files' names. StoreError,
+    and nothing is replaced, where another file is damaged; StoreError too for an index that is not the one written.
     """
     place = place_of(where)
     damaged = {fault.partition(": ")[0].removeprefix(f"{place}/"): fault for fault in verify(place, full=True)}
@@ -68,44 +65,30 @@ def repair(where: Where) -> list[str]:
             raise StoreError(f"{fault}; only an index can be made again, bring this file back from a backup")
     made: list[str] = []
     for version in kept(place):
-        made += _made_again(place, version, set(damaged) - set(made))
+        for fragment in rows.opened(place, version).get_fragments():
+            name = index_of(fragment.metadata.to_json(), version.files, version.spec)
+            if name in damaged and name not in made:
+                made_again(place, version, fragment, name)
+                made.append(name)
     return made
 
 
-def _made_again(place: Place, version: Version, damaged: set[str]) -> list[str]:
-    data, made = rows.opened(place, version), []
-    for fragment in data.get_fragments():
-        name = index_of(fragment.metadata.to_json(), version.files, version.spec)
-        if name in damaged:
-            template = vectors.read_template(place, version.spec)
-            kept_rows = rows.all_vectors(data, fragment.metadata.id)
-            found = vectors.write_index(place, name, kept_rows, version.spec, template)
-            if found != version.files[name]:
-                told = f"made again its (bytes, sha256) are {found}, the version says {version.files[name]}"
-                raise StoreError(f"{place}/{name}: {told}")
-            made.append(name)
-    return made
+def made_again(place: Place, version: Version, fragment: Any, name: str) -> None:  # noqa: ANN401 - Lance's
+    """Write the index of a fragment once more, of its rows; StoreError where it is not the one that was written."""
+    spec, told = version.spec, version.files[name]
+    found = vectors.write_index(place, name, rows.all_vectors(fragment), spec, vectors.read_template(place, spec))
+    if found != told:
+        both = f"made again from the rows it has (bytes, sha256) {found}, the version says {told}"
+        raise StoreError(f"{place}/{name}: {both}: the rows are damaged, verify names the file")
 
 
-@dataclass(frozen=True, slots=True)
-class Diff:
-    """What a later version has over an earlier one, as sorted ids."""
-
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    changed: tuple[str, ...]  # live in both with another title or text
-
-
-def diff(where: Where, a: int, b: int) -> Diff:
-    """The passages that are live in version `b` and not in `a`, in `a` and not in `b`, and in both but changed."""
+def diff(where: Where, a: int, b: int) -> dict[str, list[str]]:
+    """What version `b` has over `a`, as sorted ids: `added`, `removed`, `changed` (with another title or text)."""
     place = place_of(where)
     before, after = (_texts(place, read_version(place, number)) for number in (a, b))
-    both = before.keys() & after.keys()
-    return Diff(
-        tuple(sorted(after.keys() - before.keys())),
-        tuple(sorted(before.keys() - after.keys())),
-        tuple(sorted(key for key in both if before[key] != after[key])),
-    )
+    changed = [key for key in before.keys() & after.keys() if before[key] != after[key]]
+    added, removed = after.keys() - before.keys(), before.keys() - after.keys()
+    return {"added": sorted(added), "removed": sorted(removed), "changed": sorted(changed)}
 
 
 def _texts(place: Place, version: Version) -> dict[str, int]:

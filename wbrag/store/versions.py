@@ -1,16 +1,17 @@
 """The versions of a store: numbered records, each of which says what it stands on.
 
 The highest number is the current version. Creating `versions/<N+1>.json` exclusively is the only commit: before it the
-old version is current and what was written is unreferenced, after it the new one is. A record names a Lance version of
-the rows - a detached one, which nobody finds but by this record, so that what a killed writer left is never seen - and
-the size and sha256 of every file that it stands on (Lance reads a flipped bit in silence), its own and its parent's.
-A version of a write-back store names a version of the base: the two are one pair, and a newer base is no part of it.
+old version is current and what was written is unreferenced, after it the new one is. A record names a detached Lance
+version, which nobody finds but by this record, so that what a killed writer left is never seen, and size and sha256 of
+every file that it stands on, as Lance reads a flipped bit in silence. A version of a write-back store names a version
+of the base: the two are one pair, and a newer base is no part of it.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import re
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
@@ -18,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from wbrag.config import Encoder
 from wbrag.store.files import StoreError, dump_json, sha256_bytes
 from wbrag.store.place import VERSIONS, Facts, Place, Where, nothing_there, place_of
 from wbrag.store.vectors import Spec
@@ -50,8 +52,7 @@ def record_name(version: int) -> str:
 
 def numbers(place: Place) -> list[int]:
     """The numbers of all versions, rising."""
-    stems = [name.removesuffix(".json") for name in place.names(VERSIONS) if name.endswith(".json")]
-    return sorted(int(stem) for stem in stems if stem.isdigit())
+    return sorted(int(name[:-5]) for name in place.names(VERSIONS) if re.fullmatch(r"\d+\.json", name))
 
 
 def latest(where: Where) -> Version | None:
@@ -87,14 +88,12 @@ def read_version(place: Place, number: int) -> Version:
         raise StoreError(f"{file}: schema is {content.get('schema')}, this wbrag reads {SCHEMA}; upgrade wbrag")
     found = sha256_bytes(dump_json(content))
     if found != told or dump_json({**content, "sha256": told}) != data or content["version"] != number:
-        raise StoreError(
-            f"{file}: holds version {content.get('version')} with sha256 {found}, not {number} with {told}"
-        )
+        holds = f"holds version {content.get('version')} with sha256 {found}"
+        raise StoreError(f"{file}: {holds}, not {number} with {told}")
     del content["schema"]
-    files = {name: (int(size), str(sha)) for name, (size, sha) in content.pop("files").items()}
-    base = content.pop("base")
-    spec = Spec(**content.pop("spec"))
-    return Version(**content, files=files, spec=spec, base=(int(base[0]), str(base[1])) if base else None)
+    content["files"] = {name: (size, sha) for name, (size, sha) in content["files"].items()}
+    content["base"] = tuple(content["base"]) if content["base"] else None
+    return Version(**{**content, "spec": Spec(**content["spec"])})
 
 
 def record_of(version: Version) -> bytes:
@@ -113,19 +112,16 @@ def commit(place: Place, change: Callable[[Version | None], Version | None]) -> 
     """Publish the version that `change` makes of the current one (None: there is none yet), and return it.
 
     `change` returns None where nothing is to do; then the current version is returned. It is asked again, with the
-    newer version, whenever another writer came first. Number and parent are set here, and every file that is new to the
-    version is there, with its size, or StoreError names it.
+    newer version, whenever another writer came first. StoreError names a file new to the version that is not there.
     """
     while True:
         parent = latest(place)
         made = change(parent)
         if made is None:
             return current(place)
-        told = sha256_bytes(record_of(parent)) if parent else None
-        child = replace(made, version=parent.version + 1 if parent else 1, parent=told)
-        if parent and child.oldest < parent.oldest:
-            raise StoreError(f"{place}: oldest would fall from {parent.oldest} to {child.oldest}")
-        check_sizes(place, child, set(parent.files) if parent else set())
+        number, told = named(parent) if parent else (0, None)
+        child = replace(made, version=number + 1, parent=told)
+        check_sizes(place, child, parent.files if parent else ())
         if place.create(record_name(child.version), record_of(child)):
             return child
 
@@ -190,20 +186,30 @@ def pinned(where: Where, number: int = 0, seconds: float = DAY) -> Iterator[Vers
         place.remove(pin)
 
 
-@contextmanager
-def reading(base: Where, writeback: Where | None = None, seconds: float = 7 * DAY) -> Iterator[tuple[int, int]]:
-    """The versions of the pair that is current, pinned for the block; 0 for a store that is None or empty.
-
-    What actors open by number stays the same version for all of them, and after a restart.
+def pair(
+    base: Where, writeback: Where | None, given: tuple[int, int] = (0, 0)
+) -> tuple[Version | None, Version | None]:
+    """The `given` versions of base and write-back; 0: the current one, of the base that which the write-back version
+    belongs to. None for a store that is None or empty.
     """
+    units = _numbered(writeback, given[1]) if writeback else None
+    return _numbered(base, given[0] or (units.base[0] if units and units.base else 0)), units
+
+
+def _numbered(where: Where, number: int) -> Version | None:
+    return read_version(place_of(where), number) if number else latest(where)
+
+
+@contextmanager
+def reading(base: Where, writeback: Where | None = None) -> Iterator[tuple[int, int]]:
+    """The numbers of the current `pair`, pinned for the block, 0 where there is none: what actors open by number stays
+    the same version for all of them, and after a restart.
+    """
+    passages, units = pair(base, writeback)
     with ExitStack() as stack:
-        units = latest(writeback) if writeback else None
-        if writeback and units:
-            stack.enter_context(pinned(place_of(writeback), units.version, seconds))
-        number = units.base[0] if units and units.base else 0
-        passages = read_version(place_of(base), number) if number else latest(base)
-        if passages:
-            stack.enter_context(pinned(place_of(base), passages.version, seconds))
+        for where, version in ((writeback, units), (base, passages)):
+            if where and version:
+                stack.enter_context(pinned(where, version.version, 7 * DAY))
         yield passages.version if passages else 0, units.version if units else 0
 
 
@@ -226,3 +232,23 @@ def kept(place: Place) -> list[Version]:
     oldest = read_version(place, found[-1]).oldest if found else 1
     alive = pins(place)
     return [read_version(place, number) for number in found if number >= oldest or number in alive]
+
+
+def encoder_note(encoder: Encoder) -> dict[str, Any]:
+    """The part of a version's note that names its encoder: all settings but the speed."""
+    return {"encoder": {key: value for key, value in asdict(encoder).items() if key != "batch_size"}}
+
+
+def noted_encoder(place: Place, version: Version) -> Encoder | None:
+    """The encoder that a version was made with; None where no note names one."""
+    told = noted(place, version, "encoder")
+    return Encoder(**told) if told else None
+
+
+def noted(place: Place, version: Version, key: str) -> dict[str, Any]:
+    """What the newest version up to this one with such a note says (rollback writes its own); {} where none has."""
+    for number in range(version.version, 0, -1):
+        note = version.note if number == version.version else read_version(place, number).note
+        if key in note:
+            return dict(note[key])
+    return {}

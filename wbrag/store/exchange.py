@@ -1,0 +1,185 @@
+"""A knowledge base as FlashRAG's files: its corpus JSONL and flat FAISS index, and a Parquet table.
+
+corpus.jsonl               {"id", "contents"}; line n is label n of the index
+flat.index                 FAISS, inner product; float32 is what FlashRAG makes itself, float16 half the bytes
+dataset/passages.parquet   the same rows with provenance: `datasets.load_dataset("<folder>/dataset")`
+export.json                rows, versions, encoder, sha256 of each file
+
+`export` writes these, `adopt` makes a store of such a corpus and index, without encoding it again: whether the vectors
+are what the encoder would make of the passages is tried on a few rows before anything is published.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wbrag import config
+from wbrag.data.benchmarks import InputError, write_corpus
+from wbrag.data.flashrag import BadRow, parse_passage
+from wbrag.retrieval.encoder import Encoder, open_encoder
+from wbrag.schema import PASSAGE
+from wbrag.store import rows
+from wbrag.store.build import new_rows, read_rows
+from wbrag.store.changes import Content, publish, write_piece
+from wbrag.store.files import StoreError, dump_json, move_into_place, scratch_folder, sha256_file
+from wbrag.store.place import Place, Where, place_of
+from wbrag.store.rows import Piece
+from wbrag.store.vectors import Spec, check_vectors, codes_of, empty_index, mapped, spec_of
+from wbrag.store.versions import Version, current, encoder_note, latest, noted_encoder
+
+CORPUS, INDEX, TABLE, FACTS = "corpus.jsonl", "flat.index", "dataset/passages.parquet", "export.json"
+#: A column of the Parquet table: the store that a row came from, by its place among those exported.
+STORE = pa.field("store", pa.int32())
+#: Rows that are encoded again.
+PROBES = 16
+#: Least inner product of a stored vector with the encoder's own. Two runs of one model in fp16 differ by some 1e-4;
+#: another prefix, pooling or length by more than 1e-2.
+AGREEMENT = 0.999
+
+
+def export(stores: Sequence[Where], out: Path, dtype: str = "float32") -> dict[str, Any]:
+    """Write the live passages of these stores, one after the other, into the new folder `out`; returns export.json.
+
+    dtype: float32 or float16, of the index, which is held in memory. The folder appears whole or not at all.
+    StoreError: `out` is there already, a store without a version, stores of unlike encoders or dimensions, an id twice.
+    """
+    if out.exists():
+        raise StoreError(f"{out}: is there already")
+    sources = [(place_of(store), current(store)) for store in stores]
+    _, first = sources[0]
+    for place, version in sources:
+        here, wanted = ((one.encoder, one.spec.space) for one in (version, first))
+        if here != wanted:
+            raise StoreError(f"{place}: (encoder, space) is {here}, that of the first {wanted}")
+    opened = [rows.opened(place, version) for place, version in sources]
+    ids = [chunk for data in opened for chunk in rows.ids_of(data).chunks]
+    rows.check_ids(pa.chunked_array(ids, type=pa.string()), " and ".join(map(str, stores)))
+    encoder = noted_encoder(*sources[0])
+    with scratch_folder(out.absolute().parent) as scratch:
+        folder = scratch / "export"
+        (folder / "dataset").mkdir(parents=True)
+        facts = {
+            "rows": _write(folder, opened, first.spec.dimension, dtype),
+            "dimension": first.spec.dimension,
+            "dtype": dtype,
+            "fingerprint": first.encoder,
+            "encoder": asdict(encoder) if encoder else None,
+            "stores": [{"path": str(place), "version": version.version} for place, version in sources],
+            "sha256": {name: sha256_file(folder / name) for name in (CORPUS, INDEX, TABLE)},
+        }
+        (folder / FACTS).write_bytes(dump_json(facts))
+        if not move_into_place(folder, out.absolute()):
+            raise StoreError(f"{out}: is there already")
+    return facts
+
+
+def _write(folder: Path, opened: Sequence[Any], dimension: int, dtype: str) -> int:
+    """The three files, in one pass over the rows of these datasets; how many rows they have."""
+    import faiss
+
+    fields = pa.unify_schemas([*(data.schema for data in opened), pa.schema([STORE])])
+    fields = fields.remove(fields.get_field_index(rows.VECTOR))
+    index: Any = empty_index(Spec("flat_fp16", dimension)) if dtype == "float16" else faiss.IndexFlatIP(dimension)
+    with (
+        (folder / CORPUS).open("w", encoding="utf-8") as corpus,
+        pq.ParquetWriter(folder / TABLE, fields, compression="zstd") as table,
+    ):
+        for number, data in enumerate(opened):
+            for block in rows.blocks(data):
+                for row in block.select(PASSAGE.names).to_pylist():
+                    line = {"id": row["id"], "contents": f"{row['title']}\n{row['text']}"}
+                    corpus.write(json.dumps(line, ensure_ascii=False) + "\n")
+                index.add(rows.vectors_of(block).astype(np.float32))
+                told = block.append_column(STORE, pa.array([number] * len(block), STORE.type))
+                table.write_table(rows.filled(told, fields))
+    faiss.write_index(index, str(folder / INDEX))
+    return int(index.ntotal)
+
+
+def adopt(corpus: Path, index: Path, store: Where, encoder: config.Encoder, note: dict[str, Any]) -> Version:
+    """Publish a corpus (FlashRAG JSONL) and its flat inner-product index (float32 or fp16) as one version of `store`.
+
+    Label n of the index is passage n of the corpus; `encoder` is what the vectors were made with. The store holds them
+    rounded to fp16, and the titles without FlashRAG's quotes; probe passages are encoded as their line has them.
+    StoreError, with both values: another number of rows, another kind of index, a dimension that is not the encoder's,
+    a probe row that does not agree, vectors that are not unit norm. InputError or OverErrorBudget for a line that is no
+    passage.
+    """
+    place, flat = place_of(store), _open_flat(index)
+    made, opened = codes_of(flat), open_encoder(encoder)
+    if made.shape[1] != opened.dimension:
+        raise StoreError(f"{index}: dimension is {made.shape[1]}, encoder {encoder.name!r} has {opened.dimension}")
+    _probe(corpus, index, made, opened)
+    spec = spec_of("flat_fp16", opened.dimension)
+    with place.scratch() as scratch:
+        table = scratch / "corpus.parquet"
+        lines = write_corpus(corpus, table, max_error_rate=0.0).passages
+        if lines != len(made):
+            raise StoreError(f"{index}: {len(made)} vectors for the {lines} passages of {corpus}")
+        new = new_rows(place, [table], latest(place))
+        pieces = tuple(_pieces(place, table, index, made, new, spec))
+    if not pieces:
+        return current(place)
+    return publish(place, Content(pieces, spec, opened.fingerprint), {**note, **encoder_note(encoder)})
+
+
+def _pieces(place: Place, table: Path, index: Path, made: np.ndarray, new: np.ndarray, spec: Spec) -> Iterator[Piece]:
+    """The `new` rows of the table with their vectors, rounded to fp16, as fragments."""
+    for start in range(0, len(new), config.Index.fragment_rows):
+        numbers = new[start : start + config.Index.fragment_rows]
+        vectors = made[numbers].astype(np.float16)
+        check_vectors(vectors, f"{index}: from row {numbers[0]} on")
+        passages = read_rows([table], numbers)
+        schema = rows.schema_of(passages.schema, spec.dimension)
+        yield write_piece(place, rows.with_vectors(passages, vectors, schema), spec)
+
+
+def _open_flat(index: Path) -> Any:  # noqa: ANN401 - one of two classes
+    """A flat inner-product FAISS file, mapped. StoreError for any other: its labels need not be a corpus' lines."""
+    import faiss
+
+    flat = mapped(index)
+    fp16 = getattr(getattr(flat, "sq", None), "qtype", None) == faiss.ScalarQuantizer.QT_fp16
+    known = isinstance(flat, faiss.IndexFlat) or (isinstance(flat, faiss.IndexScalarQuantizer) and fp16)
+    if not known or flat.metric_type != faiss.METRIC_INNER_PRODUCT:
+        found = f"{type(flat).__name__} with metric {flat.metric_type}"
+        raise StoreError(f"{index}: is {found}, not IndexFlat or fp16 IndexScalarQuantizer with inner product (0)")
+    return flat
+
+
+def _probe(corpus: Path, index: Path, made: np.ndarray, encoder: Encoder) -> None:
+    """StoreError, with both vectors' beginnings, for the first probe row that the encoder makes another vector of."""
+    wanted = sorted({int(row) for row in np.linspace(0, len(made) - 1, PROBES)})
+    lines = dict(_contents(corpus, wanted))
+    if len(lines) < len(wanted):
+        raise StoreError(f"{index}: {len(made)} vectors, but {corpus} has no passage {wanted[len(lines)]}")
+    for row, own in zip(wanted, encoder.encode_passages(list(lines.values())), strict=True):
+        agreement = float(made[row].astype(np.float32) @ own.astype(np.float32))
+        if not agreement >= AGREEMENT:
+            both = f"{_shown(made[row])}, the encoder makes {_shown(own)} of its passage in {corpus}"
+            raise StoreError(f"{index}: row {row} is {both}; inner product {agreement:.4f}, {AGREEMENT} is needed")
+
+
+def _contents(corpus: Path, wanted: Sequence[int]) -> Iterator[tuple[int, str]]:
+    """Row and text of these passages, in order, as their lines have them, for as many as there are."""
+    with corpus.open("rb") as lines:
+        for row, line in enumerate(islice(filter(bytes.strip, lines), wanted[-1] + 1)):
+            if row in wanted:
+                try:
+                    passage = parse_passage(line)
+                except BadRow as error:
+                    raise InputError(f"{corpus}: passage {row}: {error}") from error
+                yield row, json.loads(line).get("contents", passage.contents).strip()
+
+
+def _shown(vector: np.ndarray) -> str:
+    return "[" + ", ".join(f"{value:.4f}" for value in vector[:3]) + ", ...]"
