@@ -34,7 +34,7 @@ from wbrag.config import (
 )
 from wbrag.data.benchmarks import InputError, OverErrorBudget
 from wbrag.experiments.variants import Trained, other_units
-from wbrag.report.results import recall_line, terminal_table
+from wbrag.report.run_report import recall_line, terminal_table
 from wbrag.run.folder import RunError
 from wbrag.run.job import Session
 from wbrag.store.files import StoreError

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
-from synthetic_run import PASSAGES, UNIT, document, failed, gated, kept, population, prediction
+from synthetic_run import PASSAGES, UNIT, Row, document, failed, gated, kept, population, prediction
 
 from wbrag.report import statistics
 from wbrag.report.construction import SPENT, construction, cost, retained_by_rank, rule_of
-from wbrag.report.evaluation import Setting, evaluate, over_topics, topic_of
-from wbrag.report.overlap import TrainingQuestions
+from wbrag.report.evaluation import Setting, answers_of, evaluate, over_topics, topic_of
 from wbrag.report.statistics import mcnemar, paired_bootstrap
 
 SETTING = Setting("toy_nq", "naive", "micro_small", "acc", seed=3)
 YES_NO = Setting("toy_boolq", "naive", "micro_small", "label", labels={"yes": ["true"], "no": ["false"]})
 scores = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=2, max_size=60)
 pairs = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 1.0])), min_size=1, max_size=80)
+
+
+def evaluated(rows: list[Row], setting: Setting, training: list[Row] | None = None) -> dict[str, Any]:
+    return evaluate(answers_of(rows, setting, training or []), setting)
 
 
 def bootstrap(differences: list[float], resamples: int = 500, seed: int = 0) -> tuple[float, float]:
@@ -89,7 +93,7 @@ def test_mcnemar_of_a_known_table() -> None:
 def test_one_record_per_metric_primary_first_with_every_number() -> None:
     other = {"documents_base": PASSAGES[::-1], "documents_writeback": PASSAGES[::-1]}
     fixed, same = prediction(), prediction(id="b", answer_writeback="Port Elden", **other)
-    found = evaluate([fixed, same], SETTING)
+    found = evaluated([fixed, same], SETTING)
     assert [record["metric"] for record in found["results"]] == ["acc", "em", "f1", "precision", "recall"]
     record = found["results"][0]
     assert (record["topics"]["topics"], record["topics"]["largest"]) == (2, 1)
@@ -108,15 +112,15 @@ def test_one_record_per_metric_primary_first_with_every_number() -> None:
 def test_retrieval_recall_needs_a_golden_answer_in_the_contents() -> None:
     blind = [document("p-1", "Port Elden", "A harbour.")]
     rows = [prediction(documents_base=blind), prediction(id="b", documents_base=blind, documents_writeback=blind)]
-    record = evaluate(rows, SETTING)["results"][0]
+    record = evaluated(rows, SETTING)["results"][0]
     assert (record["retrieval_recall_base"], record["retrieval_recall_writeback"]) == (0.0, 0.5)
     in_title = prediction(documents_base=[document("p-2", "Tarnholm", "A town.")])
-    assert evaluate([in_title], SETTING)["results"][0]["retrieval_recall_base"] == 1.0
+    assert evaluated([in_title], SETTING)["results"][0]["retrieval_recall_base"] == 1.0
 
 
 def test_labels_are_scored_and_leave_retrieval_recall_open() -> None:
     answers = {"answer_closed_book": "no", "answer_base": "No.", "answer_writeback": "yes, it does"}
-    found = evaluate([prediction(golden_answers=["true"], **answers)], YES_NO)["results"]
+    found = evaluated([prediction(golden_answers=["true"], **answers)], YES_NO)["results"]
     assert [record["metric"] for record in found] == ["label", "em", "acc", "f1", "precision", "recall"]
     assert (found[0]["base"], found[0]["writeback"], found[0]["c"]) == (0.0, 1.0, 1)
     assert found[0]["retrieval_recall_base"] is None
@@ -128,14 +132,14 @@ def test_labels_are_scored_and_leave_retrieval_recall_open() -> None:
 def test_identical_answers_gain_nothing(right: list[bool]) -> None:
     answers = ["Tarnholm" if known else "Port Elden" for known in right]
     rows = [prediction(id=str(i), answer_base=text, answer_writeback=text) for i, text in enumerate(answers)]
-    for record in evaluate(rows, SETTING)["results"]:
+    for record in evaluated(rows, SETTING)["results"]:
         assert (record["gain"], record["ci_low"], record["ci_high"]) == (0.0, 0.0, 0.0)
 
 
 def test_a_failed_row_scores_zero_in_all_three_and_is_counted() -> None:
     lost = dict.fromkeys(("answer_closed_book", "answer_base", "answer_writeback", "documents_writeback"))
     right = dict.fromkeys(("answer_closed_book", "answer_base", "answer_writeback"), "Tarnholm")
-    found = evaluate([prediction(**right), prediction(id="b", error="PromptTooLong: 900 > 512", **lost)], SETTING)
+    found = evaluated([prediction(**right), prediction(id="b", error="PromptTooLong: 900 > 512", **lost)], SETTING)
     assert found["questions"] == {"n": 2, "failed": 1}
     record = found["results"][0]
     assert [record[key] for key in ("closed_book", "base", "writeback")] == [0.5, 0.5, 0.5]
@@ -144,7 +148,7 @@ def test_a_failed_row_scores_zero_in_all_three_and_is_counted() -> None:
 
 def test_splits_by_overlap_and_exposure_hold_all_rows_once() -> None:
     _, rows = population(0, 120, seed=5)
-    found = evaluate(rows, SETTING)
+    found = evaluated(rows, SETTING)
     whole = found["results"][0]
     for groups in (found["splits"], found["exposure"]):
         parts = [records[0] for records in groups.values()]
@@ -157,7 +161,7 @@ def test_splits_by_overlap_and_exposure_hold_all_rows_once() -> None:
 
 def test_each_class_has_its_own_interval_over_topics() -> None:
     _, rows = population(0, 120, seed=5)
-    found = evaluate(rows, SETTING)
+    found = evaluated(rows, SETTING)
     for key, records in found["splits"].items():
         some = [row for row in rows if json.loads(row["metadata"])["overlap"] == key]
         gains = [float(r["answer_writeback"] == "Tarnholm") - float(r["answer_base"] == "Tarnholm") for r in some]
@@ -174,33 +178,33 @@ def test_questions_without_overlap_are_told_apart_by_what_their_units_hold() -> 
         prediction(id="none", documents_writeback=PASSAGES, answer_writeback="Port Elden", **new),
         prediction(id="seen"),
     ]
-    found = evaluate(rows, SETTING)
+    found = evaluated(rows, SETTING)
     assert {key: records[0]["n"] for key, records in found["unseen"].items()} == {"gold": 1, "other": 1, "none": 1}
     assert {key: records[0]["gain"] for key, records in found["unseen"].items()} == {"gold": 1, "other": 0, "none": 0}
     assert found["splits"]["none"][0]["n"] == 3
-    labelled = evaluate([row | {"golden_answers": ["true"]} for row in rows], YES_NO)
+    labelled = evaluated([row | {"golden_answers": ["true"]} for row in rows], YES_NO)
     assert {key: records[0]["n"] for key, records in labelled["unseen"].items()} == {"unit": 2, "none": 1}
 
 
 def test_an_equal_label_is_no_overlap_whatever_the_metadata_says() -> None:
-    asked = TrainingQuestions([kept(golden_answers=["true"])], labels=True)
+    asked = [kept(golden_answers=["true"])]
     row = prediction(question="Is it far?", golden_answers=["true"], metadata=json.dumps({"overlap": "answer"}))
-    assert list(evaluate([row], YES_NO, asked)["splits"]) == ["none"]
-    assert evaluate([row], YES_NO, asked)["labels"] is True
-    assert list(evaluate([row], SETTING, TrainingQuestions([kept()]))["splits"]) == ["answer"]
+    assert list(evaluated([row], YES_NO, asked)["splits"]) == ["none"]
+    assert evaluated([row], YES_NO, asked)["labels"] is True
+    assert list(evaluated([row], SETTING, [kept()])["splits"]) == ["answer"]
 
 
 def test_without_overlap_in_the_metadata_there_are_no_splits() -> None:
-    assert evaluate([prediction(metadata="{}"), prediction(id="b", metadata=None)], SETTING)["splits"] == {}
+    assert evaluated([prediction(metadata="{}"), prediction(id="b", metadata=None)], SETTING)["splits"] == {}
 
 
 def test_rows_that_would_spoil_the_pairing_are_refused() -> None:
     with pytest.raises(ValueError, match="id 'test-4' stands in more than one row"):
-        evaluate([prediction(), prediction()], SETTING)
+        evaluated([prediction(), prediction()], SETTING)
     with pytest.raises(ValueError, match="row 'test-4' has neither answer_base nor an error"):
-        evaluate([prediction(answer_base=None)], SETTING)
+        evaluated([prediction(answer_base=None)], SETTING)
     with pytest.raises(ValueError, match=r"row 'test-4', metadata.overlap is 'some'"):
-        evaluate([prediction(metadata=json.dumps({"overlap": "some"}))], SETTING)
+        evaluated([prediction(metadata=json.dumps({"overlap": "some"}))], SETTING)
 
 
 def test_construction_statistics_of_a_small_run() -> None:
@@ -288,7 +292,7 @@ def test_cost_of_writing_and_validating_is_told_where_there_was_any() -> None:
 
 def test_hits_from_write_back_are_counted_over_all_hits() -> None:
     rows = [prediction(documents_writeback=[UNIT, UNIT | {"id": "wb-2"}]), prediction(id="b", documents_writeback=[])]
-    record = evaluate(rows, SETTING)["results"][0]
+    record = evaluated(rows, SETTING)["results"][0]
     assert (record["writeback_share"], record["questions_with_writeback"]) == (1.0, 1)
 
 
@@ -300,6 +304,6 @@ def test_retrievals_of_the_methods_own_are_a_rate_and_a_mean_over_the_rows_that_
         )
         for i, (base, both) in enumerate(retrievals)
     ]
-    record = evaluate(rows, SETTING)["results"][0]
+    record = evaluated(rows, SETTING)["results"][0]
     assert (record["retrieval_rate_base"], record["retrievals_per_question_base"]) == (pytest.approx(2 / 3), 2.0)
     assert record["retrieval_rate_writeback"] == record["retrievals_per_question_writeback"] == pytest.approx(2 / 3)

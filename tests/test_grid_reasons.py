@@ -23,26 +23,20 @@ questions = st.lists(
 def point(rows: list[tuple[float, float, bool, bool, int]], labels: bool = False, **changes: object) -> Point:
     """A setting from (base score, score with write-back, answer found before, after, units read) by question."""
     unknown = float("nan")
-    facts = [
-        {
-            "found_base": unknown if labels else float(before),
-            "found_writeback": unknown if labels else float(after),
-            "writeback_hits": float(units),
-        }
-        for _, _, before, after, units in rows
-    ]
+    base, writeback, before, after, units = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
     return Point(
         run=Path("run"),
         setting=Setting("nq", "naive", "m", "f1"),
+        answers={
+            "id": np.array([f"q{i}" for i in range(len(rows))], dtype=object),
+            "gain": writeback - base,
+            "retrieval_recall_base": before * unknown if labels else before,
+            "retrieval_recall_writeback": after * unknown if labels else after,
+            "writeback_hits": units,
+        },
         metrics={"construction": CONSTRUCTION | changes},
-        ids=tuple(f"q{i}" for i in range(len(rows))),
-        scores=np.array([(0.0, base, writeback) for base, writeback, *_ in rows]),
-        answers={},
-        topics=[f"t{i}" for i in range(len(rows))],
-        overlap=[None] * len(rows),
-        exposure=["none"] * len(rows),
-        facts=facts,
         tokens=[],
+        config={},
     )
 
 

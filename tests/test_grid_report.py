@@ -17,7 +17,7 @@ from wbrag import schema
 from wbrag.experiments.grid import compared, measure_grid, read_point, read_points
 from wbrag.experiments.grid_report import headline, summary, write_grid_report
 from wbrag.experiments.paper import called, cell, family, gain, place, statistic
-from wbrag.report.evaluation import evaluate
+from wbrag.report.evaluation import answers_of, evaluate
 from wbrag.report.run_report import measure
 from wbrag.run.folder import RunError, read_config, read_units, setting_of, trained_run
 
@@ -49,7 +49,7 @@ def add_variant(run: Path, name: str, rows: list[dict[str, Any]]) -> None:
     (folder / "run.json").write_text(json.dumps(RUN | {"seconds": {"predict": 7.5}}))
     write_table(folder / "predictions", rows, schema.PREDICTION)
     setting = read_point(run).setting
-    (folder / "metrics.json").write_text(json.dumps(evaluate(rows, setting)))
+    (folder / "metrics.json").write_text(json.dumps(evaluate(answers_of(rows, setting), setting)))
 
 
 def shifted(rows: list[dict[str, Any]], every: int) -> list[dict[str, Any]]:
@@ -177,7 +177,7 @@ def test_the_grid_says_what_its_points_say(runs: list[Path]) -> None:
     assert [record["p"] == record["mcnemar_p"] for record in grid["points"]] == [True, True, False, False]
     assert all(record["p"] <= record["holm_p"] <= 1 for record in grid["points"])
     for record, point in zip(grid["points"], points, strict=True):
-        assert record["better"] - record["worse"] == pytest.approx(record["gain"] * len(point.ids))
+        assert record["better"] - record["worse"] == pytest.approx(record["gain"] * len(point.answers["id"]))
 
 
 def test_classes_hold_every_question_once(runs: list[Path]) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from synthetic_run import PASSAGES, UNIT, kept, prediction, units_of, write_run
+from synthetic_run import PASSAGES, UNIT, Row, kept, prediction, units_of, write_run
 
 from wbrag import schema
-from wbrag.report.evaluation import Setting
+from wbrag.report.evaluation import Setting, answers_of
 from wbrag.report.harms import SHOWN, harm_blocks, harms, sources_of, tell_sources
-from wbrag.report.overlap import TrainingQuestions
 from wbrag.report.page import Details
 from wbrag.report.run_report import write_report
 from wbrag.run.folder import read_passages
@@ -23,9 +21,13 @@ SETTING = Setting("toy_nq", "naive", "micro_small", "acc")
 YES_NO = Setting("toy_boolq", "naive", "micro_small", "label", labels={"yes": ["true"], "no": ["false"]})
 
 
-def worse(**changes: object) -> dict[str, Any]:
+def worse(**changes: object) -> Row:
     """A test question that was right before a unit was read."""
     return prediction(answer_base="Tarnholm", answer_writeback="Port Elden") | changes
+
+
+def found(rows: list[Row], setting: Setting, units: list[Row], training: list[Row] | None = None) -> list[Row]:
+    return harms(rows, answers_of(rows, setting, training or [], units), units)
 
 
 def test_a_question_is_a_harm_where_its_score_fell_and_the_greatest_fall_comes_first() -> None:
@@ -34,22 +36,22 @@ def test_a_question_is_a_harm_where_its_score_fell_and_the_greatest_fall_comes_f
         worse(id="c", answer_writeback="Tarnholm in Elden"),
         *(worse(id="b"), worse(id="a"), prediction(id="fixed"), worse(id="failed", error="E: x")),
     ]
-    assert [harm["id"] for harm in harms(rows, SETTING, [])] == ["a", "b"]
-    assert [harm["id"] for harm in harms(rows, partly, [])] == ["a", "b", "c"]
+    assert [harm["id"] for harm in found(rows, SETTING, [])] == ["a", "b"]
+    assert [harm["id"] for harm in found(rows, partly, [])] == ["a", "b", "c"]
 
 
 def test_a_harm_says_what_was_read_and_whether_the_answer_was_there() -> None:
     blind = UNIT | {"text": "Almira Trevane was a glass painter."}
     rows = [worse(metadata="{}", documents_writeback=[blind, PASSAGES[0], PASSAGES[2]])]
     (unit,) = units_of([kept()])
-    (harm,) = harms(rows, SETTING, [unit], TrainingQuestions([kept()], units=[unit]))
+    (harm,) = found(rows, SETTING, [unit], [kept()])
     assert (harm["score_base"], harm["score_writeback"], harm["overlap"]) == (1.0, 0.0, "answer")
     assert (harm["base_held_answer"], harm["writeback_held_answer"]) == (True, False)
     (read,) = harm["units"]
     assert (read["id"], read["text"], read["form"], read["example_ids"]) == (
         *(UNIT["id"], blind["text"], "distilled", ["train-17"]),
     )
-    assert sources_of([harm]) == {"p-0077"}
+    assert [source["id"] for source in sources_of([harm])] == ["p-0077"]
     tell_sources([harm], {})
     assert read["sources"] == [{"id": "p-0077", "title": None, "text": None}]
     tell_sources([harm], {"p-0077": PASSAGES[1]})
@@ -58,7 +60,7 @@ def test_a_harm_says_what_was_read_and_whether_the_answer_was_there() -> None:
 
 def test_labels_leave_open_which_document_held_the_answer() -> None:
     row = worse(golden_answers=["true"], answer_base="yes", answer_writeback="no")
-    (harm,) = harms([row], YES_NO, [])
+    (harm,) = found([row], YES_NO, [])
     assert harm["base_held_answer"] is None
     assert harm["units"][0]["sources"] == []  # a unit that no table knows
     (shown,) = (block for block in harm_blocks([harm], 9) if isinstance(block, Details))

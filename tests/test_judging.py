@@ -20,7 +20,8 @@ from wbrag.llm.scripted import ScriptedLLM, read
 from wbrag.methods import Tools, naive
 from wbrag.metrics import acc
 from wbrag.prompts import Prompts
-from wbrag.report.construction import construction, construction_rows
+from wbrag.report.construction import construction
+from wbrag.report.run_report import construction_rows
 from wbrag.run.inputs import check_settings
 from wbrag.schema import Document, Example
 

@@ -1,4 +1,4 @@
-"""Holm, the pooled gain, turned signs, kappa, flips; the paired bootstrap is tested with the evaluation."""
+"""Holm, the pooled gain, turned signs, kappa; the paired bootstrap is tested with the evaluation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wbrag.report.statistics import flips, holm, kappa, mcnemar, paired_bootstrap, pooled_gain, sign_flips, winners
+from wbrag.report.statistics import holm, kappa, mcnemar, paired_bootstrap, pooled_gain, sign_flips
 
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
@@ -92,18 +92,6 @@ def test_an_interval_over_topics_lies_between_the_topics_means(rows: list[tuple[
     means = [values[[t == topic for t in topics]].mean() for topic in topics]
     low, high = paired_bootstrap(values[:, None], resamples=200, topics=topics)[0]
     assert min(means) - 1e-9 <= low <= high <= max(means) + 1e-9
-
-
-@given(st.lists(st.sampled_from([-0.1, 0.0, 0.2]), max_size=20))
-def test_winners_are_all_counted_once(gains: list[float]) -> None:
-    found = winners(gains)
-    assert sum(found.values()) == len(gains)
-    assert found["better"] == gains.count(0.2)
-
-
-def test_flips_are_the_share_of_answers_that_changed() -> None:
-    assert flips(["a", "b", None, "d"], ["a", "c", None, "e"]) == 0.5
-    assert flips([], []) == 0.0
 
 
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 5))

@@ -32,7 +32,8 @@ def test_each_sentence_has_its_verdict_and_the_nearest_of_the_sources() -> None:
         "Tarnholm, where Almira Trevane was born, lies inland. Almira Trevane was born in Zurich. She came to Tarnholm."
     )
     (found,) = judged([unit(text, title="Tarnholm", doubt="cut")], HELD, {"train-17": "Where?"})
-    assert [one.kind for one in found.sentences] == ["stated", "foreign", "open"]
+    _, _, verdict = found
+    assert [one.kind for one in verdict.sentences] == ["stated", "foreign", "open"]
     told = verdicts_told([found])
     assert told == (
         "Of the 3 sentences of 1 units, drawn at random: 1 stand in their sources, 1 open (no rule decides), "

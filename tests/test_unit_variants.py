@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from synthetic_run import PASSAGES, UNIT, write_run, write_table
 
 from wbrag import schema
-from wbrag.experiments.unit_variants import Measured, compared, record, text_table, unit_blocks, write_comparison
+from wbrag.experiments.grid import Point, read_point
+from wbrag.experiments.unit_variants import compared, record, text_table, unit_blocks, write_comparison
+from wbrag.report.evaluation import Setting, answers_of
 
 #: Questions of a run: id, whether it overlaps with training, right over base, right over the run's own write-back.
 QUESTIONS = [("t1", "none", 0, 1), ("t2", "none", 1, 1), ("t3", "question", 0, 1), ("t4", "answer", 1, 0)]
@@ -37,12 +38,19 @@ def prediction(key: str, overlap: str, base: int, after: int, unit: bool) -> dic
     }
 
 
+def finished(folder: Path, rows: list[dict[str, object]]) -> Point:
+    """A finished run without traces, read."""
+    run = write_run(folder, [], rows)
+    (run / "metrics.json").write_text("{}")
+    return read_point(run)
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def point(tmp_path: Path) -> Point:
     """A run with one way beside its own: it answers t4 too, and reads a unit for t1 alone."""
-    made = write_run(tmp_path / "run", [], [prediction(*told, unit=True) for told in QUESTIONS])
+    made = finished(tmp_path / "run", [prediction(*told, unit=True) for told in QUESTIONS])
     rows = [prediction(key, overlap, base, 1, unit=key == "t1") for key, overlap, base, _ in QUESTIONS]
-    folder = made / "variants" / "units-subject"
+    folder = made.run / "variants" / "units-subject"
     folder.mkdir(parents=True)
     write_table(folder / "predictions", rows, schema.PREDICTION)
     (folder / "metrics.json").write_text("{}")
@@ -56,8 +64,8 @@ def run(tmp_path: Path) -> Path:
     return made
 
 
-def test_each_way_is_held_against_the_runs_own_units_question_by_question(run: Path) -> None:
-    own, way = compared([run])
+def test_each_way_is_held_against_the_runs_own_units_question_by_question(point: Point) -> None:
+    own, way = compared([point])
     assert (own["way"], way["way"]) == ("own", "subject")
     assert (own["all"]["mean"], own["unseen"]["mean"], own["seen"]["mean"]) == (0.25, 0.5, 0.0)
     assert (way["all"]["mean"], way["unseen"]["mean"], way["seen"]["mean"]) == (0.5, 0.5, 0.5)
@@ -68,24 +76,24 @@ def test_each_way_is_held_against_the_runs_own_units_question_by_question(run: P
     assert (way["units"], way["left_out"], way["calls"], way["runs"]) == (1, 1, 4, 1)
 
 
-def test_a_way_is_pooled_over_the_runs_that_have_it(run: Path, tmp_path: Path) -> None:
-    second = write_run(tmp_path / "second", [], [prediction("t1", "none", 0, 0, unit=False)])
-    own, way = compared([run, second])
+def test_a_way_is_pooled_over_the_runs_that_have_it(point: Point, tmp_path: Path) -> None:
+    second = finished(tmp_path / "second", [prediction("t1", "none", 0, 0, unit=False)])
+    own, way = compared([point, second])
     assert (own["n"], own["runs"], own["unseen"]["n"]) == (5, 2, 3)
     assert (way["n"], way["runs"], way["unseen"]["n"]) == (4, 1, 2)
 
 
-def test_questions_of_one_corpus_share_topics_and_those_of_two_do_not(run: Path, tmp_path: Path) -> None:
-    second = write_run(tmp_path / "second", [], [prediction(*told, unit=True) for told in QUESTIONS])
-    assert compared([run, second])[0]["all"]["topics"] == 4
-    record_file = second / "run.json"
+def test_questions_of_one_corpus_share_topics_and_those_of_two_do_not(point: Point, tmp_path: Path) -> None:
+    second = finished(tmp_path / "second", [prediction(*told, unit=True) for told in QUESTIONS])
+    assert compared([point, second])[0]["all"]["topics"] == 4
+    record_file = second.run / "run.json"
     told = json.loads(record_file.read_text())
     record_file.write_text(json.dumps(told | {"identity": {"corpus": "another"}}))
-    assert compared([run, second])[0]["all"]["topics"] == 8
+    assert compared([point, second])[0]["all"]["topics"] == 8
 
 
-def test_the_table_has_a_line_for_each_way_and_the_file_holds_the_figures(run: Path, tmp_path: Path) -> None:
-    records = write_comparison([run], tmp_path / "out")
+def test_the_table_has_a_line_for_each_way_and_the_file_holds_the_figures(point: Point, tmp_path: Path) -> None:
+    records = write_comparison([point.run], tmp_path / "out")
     lines = (tmp_path / "out" / "units.md").read_text().splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| own", "| subject"]
     assert len({line.count("|") for line in lines}) == 1
@@ -93,26 +101,17 @@ def test_the_table_has_a_line_for_each_way_and_the_file_holds_the_figures(run: P
     assert json.loads((tmp_path / "out" / "units.json").read_text())["ways"] == records
 
 
-def test_a_grid_without_other_ways_says_nothing_of_them(run: Path, tmp_path: Path) -> None:
+def test_a_grid_without_other_ways_says_nothing_of_them(point: Point, tmp_path: Path) -> None:
     grid: dict[str, object] = {}
-    assert len(unit_blocks([run], grid)) == 3
-    alone = write_run(tmp_path / "alone", [], [prediction(*told, unit=True) for told in QUESTIONS])
+    assert len(unit_blocks([point], grid)) == 3
+    alone = finished(tmp_path / "alone", [prediction(*told, unit=True) for told in QUESTIONS])
     assert unit_blocks([alone], grid) == []
     assert len(grid["units"]) == 1  # type: ignore[arg-type]
 
 
 def test_without_a_question_that_does_not_overlap_the_gain_is_zero_and_not_a_number_is_nowhere() -> None:
-    one = Measured(
-        scores=np.array([[0.0, 1.0]]),
-        topics=("a",),
-        unseen=np.array([False]),
-        found=np.array([[0.0, 1.0]]),
-        tokens=np.array([[5.0, 6.0]]),
-        units=1,
-        read=np.array([True]),
-        left_out=0,
-        calls=0,
-    )
-    told = record([one], [one])
+    row = prediction("t1", "question", 0, 1, unit=True)
+    answers = answers_of([row], Setting("toy_nq", "naive", "m", "acc"))
+    told = record([({**answers, "more": answers["gain"]}, {"units": 1, "left_out": 0, "calls": 0})])
     assert told["unseen"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 0, "topics": 0}
     json.dumps(told, allow_nan=False)

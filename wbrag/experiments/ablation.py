@@ -19,7 +19,7 @@ import pyarrow.dataset as ds
 
 from wbrag.config import ConfigError, Gates, fingerprint, one_unit_an_example
 from wbrag.experiments.variants import Trained, predicted, stored, variant_job, written_rows
-from wbrag.gates import document_gate, utility_gate, with_documents_needed
+from wbrag.gates import DocumentDecision, document_gate, utility_gate, with_documents_needed
 from wbrag.report.statistics import mean
 from wbrag.run.actors import Stage
 from wbrag.run.folder import read_rows, write_rows, write_text
@@ -35,18 +35,8 @@ TRACE_COLUMNS = (
     *("id", "question", "golden_answers", "metadata", "documents", "status", "reason", "s_nr", "s_rag"),
     *("document_scores", "kept_ranks", "unit_id", "unit_title", "unit_text", "source_tokens", "unit_tokens"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """What other gates would do with one example: `kept_ranks` (() where they close), or None where a score is missing.
-
-    `fallback`: no document passed, the top n_min were taken.
-    """
-
-    id: str
-    kept_ranks: tuple[int, ...] | None
-    fallback: bool = False
+#: What gates decide that close.
+CLOSED = DocumentDecision((), False, (), "closed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +68,17 @@ def gates_of(own: Gates, thresholds: Mapping[str, Sequence[float]]) -> dict[str,
     return tried
 
 
-def replay(row: Row, gates: Gates) -> Replayed:
-    """What these gates would do with the example of one trace row (TRACE_COLUMNS).
-
-    A failed example stays out: what failed was a call, which no threshold mends.
+def replay(row: Row, gates: Gates) -> DocumentDecision | None:
+    """What these gates would do with the example of one trace row (TRACE_COLUMNS): no kept rank where they close, None
+    where a score is missing. A failed example stays out: what failed was a call, which no threshold mends.
     """
-    nothing, unknown = Replayed(row["id"], ()), Replayed(row["id"], None)
     if row["status"] == "failed" or row["s_nr"] is None or not with_documents_needed(row["s_nr"], gates):
-        return nothing
+        return CLOSED
     if row["s_rag"] is None:
-        return unknown
+        return None
     if not utility_gate(row["s_nr"], row["s_rag"], gates).passed:
-        return nothing
-    if row["document_scores"] is None:
-        return unknown
-    decision = document_gate(row["s_nr"], row["document_scores"], gates)
-    return Replayed(row["id"], decision.kept_ranks, decision.fallback)
+        return CLOSED
+    return None if row["document_scores"] is None else document_gate(row["s_nr"], row["document_scores"], gates)
 
 
 def plan(traces: Sequence[Row], gates: Gates) -> Plan:
@@ -104,12 +89,12 @@ def plan(traces: Sequence[Row], gates: Gates) -> Plan:
     reused, to_distil, to_train = [], [], []
     for row in sorted(traces, key=lambda row: str(row["id"])):
         found = replay(row, gates)
-        if found.kept_ranks is None:
-            to_train.append(found.id)
+        if found is None:
+            to_train.append(row["id"])
         elif found.kept_ranks and list(found.kept_ranks) != list(row["kept_ranks"] or []):
-            to_distil.append((found.id, found.kept_ranks))
+            to_distil.append((row["id"], found.kept_ranks))
         elif found.kept_ranks and row["status"] == "kept":
-            reused.append(found.id)
+            reused.append(row["id"])
     return Plan(tuple(reused), tuple(to_distil), tuple(to_train))
 
 
@@ -159,7 +144,7 @@ def selected(
     rows += [unit_of(row) for row in asked if row["status"] == "kept"]
     for key, ranks in chosen.to_distil:
         rows += [unit | {"example_ids": [key]} for unit in distilled[request_id(key, ranks)]["units"] or []]
-    fallback = {key: replay(of[key], gates).fallback for key in of}
+    fallback = {key: found.fallback for key, row in of.items() if (found := replay(row, gates))}
     fallback |= {row["id"]: bool(row["fallback"]) for row in asked}
     calls = sum(row["calls"] for row in (*distilled.values(), *asked))
     return [row | {"fallback": fallback[row["example_ids"][0]]} for row in rows], calls

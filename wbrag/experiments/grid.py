@@ -7,40 +7,30 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wbrag import schema
 from wbrag.experiments.paper import place
-from wbrag.report import evaluation, statistics
+from wbrag.report import statistics
 from wbrag.report.construction import SPENT, spent
-from wbrag.report.evaluation import ANSWERS, READ, SIDES, Setting
-from wbrag.report.overlap import EXPOSURES, OVERLAPS, TrainingQuestions
+from wbrag.report.evaluation import BINARY, SIDES, Answers, Setting, answers_of
+from wbrag.report.overlap import EXPOSURES, OVERLAPS, READ
 from wbrag.report.run_report import QUESTION_COLUMNS
-from wbrag.report.statistics import Floats, mean
-from wbrag.run.folder import (
-    RunError,
-    read_config,
-    read_predictions,
-    read_record,
-    read_rows,
-    read_traces,
-    read_units,
-    setting_of,
-)
+from wbrag.report.statistics import Flags, mean
+from wbrag.run import folder
+from wbrag.run.folder import RunError
+from wbrag.schema import PREDICTION, TRACE, WRITTEN
 
 Record = Mapping[str, Any]
 #: Which questions of a run count.
-Chosen = Callable[["Point"], Iterable[bool]]
-TRACE_COLUMNS = (*QUESTION_COLUMNS, "status", "kept_ranks", "source_tokens", "unit_tokens")
+Chosen = Callable[["Point"], Flags]
+TRACE_COLUMNS = (*QUESTION_COLUMNS, "source_tokens", "unit_tokens")
 #: The tables of a variant that say what they took.
-TABLES = {
-    **{"written": schema.WRITTEN, "traces": schema.TRACE},
-    **dict.fromkeys(("readings", "predictions"), schema.PREDICTION),
-}
+TABLES = {"written": WRITTEN, "traces": TRACE, "readings": PREDICTION, "predictions": PREDICTION}
 #: Why a question got worse (`fates`), in words.
 CHIEF = {
     "lost": "units pushed the document with the answer out",
@@ -53,37 +43,15 @@ ENDS = ("ci_low", "ci_high")
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """What the predictions of a run or variant say, by question in order of id.
-
-    `scores` (questions, 3) in the primary metric: closed book, base, write-back. `topics` are what each question is
-    about, `overlap` and `exposure` its classes, `facts` what retrieval gave it (`evaluation.retrieval_facts`).
-    """
-
-    ids: tuple[str, ...]
-    scores: Floats
-    answers: dict[str, list[str | None]]
-    topics: list[str]
-    overlap: list[str | None]
-    exposure: list[str]
-    facts: list[dict[str, float]]
-
-    @property
-    def gains(self) -> Floats:
-        """Score with write-back minus base, by question."""
-        gains: Floats = self.scores[:, 2] - self.scores[:, 1]
-        return gains
-
-
-@dataclass(frozen=True, slots=True)
-class Point(Answers):
+class Point:
     """One run of the grid: its answers, what metrics.json holds, tokens (source, unit) of each kept example."""
 
     run: Path
     setting: Setting
+    answers: Answers
     metrics: dict[str, Any]
     tokens: list[tuple[int, int]]
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any]
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -103,28 +71,22 @@ def read_points(runs: Iterable[Path]) -> list[Point]:
 
 def read_point(run: Path) -> Point:
     """One finished run. RunError, naming the file, where it cannot be read."""
-    config = read_config(run)
-    setting = setting_of(config)
-    metrics = read_record(run / "metrics.json")
-    traces = read_traces(run, TRACE_COLUMNS)
-    training = TrainingQuestions(traces, bool(setting.labels), read_units(run)) if traces else None
+    config = folder.read_config(run)
+    setting = folder.setting_of(config)
+    traces = folder.read_traces(run, TRACE_COLUMNS)
+    answers = answers_of(folder.read_predictions(run), setting, traces, folder.read_units(run))
     tokens = [(row["source_tokens"], row["unit_tokens"]) for row in traces if row["unit_tokens"]]
-    answers = answers_of(run, setting, training)
-    return Point(**answers, run=run, setting=setting, metrics=metrics, tokens=tokens, config=config)
+    return Point(run, setting, answers, folder.read_record(run / "metrics.json"), tokens, config)
 
 
-def answers_of(folder: Path, setting: Setting, training: TrainingQuestions | None = None) -> dict[str, Any]:
-    """The fields of `Answers`, of a run or variant; RunError where there are none."""
-    rows = read_predictions(folder)
-    return {
-        "ids": tuple(str(row["id"]) for row in rows),
-        "scores": evaluation.score_rows(rows, setting)[:, 0, :],
-        "answers": {name: [row[name] for row in rows] for name in ANSWERS},
-        "topics": [evaluation.topic_of(row) for row in rows],
-        "overlap": [evaluation.overlap_of(row, training) for row in rows],
-        "exposure": [evaluation.exposure_of(row, training) for row in rows],
-        "facts": [evaluation.retrieval_facts(row, setting) for row in rows],
-    }
+def read_variant(point: Point, variant: Path) -> Answers:
+    """The answers of a variant of a run, or the run's own; RunError where it answers other questions."""
+    if variant == point.run:
+        return point.answers
+    answers = answers_of(folder.read_predictions(variant), point.setting)
+    if list(answers["id"]) != list(point.answers["id"]):
+        raise RunError(f"{variant / 'predictions'}: other questions than those of {point.run}")
+    return answers
 
 
 def measure_grid(points: Sequence[Point]) -> dict[str, Any]:
@@ -133,14 +95,18 @@ def measure_grid(points: Sequence[Point]) -> dict[str, Any]:
     for record, adjusted in zip(records, statistics.holm([record["p"] for record in records]), strict=True):
         record["holm_p"] = adjusted
     kinds = ("benchmark", "method", "backbone")
-    significant = sum(record["holm_p"] <= ALPHA for record in records)
     return {
         "points": records,
         "pooled": pooled(points),
         "groups": {kind: {name: pooled(some) for (name,), some in grouped(points, kind)} for kind in kinds},
         "splits": _classes(points, "overlap", OVERLAPS),
-        "exposure": _classes(points, "exposure", (*EXPOSURES, "unit")),
-        "winners": statistics.winners([record["gain"] for record in records]) | {"significant": significant},
+        "exposure": _classes(points, "exposure", (*list(EXPOSURES)[1:], "unit")),
+        "winners": {
+            "better": sum(record["gain"] > 0 for record in records),
+            "equal": sum(record["gain"] == 0 for record in records),
+            "worse": sum(record["gain"] < 0 for record in records),
+            "significant": sum(record["holm_p"] <= ALPHA for record in records),
+        },
         "cost": cost(points),
     }
 
@@ -150,13 +116,10 @@ def tested(point: Point) -> dict[str, Any]:
 
     McNemar's exact test for 0/1 metrics, turned signs for the others.
     """
-    told = point.metrics["results"][0]["mcnemar_p"]
-    p = (
-        told
-        if point.setting.metric in evaluation.BINARY
-        else statistics.sign_flips(point.gains, seed=point.setting.seed)
-    )
-    return {"p": p, "better": int(np.sum(point.gains > 0)), "worse": int(np.sum(point.gains < 0))}
+    gains, p = point.answers["gain"], point.metrics["results"][0]["mcnemar_p"]
+    if point.setting.metric not in BINARY:
+        p = statistics.sign_flips(gains, seed=point.setting.seed)
+    return {"p": p, "better": int(np.sum(gains > 0)), "worse": int(np.sum(gains < 0))}
 
 
 def grouped(points: Iterable[Point], *kinds: str) -> list[tuple[tuple[str, ...], list[Point]]]:
@@ -167,7 +130,7 @@ def grouped(points: Iterable[Point], *kinds: str) -> list[tuple[tuple[str, ...],
     return sorted(groups.items(), key=lambda item: [place(name) for name in item[0]])
 
 
-def pooled(points: Sequence[Point], chosen: Chosen = lambda point: [True] * len(point.ids)) -> dict[str, Any] | None:
+def pooled(points: Sequence[Point], chosen: Chosen | None = None) -> dict[str, Any] | None:
     """The mean gain over the settings that have questions that count, with its intervals; None where none has.
 
     Settings of one benchmark that asked the same questions are resampled together (`statistics.pooled_gain`): their
@@ -175,81 +138,73 @@ def pooled(points: Sequence[Point], chosen: Chosen = lambda point: [True] * len(
     """
     strata: dict[tuple[str, tuple[str, ...]], list[Point]] = defaultdict(list)
     for point in points:
-        strata[point.setting.benchmark, point.ids].append(point)
-    counts = [[np.array(list(chosen(point)), dtype=bool) for point in some] for some in strata.values()]
-    members = [flags for some in counts for flags in some]
-    if not any(flags.any() for flags in members):
+        strata[point.setting.benchmark, tuple(point.answers["id"])].append(point)
+    gains = [np.column_stack([point.answers["gain"] for point in some]) for some in strata.values()]
+    flags = [np.ones(one.shape, dtype=bool) for one in gains]
+    if chosen:
+        flags = [np.column_stack([chosen(point) for point in some]) for some in strata.values()]
+    if not any(members.any() for members in flags):
         return None
-    gains = [np.column_stack([point.gains for point in some]) for some in strata.values()]
-    arms = list(zip(gains, map(np.column_stack, counts), strict=True))
-    topics = [some[0].topics for some in strata.values()]
-    gain, *inside = statistics.pooled_gain(arms, seed=points[0].setting.seed)
-    _, *over_topics = statistics.pooled_gain(arms, seed=points[0].setting.seed, topics=topics)
+    topics = [some[0].answers["topic"].tolist() for some in strata.values()]
+    arms, seed = list(zip(gains, flags, strict=True)), points[0].setting.seed
+    gain, *inside = statistics.pooled_gain(arms, seed=seed)
+    _, *over_topics = statistics.pooled_gain(arms, seed=seed, topics=topics)
     return {
         "gain": gain,
         "topics": dict(zip(ENDS, over_topics, strict=True)),
         **dict(zip(ENDS, inside, strict=True)),
-        "settings": sum(bool(flags.any()) for flags in members),
-        "questions": sum(int(flags.sum()) for flags in members),
+        "settings": sum(int(members.any(axis=0).sum()) for members in flags),
+        "questions": sum(int(members.sum()) for members in flags),
     }
 
 
-def _classes(points: Sequence[Point], kind: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _classes(points: Sequence[Point], kind: str, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Pooled gains by the classes of "overlap" or "exposure"."""
 
     def inside(name: str) -> Chosen:
-        return lambda point: (found == name for found in getattr(point, kind))
+        return lambda point: point.answers[kind] == name
 
     return {name: record for name in names if (record := pooled(points, inside(name)))}
 
 
 def unseen(runs: Sequence[Point]) -> dict[str, Any]:
     """The questions without overlap: `points`, pooled for each run by itself (None where it has none), and `read`,
-    pooled over runs by what the units that were read hold (`evaluation.READ`; `together`: all of them), with the share
+    pooled over runs by what the units that were read hold (`overlap.READ`; `together`: all of them), with the share
     of documents that held a golden answer, a mean over runs.
     """
-    if not any("none" in run.overlap for run in runs):
-        return {"points": [None] * len(runs), "read": {}}
-    kinds = {kind: record for kind in (*READ, "together") if (record := _unseen(runs, kind))}
-    return {"points": [_unseen([run], "together") for run in runs], "read": kinds}
+    read = {kind: record for kind in (*READ, "together") if (record := _unseen(runs, kind))}
+    return {"points": [_unseen([run], "together") for run in runs], "read": read}
 
 
 def _unseen(runs: Sequence[Point], kind: str) -> dict[str, Any] | None:
-    """The record of the questions without overlap that read units of this kind; None where there are none."""
+    def chosen(run: Point) -> Flags:
+        flags: Flags = (run.answers["overlap"] == "none") & ((run.answers["read"] == kind) | (kind == "together"))
+        return flags
 
-    def chosen(run: Point) -> list[bool]:
-        pairs = zip(run.overlap, run.facts, strict=True)
-        return [overlap == "none" and kind in ("together", evaluation.read_of(facts)) for overlap, facts in pairs]
-
-    def found(run: Point, side: str) -> float | None:
-        return mean(f[f"found_{side}"] for f, counts in zip(run.facts, chosen(run), strict=True) if counts)
+    def found(side: str) -> float | None:
+        return mean(mean(run.answers[f"retrieval_recall_{side}"][chosen(run)].tolist()) for run in runs)
 
     record = pooled(runs, chosen)
-    return record and record | {f"found_{side}": mean(found(run, side) for run in runs) for side in SIDES}
+    return record and record | {f"found_{side}": found(side) for side in SIDES}
 
 
-def compared(point: Point, folder: Path) -> dict[str, Any]:
+def compared(point: Point, variant: Path) -> dict[str, Any]:
     """A variant of a run beside it: its gain over base, and its score minus the run's own, each with its interval.
 
-    `flips` are the shares of answers that differ from the run's own, base and write-back. RunError where the variant
-    answers other questions.
+    `flips` are the shares of answers that differ from the run's own, base and write-back.
     """
-    variant = point if folder == point.run else Answers(**answers_of(folder, point.setting))
-    if variant.ids != point.ids:
-        raise RunError(f"{folder / 'predictions'}: other questions than those of {point.run}")
-    gain, difference = variant.gains, variant.scores[:, 2] - point.scores[:, 2]
+    own, other = point.answers, read_variant(point, variant)
+    score, gain = other["scores"][:, 0, 2], other["gain"]
+    difference = score - own["scores"][:, 0, 2]
     inside, between = statistics.paired_bootstrap(np.column_stack([gain, difference]), seed=point.setting.seed)
     return {
-        **{side: float(variant.scores[:, 1 + i].mean()) for i, side in enumerate(SIDES)},
+        **{side: float(other["scores"][:, 0, 1 + i].mean()) for i, side in enumerate(SIDES)},
         "gain": float(gain.mean()),
         **dict(zip(ENDS, map(float, inside), strict=True)),
         "difference": float(difference.mean()),
         **{"difference_low": float(between[0]), "difference_high": float(between[1])},
-        **{
-            f"flips_{side}": statistics.flips(variant.answers[f"answer_{side}"], point.answers[f"answer_{side}"])
-            for side in SIDES
-        },
-        "exposed": mean(exposure != "none" for exposure in variant.exposure),
+        **{f"flips_{side}": float(np.mean(other[f"answer_{side}"] != own[f"answer_{side}"])) for side in SIDES},
+        "exposed": float(np.mean(other["exposure"] != "none")),
     }
 
 
@@ -266,12 +221,12 @@ def cost(points: Sequence[Point]) -> dict[str, Any]:
     """
     parts = [part for point in points for part in point.metrics["cost"].values()]
     training = [point.metrics["cost"]["training"] for point in points]
-    folders = [folder for point in points for folder in sorted((point.run / "variants").glob("*/"))]
-    parts += [spent(list(read_rows(f / table, columns, SPENT))) for f in folders for table, columns in TABLES.items()]
+    folders = [variant for point in points for variant in sorted((point.run / "variants").glob("*/"))]
+    tables = [folder.read_rows(one / name, table, SPENT) for one in folders for name, table in TABLES.items()]
     seconds = [point.metrics["seconds"] for point in points]
-    seconds += [read_record(folder / "run.json")["seconds"] for folder in folders]
+    seconds += [folder.read_record(one / "run.json")["seconds"] for one in folders]
     return {
-        **spent(parts),
+        **spent([*parts, *chain(*tables)]),
         "paper_calls": sum(record["paper_calls"] for record in training),
         "saved": sum(record["calls_saved"] for record in training),
         "seconds": sum(sum(stages.values()) for stages in seconds),
@@ -287,20 +242,18 @@ def fates(point: Point) -> dict[str, Any]:
     own, or by noise. Where labels are the answers nobody knows which documents hold them: all three stay None.
     `example` is the id of a question that got worse, else of one that read a unit.
     """
-    units = np.array([facts["writeback_hits"] > 0 for facts in point.facts])
-    before, after = (np.array([facts[f"found_{side}"] for facts in point.facts]) for side in SIDES)
-    worse = point.gains < 0
+    answers, construction = point.answers, point.metrics["construction"]
+    units, worse = answers["writeback_hits"] > 0, answers["gain"] < 0
+    before, after = (answers[f"retrieval_recall_{side}"] for side in SIDES)
     of_worse = {"lost": (before > 0) & (after == 0), "there": after > 0, "never": (before == 0) & (after == 0)}
     known = not np.isnan(before).any()
-    shown = np.flatnonzero(worse) if worse.any() else np.flatnonzero(units)
-    construction = point.metrics["construction"]
     return {
         **{key: construction[key] for key in ("units", "kept", "examples")},
         "gated_by": next(iter(construction["reasons"].items()), None),
-        **{"read": int(units.sum()), "better": int(np.sum(point.gains > 0)), "worse": int(worse.sum())},
+        **{"read": int(units.sum()), "better": int(np.sum(answers["gain"] > 0)), "worse": int(worse.sum())},
         **{name: int(np.sum(worse & units & found)) if known else None for name, found in of_worse.items()},
         "unread": int((worse & ~units).sum()),
-        "example": point.ids[shown[0]] if len(shown) else None,
+        "example": next(iter(answers["id"][worse if worse.any() else units]), None),
     }
 
 

@@ -14,39 +14,43 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from wbrag.experiments import paper
 from wbrag.experiments.grid import (
     ALPHA,
     Point,
-    answers_of,
     compared,
     fates,
     grouped,
     measure_grid,
     pooled,
     read_points,
+    read_variant,
     unseen,
     variants,
     why,
 )
-from wbrag.experiments.grid_plots import ranks_figure, tokens_figure, transfer_figure
 from wbrag.experiments.paper import called
 from wbrag.experiments.placebos import PLACEBOS
-from wbrag.experiments.unit_variants import unit_blocks
+from wbrag.experiments.unit_variants import unit_blocks, with_interval
 from wbrag.methods.needs import READ as METHODS
 from wbrag.methods.needs import settings_read
-from wbrag.report.overlap import RULE, without_overlap
-from wbrag.report.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, write_page
-from wbrag.report.statistics import RESAMPLES, mean
-from wbrag.report.tables import (
-    COST,
-    EXPOSURE_NAMES,
-    METRIC_NAMES,
-    SPLIT_NAMES,
+from wbrag.report.evaluation import METRIC_NAMES, SIDES
+from wbrag.report.overlap import EXPOSURES, OVERLAPS, RULE, without_overlap
+from wbrag.report.page import (
+    Block,
     Column,
+    Heading,
+    Picture,
+    Pictures,
+    Table,
+    Text,
+    Verbatim,
     cells,
     count,
     hundredths,
@@ -55,10 +59,13 @@ from wbrag.report.tables import (
     p_value,
     percent,
     points,
-    read_table,
     tabled,
     text,
+    write_page,
 )
+from wbrag.report.plots import ranks_figure, tokens_figure, transfer_figure
+from wbrag.report.run_report import COST, read_table
+from wbrag.report.statistics import RESAMPLES, mean
 from wbrag.run.folder import RunError, read_record, write_text
 
 Record = Mapping[str, Any]
@@ -164,16 +171,20 @@ def write_grid_report(out: Path, runs: Sequence[Path], failed: Sequence[str] = (
         raise RunError("no finished run to report on")
     found = read_points(runs)
     grid = measure_grid(found) | {"unseen": unseen(found), "failed": list(failed)}
-    transfer = transfer_blocks(found, grid)
+    by_run = {point.run: point for point in found}
+    transfer = _transfer_blocks(found, grid)
+    known = [Text(without_overlap(bool(point.setting.labels) for point in found))] if "none" in grid["splits"] else []
+    units = unit_blocks([by_run[run] for run in runs], grid)
     blocks = [
-        *_headline_blocks(found, grid),
+        *(Text(headline(grid), "lead"), Text(counted(grid)), *map(Text, other_ways(grid)), *known),
+        Text(METHOD_NOTE, "note"),
         *_unseen_blocks(found, grid),
         *_table_2_blocks(found, grid),
         *_reason_blocks(found, grid),
         *_retrieval_blocks(found),
         *_placebo_blocks(found, grid),
         *_noise_blocks(found, grid),
-        *unit_blocks(runs, grid, found),
+        *units,
         *transfer,
         *_construction_blocks(found),
         *_ablation_blocks(found, grid),
@@ -194,20 +205,16 @@ def named(point: Point) -> str:
 
 
 def headline(grid: Record) -> str:
-    """What the grid says of the questions without overlap (of all, where none is known to be), in one sentence that
-    claims no more than the interval over topics does.
-    """
+    """One sentence on questions without overlap (all, if none is known), no bolder than the interval over topics."""
     unseen = grid["splits"].get("none")
     record = unseen or grid["pooled"]
+    over, settings = record["topics"], record["settings"]
     where = "On test questions without overlap with training, write-back" if unseen else "Write-back"
-    told = f"{points(record['gain'])} points, 95% interval over topics {interval(record['topics'])}"
+    told = f"{points(record['gain'])} points, 95% interval over topics {interval(over)}"
     told += f", {record['questions']:,} answers"
-    settings = record["settings"]
     what = f"the mean score over {settings} settings" if settings > 1 else "the score of the one setting"
-    if record["topics"]["ci_low"] > 0:
-        return f"{where} raises {what}: {told}."
-    if record["topics"]["ci_high"] < 0:
-        return f"{where} lowers {what}: {told}."
+    if verb := "raises" if over["ci_low"] > 0 else "lowers" if over["ci_high"] < 0 else "":
+        return f"{where} {verb} {what}: {told}."
     return f"{where} shows no change of {what} ({told}; the interval includes 0)."
 
 
@@ -221,14 +228,19 @@ def counted(grid: Record) -> str:
     return f"{overall}; {theirs}. {counts}; {won['significant']} change significantly (Holm)."
 
 
+def other_ways(grid: Record) -> list[str]:
+    """A sentence on each other way in which the runs' kept examples were made units and merged."""
+    ways = [record for record in grid.get("units", ()) if record["way"] != "own"]
+    return [
+        f"The same kept examples' units made and merged as {one['way']!r}, in {one['runs']} of the settings: "
+        f"{with_interval(one['unseen'])} points without overlap, {with_interval(one['all'])} over all test questions (over topics)."
+        for one in ways
+    ]
+
+
 def summary(grid: Record) -> str:
     """What a job prints at its end."""
-    return f"{headline(grid)}\n{counted(grid)}"
-
-
-def _headline_blocks(runs: Sequence[Point], grid: Record) -> list[Block]:
-    told = [Text(without_overlap(bool(point.setting.labels) for point in runs))] if "none" in grid["splits"] else []
-    return [Text(headline(grid), "lead"), Text(counted(grid)), *told, Text(METHOD_NOTE, "note")]
+    return "\n".join((headline(grid), counted(grid), *other_ways(grid)))
 
 
 def _unseen_blocks(runs: Sequence[Point], grid: Record) -> list[Block]:
@@ -239,8 +251,8 @@ def _unseen_blocks(runs: Sequence[Point], grid: Record) -> list[Block]:
         note = f"Answer in the documents: mean over the settings.{unknown}"
         table = read_table(read, "answers", "questions", "found")
         blocks = [Heading("What questions without overlap read"), table, Text(note, "note")]
-    groups = [(SPLIT_NAMES[key], record) for key, record in grid["splits"].items()]
-    groups += [(EXPOSURE_NAMES[key], record) for key, record in grid["exposure"].items()]
+    groups = [(OVERLAPS[key], record) for key, record in grid["splits"].items()]
+    groups += [(EXPOSURES[key], record) for key, record in grid["exposure"].items()]
     table = tabled("questions", (("n", "questions", count), *POOLED), groups, {0} if "none" in grid["splits"] else ())
     note = f"{RULE} Each answer is in one class of each kind; without a unit there is nothing to gain by, but for a "
     return [*blocks, Heading("Who gains"), table, Text(f"{note}method that searches by itself.", "note")]
@@ -266,26 +278,27 @@ def _table_2_blocks(runs: Sequence[Point], grid: Record) -> list[Block]:
 
 
 def _table_2(runs: Sequence[Point], records: Mapping[tuple[str, str, str], Record]) -> Table:
-    """Methods down, benchmarks across, score with write-back (gain), of one generator.
+    """Methods down, benchmarks across, score with write-back (gain), of one generator; * : significant after Holm."""
 
-    A mark says that the change is significant after Holm's correction over all settings.
-    """
+    def both(record: Record) -> str:
+        mark = "*" if record["holm_p"] <= ALPHA else ""
+        return f"{percent(record['writeback'])} ({points(record['gain'])}){mark}"
+
     metrics = {name: METRIC_NAMES[some[0].setting.metric] for (name,), some in grouped(runs, "benchmark")}
-    alone = {run.setting.benchmark: records[run.key]["closed_book"] for run in reversed(runs)}
-    rows = [("no retrieval", *(percent(alone[name]) for name in metrics))]
+    alone = {run.setting.benchmark: percent(records[run.key]["closed_book"]) for run in reversed(runs)}
+    rows = [("no retrieval", alone)]
     for (method,), some in grouped(runs, "method"):
         of = {run.setting.benchmark: records[run.key] for run in some}
-        base = {name: percent(record["base"]) for name, record in of.items()}
-        both = {name: _table_2_cell(record) for name, record in of.items()}
-        for told, found in ((called(method), base), (f"{called(method)} + write-back", both)):
-            rows.append((told, *(found.get(name, "-") for name in metrics)))
-    header = ("", *(f"{called(name)}, {metric}" for name, metric in metrics.items()))
-    return Table(header, tuple(rows), frozenset(range(2, len(rows), 2)))
+        rows.append((called(method), {name: percent(record["base"]) for name, record in of.items()}))
+        rows.append((f"{called(method)} + write-back", {name: both(record) for name, record in of.items()}))
+    headings = {name: f"{called(name)}, {metric}" for name, metric in metrics.items()}
+    return _across(headings, rows, range(2, len(rows), 2))
 
 
-def _table_2_cell(record: Record) -> str:
-    mark = "*" if record["holm_p"] <= ALPHA else ""
-    return f"{percent(record['writeback'])} ({points(record['gain'])}){mark}"
+def _across(headings: Mapping[str, str], rows: Sequence[tuple[str, Mapping[str, str]]], strong: Iterable[int]) -> Table:
+    """A column a benchmark, under its heading; "-" where a row has no cell of it."""
+    told = tuple((name, *(cells.get(key, "-") for key in headings)) for name, cells in rows)
+    return Table(("", *headings.values()), told, frozenset(strong))
 
 
 def _reason_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
@@ -323,33 +336,34 @@ def _means(columns: Iterable[Column], records: Sequence[Record]) -> Record:
 
 def _retrieval(point: Point) -> Record:
     record: Record = point.metrics["results"][0]
-    lost = (max(facts["found_base"] - facts["found_writeback"], 0.0) for facts in point.facts)  # NaN: not known
-    return {**record, "lost": mean(lost), "exposed": record["questions_with_writeback"] / record["n"]}
+    before, after = (point.answers[f"retrieval_recall_{side}"] for side in SIDES)
+    lost = mean(np.maximum(before - after, 0.0).tolist())  # NaN: not known
+    return {**record, "lost": lost, "exposed": record["questions_with_writeback"] / record["n"]}
 
 
 def _decisions(runs: Sequence[Point]) -> Table:
     """How often methods that decide by themselves retrieve, and how many retrievals a question took, by benchmark."""
-    benchmarks = [name for (name,), _ in grouped(runs, "benchmark")]
     told = (("questions, %", "retrieval_rate", percent), ("a question", "retrievals_per_question", hundredths))
     rows = []
     for (backbone, method), some in grouped(runs, "backbone", "method"):
         of = {point.setting.benchmark: point.metrics["results"][0] for point in some}
         for name, key, form in told:
             both = {b: f"{form(r[f'{key}_base'])} / {form(r[f'{key}_writeback'])}" for b, r in of.items()}
-            rows.append((f"{called(method, backbone)}: {name}", *(both.get(b, "-") for b in benchmarks)))
-    return Table(("", *map(called, benchmarks)), tuple(rows))
+            rows.append((f"{called(method, backbone)}: {name}", both))
+    return _across({name: called(name) for (name,), _ in grouped(runs, "benchmark")}, rows, ())
 
 
 def _placebo_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
     """The placebos of each run that has any, beside its own write-back."""
-    found = {point.run.name: (point, variants(point, "placebo-")) for point in runs}
-    grid["placebos"] = {name: records for name, (_, records) in found.items() if records}
+    grid["placebos"] = {}
     blocks: list[Block] = []
-    for point, records in found.values():
-        rows = [("the run's own units", point.metrics["results"][0])]
-        rows += [(PLACEBOS[name], records[name]) for name in PLACEBOS if name in records]
-        table = tabled("write-back store", (*GAIN, *difference("minus own units")), rows, {0})
-        blocks += [Text(f"{named(point)}:"), table] if records else []
+    for point in runs:
+        if records := variants(point, "placebo-"):
+            grid["placebos"][point.run.name] = records
+            rows = [("the run's own units", point.metrics["results"][0])]
+            rows += [(told, records[name]) for name, told in PLACEBOS.items() if name in records]
+            table = tabled("write-back store", (*GAIN, *difference("minus own units")), rows, {0})
+            blocks += [Text(f"{named(point)}:"), table]
     note = "Stores of as many units of the same length, each without one ingredient. The last holds the golden answers."
     return [Heading("Placebos"), Text(note, "note"), *blocks] if blocks else []
 
@@ -367,7 +381,7 @@ def _noise_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
     return [Heading("Noise floor"), Text(note, "note"), table] if grid["repeat"] else []
 
 
-def transfer_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
+def _transfer_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
     """Figure 4, and its pairs with intervals. Nothing where nobody transferred."""
     panels: dict[str, tuple[list[str], list[list[float | None]]]] = {}
     blocks: list[Block] = []
@@ -406,17 +420,28 @@ def _construction_blocks(runs: Sequence[Point]) -> list[Block]:
         told.append(len(rows))
         rows.append(("the paper", *(paper.statistic(path, benchmark) for _, path, _ in TABLE_3)))
     table = Table(("", *(heading for heading, _, _ in TABLE_3)), tuple(rows), frozenset(told))
-    blocks: list[Block] = [Heading("Table 3: construction of the knowledge bases"), table]
+    return [Heading("Table 3: construction of the knowledge bases"), table, *_figures(runs)]
+
+
+def _figures(runs: Sequence[Point]) -> list[Block]:
+    """Figures 3 and 5; nothing where there is no unit."""
     if not any(point.tokens for point in runs):
-        return blocks
+        return []
+    ranks: dict[str, dict[str, list[float]]] = defaultdict(dict)
+    tokens: dict[str, dict[str, list[tuple[int, int]]]] = defaultdict(dict)
+    for (benchmark, backbone), some in grouped(runs, "benchmark", "backbone"):
+        found = [run.metrics["construction"]["retained_by_rank"].values() for run in some if run.tokens]
+        means = [sum(shares) / len(found) for shares in zip_longest(*found, fillvalue=0.0)]
+        ranks[called(benchmark)][called(backbone)] = means
+        tokens[called(benchmark)][called(backbone)] = [pair for run in some for pair in run.tokens]
     shapes = ", ".join(f"{called(name)} {shape}" for name, shape in paper.paper()["figure3"].items())
-    ranks = f"Where in the retrieved list the retained documents stood, mean over methods. The paper: {shapes}."
-    tokens = "Tokens of each unit against those of the documents it was written from, all methods."
+    place = f"Where in the retrieved list the retained documents stood, mean over methods. The paper: {shapes}."
+    length = "Tokens of each unit against those of the documents it was written from, all methods."
     return [
-        *(*blocks, Heading("Figure 3: ranks of the retained documents")),
-        Pictures((Picture("plots/ranks.svg", ranks_figure(runs), ranks),)),
+        Heading("Figure 3: ranks of the retained documents"),
+        Pictures((Picture("plots/ranks.svg", ranks_figure(ranks), place),)),
         Heading("Figure 5: source and distilled tokens"),
-        Pictures((Picture("plots/tokens.svg", tokens_figure(runs), tokens),)),
+        Pictures((Picture("plots/tokens.svg", tokens_figure(tokens), length),)),
     ]
 
 
@@ -475,9 +500,9 @@ def _temperature_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Blo
         found = variants(point, "temperature-")
         own = f"{point.config['method'].get('temperature', 1.0):g}"
         for value, record in {own: point.metrics["results"][0], **found}.items() if found else ():
-            folder = point.run / "variants" / f"temperature-{value}" if value != own else point.run
-            scores = answers_of(folder, point.setting)["scores"]
-            at[value].append(replace(point, scores=scores))
+            read = read_variant(point, point.run / "variants" / f"temperature-{value}" if value != own else point.run)
+            moved = {"scores": read["scores"], "gain": read["gain"]}
+            at[value].append(replace(point, answers={**point.answers, **moved}))
             rows.append((named(point), {"temperature": value, **record}))
     grid["temperatures"] = {
         value: {"all": pooled(some), "none": unseen(some)["read"].get("together")} for value, some in at.items()
@@ -535,7 +560,7 @@ def _data_table(runs: Sequence[Point]) -> Table:
     for point in runs:
         name, config = called(point.setting.benchmark, point.setting.backbone), point.config
         encoder, corpus = config.get("encoder", {}).get("name", "-"), config.get("corpus", "-")
-        asked = f"{point.metrics['construction']['examples']:,} / {len(point.ids):,}"
+        asked = f"{point.metrics['construction']['examples']:,} / {len(point.answers['id']):,}"
         rows[name, str(config["backbone"]["model"]), str(encoder), str(corpus), asked] += 1
     header = ("benchmark, generator", "model", "encoder", "corpus", "train / test questions", "runs")
     return Table(header, tuple((*row, f"{same}") for row, same in rows.items()), numbers=False)

@@ -9,14 +9,13 @@
 Two of them need no generator. The other three are written as the run's own units are, by question or by subject: two of
 other examples (rows as of kept traces), one of nothing. By subject, `ungated` takes the first documents of an example,
 as where no gate keeps one, since a subject's statements are read from all that names it; and what the run has word for
-word is word for word in its placebos too. A placebo is measured and told, and never published as a run's
-knowledge base.
+word is word for word in its placebos too. A placebo is measured and told, never published as a run's knowledge base.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -24,6 +23,8 @@ from wbrag.config import ConfigError
 from wbrag.schema import unit_id
 
 Row = Mapping[str, Any]
+#: Title, text, examples, sources.
+Draft = tuple[str, str, Sequence[str], Sequence[str]]
 
 #: Name -> what a report calls it.
 PLACEBOS = {
@@ -60,23 +61,22 @@ def raw_units(units: Sequence[Row], passages: Mapping[str, Row]) -> list[dict[st
     """As many units as the run has: the sources of each (`passages` by id) as they stand, cut to the unit's own length
     in words; under its subject, where it has one, else under the title of the first source.
     """
-    made = []
+    made: list[Draft] = []
     for unit in units:
         sources = [passages[key] for key in unit["source_ids"] if key in passages]
         if sources:
             text = cut(" ".join(source["text"] for source in sources), words(unit["text"]))
             title = unit["subject"] or sources[0]["title"]
-            made.append(_unit("raw", title, text, unit["example_ids"], [source["id"] for source in sources]))
-    return _distinct(made)
+            made.append((title, text, unit["example_ids"], [source["id"] for source in sources]))
+    return _distinct("raw", made)
 
 
 def cheat_sheet(units: Sequence[Row], traces: Sequence[Row]) -> list[dict[str, Any]]:
     """A unit for each of the run's that an example asks about: the question as title, its golden answers as text."""
-    made = [
-        _unit("cheat_sheet", row["question"], "; ".join(row["golden_answers"]), [row["id"]], [])
-        for row in asked_about(units, traces)
-    ]
-    return _distinct(made)
+    rows = asked_about(units, traces)
+    return _distinct(
+        "cheat_sheet", ((row["question"], "; ".join(row["golden_answers"]), [row["id"]], ()) for row in rows)
+    )
 
 
 def drawn(
@@ -85,14 +85,20 @@ def drawn(
     """At most `count` rows to make units of as of a kept example's trace, drawn by the seed. `random`: of `passages`
     (id, title, text), each by itself; `ungated`: of all traces, with as many documents as are taken without a gate.
     """
-    draw = random.Random(f"{placebo}/{seed}")
-    if placebo == "random":
-        some = [passages[i] for i in draw.sample(range(len(passages)), min(count, len(passages)))]
-        rows = [{"id": one["id"], "question": _about(one), "documents": [_document(one)]} for one in some]
-    else:
-        rows = [dict(row) for row in draw.sample(list(traces), min(count, len(traces)))]
-    blank = dict.fromkeys(("unit_title", "unit_text", "evidence"))
-    return [{**row, **blank, "kept_ranks": list(range(1, len(row["documents"]) + 1))[:n_min]} for row in rows]
+    pool, rows = passages if placebo == "random" else traces, []
+    for i in random.Random(f"{placebo}/{seed}").sample(range(len(pool)), min(count, len(pool))):
+        row = dict(pool[i])
+        if placebo == "random":
+            document = {key: row[key] for key in ("id", "title", "text")} | {
+                "score": 0.0,
+                "source": "base",
+                "version": 0,
+            }
+            about = row["title"] or cut(row["text"], 8)
+            row = {"id": row["id"], "question": f"What is known about {about}?", "documents": [document]}
+        ranks = list(range(1, len(row["documents"]) + 1))[:n_min]
+        rows.append(row | dict.fromkeys(("unit_title", "unit_text", "evidence")) | {"kept_ranks": ranks})
+    return rows
 
 
 def to_draw(units: Sequence[Row], by_subject: bool) -> int:
@@ -106,13 +112,12 @@ def written_units(placebo: str, written: Sequence[Row], units: Sequence[Row]) ->
     """The first usable units of what was written (`schema.WRITTEN`), as many as the run has, each cut to the length of
     one of its own. Fewer where fewer could be written; the report says how many.
     """
-    made = []
     rows = sorted(written, key=lambda row: str(row["id"]))
     usable = [(row["id"], one) for row in rows if row["status"] == "kept" for one in row["units"]]
-    for (request, one), model in zip(usable, sorted(units, key=lambda unit: unit["id"]), strict=False):
-        text = cut(one["text"], words(model["text"]))
-        made.append(_unit(placebo, one["title"], text, [request], one["source_ids"] or []))
-    return _distinct(made)
+    lengths = [words(unit["text"]) for unit in sorted(units, key=lambda unit: unit["id"])]
+    pairs = zip(usable, lengths, strict=False)
+    made = ((one["title"], cut(one["text"], n), [key], one["source_ids"] or []) for (key, one), n in pairs)
+    return _distinct(placebo, made)
 
 
 def words(text: str) -> int:
@@ -125,21 +130,12 @@ def cut(text: str, count: int) -> str:
     return " ".join(text.split()[: max(1, count)])
 
 
-def _unit(placebo: str, title: str, text: str, examples: Sequence[str], sources: Sequence[str]) -> dict[str, Any]:
-    """A row of `schema.UNIT`; its id says what it is. Its tokens are not counted: no tokenizer is here."""
-    key = unit_id(title, text, tuple(sources)).removeprefix("wb-")
-    row = {"id": f"placebo-{placebo}-{key}", "title": title, "text": text, "example_ids": list(examples)}
-    told = {"source_tokens": None, "unit_tokens": None, "subject": "", "form": placebo, "doubt": ""}
-    return row | {"source_ids": list(sources)} | told
-
-
-def _distinct(units: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [unit for _, unit in sorted({unit["id"]: unit for unit in reversed(units)}.items())]
-
-
-def _about(passage: Row) -> str:
-    return f"What is known about {passage['title'] or cut(passage['text'], 8)}?"
-
-
-def _document(passage: Row) -> dict[str, Any]:
-    return {**{key: passage[key] for key in ("id", "title", "text")}, "score": 0.0, "source": "base", "version": 0}
+def _distinct(placebo: str, drafts: Iterable[Draft]) -> list[dict[str, Any]]:
+    """Rows of `schema.UNIT`, each once, in order of id, which says what they are; no tokenizer is here to count."""
+    made: dict[str, dict[str, Any]] = {}
+    for title, text, examples, sources in drafts:
+        key = f"placebo-{placebo}-{unit_id(title, text, tuple(sources)).removeprefix('wb-')}"
+        row = {"id": key, "title": title, "text": text, "example_ids": list(examples), "source_ids": list(sources)}
+        told = {"source_tokens": None, "unit_tokens": None, "subject": "", "form": placebo, "doubt": ""}
+        made.setdefault(key, row | told)
+    return [unit for _, unit in sorted(made.items())]

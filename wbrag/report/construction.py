@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wbrag.report.statistics import kappa, mean
-from wbrag.report.tables import Column, cells, count, hundredths, number, percent
 
 Row = Mapping[str, Any]
 
@@ -23,19 +22,6 @@ SPENT = ("calls", "prompt_tokens", "completion_tokens")
 NUMBER = re.compile(r"\s*[-+]?\b\d+(?:\.\d+)?(?:e[-+]?\d+)?\b")
 #: The class of an error and, where it is a fixed phrase before a second colon, its kind.
 ERROR = re.compile(r"\w+(?:: [a-z_ ]+(?=:))?")
-#: The statistics as a report tells them, one below the other.
-CONSTRUCTION: Sequence[Column] = (
-    ("training examples", "", lambda c: f"{c['examples']:,}: {_fates(c)}"),
-    ("selected rate", "selected_rate", lambda rate: f"{percent(rate)}%"),
-    ("knowledge units", "units", count),
-    ("retained documents, mean", "mean_retained_documents", hundredths),
-    ("source tokens, mean", "source_tokens", number),
-    ("distilled tokens, mean", "distilled_tokens", number),
-    ("compression, mean", "compression_ratio", lambda ratio: f"{hundredths(ratio)} to 1"),
-    ("fallback rate", "fallback_rate", lambda rate: f"{percent(rate)}%"),
-    ("documents dropped, prompt too long", "dropped_documents", count),
-    ("judge and labels agree", "", lambda c: _agreed(c)),
-)
 
 
 def construction(traces: Sequence[Row], units: int = 0) -> dict[str, Any]:
@@ -72,21 +58,6 @@ def construction(traces: Sequence[Row], units: int = 0) -> dict[str, Any]:
         "judge_passed": sum(by_judge),
         "labels_passed": sum(by_labels),
     }
-
-
-def construction_rows(numbers: Row) -> list[tuple[str, str]]:
-    """Name and value of each construction statistic (paper, Table 3); that of a judge only where there was one."""
-    told = CONSTRUCTION if numbers["judge_compared"] else CONSTRUCTION[:-1]
-    return list(zip((name for name, _, _ in told), cells(told, numbers), strict=True))
-
-
-def _fates(numbers: Row) -> str:
-    return f"{numbers['kept']:,} kept, {numbers['gated']:,} gated out, {numbers['failed']:,} failed"
-
-
-def _agreed(numbers: Row) -> str:
-    told = f"{percent(numbers['judge_agreement'])}% of {numbers['judge_compared']:,} decisions"
-    return f"{told}, kappa {hundredths(numbers['judge_kappa'])}"
 
 
 def retained_by_rank(kept: Sequence[Row]) -> dict[str, float]:

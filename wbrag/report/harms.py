@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import shorten
 from typing import Any
 
-from wbrag.report.evaluation import ANSWERS, SIDES, Setting, overlap_of
-from wbrag.report.overlap import TrainingQuestions, holding, units_read
+import numpy as np
+
+from wbrag.report.evaluation import ANSWERS, SIDES, Answers
+from wbrag.report.overlap import units_read
 from wbrag.report.page import Block, Details, Heading, Table, Text
 
 Row = Mapping[str, Any]
@@ -17,9 +19,7 @@ WIDTH = 300
 HELD = {None: "not known", True: "yes", False: "no"}
 
 
-def harms(
-    predictions: Sequence[Row], setting: Setting, units: Sequence[Row], training: TrainingQuestions | None = None
-) -> list[dict[str, Any]]:
+def harms(predictions: Sequence[Row], answers: Answers, units: Sequence[Row]) -> list[dict[str, Any]]:
     """The questions whose primary score fell, the greatest fall first, of equal ones in order of id.
 
     Each with its golden answers, the three answers, both scores, `overlap` (`evaluation.overlap_of`), whether base and
@@ -28,23 +28,19 @@ def harms(
     """
     known = {unit["id"]: unit for unit in units}
     found = []
-    for row in predictions:
-        before, after = (0.0 if row["error"] is not None else setting.score(row, side) for side in SIDES)
-        if after < before:
-            found.append(
-                {
-                    **{key: row[key] for key in ("id", "question", "golden_answers", *ANSWERS)},
-                    **{"score_base": before, "score_writeback": after},
-                    **{f"{side}_held_answer": _held_answer(row, side, setting) for side in SIDES},
-                    "units": [_unit(document, known.get(document["id"], {})) for document in units_read(row)],
-                    "overlap": overlap_of(row, training),
-                }
-            )
+    for i in np.flatnonzero(answers["gain"] < 0):
+        row = predictions[i]
+        held = {side: answers[f"retrieval_recall_{side}"][i] for side in SIDES}
+        found.append(
+            {
+                **{key: row[key] for key in ("id", "question", "golden_answers", *ANSWERS)},
+                **{f"score_{side}": float(answers["scores"][i, 0, j]) for j, side in enumerate(SIDES, 1)},
+                **{f"{side}_held_answer": None if np.isnan(told) else bool(told) for side, told in held.items()},
+                "units": [_unit(document, known.get(document["id"], {})) for document in units_read(row)],
+                "overlap": answers["overlap"][i],
+            }
+        )
     return sorted(found, key=lambda harm: (harm["score_writeback"] - harm["score_base"], str(harm["id"])))
-
-
-def _held_answer(row: Row, side: str, setting: Setting) -> bool | None:
-    return None if setting.labels else bool(holding(row[f"documents_{side}"] or [], row["golden_answers"]))
 
 
 def _unit(document: Row, known: Row) -> dict[str, Any]:
@@ -53,19 +49,15 @@ def _unit(document: Row, known: Row) -> dict[str, Any]:
     return told | {"sources": [{"id": source} for source in known.get("source_ids", ())]}
 
 
-def sources_of(found: Sequence[Row]) -> set[str]:
-    """The ids of all passages that the units of some harms were made of."""
-    return {source["id"] for source in _sources(found)}
+def sources_of(found: Sequence[Row]) -> list[dict[str, Any]]:
+    """The sources of all units that some harms read, to be told (`tell_sources`) once the passages are at hand."""
+    return [source for harm in found for unit in harm["units"] for source in unit["sources"]]
 
 
 def tell_sources(found: Sequence[Row], passages: Mapping[str, Row]) -> None:
     """Give the sources of the harms' units their title and text, None where `passages` do not have them."""
-    for source in _sources(found):
+    for source in sources_of(found):
         source |= {key: passages.get(source["id"], {}).get(key) for key in ("title", "text")}
-
-
-def _sources(found: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    return (source for harm in found for unit in harm["units"] for source in unit["sources"])
 
 
 def harm_blocks(found: Sequence[Row], questions: int) -> list[Block]:

@@ -14,13 +14,34 @@ from typing import Any
 from wbrag.metrics import acc, normalise
 
 Row = Mapping[str, Any]
+#: The content words of a question and its normalised golden answers, none where they are labels.
+Asked = tuple[frozenset[str], frozenset[str]]
 
 #: Two questions are near-duplicates when they share this part of their content words (Jaccard) ...
 SAME_WORDS = 0.8
 #: ... or this part, where they share a golden answer too.
 SAME_ANSWER_WORDS = 0.5
-OVERLAPS = ("none", "answer", "question")
-EXPOSURES = ("near_duplicate", "gold", "other", "none")
+#: How a question overlaps with training, in words.
+OVERLAPS = {
+    "none": "without overlap",
+    "answer": "answer seen in training",
+    "question": "question seen in training",
+}
+#: What the units that it read give away, in words; "unit" where no training question is known.
+EXPOSURES = {
+    "unit": "a unit among the documents",
+    "near_duplicate": "a unit from a near-duplicate question",
+    "gold": "another unit, with a golden answer",
+    "other": "another unit, without one",
+    "none": "no unit among the documents",
+}
+#: What the units that it read hold, in words; "unit" where labels are the answers, so that nobody knows.
+READ = {
+    "gold": "a unit that was read holds the golden answer",
+    "other": "only units that do not hold it were read",
+    "unit": "a unit was read",
+    "none": "no unit was read",
+}
 RULE = (
     f"Two questions are near-duplicates when they share {100 * SAME_WORDS:.0f}% of their content words, or "
     f"{100 * SAME_ANSWER_WORDS:.0f}% and a golden answer."
@@ -60,58 +81,47 @@ class TrainingQuestions:
 
     def __init__(self, rows: Iterable[Row], labels: bool = False, units: Iterable[Row] = ()) -> None:
         self.labels = labels
-        self.words: list[frozenset[str]] = []
-        self.answers: list[frozenset[str]] = []
-        self.behind: dict[str, list[int]] = defaultdict(list)
+        self.asked: list[Asked] = []
         self.with_word: dict[str, list[int]] = defaultdict(list)
         numbers: dict[str, int] = {}
         for number, row in enumerate(rows):
-            words, answers = _asked(row)
-            self.words.append(words)
-            self.answers.append(answers)
+            self.asked.append(self._asked(row))
             numbers[row["id"]] = number
-            for word in words:
+            for word in self.asked[number][0]:
                 self.with_word[word].append(number)
-        for unit in units:
-            self.behind[unit["id"]] = [numbers[key] for key in unit["example_ids"] if key in numbers]
-        self.known_answers = frozenset().union(*self.answers)
+        self.behind = {unit["id"]: [numbers[key] for key in unit["example_ids"] if key in numbers] for unit in units}
+        self.known_answers = {answer for _, answers in self.asked for answer in answers}
 
     def overlap(self, row: Row) -> str:
         """One of OVERLAPS for a test question (`question`, `golden_answers`)."""
-        words, answers = _asked(row)
+        words, answers = asked = self._asked(row)
         # Who shares half of all words shares half of these, and so one of any floor(n/2) + 1 of them: the rarest ones
         # find every near-duplicate and few others.
         rarest = sorted(words, key=lambda word: (len(self.with_word.get(word, ())), word))
         numbers = {n for word in rarest[: len(words) // 2 + 1] for n in self.with_word.get(word, ())}
-        if any(self._near(words, answers, number) for number in numbers):
+        if any(self._near(asked, number) for number in numbers):
             return "question"
-        return "answer" if not self.labels and answers & self.known_answers else "none"
+        return "answer" if answers & self.known_answers else "none"
 
     def exposure(self, row: Row) -> str:
-        """One of EXPOSURES for a row of predictions: what the units among its documents give away.
-
-        near_duplicate: a unit made for a near-duplicate of the question. gold: a unit that holds a golden answer
-        (never told where the benchmark has labels: every second passage holds "no"). other: another unit. none: no
-        unit at all, so that the gain has to be 0.
+        """One of EXPOSURES for a row of predictions; never "gold" where the answers are labels: every second passage
+        holds "no". Without a unit the gain has to be 0.
         """
         units = units_read(row)
         if not units:
             return "none"
-        words, answers = _asked(row)
-        behind = (number for unit in units for number in self.behind.get(unit["id"], ()))
-        if any(self._near(words, answers, number) for number in behind):
+        asked, behind = self._asked(row), (number for unit in units for number in self.behind.get(unit["id"], ()))
+        if any(self._near(asked, number) for number in behind):
             return "near_duplicate"
         return "gold" if not self.labels and holding(units, row["golden_answers"]) else "other"
 
-    def _near(self, words: frozenset[str], answers: frozenset[str], number: int) -> bool:
-        shared = jaccard(words, self.words[number])
-        same_answer = not self.labels and bool(answers & self.answers[number])
-        return shared >= SAME_WORDS or (same_answer and shared >= SAME_ANSWER_WORDS)
+    def _near(self, asked: Asked, number: int) -> bool:
+        words, answers = self.asked[number]
+        return jaccard(asked[0], words) >= (SAME_ANSWER_WORDS if asked[1] & answers else SAME_WORDS)
 
-
-def _asked(row: Row) -> tuple[frozenset[str], frozenset[str]]:
-    """The content words and the normalised golden answers of a question."""
-    return content_words(row["question"]), frozenset(map(normalise, row["golden_answers"]))
+    def _asked(self, row: Row) -> Asked:
+        answers = () if self.labels else row["golden_answers"]
+        return content_words(row["question"]), frozenset(map(normalise, answers))
 
 
 def content_words(question: str) -> frozenset[str]:

@@ -1,4 +1,5 @@
-"""The figures of a run report as SVG text: gains, retained ranks (paper, Figure 3), compression (paper, Figure 5).
+"""The figures of the reports as SVG text: gains; retained ranks, cross-method transfer and compression (paper, Figures
+3, 4 and 5).
 
 Colours are from Okabe and Ito's palette, which colour-blind readers can tell apart. Axes of amounts start at 0.
 """
@@ -7,20 +8,30 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Record = Mapping[str, Any]
+Value = TypeVar("Value")
+#: By benchmark and generator.
+Panels = Mapping[str, Mapping[str, Value]]
+#: A panel's values, each with the colour of its generator.
+Coloured = Sequence[tuple[str, Value]]
 
 GREY, BLUE, ORANGE = "#8c9196", "#0072b2", "#d55e00"
 INK, QUIET, RULE = "#1f2328", "#59636e", "#c8ced5"
 BARS = (("closed_book", "closed book", GREY), ("base", "base", BLUE), ("writeback", "+ write-back", ORANGE))
 #: Beyond so many points the scatter is embedded as one image, which keeps the file small.
 VECTOR_POINTS = 2000
+#: Panels side by side; a page is two of them wide in print and three on a screen.
+ACROSS = 3
+#: How bright red, green and blue are to the eye (ITU-R BT.601).
+LUMINANCE = (0.299, 0.587, 0.114)
+SERIES = (BLUE, ORANGE, "#009e73", "#cc79a7", GREY)
 
 
 def gain_figure(name: str, record: Record, gains: Mapping[str, Record]) -> str:
@@ -68,6 +79,84 @@ def compression_figure(tokens: Sequence[tuple[int, int]]) -> str:
     axes.set_xlabel("tokens of the sources")
     axes.set_title("tokens of the unit", loc="left", pad=18)
     return svg(figure, "compression")
+
+
+def ranks_figure(panels: Panels[Sequence[float]]) -> str:
+    """Figure 3: for each benchmark, the share of retained documents at each retrieval rank, one line a generator."""
+    deepest = max(len(shares) for panel in panels.values() for shares in panel.values())
+
+    def draw(axes: Axes, lines: Coloured[Sequence[float]]) -> None:
+        for colour, shares in lines:
+            heights = [100 * share for share in shares]
+            axes.plot(range(1, len(shares) + 1), heights, color=colour, marker="o", markersize=4)
+        axes.set_ylim(0, 100)
+        axes.set_xlim(0.7, deepest + 0.3)
+        axes.set_xticks(range(1, deepest + 1))
+
+    return _panels("ranks", panels, draw, 2.2, ("retrieval rank", "% of retained"))
+
+
+def tokens_figure(panels: Panels[Sequence[tuple[int, int]]]) -> str:
+    """Figure 5: for each benchmark, tokens of the sources (across) against tokens of the unit, a colour a generator."""
+    every = (pair for panel in panels.values() for pairs in panel.values() for pair in pairs)
+    sources, units = zip(*every, strict=True)
+
+    def draw(axes: Axes, dots: Coloured[Sequence[tuple[int, int]]]) -> None:
+        compression_guides(axes, 1.05 * max(sources), 1.1 * max(units), linewidth=0.7, fontsize=7.5, gap=(2, 1))
+        for colour, pairs in dots:
+            scattered(axes, pairs, len(sources), s=10, color=colour)
+
+    return _panels("tokens", panels, draw, 2.5, ("tokens of the sources", "tokens of the unit"))
+
+
+def _panels(
+    name: str,
+    panels: Panels[Value],
+    draw: Callable[[Axes, Coloured[Value]], None],
+    height: float,
+    labels: tuple[str, str],
+) -> str:
+    """One panel a benchmark, what `draw` makes of it in the colours of its generators; labels on the outer panels."""
+    from matplotlib.lines import Line2D
+
+    names = dict.fromkeys(name for panel in panels.values() for name in panel)
+    colours = {name: SERIES[i % len(SERIES)] for i, name in enumerate(names)}
+    figure, every = empty_panels(len(panels), ACROSS, width=9.0, height=height)
+    for place, (axes, (title, panel)) in enumerate(zip(every, panels.items(), strict=True)):
+        draw(axes, [(colours[name], value) for name, value in panel.items()])
+        axes.set_title(title, loc="left", fontsize=9.5, pad=14)
+        axes.set_xlabel(labels[0] if place + ACROSS >= len(every) else "")
+        axes.set_ylabel(labels[1] if place % ACROSS == 0 else "")
+    if len(names) > 1:
+        marks = [Line2D([], [], color=colours[name], marker="o", markersize=5, linestyle="") for name in names]
+        style = {"ncols": len(names), "frameon": False, "handletextpad": 0.1}
+        figure.legend(marks, list(names), loc="outside upper right", **style)
+    return svg(figure, name)
+
+
+def transfer_figure(panels: Mapping[str, tuple[list[str], list[list[float | None]]]]) -> str:
+    """Figure 4: who answers (rows) with whose write-back corpus (columns): points above the answerer's own corpus.
+
+    Each panel holds the methods' names and the differences in points; None where a pair was not measured.
+    """
+    import numpy as np
+
+    figure, every = empty_panels(len(panels), min(2, len(panels)), width=9.0, height=3.4)
+    matrices = [np.array(matrix, dtype=np.float64) for _, matrix in panels.values()]
+    largest = max(1.0, *(float(np.nanmax(abs(known))) for known in matrices))
+    for axes, (title, (names, _)), known in zip(every, panels.items(), matrices, strict=True):
+        image = axes.imshow(known, cmap="PuOr_r", vmin=-largest, vmax=largest, aspect="auto")
+        colours = image.to_rgba(known)
+        for (i, j), value in np.ndenumerate(known):
+            text = "-" if np.isnan(value) else "own" if i == j else f"{value:+.1f}"
+            dark = not np.isnan(value) and np.dot(colours[i, j, :3], LUMINANCE) < 0.5
+            axes.annotate(text, (j, i), ha="center", va="center", color="white" if dark else INK)
+        axes.set_xticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlabel("write-back corpus made by")
+        axes.set_title(f"{title}: answered by", loc="left", fontsize=9.5)
+        axes.spines[:].set_visible(False)
+    return svg(figure, "transfer")
 
 
 def scattered(axes: Axes, tokens: Sequence[tuple[int, int]], together: int, **style: Any) -> None:  # noqa: ANN401

@@ -1,5 +1,5 @@
 """The report of a run: metrics.json, report.md, report.html, plots/*.svg and the lists beside them, from what the
-pipeline left behind.
+pipeline left behind; and what a terminal shows of it. The questions without overlap with training come first.
 """
 
 from __future__ import annotations
@@ -11,14 +11,33 @@ from typing import Any
 
 from wbrag import schema
 from wbrag.methods.needs import settings_read
-from wbrag.report.construction import SPENT, TRACE_COLUMNS, construction, construction_rows, cost
-from wbrag.report.evaluation import Setting, evaluate
+from wbrag.report.construction import SPENT, TRACE_COLUMNS, construction, cost
+from wbrag.report.evaluation import METRIC_NAMES, Setting, answers_of, evaluate
 from wbrag.report.harms import harm_blocks, harms, sources_of, tell_sources
-from wbrag.report.overlap import TrainingQuestions
-from wbrag.report.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, write_page
-from wbrag.report.plots import compression_figure, rank_figure
-from wbrag.report.results import gain_picture, result_blocks
-from wbrag.report.tables import COST, count, percent, tabled
+from wbrag.report.overlap import EXPOSURES, OVERLAPS, READ, RULE, without_overlap
+from wbrag.report.page import (
+    Block,
+    Column,
+    Heading,
+    Picture,
+    Pictures,
+    Table,
+    Text,
+    Verbatim,
+    cells,
+    count,
+    hundredths,
+    interval,
+    number,
+    p_value,
+    percent,
+    points,
+    tabled,
+    terminal,
+    write_page,
+)
+from wbrag.report.plots import compression_figure, gain_figure, rank_figure
+from wbrag.report.statistics import RESAMPLES
 from wbrag.report.trace import lives, lives_to_show
 from wbrag.report.unit_sections import drawn, judged, left_out_blocks, sample_page, unit_blocks, verdicts_told
 from wbrag.run import folder
@@ -32,6 +51,51 @@ REASONS_SHOWN = 12
 LATER = {"written": schema.WRITTEN, "readings": schema.PREDICTION}
 #: The parts of `construction.cost` that the report calls otherwise.
 STAGES = {"writing": "writing units", "validating": "validating units"}
+EVERY = "all test questions"
+#: The columns of a record of `evaluation.result_records`; only a primary one knows its interval over topics.
+RESULTS: Sequence[Column] = (
+    ("n", "n", count),
+    ("closed book", "closed_book", percent),
+    ("base", "base", percent),
+    ("+ write-back", "writeback", percent),
+    ("gain", "gain", points),
+    ("95% over topics", "topics", interval),
+    ("95% over questions", "", interval),
+    ("McNemar p", "mcnemar_p", p_value),
+)
+LEGEND = """\
+Scores in %. closed book: the model alone. base: the model with documents of the corpus. + write-back: with documents
+of the corpus and of the trained write-back index. gain: + write-back minus base, in points; where its 95% interval
+leaves out 0, the difference is more than chance. Over topics: questions with the same first base document are drawn
+together, as the same units help them."""
+NOTE = (
+    "Scores in percent, gains in points. Each question is answered three times in the same run: closed book (the model "
+    "alone), base (with documents of the corpus), + write-back (corpus and write-back index). Intervals are paired "
+    f"percentile bootstraps of {RESAMPLES:,} resamples; p is McNemar's exact test, for 0/1 metrics."
+)
+GAINS_CAPTION = (
+    "Left: scores before and after; the whisker is the gain's interval over questions, set on the base score. Right: "
+    "the gain by overlap with training in the primary metric, and by metric of all test questions."
+)
+#: What calls took, as a record tells it.
+COST: Sequence[Column] = (
+    ("LLM calls", "calls", count),
+    ("prompt tokens", "prompt_tokens", count),
+    ("completion tokens", "completion_tokens", count),
+)
+#: Construction statistics, one below the other; that of a judge only where there was one.
+CONSTRUCTION: Sequence[Column] = (
+    ("training examples", "", "{examples:,}: {kept:,} kept, {gated:,} gated out, {failed:,} failed".format_map),
+    ("selected rate", "selected_rate", lambda rate: f"{percent(rate)}%"),
+    ("knowledge units", "units", count),
+    ("retained documents, mean", "mean_retained_documents", hundredths),
+    ("source tokens, mean", "source_tokens", number),
+    ("distilled tokens, mean", "distilled_tokens", number),
+    ("compression, mean", "compression_ratio", lambda ratio: f"{hundredths(ratio)} to 1"),
+    ("fallback rate", "fallback_rate", lambda rate: f"{percent(rate)}%"),
+    ("documents dropped, prompt too long", "dropped_documents", count),
+    ("judge and labels agree", "", lambda numbers: _agreed(numbers)),
+)
 
 
 def write_report(run: Path) -> dict[str, Any]:
@@ -50,28 +114,30 @@ def write_report(run: Path) -> dict[str, Any]:
     training = traces or list(folder.read_rows(own / "traces", schema.TRACE, QUESTION_COLUMNS))
     units = folder.read_units(own)
     later = [list(folder.read_rows(run / name, table, SPENT)) for name, table in LATER.items()]
-    asked = asked_before(training, setting, units)
-    metrics = evaluate(predictions, setting, asked)
+    answers = answers_of(predictions, setting, training, units)
+    metrics = evaluate(answers, setting)
     metrics |= {"construction": construction(traces, len(units)), "cost": cost(traces, predictions, *later)}
     metrics |= {"seconds": facts.get("seconds", {})}
-    worse = harms(predictions, setting, units, asked)
+    worse = harms(predictions, answers, units)
     sample = drawn(units, setting.seed) if traces else []
-    passages = folder.read_passages(own, {*sources_of(worse), *(key for unit in sample for key in unit["source_ids"])})
+    sources = (source["id"] for source in sources_of(worse))
+    passages = folder.read_passages(own, {*sources, *(key for unit in sample for key in unit["source_ids"])})
     tell_sources(worse, passages)
-    checked = judged(sample, passages, {row["id"]: row["question"] for row in training}, prompt_words(config))
+    prompts = [str(text) for told in (config["backbone"], config) for text in (told.get("prompts") or {}).values()]
+    checked = judged(sample, passages, {row["id"]: row["question"] for row in training}, prompts)
     left_out = folder.read_left_out(own)
     harmful = any(row["kind"] == "harmful" for row in left_out)
     readings = list(folder.read_rows(own / "readings", schema.PREDICTION)) if harmful else []
+    base = latest(own / "base") if (own / "base").is_dir() else None
     shown = lives_to_show(traces, predictions, setting)
     told = lives(run, [key for _, key in shown], setting, predictions)
-    pictures = [gain_picture(metrics), *_pictures(metrics, traces)]
     blocks = [
-        *result_blocks(metrics, pictures[:1]),
+        *result_blocks(metrics),
         *harm_blocks(worse, len(predictions)),
-        *unit_blocks(config, units, corpus_size(own)),
+        *unit_blocks(config, units, base.rows if base else None),
         *([Text(f"{verdicts_told(checked)} They are in units_sample.md, beside their sources.")] if checked else []),
         *left_out_blocks(left_out, readings, setting),
-        *_construction_blocks(metrics["construction"], pictures[1:]),
+        *_construction_blocks(metrics["construction"], traces),
         *_cost_blocks(metrics["cost"], facts),
         *(Heading("The lives of three examples"), Text("Any other: python -m wbrag.report.trace RUN ID", "note")),
         *(Verbatim(text, caption) for text, (caption, _) in zip(told, shown, strict=True)),
@@ -101,36 +167,158 @@ def measure(
     none, those of the run that it measures; `units` those that are searched (`schema.UNIT`).
     """
     told = {"construction": construction(traces, len(units)), "cost": cost(traces, predictions)}
-    return evaluate(predictions, setting, asked_before(training, setting, units)) | told
+    return evaluate(answers_of(predictions, setting, training, units), setting) | told
 
 
-def asked_before(training: Sequence[Row], setting: Setting, units: Sequence[Row]) -> TrainingQuestions | None:
-    """The training questions, to be looked up; None where there are none."""
-    return TrainingQuestions(training, bool(setting.labels), units) if training else None
+def headline(metrics: Row) -> str:
+    """One sentence on questions without overlap (all, if none is known), no bolder than the interval over topics."""
+    unseen = metrics["splits"].get("none")
+    record = (unseen or metrics["results"])[0]
+    n = f"{record['n']:,} test questions of {record['benchmark']}{' without overlap with training' if unseen else ''}"
+    metric, over = METRIC_NAMES[record["metric"]], record["topics"]
+    told = f"{points(record['gain'])} points, 95% interval over topics {interval(over)}"
+    verb = "raises" if over["ci_low"] > 0 else "lowers" if over["ci_high"] < 0 else ""
+    if verb and over["topics"] > 1:
+        return f"Write-back {verb} {metric} on {n} {_moved(record)}: {told}."
+    why = "of a single topic" if verb else "which includes 0"
+    return f"No change shown: write-back takes {metric} on {n} {_moved(record)} ({told}, {why})."
 
 
-def corpus_size(run: Path) -> int | None:
-    """How many passages the base of a run has; None where it is not there any more."""
-    version = latest(run / "base") if (run / "base").is_dir() else None
-    return version.rows if version else None
+def all_told(metrics: Row) -> str:
+    """What a run says of all its test questions, beside the headline; both intervals."""
+    record, splits = metrics["results"][0], metrics["splits"]
+    unseen = f"{splits['none'][0]['n']:,} without overlap" if "none" in splits else "none known to be without overlap"
+    told = f"95% interval {interval(record['topics'])} over topics, {interval(record)} over questions"
+    return f"All {record['n']:,} test questions, {unseen}: {_moved(record)}, {points(record['gain'])} points, {told}."
 
 
-def prompt_words(config: Row) -> list[str]:
-    """The prompts that a configuration has in place of wbrag.prompts'."""
-    given = (config["backbone"].get("prompts"), config.get("prompts"))
-    return [str(text) for texts in given for text in (texts or {}).values()]
+def _moved(record: Row) -> str:
+    return f"from {percent(record['base'])}% to {percent(record['writeback'])}%"
 
 
-def _construction_blocks(numbers: Row, pictures: Sequence[Picture]) -> list[Block]:
+def terminal_table(metrics: Row) -> str:
+    """The results as plain text for a terminal: questions without overlap, all questions, and how to read them."""
+    record, unseen = metrics["results"][0], metrics["splits"].get("none")
+    rows = [*([(OVERLAPS["none"], unseen[0])] if unseen else []), (EVERY, record)]
+    table = tabled(f"{record['benchmark']}, {METRIC_NAMES[record['metric']]}", RESULTS, rows)
+    told = [without_overlap([metrics["labels"]])] if unseen else []
+    return "\n".join([terminal(table), "", LEGEND, *told])
+
+
+def recall_line(record: Row, k: int) -> str:
+    """How often the first `k` documents hold a golden answer (recall@k), in percent, base only and with write-back."""
+    base, both = (percent(record[f"retrieval_recall_{key}"]) for key in ("base", "writeback"))
+    return f"recall@{k}, questions with a golden answer in their documents: base {base}, + write-back {both}"
+
+
+def unseen_table(metrics: Row) -> Table:
+    """The questions without overlap by what the units that they read hold, and how many documents held the answer."""
+    records = {**metrics["unseen"], "together": metrics["splits"]["none"]}
+    return read_table({key: found[0] for key, found in records.items()}, "n", "n", "retrieval_recall")
+
+
+def read_table(records: Mapping[str, Row], heading: str, n: str, found: str) -> Table:
+    """The questions without overlap by what the units that they read hold (`overlap.READ`), and `together`; `n` and
+    `found` name a record's questions, told under `heading`, and its shares of documents with an answer.
+    """
+    columns = (
+        (heading, n, count),
+        ("share, %", "share", percent),
+        ("gain", "gain", points),
+        ("95% over topics", "topics", interval),
+        ("answer in the documents, base, %", f"{found}_base", percent),
+        ("+ write-back, %", f"{found}_writeback", percent),
+    )
+    whole = records["together"][n]
+    rows = [(READ.get(key, key), {**record, "share": record[n] / whole}) for key, record in records.items()]
+    return tabled("without overlap", columns, rows, {len(rows) - 1})
+
+
+def result_blocks(metrics: Row) -> list[Block]:
+    """What write-back changed, the questions without overlap first; `metrics` as `measure` makes them."""
+    results, unseen = metrics["results"], metrics["splits"].get("none")
+    primary, over = results[0], results[0]["topics"]
+    name = METRIC_NAMES[primary["metric"]]
+    splits = {OVERLAPS[key]: records[0] for key, records in metrics["splits"].items()}
+    by_metric = {METRIC_NAMES[record["metric"]]: record for record in results}
+    gains = splits | {f"all: {metric}": record for metric, record in by_metric.items()}
+    figure = gain_figure(f"{name} without overlap" if unseen else name, (unseen or results)[0], gains)
+    rule = f"{without_overlap([metrics['labels']])} {RULE}"
+    topics = (
+        "Over topics: questions with the same first base document, which the same units help, are drawn together; here "
+        f"they are {over['topics']:,} topics, the largest with {over['largest']:,} of {primary['n']:,} questions."
+    )
+    failed = f"{metrics['questions']['failed']:,} of {primary['n']:,} questions failed and score 0."
+    return [
+        Text(headline(metrics), "lead"),
+        *([Text(all_told(metrics))] if unseen else []),
+        Text(rule if splits else "Overlap with training is not known."),
+        Pictures((Picture("plots/gains.svg", figure, GAINS_CAPTION),)),
+        Heading(f"Results ({name})"),
+        tabled("questions", RESULTS, (splits | {EVERY: primary}).items(), {0}),
+        Text(f"{NOTE} {topics} {failed}", "note"),
+        *_read_blocks(metrics),
+        *(Heading("Every metric, all test questions"), tabled("metric", RESULTS, by_metric.items(), {0})),
+        *(Heading("Retrieval, all test questions"), _found_table(primary)),
+    ]
+
+
+def _read_blocks(metrics: Row) -> list[Block]:
+    """What the units that were read gave away: to the questions without overlap, or to all where none is without."""
+    if "none" in metrics["splits"]:
+        note = "A document holds the golden answer where that stands in it, normalised."
+        if metrics["labels"]:
+            note = "Answers are labels: which documents hold one is not known."
+        note += " Without a unit there is nothing to gain by, but for a method that searches by itself."
+        return [Heading("What questions without overlap read"), unseen_table(metrics), Text(note, "note")]
+    groups = [(EXPOSURES[key], records[0]) for key, records in metrics["exposure"].items()]
+    return [Heading("What the questions read"), tabled("questions", RESULTS, groups)] if len(groups) > 1 else []
+
+
+def _found_table(record: Row) -> Table:
+    pairs = (
+        ("golden answer in the documents, % of questions", "retrieval_recall", percent),
+        ("context tokens, mean", "context_tokens", number),
+        ("questions for which the method itself retrieved, %", "retrieval_rate", percent),
+        ("retrievals by the method itself, a question", "retrievals_per_question", number),
+    )
+    rows = (
+        *((name, told(record[f"{key}_base"]), told(record[f"{key}_writeback"])) for name, key, told in pairs),
+        ("documents from write-back, %", "-", percent(record["writeback_share"])),
+        ("questions with a write-back document", "-", f"{record['questions_with_writeback']:,} of {record['n']:,}"),
+    )
+    return Table(("", "base", "+ write-back"), rows)
+
+
+def construction_rows(numbers: Row) -> list[tuple[str, str]]:
+    """Name and value of each construction statistic (paper, Table 3); that of a judge only where there was one."""
+    told = CONSTRUCTION if numbers["judge_compared"] else CONSTRUCTION[:-1]
+    return list(zip((name for name, _, _ in told), cells(told, numbers), strict=True))
+
+
+def _agreed(numbers: Row) -> str:
+    told = f"{percent(numbers['judge_agreement'])}% of {numbers['judge_compared']:,} decisions"
+    return f"{told}, kappa {hundredths(numbers['judge_kappa'])}"
+
+
+def _construction_blocks(numbers: Row, traces: Sequence[Row]) -> list[Block]:
+    """Construction statistics, ranks and, where a kept example has a unit, compression."""
+    kept, pictures = [row for row in traces if row["status"] == "kept"], []
+    if kept:
+        told = "Where in the retrieved list the retained documents stood (paper, Figure 3)."
+        pictures.append(Picture("plots/ranks.svg", rank_figure(numbers["retained_by_rank"]), told))
+    if tokens := [(row["source_tokens"], row["unit_tokens"]) for row in kept if row["unit_tokens"]]:
+        told = "Tokens of each unit against those of the documents it was written from (paper, Figure 5)."
+        pictures.append(Picture("plots/compression.svg", compression_figure(tokens), told))
     reasons = list(numbers["reasons"].items())
-    rows = [(reason, f"{examples:,}") for reason, examples in reasons[:REASONS_SHOWN]]
-    if more := sum(examples for _, examples in reasons[REASONS_SHOWN:]):
-        rows.append(("other", f"{more:,}"))
+    more = sum(examples for _, examples in reasons[REASONS_SHOWN:])
+    rows = [*reasons[:REASONS_SHOWN], *([("other", more)] if more else [])]
+    table = Table(("why examples were not kept", "examples"), tuple((why, f"{n:,}") for why, n in rows))
     return [
         Heading("Construction of the knowledge base"),
         Table(("", "this run"), tuple(construction_rows(numbers)), numbers=False),
         Pictures(tuple(pictures)) if pictures else Text("No unit was written, so there is nothing to plot."),
-        *([Table(("why examples were not kept", "examples"), tuple(rows))] if rows else []),
+        *([table] if rows else []),
     ]
 
 
@@ -146,19 +334,6 @@ def _cost_blocks(cost: Row, facts: Row) -> list[Block]:
         Text(f"{told}: none could change a decision."),
         *([Text(f"Time: {stages}.{speed}")] if stages else []),
     ]
-
-
-def _pictures(metrics: Row, traces: Sequence[Row]) -> list[Picture]:
-    """Ranks and, where a kept example has a unit, compression."""
-    kept, pictures = [row for row in traces if row["status"] == "kept"], []
-    if kept:
-        told = "Where in the retrieved list the retained documents stood (paper, Figure 3)."
-        figure = rank_figure(metrics["construction"]["retained_by_rank"])
-        pictures.append(Picture("plots/ranks.svg", figure, told))
-    if tokens := [(row["source_tokens"], row["unit_tokens"]) for row in kept if row["unit_tokens"]]:
-        told = "Tokens of each unit against those of the documents it was written from (paper, Figure 5)."
-        pictures.append(Picture("plots/compression.svg", compression_figure(tokens), told))
-    return pictures
 
 
 def _quarantine_blocks(rejected: Sequence[Row]) -> list[Block]:

@@ -133,13 +133,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(p, kind="stable")
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(np.arange(len(p), 0, -1) * p[order]))
-    return [float(value) for value in adjusted]
-
-
-def winners(gains: Sequence[float]) -> dict[str, int]:
-    """How many gains are above, equal to and below 0: {"better", "equal", "worse"}."""
-    signs = np.sign(gains)
-    return {name: int(np.sum(signs == sign)) for name, sign in (("better", 1), ("equal", 0), ("worse", -1))}
+    return list(map(float, adjusted))
 
 
 def sign_flips(differences: Floats, resamples: int = RESAMPLES, seed: int = 0) -> float:
@@ -163,9 +157,3 @@ def kappa(first: Sequence[bool], second: Sequence[bool]) -> float | None:
     from sklearn.metrics import cohen_kappa_score
 
     return float(cohen_kappa_score(first, second)) if len({*first, *second}) > 1 else None
-
-
-def flips(first: Sequence[str | None], second: Sequence[str | None]) -> float:
-    """Share of answers that differ between two lists of answers to the same questions, 0..1; 0 without any."""
-    changed = sum(a != b for a, b in zip(first, second, strict=True))
-    return changed / len(first) if first else 0.0

@@ -47,21 +47,24 @@ def lives(run: Path, ids: Sequence[str], setting: Setting, predictions: Sequence
     others = [key for key in ids if key not in traces]
     if predictions is None:
         with_unit = any(trace["unit_id"] for trace in traces.values())  # all are read, to see who else read it
-        rows = read_rows(run / "predictions", schema.PREDICTION, where=None if with_unit else chosen)
-        predictions = list(rows if with_unit else islice(rows, len(others)))
+        predictions = list(read_rows(run / "predictions", schema.PREDICTION, where=None if with_unit else chosen))
     tested = {row["id"]: row for row in reversed(predictions)}
     if unknown := [key for key in others if key not in tested]:
-        raise UnknownExample(_unknown(run, unknown[0]))
+        tables = (("traces", schema.TRACE), ("predictions", schema.PREDICTION))
+        known = [row["id"] for name, table in tables for row in islice(read_rows(run / name, table, ("id",)), 2)]
+        some = f"there are, for instance, {', '.join(known[:3])}"
+        there = some if known else "it has no traces and no predictions yet"
+        raise UnknownExample(f"{run}: no example {unknown[0]!r} in this run; {there}")
     behind = {unit["id"]: unit["example_ids"] for unit in read_units(run)} if others else {}
     told = []
     for key in ids:
-        if key in traces:
+        if key not in traces:
+            told.append(question_life(tested[key], behind, setting))
+        else:
             unit = traces[key]["unit_id"]
             found = (row for row in predictions if unit and row["error"] is None)
             readers = [row for row in found if rank_of(unit, row["documents_writeback"])]
             told.append(example_life(traces[key], readers, setting))
-        else:
-            told.append(question_life(tested[key], behind, setting))
     return told
 
 
@@ -79,13 +82,14 @@ def lives_to_show(traces: Sequence[Row], predictions: Sequence[Row], setting: Se
             before, after = (setting.score(row, side) for side in SIDES)
             fixed = fixed or (writer[units[0]] if after > before else None)
             worse = worse or (row["id"] if after < before else None)
-    chosen = [
-        ("Kept; its unit was read for a test question that write-back fixed.", fixed)
-        if fixed
-        else ("Kept.", first.get("kept")),
-        ("Gated out.", first.get("gated")),
-        ("A test question that got worse with write-back.", worse) if worse else ("Failed.", first.get("failed")),
-    ]
+    good = ("Kept; its unit was read for a test question that write-back fixed.", fixed)
+    bad = ("A test question that got worse with write-back.", worse)
+    gated = ("Gated out.", first.get("gated"))
+    chosen = (
+        good if fixed else ("Kept.", first.get("kept")),
+        gated,
+        bad if worse else ("Failed.", first.get("failed")),
+    )
     return [(caption, key) for caption, key in chosen if key is not None]
 
 
@@ -95,8 +99,6 @@ def example_life(trace: Row, readers: Sequence[Row], setting: Setting) -> str:
     failed, unit = trace["status"] == "failed", trace["unit_id"]
     with_documents = _scored(trace["rag_answer"], "s_rag", trace["s_rag"]) + _own(trace["retrievals"])
     entries: list[Entry] = [
-        ("\nQuestion", [trace["question"]]),
-        ("Golden answers", [" | ".join(trace["golden_answers"])]),
         ("\nClosed book", [_scored(trace["closed_book_answer"], "s_nr", trace["s_nr"])]),
         ("Retrieved", _document_lines(trace["documents"])),
         ("With documents", [with_documents]),
@@ -106,35 +108,33 @@ def example_life(trace: Row, readers: Sequence[Row], setting: Setting) -> str:
         ("Failed", [trace["reason"]]) if failed else ("Document gate", [document]),
     ]
     if unit:
+        source, tokens = trace["source_tokens"], trace["unit_tokens"]
+        ratio = f", {source / tokens:.1f} to 1" if tokens else ""
+        about = [f"{unit}  ({source} -> {tokens} tokens{ratio})", trace["unit_title"], trace["unit_text"]]
         entries.append(("\nEvidence", (trace["evidence"] or "").splitlines()))
-        entries.append(("\nKnowledge unit", _unit_lines(trace)))
+        entries.append(("\nKnowledge unit", about))
         entries.append(("\nFound by", _reader_lines(unit, readers, setting)))
-    return _told(f"{trace['id']}: training example, {trace['status']}", setting, [*entries, _cost(trace)])
+    return _told(trace, f"training example, {trace['status']}", setting, [*entries, _cost(trace)])
 
 
 def question_life(prediction: Row, writers: Mapping[str, Sequence[str]], setting: Setting) -> str:
     """A test question (a row of `schema.PREDICTION`); `writers`: unit id -> ids of the examples behind it."""
-    entries: list[Entry] = [
-        ("\nQuestion", [prediction["question"]]),
-        ("Golden answers", [" | ".join(prediction["golden_answers"])]),
-    ]
     if prediction["error"] is not None:
-        entries.append(("\nFailed", [prediction["error"]]))
-    else:
-        entries.append(("\nClosed book", [_measured(prediction, "closed_book", setting)]))
-        for label, side in (("\nBase", "base"), ("\n+ write-back", "writeback")):
-            documents = prediction[f"documents_{side}"]
-            units = [document["id"] for document in documents if document["id"] in writers]
-            told = _measured(prediction, side, setting) + _own(prediction[f"retrievals_{side}"])
-            written = [f"{unit} was written {_from(writers[unit])}" for unit in units]
-            entries += [(label, [told]), ("", [*_document_lines(documents), *written])]
-        entries.append(_cost(prediction))
-    return _told(f"{prediction['id']}: test question", setting, entries)
+        return _told(prediction, "test question", setting, [("\nFailed", [prediction["error"]])])
+    entries: list[Entry] = [("\nClosed book", [_measured(prediction, "closed_book", setting)])]
+    for label, side in (("\nBase", "base"), ("\n+ write-back", "writeback")):
+        documents = prediction[f"documents_{side}"]
+        units = [document["id"] for document in documents if document["id"] in writers]
+        told = _measured(prediction, side, setting) + _own(prediction[f"retrievals_{side}"])
+        written = [f"{unit} was written {_from(writers[unit])}" for unit in units]
+        entries += [(label, [told]), ("", [*_document_lines(documents), *written])]
+    return _told(prediction, "test question", setting, [*entries, _cost(prediction)])
 
 
-def _told(title: str, setting: Setting, entries: Iterable[Entry]) -> str:
-    lines = [f"{title} ({setting.benchmark}, {setting.method}, {setting.backbone})"]
-    for label, paragraphs in entries:
+def _told(row: Row, what: str, setting: Setting, entries: Iterable[Entry]) -> str:
+    lines = [f"{row['id']}: {what} ({setting.benchmark}, {setting.method}, {setting.backbone})"]
+    asked = ("\nQuestion", [row["question"]]), ("Golden answers", [" | ".join(row["golden_answers"])])
+    for label, paragraphs in (*asked, *entries):
         lines += [""] if label.startswith("\n") else []
         wrapped = [line for text in paragraphs if text for line in _wrapped(text)]
         lines += [f"{'' if i else label.strip():<{INDENT}}{line}".rstrip() for i, line in enumerate(wrapped)]
@@ -201,12 +201,6 @@ def _alone_lines(trace: Row) -> list[str]:
     return lines
 
 
-def _unit_lines(trace: Row) -> list[str]:
-    source, unit = trace["source_tokens"], trace["unit_tokens"]
-    ratio = f", {source / unit:.1f} to 1" if unit else ""
-    return [f"{trace['unit_id']}  ({source} -> {unit} tokens{ratio})", trace["unit_title"], trace["unit_text"]]
-
-
 def _reader_lines(unit: str, readers: Sequence[Row], setting: Setting) -> list[str]:
     if not readers:
         return ["no test question"]
@@ -234,13 +228,6 @@ def _cost(row: Row) -> Entry:
 
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _unknown(run: Path, example_id: str) -> str:
-    folders = (("traces", schema.TRACE), ("predictions", schema.PREDICTION))
-    known = [row["id"] for name, table in folders for row in islice(read_rows(run / name, table, ("id",)), 2)][:3]
-    there = f"there are, for instance, {', '.join(known)}" if known else "it has no traces and no predictions yet"
-    return f"{run}: no example {example_id!r} in this run; {there}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

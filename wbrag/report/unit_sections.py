@@ -7,20 +7,21 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from textwrap import shorten
 from typing import Any
 
 from wbrag.config import Merge, Units
 from wbrag.report.evaluation import Setting
 from wbrag.report.overlap import units_read
-from wbrag.report.page import Block, Details, Heading, Table, Text, markdown
+from wbrag.report.page import Block, Column, Details, Heading, Table, Text, count, markdown, number, tabled
 from wbrag.report.statistics import mean
-from wbrag.report.tables import Column, count, number, tabled
-from wbrag.units.faithful import Judged, checked
+from wbrag.units.faithful import Checked, checked
 from wbrag.units.sentences import sentences, words
 
 Row = Mapping[str, Any]
+#: A unit of the draw, the passages that it was made of, and what the rules say of it.
+Drawn = tuple[Row, list[Row], Checked]
 
 #: What the classes of `schema.LEFT` are.
 LEFT_KINDS = {
@@ -58,9 +59,7 @@ DRAWN = 50
 
 
 def unit_blocks(config: Row, units: Sequence[Row], corpus: int | None) -> list[Block]:
-    """How the units (`schema.UNIT`) of a run with this `config` were made, and how many of which form and doubt there
-    are; `corpus`: the passages of the base, if known.
-    """
+    """How a run's units were made, and how many of which form and doubt there are; `corpus`: passages of the base."""
     blocks: list[Block] = [Heading("Units"), Text(making_told(config))]
     if not units:
         return [*blocks, Text("No unit was written.")]
@@ -68,20 +67,21 @@ def unit_blocks(config: Row, units: Sequence[Row], corpus: int | None) -> list[B
     classes: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for unit in units:
         classes[unit["form"] or "-", unit["doubt"] or "-"].append(unit)
-    rows = [(form, _class(doubt, some)) for (form, doubt), some in sorted(classes.items())]
-    every = _class("", units)
+    records = [(form, {"doubt": doubt, **_class(some)}) for (form, doubt), some in sorted(classes.items())]
+    every = _class(units)
     told = f"{every['asked']:,} of the {len(units):,} units are about what a kept example asks about"
     told += f", {every['mentioned']:,} about what its evidence only mentions." if every["mentioned"] else "."
-    table = tabled("form", CLASSES, rows if len(rows) == 1 else [*rows, ("all", every)])
-    return [*blocks, Text(f"{told}{many}"), table]
+    records += [("all", {"doubt": "", **every})] if len(records) > 1 else []
+    return [*blocks, Text(f"{told}{many}"), tabled("form", CLASSES, records)]
 
 
-def _class(doubt: str, units: Sequence[Row]) -> Row:
-    """The record of a class of units, under `CLASSES`."""
+def _class(units: Sequence[Row]) -> dict[str, Any]:
     asked = sum(bool(unit["example_ids"]) for unit in units)
-    tokens, sources = mean(unit["unit_tokens"] for unit in units), mean(len(unit["source_ids"]) for unit in units)
-    counts = {"units": len(units), "asked": asked, "mentioned": len(units) - asked}
-    return {"doubt": doubt, **counts, "tokens": tokens, "sources": sources}
+    return {
+        **{"units": len(units), "asked": asked, "mentioned": len(units) - asked},
+        "tokens": mean(unit["unit_tokens"] for unit in units),
+        "sources": mean(len(unit["source_ids"]) for unit in units),
+    }
 
 
 def making_told(config: Row) -> str:
@@ -114,9 +114,7 @@ def making_told(config: Row) -> str:
 
 
 def left_out_blocks(left_out: Sequence[Row], readings: Sequence[Row], setting: Setting) -> list[Block]:
-    """What was left out of the units (`schema.LEFT`), by kind with two examples each, and the harmful ones with the
-    training questions (`readings`, as `schema.PREDICTION`) whose score they changed.
-    """
+    """What was left out (`schema.LEFT`) by kind, and harmful units with the `readings` whose score they changed."""
     if not left_out:
         return []
     kinds: dict[str, list[Row]] = defaultdict(list)
@@ -148,25 +146,10 @@ def _harmful(left: Row, readings: Sequence[Row], setting: Setting) -> Details:
 
 
 def _changed(row: Row, contents: str, setting: Setting) -> bool:
-    """Whether a training question read a unit and its score changed, as `writeback.validated` counts it: what failed
-    changed nothing, no answer scores 0.
-    """
+    """Whether a training question read a unit and its score changed, as `writeback.validated` counts it."""
     if row["error"] or all(f"{unit['title']}\n{unit['text']}" != contents for unit in units_read(row)):
         return False
-    before, after = (
-        0.0 if row[f"answer_{side}"] is None else setting.score(row, side) for side in ("base", "writeback")
-    )
-    return before != after
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A unit of the draw, its sources' passages as far as they are known, and the rules' verdict on its parts."""
-
-    unit: Row
-    sources: tuple[Row, ...]
-    title_fault: str
-    sentences: tuple[Judged, ...]
+    return setting.score(row, "base") != setting.score(row, "writeback")
 
 
 def drawn(units: Sequence[Row], seed: int) -> list[Row]:
@@ -179,17 +162,14 @@ def drawn(units: Sequence[Row], seed: int) -> list[Row]:
 def judged(
     units: Sequence[Row], passages: Mapping[str, Row], questions: Mapping[str, str], prompt_words: Sequence[str] = ()
 ) -> list[Drawn]:
-    """The units with what the rules of `units.faithful` say of them, none of whose sources is missing from `passages`;
-    `questions` are those of the training examples.
-    """
+    """The units of which all sources are in `passages`; `questions` are those of the training examples."""
     found = []
     for unit in units:
-        sources = tuple(passages[key] for key in unit["source_ids"] if key in passages)
+        sources = [passages[key] for key in unit["source_ids"] if key in passages]
         question = next((questions[key] for key in unit["example_ids"] if key in questions), "")
         if sources and len(sources) == len(unit["source_ids"]):
             held = [f"{passage['title']}\n{passage['text']}" for passage in sources]
-            told = checked(unit["title"], unit["text"], held, question, prompt_words)
-            found.append(Drawn(unit, sources, told.title_fault, told.sentences))
+            found.append((unit, sources, checked(unit["title"], unit["text"], held, question, prompt_words)))
     return found
 
 
@@ -197,32 +177,31 @@ def verdicts_told(found: Sequence[Drawn]) -> str:
     """How many sentences the rules bear out, in one sentence; "" for no unit."""
     if not found:
         return ""
-    kinds = Counter(one.kind for unit in found for one in unit.sentences)
+    kinds = Counter(one.kind for _, _, told in found for one in told.sentences)
     total = kinds.total()
     parts = [f"{kinds.pop('stated', 0):,} stand in their sources", f"{kinds.pop('open', 0):,} open (no rule decides)"]
     parts += [f"{count:,} {kind.replace('_', ' ')}" for kind, count in kinds.most_common()]
-    titles = sum(bool(unit.title_fault) for unit in found)
-    told = f"Of the {total:,} sentences of {len(found):,} units, drawn at random: {', '.join(parts)}"
-    return f"{told}; {titles:,} titles with a fault."
+    titles = sum(bool(told.title_fault) for _, _, told in found)
+    said = f"Of the {total:,} sentences of {len(found):,} units, drawn at random: {', '.join(parts)}"
+    return f"{said}; {titles:,} titles with a fault."
 
 
 def sample_page(found: Sequence[Drawn], seed: int) -> str:
     """The units with their sources as Markdown."""
     note = "Verdicts are those of wbrag.units.faithful, before any critic. "
     blocks: list[Block] = [Text(verdicts_told(found)), Text(f"{note}Beside each sentence the nearest of a source.")]
-    for one in found:
-        told = f"{one.unit['id']}, from {', '.join(one.unit['source_ids'])}"
-        told += f"; doubt: {one.unit['doubt']}" if one.unit["doubt"] else ""
-        told += f"; the title is at fault: {one.title_fault}" if one.title_fault else ""
-        rows = tuple((said.sentence, _verdict(said), *_nearest(said.sentence, one.sources)) for said in one.sentences)
-        table = Table(("sentence of the unit", "verdict", "nearest in the sources", "source"), rows, numbers=False)
-        blocks += [Heading(one.unit["title"]), Text(told), table]
+    for unit, sources, verdict in found:
+        told = f"{unit['id']}, from {', '.join(unit['source_ids'])}"
+        told += f"; doubt: {unit['doubt']}" if unit["doubt"] else ""
+        told += f"; the title is at fault: {verdict.title_fault}" if verdict.title_fault else ""
+        rows = []
+        for one in verdict.sentences:
+            kind = VERDICTS.get(one.kind, one.kind.replace("_", " "))
+            said = f"{kind}: {one.reason}" if one.reason else kind
+            rows.append((one.sentence, said, *_nearest(one.sentence, sources)))
+        header = ("sentence of the unit", "verdict", "nearest in the sources", "source")
+        blocks += [Heading(unit["title"]), Text(told), Table(header, tuple(rows), numbers=False)]
     return markdown(f"{len(found)} units beside their sources", f"Drawn with seed {seed}", blocks)
-
-
-def _verdict(one: Judged) -> str:
-    told = VERDICTS.get(one.kind, one.kind.replace("_", " "))
-    return f"{told}: {one.reason}" if one.reason else told
 
 
 def _nearest(sentence: str, sources: Sequence[Row]) -> tuple[str, str]:
