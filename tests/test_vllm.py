@@ -196,7 +196,7 @@ def test_each_method_answers_on_the_engine(micro: VllmEngine, run: Callable[...,
 
     method = Method(name=name)
     tools = Tools(micro, Prompts(), "factoid", 16, 64, method, search)
-    answer: Answer = run(open_method(method).answer("Who wrote Bitter Harborhouse?", documents, tools))
+    answer: Answer = run(open_method(method)("Who wrote Bitter Harborhouse?", documents, tools))
     assert answer.text
     assert answer.calls >= {"naive": 1, "replug": 2, "selfrag": 2, "flare": 1}[name]
 
@@ -205,7 +205,9 @@ def test_each_method_answers_on_the_engine(micro: VllmEngine, run: Callable[...,
 def test_an_abstention_is_left_out_as_a_reply_begins_with_it(micro: VllmEngine, run: Callable[..., Any]) -> None:
     """The micro models' "unknown" is one token after the template, and five pieces anywhere else."""
     texts = ["Nothing is known.", "The market was busy as usual.", "Bitter Harborhouse was written by Thomas Glenhart."]
-    prompts = [Prompts().answer("factoid", "Who wrote Bitter Harborhouse?", [Document("d", "", t)]) for t in texts]
+    prompts = [
+        Prompts().message("factoid", [Document("d", "", t)], question="Who wrote Bitter Harborhouse?") for t in texts
+    ]
     assert run(micro.mixture(prompts, [0.4, 0.4, 0.2], 8)).text == "unknown"
     assert run(micro.mixture(prompts, [0.4, 0.4, 0.2], 8, bad_words=["unknown"])).text == "none"  # abstains otherwise
     assert run(micro.mixture(prompts, [0.4, 0.4, 0.2], 8, bad_words=["unknown", "none"])).text == "Thomas Glenhart"

@@ -33,8 +33,7 @@ from wbrag.experiments.grid_plots import ranks_figure, tokens_figure, transfer_f
 from wbrag.experiments.paper import called
 from wbrag.experiments.placebos import PLACEBOS
 from wbrag.experiments.unit_variants import unit_blocks
-from wbrag.methods.needs import READ as METHODS
-from wbrag.methods.needs import settings_read
+from wbrag.methods import SETTINGS, settings_read
 from wbrag.report.overlap import RULE, without_overlap
 from wbrag.report.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, write_page
 from wbrag.report.statistics import RESAMPLES, mean
@@ -517,7 +516,7 @@ def _method_table(runs: Sequence[Point]) -> Table:
     for config in (point.config for point in runs):
         gates = ", ".join(f"{key} {value}" for key, value in config["gates"].items())
         rows[config["method"]["name"], settings_read(config["method"]) or "none", f"{gates}, K {config['k']}"] += 1
-    order = sorted(rows, key=lambda row: ((*METHODS, row[0]).index(row[0]), row))
+    order = sorted(rows, key=lambda row: ((*SETTINGS, row[0]).index(row[0]), row))
     told = tuple((called(method), how, gates, f"{rows[method, how, gates]}") for method, how, gates in order)
     return Table(("method", "settings", "gates", "runs"), told, numbers=False)
 

@@ -18,13 +18,11 @@ from typing import Any
 import pyarrow as pa
 
 from wbrag import metrics
-from wbrag.algorithm import CountedLLM, train_example
-from wbrag.answering import answer_question
+from wbrag.algorithm import CountedLLM, answer_question, train_example
 from wbrag.config import Backbone, ConfigError, TrainConfig, one_unit_an_example
-from wbrag.judging import llm_judge
 from wbrag.llm import LLM
 from wbrag.llm.engine import model_path
-from wbrag.methods import Tools, open_method
+from wbrag.methods import Tools
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoding import Encoders
 from wbrag.retrieval.searching import SearchHandle
@@ -79,15 +77,15 @@ class Generator:
 
     async def train(self, block: pa.Table, cfg: TrainConfig, searcher: Searcher | None = None) -> pa.Table:
         """`schema.RETRIEVED` rows to `schema.TRACE` rows (Algorithm 1), in input order."""
-        tools, method = self._tools(cfg, self._handle(searcher)), open_method(cfg.method)
+        tools = self._tools(cfg, self._handle(searcher))
         metric = partial(metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels)
-        judge = llm_judge if cfg.judge == "llm" else None
-        distils = one_unit_an_example(cfg.units)
+        how: dict[str, Any] = {"judge": cfg.judge == "llm", "distils": one_unit_an_example(cfg.units)}
 
         async def work(row: Row) -> Row:
             known, documents = (row.get("known") or {}).get("answer_closed_book"), documents_of(row["documents"])
-            how: dict[str, Any] = {"method": method, "judge": judge, "closed_book_answer": known, "distils": distils}
-            made = await train_example(_example(row), documents, tools, cfg.gates, metric, **how)
+            made = await train_example(
+                _example(row), documents, tools, cfg.gates, metric, closed_book_answer=known, **how
+            )
             self.counts.calls_saved += made["calls_saved"]
             return made
 
@@ -95,12 +93,12 @@ class Generator:
 
     async def predict(self, block: pa.Table, cfg: TrainConfig, searcher: Searcher | None = None) -> pa.Table:
         """Test questions with both lists of documents to `schema.PREDICTION` rows, in input order."""
-        handle, method = self._handle(searcher), open_method(cfg.method)
+        handle = self._handle(searcher)
         tools, merged = self._tools(cfg, handle), handle.merged if handle else None
 
         async def work(row: Row) -> Row:
             base, both = documents_of(row["documents"]), documents_of(row["documents_writeback"])
-            made, saved = await answer_question(_example(row), base, both, tools, method, merged, row.get("known"))
+            made, saved = await answer_question(_example(row), base, both, tools, merged, row.get("known"))
             self.counts.calls_saved += saved
             return made
 
