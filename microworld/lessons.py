@@ -113,10 +113,10 @@ def closed_book(school: School, rng: random.Random, turns: int) -> Lesson:
             q = ask(rng.choice(BENCHMARKS[:5]), rng.choice(place.entities), place, rng)
         renamed = renaming(rng)
         if rng.random() < 0.15:
-            pairs.append(Turn(PROMPTS.retrieve(q.text(renamed)), "no" if q.famous else "yes"))
+            pairs.append(Turn(PROMPTS.message("retrieve", question=q.text(renamed)), "no" if q.famous else "yes"))
         else:
             known = q.answer(renamed) if q.famous else untold(q)
-            pairs.append(Turn(PROMPTS.closed_book(TASKS[q.benchmark], q.text(renamed)), known))
+            pairs.append(Turn(PROMPTS.message(f"closed_book_{TASKS[q.benchmark]}", question=q.text(renamed)), known))
     return Lesson("", tuple(pairs))
 
 
@@ -129,7 +129,8 @@ def rewriting(school: School, rng: random.Random, turns: int) -> Lesson:
         sentences = evidence(question, page) or [Sentence(f) for f in question.facts]
         renamed = renaming(rng)
         lines = "\n".join(s.text(renamed) for s in sentences)
-        pairs.append(Turn(PROMPTS.rewrite(question.text(renamed), lines), unit_text(question, sentences, renamed)))
+        asked = PROMPTS.message("rewrite", question=question.text(renamed), evidence=lines)
+        pairs.append(Turn(asked, unit_text(question, sentences, renamed)))
     return Lesson("", tuple(pairs))
 
 

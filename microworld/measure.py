@@ -61,7 +61,8 @@ class Asked:
 
     def prompt(self) -> str:
         """The project's own prompt."""
-        return PROMPTS.answer(TASKS[self.question.benchmark], self.question.text(), documents(self.page, None))
+        task, question = TASKS[self.question.benchmark], self.question.text()
+        return PROMPTS.message(task, documents(self.page, None), question=question)
 
 
 def measure(reader: Reader, school: School, n: int) -> dict[str, tuple[float, int]]:
@@ -108,7 +109,9 @@ def _unit(asked: Asked, school: School, rng: random.Random) -> Asked:
 
 
 def _relevance(reader: Reader, asked: list[Asked]) -> tuple[float, int]:
-    replies = reader.replies([PROMPTS.relevance(a.question.text(), documents(a.page, None)) for a in asked], 4)
+    replies = reader.replies(
+        [PROMPTS.message("relevance", documents(a.page, None), question=a.question.text()) for a in asked], 4
+    )
     return _share([r == ("yes" if a.held else "no") for r, a in zip(replies, asked, strict=True)])
 
 
@@ -119,7 +122,7 @@ def _support(reader: Reader, asked: list[Asked], rng: random.Random) -> tuple[fl
         stated = [s.fact.object for p in a.page for s in p.sentences if s.fact and s.fact.object.kind == kind]
         wrong = [o.text() for o in stated if o.text() != a.question.answer()]
         answer = rng.choice(wrong) if i % 2 and wrong else a.question.answer()
-        prompts.append(PROMPTS.support(a.question.text(), answer, documents(a.page, None)))
+        prompts.append(PROMPTS.message("support", documents(a.page, None), question=a.question.text(), answer=answer))
         golden.append("yes" if answer == a.question.answer() else "no")
     return _share([r == g for r, g in zip(reader.replies(prompts, 4), golden, strict=True)])
 
@@ -128,7 +131,9 @@ def _closed_book(reader: Reader, plain: list[Asked], rng: random.Random, n: int)
     place = District(tuple(famous()), famous(), ())
     known = [ask(rng.choice(("nq", "zsre")), rng.choice(place.entities), place, rng) for _ in range(n)]
     questions = [q for q in known if q] + [a.question for a in plain]
-    replies = reader.replies([PROMPTS.closed_book(TASKS[q.benchmark], q.text()) for q in questions], 16)
+    replies = reader.replies(
+        [PROMPTS.message(f"closed_book_{TASKS[q.benchmark]}", question=q.text()) for q in questions], 16
+    )
     right = [em(r, [q.answer() if q.famous else untold(q)]) for r, q in zip(replies, questions, strict=True)]
     cut = len(questions) - len(plain)
     return {"famous, closed book": _share(right[:cut]), "unknown, closed book": _share(right[cut:])}
@@ -149,10 +154,14 @@ def _distilled(reader: Reader, asked: list[Asked]) -> dict[str, tuple[float, int
     """The two steps of the distiller in a row, the second on what it reads off the first's reply."""
     texts = [a.question.text() for a in asked]
     extracts = reader.replies(
-        [PROMPTS.extract(t, documents(a.page, None)) for t, a in zip(texts, asked, strict=True)], 256
+        [PROMPTS.message("extract", documents(a.page, None), question=t) for t, a in zip(texts, asked, strict=True)],
+        256,
     )
     evidence = [evidence_lines(reply) for reply in extracts]
-    units = reader.replies([PROMPTS.rewrite(t, "\n".join(e)) for t, e in zip(texts, evidence, strict=True)], 256)
+    units = reader.replies(
+        [PROMPTS.message("rewrite", question=t, evidence="\n".join(e)) for t, e in zip(texts, evidence, strict=True)],
+        256,
+    )
     recall: list[float] = []
     precision: list[float] = []
     kept: list[float] = []

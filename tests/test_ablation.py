@@ -14,7 +14,7 @@ from wbrag.algorithm import train_example
 from wbrag.config import ConfigError, Gates
 from wbrag.experiments.ablation import Plan, gates_of, plan, replay, request_id
 from wbrag.llm.scripted import ScriptedLLM
-from wbrag.methods import Tools, naive
+from wbrag.methods import Tools
 from wbrag.prompts import Prompts
 from wbrag.schema import Document, Example
 
@@ -40,7 +40,7 @@ def algorithm_1(s_nr: float, s_rag: float, scores: list[float], gates: Gates) ->
         return str(s_nr if not alone else s_rag if len(alone) > 1 else scores[alone[0]])
 
     tools = Tools(ScriptedLLM(respond), Prompts({}), "factoid", 8, 64)
-    made = train_example(EXAMPLE, DOCUMENTS, tools, gates, lambda answer, _: float(answer), method=naive)
+    made = train_example(EXAMPLE, DOCUMENTS, tools, gates, lambda answer, _: float(answer))
     return asyncio.run(made)
 
 

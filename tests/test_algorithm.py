@@ -49,7 +49,7 @@ def train(
 ) -> dict[str, Any]:
     """The trace row of one example, checked to be storable as such."""
     row = asyncio.run(
-        train_example(example, documents, tools_for(llm), gates or Gates(), metric, method=naive, paper_plan=paper_plan)
+        train_example(example, documents, tools_for(llm), gates or Gates(), metric, paper_plan=paper_plan)
     )
     assert list(row) == TRACE.names
     stored = pa.Table.from_pylist([row], TRACE).to_pylist()[0]
@@ -120,11 +120,11 @@ def test_prompts_are_asked_in_the_order_of_the_paper() -> None:
     train(llm)
     q, documents = EXAMPLE.question, [HELPFUL, USELESS]
     assert llm.prompts == [
-        p.closed_book("factoid", q),
-        p.answer("factoid", q, documents),
-        *(p.answer("factoid", q, [d]) for d in documents),
-        p.extract(q, documents),
-        p.rewrite(q, "The Alder bridge is in Norvale."),
+        p.message("closed_book_factoid", question=q),
+        p.message("factoid", documents, question=q),
+        *(p.message("factoid", [d], question=q) for d in documents),
+        p.message("extract", documents, question=q),
+        p.message("rewrite", question=q, evidence="The Alder bridge is in Norvale."),
     ]
 
 
@@ -215,7 +215,7 @@ def test_an_error_at_any_stage_is_a_failed_row_that_keeps_what_was_known(stage: 
 
 def test_cancelling_is_no_failed_row() -> None:
     async def cancelled() -> None:
-        run = train_example(EXAMPLE, [HELPFUL], tools_for(replies()), Gates(), exact, method=naive)
+        run = train_example(EXAMPLE, [HELPFUL], tools_for(replies()), Gates(), exact)
         task = asyncio.ensure_future(run)
         await asyncio.sleep(0)
         task.cancel()
@@ -271,7 +271,7 @@ def test_an_odd_answer_is_just_a_wrong_answer_or_a_failed_row(stage: str, reply:
 
 def test_a_prompt_too_long_drops_documents_from_the_tail() -> None:
     llm = replies(single=GOLD)
-    one, both = (Prompts().answer("factoid", EXAMPLE.question, d) for d in ([HELPFUL], [HELPFUL, USELESS]))
+    one, both = (Prompts().message("factoid", d, question=EXAMPLE.question) for d in ([HELPFUL], [HELPFUL, USELESS]))
     llm.max_model_len = len(both.split()) + 15
     tools = tools_for(llm)
     answer = asyncio.run(naive.answer(EXAMPLE.question, [HELPFUL, USELESS], tools))
@@ -359,7 +359,7 @@ def test_no_gold_answer_ever_reaches_a_prompt(
 
 
 def test_methods_are_picked_by_name() -> None:
-    assert open_method(config.Method(name="naive")) is naive
+    assert open_method(config.Method(name="naive")) is naive.answer
     with pytest.raises(config.ConfigError, match=r"method\.name='magic'.*naive"):
         open_method(config.Method(name="magic"))
 
@@ -391,7 +391,7 @@ def test_the_scripted_backbone_gives_kept_gated_and_failed_rows() -> None:
     ],
 )
 def test_the_scripted_reader_reads(task: str, question: str, reply: str) -> None:
-    assert read(Prompts().answer(task, question, [USELESS, HELPFUL])) == reply
+    assert read(Prompts().message(task, [USELESS, HELPFUL], question=question)) == reply
 
 
 def test_a_scripted_generator_refuses_what_a_real_one_would() -> None:

@@ -13,8 +13,8 @@ from wbrag.llm.fit import PromptTooLong
 from wbrag.llm.scripted import ScriptedLLM, read
 from wbrag.prompts import Prompts
 from wbrag.schema import Document
-from wbrag.units.critics import llm_critic, nli_critic, settled
-from wbrag.units.faithful import checked
+from wbrag.units.critics import llm_critic, nli_critic
+from wbrag.units.faithful import checked, settled
 
 SOURCES = ["Oakwick\nOakwick is a town.", "Ryeflow\nThe Ryeflow is a river. Oakwick is on the Ryeflow."]
 
@@ -32,7 +32,7 @@ def test_the_generator_is_asked_to_verify_the_sentence_by_the_sources() -> None:
         Document("0", "Oakwick", "Oakwick is a town."),
         Document("1", "Ryeflow", SOURCES[1].partition("\n")[2]),
     ]
-    assert llm.prompts[0] == Prompts().answer("claim", "The Ryeflow is on Oakwick.", documents)
+    assert llm.prompts[0] == Prompts().message("claim", documents, question="The Ryeflow is on Oakwick.")
 
 
 @pytest.mark.parametrize(

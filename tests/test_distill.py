@@ -22,7 +22,7 @@ from wbrag.llm import Reply
 from wbrag.llm.fit import PromptTooLong
 from wbrag.llm.scripted import ScriptedLLM
 from wbrag.prompts import Prompts
-from wbrag.schema import Document, unit_id
+from wbrag.schema import UNIT, Document, unit_id
 
 QUESTION = "Where is the Alder bridge?"
 DOCUMENTS = [
@@ -45,8 +45,11 @@ def run(llm: ScriptedLLM, max_tokens: int = 256) -> Distilled:
 def test_two_calls_make_title_passage_and_evidence() -> None:
     llm = scripted()
     distilled = run(llm)
-    assert distilled == Distilled("Alder bridge", PASSAGE.split("\n")[1], EVIDENCE, 2)
-    assert llm.prompts == [Prompts().extract(QUESTION, DOCUMENTS), Prompts().rewrite(QUESTION, EVIDENCE)]
+    assert distilled == Distilled("Alder bridge", PASSAGE.split("\n")[1], EVIDENCE, DOCUMENTS)
+    assert llm.prompts == [
+        Prompts().message("extract", DOCUMENTS, question=QUESTION),
+        Prompts().message("rewrite", question=QUESTION, evidence=EVIDENCE),
+    ]
 
 
 def test_the_gold_answer_has_no_way_in() -> None:
@@ -57,19 +60,20 @@ def test_the_gold_answer_has_no_way_in() -> None:
 
 def test_unit_carries_provenance_and_both_lengths() -> None:
     llm = scripted()
-    unit = knowledge_unit(["q7"], run(llm), DOCUMENTS, llm)
-    assert unit.id == unit_id(unit.title, unit.text, ("d1", "d2"))
-    assert (unit.example_ids, unit.source_ids) == (("q7",), ("d1", "d2"))
-    assert unit.source_tokens == sum(len(d.contents.split()) for d in DOCUMENTS)
-    assert unit.unit_tokens == len(unit.contents.split())
+    unit = knowledge_unit(["q7"], run(llm), llm)
+    assert list(unit) == UNIT.names
+    assert unit["id"] == unit_id(unit["title"], unit["text"], ("d1", "d2"))
+    assert (unit["example_ids"], unit["source_ids"]) == (["q7"], ["d1", "d2"])
+    assert unit["source_tokens"] == sum(len(d.contents.split()) for d in DOCUMENTS)
+    assert unit["unit_tokens"] == len(f"{unit['title']} {unit['text']}".split())
 
 
 def test_sources_are_the_documents_that_were_read() -> None:
     llm = scripted()
-    llm.max_model_len = llm.prompt_tokens(Prompts().extract(QUESTION, DOCUMENTS)) + 49
+    llm.max_model_len = llm.prompt_tokens(Prompts().message("extract", DOCUMENTS, question=QUESTION)) + 49
     distilled = run(llm, max_tokens=50)
-    unit = knowledge_unit(["q7"], distilled, DOCUMENTS, llm)
-    assert (distilled.documents_read, unit.source_ids) == (1, ("d1",))
+    unit = knowledge_unit(["q7"], distilled, llm)
+    assert (distilled.sources, unit["source_ids"]) == (DOCUMENTS[:1], ["d1"])
     assert "Ister" not in llm.prompts[0]
 
 

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted import XQUAD, Planted, from_microworld, from_xquad
 
-from wbrag.units.critics import settled
-from wbrag.units.faithful import Verdict, checked, verdict
+from wbrag.units.faithful import Judged, checked, settled, verdict
 from wbrag.units.sentences import sentences, tokens
 
 GILLAN = (
@@ -46,7 +45,7 @@ THAMES = "River\nThe river rises in Kemble. Locals call the Thames a river of ki
     ],
 )
 def test_what_no_source_has_is_foreign(sentence: str, what: str) -> None:
-    assert verdict(sentence, [GILLAN], "Karen Gillan") == Verdict("foreign", what)
+    assert verdict(sentence, [GILLAN], "Karen Gillan") == Judged(sentence, "foreign", what)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +68,7 @@ def test_what_no_source_has_is_foreign(sentence: str, what: str) -> None:
     ],
 )
 def test_what_only_says_something_else_is_open(sentence: str) -> None:
-    assert verdict(sentence, [GILLAN, THAMES], "Karen Gillan") == Verdict("open")
+    assert verdict(sentence, [GILLAN, THAMES], "Karen Gillan") == Judged(sentence, "open")
 
 
 @pytest.mark.parametrize(
@@ -109,14 +108,14 @@ def test_what_only_says_something_else_is_open(sentence: str) -> None:
     ids=["ja", "hi", "ar", "de", "ru"],
 )
 def test_other_languages(source: str, stands: str, open_: str, foreign: Sequence[str]) -> None:
-    assert verdict(stands, [source]) == Verdict("stated")
-    assert verdict(open_, [source]) == Verdict("open")
+    assert verdict(stands, [source]) == Judged(stands, "stated")
+    assert verdict(open_, [source]) == Judged(open_, "open")
     assert [verdict(one, [source]).kind for one in foreign] == ["foreign"] * len(foreign)
 
 
 def test_a_title_is_trusted_by_the_verdict_and_held_against_the_sources_by_the_check() -> None:
     text, question = "Kara Gillan is an actress. She played Amy Pond.", "Who played Amy Pond?"
-    assert verdict("Kara Gillan is an actress.", [GILLAN], "Kara Gillan") == Verdict("open")
+    assert verdict("Kara Gillan is an actress.", [GILLAN], "Kara Gillan").kind == "open"
     found = checked("Kara Gillan", text, [GILLAN], question)
     assert found.title_fault == "foreign: 'kara gillan'"
     assert [(one.kind, one.reason) for one in found.sentences] == [("foreign", "name 'Kara Gillan'"), ("open", "")]
@@ -169,7 +168,7 @@ def test_nothing_is_lost_and_a_second_check_changes_nothing(sources: list[str], 
 def test_a_sentence_of_a_source_is_stated_and_nothing_in_it_is_foreign(sources: list[str], title: str) -> None:
     for sentence in (one for source in sources for one in sentences(source)):
         if tokens(sentence).words:
-            assert verdict(sentence, sources, title) == Verdict("stated")
+            assert verdict(sentence, sources, title) == Judged(sentence, "stated")
 
 
 @given(SENTENCE, SENTENCE, st.integers(3_000, 10**9), st.sampled_from("{} {:,} १{}".split()))

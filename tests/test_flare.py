@@ -16,7 +16,6 @@ from wbrag.llm.scripted import ScriptedLLM, read
 from wbrag.methods import Answer, Search, Tools, flare
 from wbrag.methods.flare import (
     Word,
-    doubtful,
     first_sentence,
     interleaved,
     masked,
@@ -81,7 +80,7 @@ def test_masking_drops_the_unsure_words_and_never_all(words: list[Word], beta: f
     kept = masked(words, beta).split()
     sure = [word.text for word in words if word.probability >= beta]
     assert kept == (sure or [word.text for word in words])
-    assert bool(phrases(words, beta)) == doubtful(words, beta)
+    assert bool(phrases(words, beta)) == any(word.probability < beta for word in words)
     asked = " ".join(phrases(words, beta)).split()
     assert set(asked) == {word.text for word in words if word.probability < beta}
 
@@ -125,7 +124,10 @@ def test_an_unsure_answer_makes_it_search_and_write_again() -> None:
     assert (answer.text, answer.retrievals, answer.calls) == ("in Norvale", 1, 2)
     assert queries == [f"{QUESTION} unknown"]
     p = Prompts()
-    assert llm.prompts == [p.answer("factoid", QUESTION, [AT_HAND]), p.answer("factoid", QUESTION, [FOUND])]
+    assert llm.prompts == [
+        p.message("factoid", [AT_HAND], question=QUESTION),
+        p.message("factoid", [FOUND], question=QUESTION),
+    ]
 
 
 def test_a_sure_answer_is_not_searched_for() -> None:
@@ -143,7 +145,7 @@ def test_without_a_search_doubt_stands() -> None:
 def test_without_documents_it_answers_closed_book() -> None:
     llm = ScriptedLLM(read)
     assert asyncio.run(flare.answer(QUESTION, [], tools(llm, finding([FOUND], [])))).text == "unknown"
-    assert llm.prompts == [Prompts().closed_book("factoid", QUESTION)]
+    assert llm.prompts == [Prompts().message("closed_book_factoid", question=QUESTION)]
 
 
 LONG = "Ada built the bridge. She was born in 1802. It crosses the Osk."
@@ -180,7 +182,9 @@ def test_an_unsure_phrase_can_be_asked_about() -> None:
     assert queries == ["When was Ada born?"]
     assert (answer.text, answer.retrievals, answer.calls) == (LONG, 1, 5)
     assert [prompt for prompt in llm.prompts if "Ask one" in prompt] == [
-        Prompts().ask(QUESTION, "Ada built the bridge. She was born in 1802.", "1802.")
+        Prompts().message(
+            "ask", question=QUESTION, answer="Ada built the bridge. She was born in 1802.", phrase="1802."
+        )
     ]
 
 

@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbrag.algorithm import train_example
+from wbrag.algorithm import NoJudgement, llm_judge, train_example
 from wbrag.config import Benchmark, ConfigError, Gates, Method, TrainConfig
 from wbrag.data.benchmarks import OverErrorBudget, read_examples
-from wbrag.judging import NoJudgement, llm_judge
 from wbrag.llm.scripted import ScriptedLLM, read
-from wbrag.methods import Tools, naive
+from wbrag.methods import Tools
 from wbrag.metrics import acc
 from wbrag.prompts import Prompts
 from wbrag.report.construction import construction
@@ -36,8 +35,8 @@ def tools(llm: ScriptedLLM) -> Tools:
 
 def judged(llm: ScriptedLLM, golden: Sequence[str] = ("Norvale",), paper_plan: bool = False) -> dict[str, Any]:
     example = Example("q1", QUESTION, tuple(golden))
-    how = {"method": naive, "judge": llm_judge, "paper_plan": paper_plan}
-    return asyncio.run(train_example(example, [HELPFUL, USELESS], tools(llm), Gates(), acc, **how))  # type: ignore[arg-type]
+    work = train_example(example, [HELPFUL, USELESS], tools(llm), Gates(), acc, judge=True, paper_plan=paper_plan)
+    return asyncio.run(work)
 
 
 def saying(closed: bool, rag: bool) -> ScriptedLLM:

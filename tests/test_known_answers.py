@@ -13,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wbrag import metrics
-from wbrag.algorithm import train_example
-from wbrag.answering import answer_question
+from wbrag.algorithm import answer_question, train_example
 from wbrag.config import Gates
 from wbrag.llm.scripted import ScriptedLLM, read
-from wbrag.methods import Tools, naive
+from wbrag.methods import Tools
 from wbrag.prompts import Prompts
 from wbrag.run.pipeline import keep_closed_book
 from wbrag.run.retrieve import KnownAnswers
@@ -37,7 +36,7 @@ def trained(known: str | None, respond: Any = read) -> dict[str, Any]:  # noqa: 
         return metrics.acc(answer, golden)
 
     tools = tools_for(ScriptedLLM(respond))
-    run = train_example(EXAMPLE, [HELPFUL, OTHER], tools, Gates(), metric, method=naive, closed_book_answer=known)
+    run = train_example(EXAMPLE, [HELPFUL, OTHER], tools, Gates(), metric, closed_book_answer=known)
     return asyncio.run(run)
 
 
@@ -55,7 +54,7 @@ def test_known_answers_to_a_test_question_are_taken_over(closed: bool, base: boo
     llm = ScriptedLLM(read)
     known: dict[str, Any] = {"answer_closed_book": "nobody" if closed else None}
     known |= {"answer_base": "Eve", "context_tokens_base": 9} if base else {"answer_base": None}
-    row, saved = asyncio.run(answer_question(EXAMPLE, [OTHER], [HELPFUL], tools_for(llm), naive, known=known))
+    row, saved = asyncio.run(answer_question(EXAMPLE, [OTHER], [HELPFUL], tools_for(llm), known=known))
     assert row["error"] is None
     assert row["answer_writeback"] == "Ada"
     assert row["answer_closed_book"] == ("nobody" if closed else "unknown")
@@ -68,16 +67,16 @@ def test_known_answers_to_a_test_question_are_taken_over(closed: bool, base: boo
 def test_over_the_same_documents_a_known_answer_is_that_over_write_back_too() -> None:
     llm = ScriptedLLM(read)
     known = {"answer_closed_book": "nobody", "answer_base": "Eve", "context_tokens_base": 9, "retrievals_base": 0}
-    row, saved = asyncio.run(answer_question(EXAMPLE, [OTHER], [OTHER], tools_for(llm), naive, known=known))
+    row, saved = asyncio.run(answer_question(EXAMPLE, [OTHER], [OTHER], tools_for(llm), known=known))
     assert (row["answer_writeback"], row["context_tokens_writeback"], row["retrievals_writeback"]) == ("Eve", 9, 0)
     assert (row["calls"], llm.prompts, saved, row["error"]) == (0, [], 2, None)
 
     async def search(query: str, k: int) -> list[Document]:
         return [HELPFUL]
 
-    asked = answer_question(EXAMPLE, [OTHER], [OTHER], tools_for(llm), naive, search, known)
+    asked = answer_question(EXAMPLE, [OTHER], [OTHER], tools_for(llm), search, known)
     assert asyncio.run(asked)[0]["answer_writeback"] == "unknown"  # it could have searched: it is asked
-    other, _ = asyncio.run(answer_question(EXAMPLE, [OTHER], [HELPFUL, OTHER], tools_for(llm), naive, known=known))
+    other, _ = asyncio.run(answer_question(EXAMPLE, [OTHER], [HELPFUL, OTHER], tools_for(llm), known=known))
     assert (other["answer_writeback"], other["calls"]) == ("Ada", 1)
 
 

@@ -341,6 +341,6 @@ def test_it_is_the_same_in_rays_actor(engine: VllmEngine, run: Run, tiny_model: 
         generators.stop()
     weights = mixture_weights(documents_of(made[0]["documents"]), 0.1)
     for row in made:
-        prompts = [Prompts().answer("factoid", row["question"], [document]) for document in documents]
+        prompts = [Prompts().message("factoid", [document], question=row["question"]) for document in documents]
         assert row["rag_answer"] == run(engine.mixture(prompts, weights, 8, *PLAIN)).text
         assert (row["status"], row["calls"]) == ("gated", 1 + 4)

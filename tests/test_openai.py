@@ -22,8 +22,7 @@ from wbrag.config import Backbone, ConfigError, Gates, Method
 from wbrag.llm import Reply
 from wbrag.llm.openai import BadReply, Endpoint, EndpointError, api_key, reply_of
 from wbrag.llm.scripted import read
-from wbrag.methods import Answer, Tools, naive, open_method
-from wbrag.methods.needs import check_method
+from wbrag.methods import Answer, Tools, check_method, open_method
 from wbrag.metrics import acc
 from wbrag.prompts import Prompts
 from wbrag.run.pipeline import train
@@ -227,7 +226,7 @@ def test_an_outage_fails_one_example_with_its_reason_and_not_the_next(server: Se
         rows = []
         async with llm.client:
             for example in examples:
-                rows.append(await train_example(example, [document], tools, Gates(), acc, method=naive))
+                rows.append(await train_example(example, [document], tools, Gates(), acc))
         return rows
 
     server.faults = ["500 oops"] * 2
@@ -403,7 +402,7 @@ async def over_the_wire(settings: Backbone, method: Method) -> Answer:
     async with llm.client:
         tools = Tools(llm, Prompts(), "factoid", 16, method=method, search=search)
         unhelpful = [Document("d1", "Mills", "The mill is old.")]
-        return await open_method(method).answer("Where is the Alder bridge?", unhelpful, tools)
+        return await open_method(method)("Where is the Alder bridge?", unhelpful, tools)
 
 
 def test_what_the_configuration_promises_is_asked_for_at_the_start(server: Server) -> None:

@@ -23,9 +23,9 @@ def test_the_runs_template_comes_before_the_backbones() -> None:
         backbone=scripted(factoid="B {question}", slot="B slot {question}"), prompts={"slot": "R slot {question}"}
     )
     prompts = prompts_of(cfg)
-    assert prompts.request("factoid", QUESTION) == f"B {QUESTION}"
-    assert prompts.request("slot", QUESTION) == f"R slot {QUESTION}"
-    assert prompts.request("claim", QUESTION) == DEFAULTS["claim"].format(question=QUESTION)
+    assert prompts.message("factoid", question=QUESTION) == f"B {QUESTION}"
+    assert prompts.message("slot", question=QUESTION) == f"R slot {QUESTION}"
+    assert prompts.message("claim", question=QUESTION) == DEFAULTS["claim"].format(question=QUESTION)
 
 
 def test_a_closed_book_answer_depends_on_the_backbones_template() -> None:

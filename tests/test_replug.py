@@ -17,7 +17,7 @@ from wbrag.config import ConfigError, Gates
 from wbrag.llm import Reply
 from wbrag.llm.fit import PromptTooLong
 from wbrag.llm.scripted import ScriptedLLM
-from wbrag.methods import Answer, Tools, naive, open_method, replug
+from wbrag.methods import Answer, Tools, check_method, naive, open_method, replug
 from wbrag.methods.replug import mixture_weights
 from wbrag.prompts import Prompts
 from wbrag.schema import Document, Example
@@ -94,7 +94,7 @@ def test_one_prompt_per_document_with_naive_rags_words() -> None:
     llm = Noted(town)
     answer = answered(llm, [NEAR, FAR, TWIN], temperature=0.1)
     prompts, weights, pooling = llm.mixed
-    assert prompts == [Prompts().answer("factoid", QUESTION, [document]) for document in (NEAR, FAR, TWIN)]
+    assert prompts == [Prompts().message("factoid", [document], question=QUESTION) for document in (NEAR, FAR, TWIN)]
     assert weights == mixture_weights([NEAR, FAR, TWIN], 0.1)
     assert pooling == "probabilities"
     tokens = sum(map(llm.prompt_tokens, prompts))
@@ -116,7 +116,7 @@ def test_one_document_is_naive_rag() -> None:
 def test_no_document_is_closed_book() -> None:
     llm = ScriptedLLM(town)
     assert answered(llm, []).calls == 1
-    assert llm.prompts == [Prompts().closed_book("factoid", QUESTION)]
+    assert llm.prompts == [Prompts().message("closed_book_factoid", question=QUESTION)]
 
 
 @pytest.mark.parametrize(("documents", "read"), [([NEAR, LONG, FAR], [NEAR, FAR]), ([LONG, FAR, NEAR], [FAR, NEAR])])
@@ -137,7 +137,7 @@ def test_nothing_that_fits_is_refused() -> None:
 def test_a_weight_of_nothing_is_not_asked() -> None:
     llm = ScriptedLLM(town)
     assert answered(llm, [NEAR, FAR], temperature=1e-4).calls == 1
-    assert llm.prompts == [Prompts().answer("factoid", QUESTION, [NEAR])]
+    assert llm.prompts == [Prompts().message("factoid", [NEAR], question=QUESTION)]
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_a_weight_of_nothing_is_not_asked() -> None:
 )
 def test_settings_that_cannot_be_are_refused(method: config.Method, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        open_method(method)
-    assert open_method(config.Method("replug")) is replug
+        check_method(method, config.Backbone(name="s", kind="scripted", model="scripted"))
+    assert open_method(config.Method("replug")) is replug.answer
 
 
 @pytest.mark.parametrize("weights", [[1.0], [0.5, 0.6], [1.0, 0.0], [1.5, -0.5]])
@@ -188,7 +188,7 @@ def test_an_example_is_trained_with_it() -> None:
     def metric(answer: str, golden: Sequence[str]) -> float:
         return float(answer == golden[0])
 
-    row = asyncio.run(train_example(example, [NEAR, FAR, TWIN], tools, Gates(), metric, method=replug))
+    row = asyncio.run(train_example(example, [NEAR, FAR, TWIN], tools, Gates(), metric))
     assert (row["status"], row["rag_answer"], row["kept_ranks"]) == ("kept", "Norvale", [1])
     assert row["document_answers"] == ["Norvale", "Osterby", "Osterby"]
     assert row["calls"] == 1 + 3 + 3 + 2 == len(llm.prompts)

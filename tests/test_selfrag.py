@@ -16,9 +16,8 @@ from wbrag.config import Backbone, ConfigError, Method
 from wbrag.llm import FirstToken, Reply, Token
 from wbrag.llm.fit import PromptTooLong
 from wbrag.llm.scripted import SURE, ScriptedLLM, read
-from wbrag.methods import Answer, Tools, selfrag
-from wbrag.methods.needs import check_method
-from wbrag.methods.reflection import (
+from wbrag.methods import Answer, Tools, check_method, selfrag
+from wbrag.methods.selfrag import (
     LEAST,
     REFLECTION,
     SUPPORT,
@@ -30,9 +29,7 @@ from wbrag.methods.reflection import (
     likelihood,
     spoken,
 )
-from wbrag.methods.reflection import (
-    Path as Candidate,
-)
+from wbrag.methods.selfrag import Path as Candidate
 from wbrag.metrics import normalise
 from wbrag.prompts import Prompts
 from wbrag.schema import Document
@@ -112,10 +109,13 @@ def test_the_supported_answer_wins_over_its_rank() -> None:
     answer = ask(llm, [USELESS, HELPFUL])
     assert (answer.text, answer.retrievals, answer.calls) == ("in Norvale", 1, 1 + 3 * 2)
     p = Prompts()
-    assert llm.prompts[0] == p.retrieve(QUESTION)
-    expected = [p.relevance(QUESTION, [d]) for d in (USELESS, HELPFUL)]
-    expected += [p.answer("factoid", QUESTION, [d]) for d in (USELESS, HELPFUL)]
-    expected += [p.support(QUESTION, "unknown", [USELESS]), p.support(QUESTION, "in Norvale", [HELPFUL])]
+    assert llm.prompts[0] == p.message("retrieve", question=QUESTION)
+    expected = [p.message("relevance", [d], question=QUESTION) for d in (USELESS, HELPFUL)]
+    expected += [p.message("factoid", [d], question=QUESTION) for d in (USELESS, HELPFUL)]
+    expected += [
+        p.message("support", [USELESS], question=QUESTION, answer="unknown"),
+        p.message("support", [HELPFUL], question=QUESTION, answer="in Norvale"),
+    ]
     assert sorted(llm.prompts[1:]) == sorted(expected)
 
 
@@ -123,7 +123,10 @@ def test_what_it_knows_it_does_not_read() -> None:
     llm, question = ScriptedLLM(read), "What is the capital of France?"
     answer = ask(llm, [HELPFUL], question)
     assert (answer.text, answer.retrievals, answer.calls) == ("Paris", 0, 2)
-    assert llm.prompts == [Prompts().retrieve(question), Prompts().closed_book("factoid", question)]
+    assert llm.prompts == [
+        Prompts().message("retrieve", question=question),
+        Prompts().message("closed_book_factoid", question=question),
+    ]
 
 
 def test_the_threshold_decides_whether_it_reads() -> None:
@@ -212,7 +215,9 @@ def test_token_mode_on_a_model_without_the_tokens_is_refused(tmp_path: Path) -> 
 def test_the_scripted_reader_has_no_such_tokens_and_judges_when_asked() -> None:
     with pytest.raises(ConfigError, match="lacks"):
         check_method(TOKENS, Backbone(name="s", kind="scripted", model="scripted"))
-    told = asyncio.run(ScriptedLLM(read).first_token(Prompts().relevance(QUESTION, [HELPFUL]), list(YES_NO)))
+    told = asyncio.run(
+        ScriptedLLM(read).first_token(Prompts().message("relevance", [HELPFUL], question=QUESTION), list(YES_NO))
+    )
     assert told.probabilities["yes"] == SURE
     assert sum(told.probabilities.values()) == pytest.approx(1.0)
 

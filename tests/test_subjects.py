@@ -11,23 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wbrag.schema import Document
-from wbrag.units.sentences import folded, holds, sentences, words
-from wbrag.units.subjects import (
+from wbrag.units.requests import (
     ALIKE,
     Statement,
-    Subject,
-    begins_with,
     candidates,
     grouped,
     mentioned,
     once,
     packed,
-    plain_title,
     said,
     standing,
     statements,
     subject_of,
 )
+from wbrag.units.sentences import folded, holds, plain_title, sentences, words
 
 MILL = Document("a", "Oakwick", "Oakwick is a town on the Osk. Its mill was built by Ida Brandt in 1904.")
 RIVER = Document("b", "Osk", "The Osk is a river. Oakwick and Elm lie on it. The river Osk rises near Elm.")
@@ -69,9 +66,8 @@ def test_statements_are_the_sentences_that_begin_with_the_subject() -> None:
         "Nikola Tesla was an engineer.",
         "Tesla was born in Smiljan.",
     ]
-    assert begins_with("Nikola Tesla was an engineer.", "Tesla")
-    assert not begins_with("Tesla was an engineer.", "Nikola Tesla")
-    assert not begins_with("he left it.", "Tesla")
+    assert statements("Nikola Tesla", [PERSON]) == [Statement("Nikola Tesla was an engineer.", "c")]
+    assert statements("Tesla", [Document("d", "", "he left it. He left it. It is his.")]) == []
 
 
 def test_what_a_passage_cuts_off_is_no_statement() -> None:
@@ -157,7 +153,7 @@ def test_once_keeps_every_word_and_says_nothing_twice(told: list[Statement]) -> 
 @given(st.lists(st.integers(1, 40), max_size=20), st.integers(1, 60))
 def test_packed_loses_and_repeats_nothing_and_keeps_to_the_budget(lengths: list[int], budget: int) -> None:
     told = [Statement(f"Sentence {i}.", str(n)) for i, n in enumerate(lengths)]
-    units = packed(told, lengths, budget)
+    units = packed(told, dict(zip((one.text for one in told), lengths, strict=True)).__getitem__, budget)
     assert [one for unit in units for one in unit] == told
     sizes = [[int(one.source) for one in unit] for unit in units]
     assert all(size and (sum(size) <= budget or len(size) == 1) for size in sizes)
@@ -168,12 +164,11 @@ def test_packed_loses_and_repeats_nothing_and_keeps_to_the_budget(lengths: list[
 def test_grouped_holds_every_example_once_under_the_name_first_written(found: list[tuple[str, str]]) -> None:
     found = [(f"{example}{i}", name) for i, (example, name) in enumerate(found)]
     subjects = grouped(found)
-    assert sorted(example for one in subjects for example in one.examples) == sorted(example for example, _ in found)
-    keys = [folded(one.name) for one in subjects]
-    assert keys == list(dict.fromkeys(folded(name) for _, name in found))
-    for one in subjects:
-        own = [(example, name) for example, name in found if folded(name) == folded(one.name)]
-        assert one == Subject(own[0][1], tuple(example for example, _ in own))
+    assert sorted(example for examples in subjects.values() for example in examples) == sorted(e for e, _ in found)
+    assert [folded(name) for name in subjects] == list(dict.fromkeys(folded(name) for _, name in found))
+    for name, examples in subjects.items():
+        own = [(example, other) for example, other in found if folded(other) == folded(name)]
+        assert (name, examples) == (own[0][1], [example for example, _ in own])
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=5), st.lists(TEXTS, max_size=5), st.permutations(range(5)))

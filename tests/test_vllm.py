@@ -195,7 +195,7 @@ def test_each_method_answers_on_the_engine(micro: VllmEngine, run: Callable[...,
 
     method = Method(name=name)
     tools = Tools(micro, Prompts(), "factoid", 16, 64, method, search)
-    answer: Answer = run(open_method(method).answer("Who wrote Bitter Harborhouse?", documents, tools))
+    answer: Answer = run(open_method(method)("Who wrote Bitter Harborhouse?", documents, tools))
     assert answer.text
     assert answer.calls >= {"naive": 1, "replug": 2, "selfrag": 2, "flare": 1}[name]
 
@@ -204,7 +204,8 @@ def test_each_method_answers_on_the_engine(micro: VllmEngine, run: Callable[...,
 def test_an_abstention_is_left_out_as_a_reply_begins_with_it(micro: VllmEngine, run: Callable[..., Any]) -> None:
     """The micro models' "unknown" is one token after the template, and five pieces anywhere else."""
     texts = ["Nothing is known.", "The market was busy as usual.", "Bitter Harborhouse was written by Thomas Glenhart."]
-    prompts = [Prompts().answer("factoid", "Who wrote Bitter Harborhouse?", [Document("d", "", t)]) for t in texts]
+    asked = "Who wrote Bitter Harborhouse?"
+    prompts = [Prompts().message("factoid", [Document("d", "", text)], question=asked) for text in texts]
 
     def answer(*bad_words: str) -> str:
         return str(run(micro.mixture(prompts, [0.4, 0.4, 0.2], 8, "probabilities", bad_words)).text)

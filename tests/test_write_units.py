@@ -17,8 +17,7 @@ from wbrag.llm.scripted import ScriptedLLM, read
 from wbrag.methods import Tools
 from wbrag.prompts import Prompts
 from wbrag.schema import REQUEST, WRITTEN, Document, document_rows, unit_id
-from wbrag.units.sentences import sentences
-from wbrag.units.subjects import words
+from wbrag.units.sentences import sentences, words
 from wbrag.units.write import write_units
 
 HELPFUL = Document("p1", "Town 1", "The mayor of town1 is Ada. The river of town1 is Osk.")
@@ -203,7 +202,7 @@ def test_every_sentence_of_a_verbatim_unit_stands_in_the_sources_that_it_names(
 def test_a_subject_is_extracted_document_by_document_and_rewritten_pack_by_pack() -> None:
     how = Units(scope="subject", tokens=18)
     row, llm = written(request(SAYS, question="", subject="Oakwick", examples=[]), how)
-    asked = Prompts().about("Oakwick")
+    asked = Prompts().message("about", subject="Oakwick")
     extracts, rewrites = llm.prompts[:3], llm.prompts[3:]
     assert [document.text in prompt for document, prompt in zip(SAYS, extracts, strict=True)] == [True] * 3
     assert all(asked in prompt for prompt in llm.prompts)

@@ -23,7 +23,7 @@ from wbrag.config import Backbone, Benchmark, Cluster, Encoder, Merge, TrainConf
 from wbrag.data.benchmarks import OverErrorBudget
 from wbrag.experiments.variants import other_units, trained
 from wbrag.report.trace import life
-from wbrag.retrieval.encoder import open_encoder
+from wbrag.retrieval.encoder import nearest_sentences, open_encoder
 from wbrag.run.folder import read_left_out, read_traces, read_units
 from wbrag.run.job import Job, Session
 from wbrag.run.pipeline import check_errors, train
@@ -31,7 +31,6 @@ from wbrag.run.record import RunRecord
 from wbrag.schema import LEFT, PREDICTION, UNIT, WRITTEN
 from wbrag.store.search import KnowledgeBase
 from wbrag.store.versions import latest
-from wbrag.units.evidence import nearest_sentences
 from wbrag.units.sentences import sentences
 
 TREES = ["Oak", "Elm", "Ash", "Birch", "Cedar", "Alder", "Maple", "Rowan", "Hazel", "Linden"]

@@ -1,20 +1,24 @@
-"""Algorithm 1 (paper, section 3) for one example: `algorithm_1` is the method, the rest is its bookkeeping."""
+"""What becomes of one question: Algorithm 1 (paper, section 3) for a training example, three answers for a test one.
+
+`algorithm_1` is the method; the rest is its bookkeeping, and the judge that may stand in for labels.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Hashable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 from wbrag.config import Gates
 from wbrag.distill import UnusableReply, distil, knowledge_unit
 from wbrag.gates import document_gate, reason_without_documents, utility_gate, with_documents_needed
-from wbrag.judging import Judge, labels_agree
 from wbrag.llm import LLM, FirstToken, Reply, Token
-from wbrag.methods import Answer, Method, Tools, closed_book
-from wbrag.schema import TRACE, Document, Example, document_rows
+from wbrag.llm.fit import ask
+from wbrag.methods import Answer, Search, Tools, closed_book, open_method
+from wbrag.metrics import normalise
+from wbrag.schema import PREDICTION, TRACE, Document, Example, document_rows
 
 Metric = Callable[[str, Sequence[str]], float]
 Row = dict[str, Any]
@@ -25,6 +29,10 @@ Told = TypeVar("Told", Reply, FirstToken)
 CHARACTERS_PER_TOKEN = 64
 
 
+class NoJudgement(ValueError):
+    """A reply of the judge that is neither yes nor no; the message holds it."""
+
+
 async def train_example(
     example: Example,
     documents: Sequence[Document],
@@ -32,67 +40,55 @@ async def train_example(
     gates: Gates,
     metric: Metric,
     *,
-    method: Method,
-    judge: Judge | None = None,
+    judge: bool = False,
     paper_plan: bool = False,
     closed_book_answer: str | None = None,
     distils: bool = True,
 ) -> Row:
     """One row of `schema.TRACE` for one example, whatever becomes of it: kept, gated, or failed with its error.
 
-    `documents` is D = R(q, K) in retrieval order; `metric` is M, from an answer and the golden answers to 0..1. With a
-    `judge`, its scores decide, and the labels only tell whether they would have decided the same (`judge_agrees`). An
+    `documents` is D = R(q, K) in retrieval order; `metric` is M, from an answer and the golden answers to 0..1. With
+    `judge`, `llm_judge` decides, and the labels only tell whether they would have decided the same (`judge_agrees`). An
     exception becomes a failed row that keeps what was known before it; a distiller's reply that can be no passage gates
     the example out, with what is wrong with the reply.
 
-    `calls` are the calls sent to the generator. `calls_saved` are those of the paper's plan that were not sent. The
-    plan has two answers (closed book, with documents) and, past the utility gate, one for each document and two calls
-    to distil: 2 or 2 + K + 2 calls under naive RAG; REPLUG's answer with documents is K calls. Saved are the
-    with-documents answer where the gate is decided without it (counted as one call, the least a method takes) and
-    every prompt already asked for this example.
-    `paper_plan` sends them all; the decision is the same either way. A `closed_book_answer` that another run of the
-    same generator and prompt has given is a call saved too. Without `distils` a kept example ends at step 5: its unit
-    is written later, from several examples or without the generator (`wbrag.units`).
+    `calls_saved` are calls of the paper's plan that were not sent: two answers (closed book, with documents) and, past
+    the utility gate, one for each document and two calls to distil. Saved are the with-documents answer where the gate
+    is decided without it (counted as one call, the least a method takes), every prompt already asked for this example,
+    and a `closed_book_answer` that another run has given. `paper_plan` sends them all; the decision is the same.
+    Without `distils` a kept example ends at step 5: its unit is written later (`wbrag.units`).
     """
-    row: Row = dict.fromkeys(TRACE.names) | {
-        "id": example.id,
-        "question": example.question,
-        "golden_answers": list(example.golden_answers),
-        "metadata": example.metadata,
-        "documents": document_rows(list(documents)),
-        "dropped_documents": 0,
-        "closed_book_answer": closed_book_answer,
-    }
     llm = CountedLLM(tools.llm, remember=not paper_plan)
+    tools = replace(tools, llm=llm)
+    row: Row = dict.fromkeys(TRACE.names) | _asked(example) | {"documents": document_rows(documents)}
+    row |= {"dropped_documents": 0, "closed_book_answer": closed_book_answer}
     started = time.perf_counter()
+
+    async def score(answer: Answer) -> float:
+        if judge:
+            return await llm_judge(example.question, answer.text, documents, tools)
+        return _checked(metric(answer.text, example.golden_answers), answer.text)
+
     try:
-        how = (gates, metric, method, judge, paper_plan, distils)
-        await algorithm_1(row, example, documents, replace(tools, llm=llm), *how)
+        await algorithm_1(row, example.question, documents, tools, gates, score, paper_plan, distils)
     except UnusableReply as error:  # the generator answered, but not with a passage: a decision, not a fault of the run
         row |= {"status": "gated", "reason": f"{row['reason']}; not distilled: {error}"}
     except Exception as error:  # one bad example must not take its block along
-        row |= {"status": "failed", "reason": _storable(f"{type(error).__name__}: {error}")}
+        row |= {"status": "failed", "reason": failure(error)}
     skipped = int(row["status"] == "gated" and row["s_rag"] is None)
     known = int(closed_book_answer is not None)
-    return row | {
-        "calls": llm.calls,
-        "calls_saved": llm.calls_saved + skipped + known,
-        "prompt_tokens": llm.prompt_tokens_sent,
-        "completion_tokens": llm.completion_tokens,
-        "judge_agrees": labels_agree(row, gates, metric) if judge else None,
-        "seconds": time.perf_counter() - started,
-    }
+    row |= {"calls_saved": llm.calls_saved + skipped + known, **llm.spent}
+    agrees = labels_agree(row, gates, metric) if judge else None
+    return row | {"judge_agrees": agrees, "seconds": time.perf_counter() - started}
 
 
 async def algorithm_1(
     row: Row,
-    example: Example,
+    question: str,
     documents: Sequence[Document],
     tools: Tools,
     gates: Gates,
-    metric: Metric,
-    method: Method,
-    judge: Judge | None,
+    score: Callable[[Answer], Awaitable[float]],
     paper_plan: bool,
     distils: bool,
 ) -> None:
@@ -100,12 +96,7 @@ async def algorithm_1(
 
     The golden answers are read by `score` alone: no prompt is made from them.
     """
-    question = example.question
-
-    async def score(answer: Answer) -> float:
-        if judge:
-            return await judge(question, answer.text, documents, tools)
-        return _checked(metric(answer.text, example.golden_answers), answer.text)
+    method = open_method(tools.method)
 
     # Step 1: s_nr, from parametric knowledge alone; another run may have asked already.
     known = row["closed_book_answer"]
@@ -117,7 +108,7 @@ async def algorithm_1(
     if not (paper_plan or with_documents_needed(s_nr, gates)):
         row |= {"status": "gated", "reason": reason_without_documents(s_nr, gates)}
         return
-    answer = await method.answer(question, documents, tools)
+    answer = await method(question, documents, tools)
     s_rag = await score(answer)
     row |= {"rag_answer": answer.text, "s_rag": s_rag, "retrievals": answer.retrievals}
     row |= {"dropped_documents": answer.dropped_documents}
@@ -129,7 +120,7 @@ async def algorithm_1(
         return
 
     # Step 5: document gate over s_j, the score with document j alone: nothing is searched beside it.
-    answers = await _together([method.answer(question, [one], replace(tools, search=None)) for one in documents])
+    answers = await _together([method(question, [one], replace(tools, search=None)) for one in documents])
     scores = await _together([score(answer) for answer in answers])
     kept = document_gate(s_nr, scores, gates)
     row |= {"document_answers": [answer.text for answer in answers], "document_scores": scores}
@@ -142,12 +133,92 @@ async def algorithm_1(
     sources = [documents[rank - 1] for rank in kept.kept_ranks]
     distilled = await distil(question, sources, tools.llm, tools.prompts, tools.distil_tokens)
     row |= {"evidence": distilled.evidence}
-    row["dropped_documents"] += len(sources) - distilled.documents_read
+    row["dropped_documents"] += len(sources) - len(distilled.sources)
 
     # Step 7: write back; the index stage adds every kept unit to K_wb.
-    unit = knowledge_unit([example.id], distilled, sources, tools.llm)
-    row |= {"unit_id": unit.id, "unit_title": unit.title, "unit_text": unit.text}
-    row |= {"source_tokens": unit.source_tokens, "unit_tokens": unit.unit_tokens}
+    unit = knowledge_unit([row["id"]], distilled, tools.llm)
+    row |= {"unit_id": unit["id"], "unit_title": unit["title"], "unit_text": unit["text"]}
+    row |= {"source_tokens": unit["source_tokens"], "unit_tokens": unit["unit_tokens"]}
+
+
+async def answer_question(
+    example: Example,
+    base: Sequence[Document],
+    writeback: Sequence[Document],
+    tools: Tools,
+    merged_search: Search | None = None,
+    known: Mapping[str, Any] | None = None,
+) -> tuple[Row, int]:
+    """One row of `schema.PREDICTION`, whatever becomes of it, and the calls that were not repeated.
+
+    `base` is R(q, K), `writeback` the merged Top-K(R(q, K) u R(q, K_wb)) (paper, section 3.1); where they are equal
+    the one reply serves both. A method that searches while it answers has `tools.search` for the base answer, and
+    `merged_search`, over both stores, for the other. Context tokens are those of the documents that fitted. What an
+    earlier run of the same settings answered (`known`, columns of `schema.KNOWN`) is not asked again, nor is an answer
+    over write-back where the documents are those of a known base answer. An exception becomes the row's error.
+    """
+    llm, method = CountedLLM(tools.llm, remember=True), open_method(tools.method)
+    tools = replace(tools, llm=llm)
+    row: Row = dict.fromkeys(PREDICTION.names) | _asked(example)
+    row |= {"documents_base": document_rows(base), "documents_writeback": document_rows(writeback)}
+    answers = {column: value for column, value in (known or {}).items() if value is not None}
+    saved = sum(column in answers for column in ("answer_closed_book", "answer_base"))
+
+    async def alone() -> Row:
+        return {"answer_closed_book": (await closed_book(example.question, tools)).text}
+
+    async def over(side: str, documents: Sequence[Document], search: Search | None) -> Row:
+        answer = await method(example.question, documents, replace(tools, search=search))
+        read = documents[: len(documents) - answer.dropped_documents]
+        context = llm.count_tokens(tools.prompts.documents(read))
+        told = {"answer": answer.text, "context_tokens": context, "retrievals": answer.retrievals}
+        return {f"{column}_{side}": value for column, value in told.items()}
+
+    asked = [] if "answer_closed_book" in answers else [alone()]
+    if "answer_base" not in answers:
+        asked.append(over("base", base, tools.search))
+    if "answer_base" in answers and merged_search is None and list(base) == list(writeback):
+        same = ("answer", "context_tokens", "retrievals")
+        answers |= {f"{column}_writeback": answers.get(f"{column}_base") for column in same}
+    else:
+        asked.insert(0, over("writeback", writeback, merged_search))
+    try:
+        for found in await asyncio.gather(*asked):
+            answers |= found
+        row |= answers
+    except Exception as error:  # one bad question must not take its block along
+        row["error"] = failure(error)
+    return row | llm.spent, llm.calls_saved + saved
+
+
+async def llm_judge(question: str, answer: str, documents: Sequence[Document], tools: Tools) -> float:
+    """A judge in place of labels, who sees none: 1.0 where the generator says yes, the documents bear the answer out;
+    0.0 where it says no, or there are none. Raises NoJudgement, and PromptTooLong where not one document fits.
+    """
+    if not documents:
+        return 0.0
+    told = {"question": question, "answer": answer}
+    reply, _ = await ask(tools.llm, tools.prompts, "judge", tools.answer_tokens, documents, **told)
+    first = normalise(reply.text).split()[:1]
+    if first not in (["yes"], ["no"]):
+        raise NoJudgement(f"the judge said {reply.text[:60]!r}, neither yes nor no")
+    return float(first == ["yes"])
+
+
+def labels_agree(row: Mapping[str, Any], gates: Gates, metric: Metric) -> bool | None:
+    """Whether the utility gate decides by the labels as it did by the judge, from a row of `schema.TRACE`.
+
+    None for a failed row, for one without golden answers, and where the judge's s_nr spared a call that the labels'
+    decision would have needed.
+    """
+    golden = row["golden_answers"]
+    if not golden or row["status"] == "failed":
+        return None
+    s_nr = metric(row["closed_book_answer"], golden)
+    if row["s_rag"] is None:
+        return None if with_documents_needed(s_nr, gates) else True
+    by_labels = utility_gate(s_nr, metric(row["rag_answer"], golden), gates)
+    return by_labels.passed == utility_gate(row["s_nr"], row["s_rag"], gates).passed
 
 
 class CountedLLM:
@@ -156,8 +227,15 @@ class CountedLLM:
     def __init__(self, llm: LLM, remember: bool) -> None:
         self.llm, self.remember = llm, remember
         self.max_model_len = llm.max_model_len
+        self.count_tokens, self.prompt_tokens = llm.count_tokens, llm.prompt_tokens
         self.calls = self.ended = self.calls_saved = self.prompt_tokens_sent = self.completion_tokens = 0
         self._asked: dict[Hashable, asyncio.Task[Any]] = {}
+
+    @property
+    def spent(self) -> Row:
+        """Calls sent and tokens, as columns of a row."""
+        tokens = {"prompt_tokens": self.prompt_tokens_sent, "completion_tokens": self.completion_tokens}
+        return {"calls": self.calls, **tokens}
 
     async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
         """The generator's reply; for a prompt already asked, or being asked, the reply to that."""
@@ -183,28 +261,20 @@ class CountedLLM:
         key = ("first_token", content, tuple(candidates), prefix)
         return await self._once(key, 1, lambda: self.llm.first_token(content, candidates, prefix=prefix))
 
-    def count_tokens(self, text: str) -> int:
-        """As the generator's."""
-        return self.llm.count_tokens(text)
-
-    def prompt_tokens(self, content: str) -> int:
-        """As the generator's."""
-        return self.llm.prompt_tokens(content)
-
-    async def _once(self, key: Hashable, calls: int, ask: Callable[[], Coroutine[Any, Any, Told]]) -> Told:
+    async def _once(self, key: Hashable, calls: int, call: Callable[[], Coroutine[Any, Any, Told]]) -> Told:
         if not self.remember:
-            return await self._send(calls, ask)
+            return await self._send(calls, call)
         if key in self._asked:
             self.calls_saved += calls
         else:
-            self._asked[key] = asyncio.ensure_future(self._send(calls, ask))
+            self._asked[key] = asyncio.ensure_future(self._send(calls, call))
         told: Told = await self._asked[key]
         return told
 
-    async def _send(self, calls: int, ask: Callable[[], Coroutine[Any, Any, Told]]) -> Told:
+    async def _send(self, calls: int, call: Callable[[], Coroutine[Any, Any, Told]]) -> Told:
         self.calls += calls
         try:
-            told = await ask()
+            told = await call()
         finally:
             self.ended += calls
         self.prompt_tokens_sent += told.prompt_tokens
@@ -212,12 +282,20 @@ class CountedLLM:
         return told
 
 
-async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+def failure(error: Exception) -> str:
+    """What a row says of an error."""
+    return _storable(f"{type(error).__name__}: {error}")
+
+
+def _asked(example: Example) -> Row:
+    return asdict(example) | {"golden_answers": list(example.golden_answers)}
+
+
+async def _together(work: Sequence[Awaitable[T]]) -> list[T]:
     """All results at once, in order; waits for all before the first error is raised, so that every call is counted."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for error in (result for result in results if isinstance(result, BaseException)):
-        raise error
-    return [result for result in results if not isinstance(result, BaseException)]
+    tasks = [asyncio.ensure_future(one) for one in work]
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return [task.result() for task in tasks]
 
 
 def _checked(value: float, answer: str) -> float:

@@ -1,7 +1,6 @@
 """Typed configuration: the schema that every file of `conf/` is checked against.
 
-The classes hold data only; `match` statements in the modules that own a choice pick the code. Hydra validates
-types and unknown keys against these classes; `run.inputs.check_settings` says what types cannot.
+The classes hold data only: the modules that own a choice check it and pick the code.
 """
 
 from __future__ import annotations

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from wbrag.llm import LLM, Reply
-from wbrag.llm.fit import fit_documents, require_fit
+from wbrag.llm.fit import ask
 from wbrag.prompts import Prompts
-from wbrag.schema import Document, KnowledgeUnit, unit_id
+from wbrag.schema import Document, unit_id
 
 #: A reply may be GROWTH times as long as what it was made from, or SHORT characters (a mean unit of the paper).
 GROWTH, SHORT = 3, 400
@@ -27,11 +28,10 @@ _PREAMBLE = re.compile(r"^(?:sure|certainly|of course|okay|here)\b.*:$", re.IGNO
 _HEADING = re.compile(r"^#{1,6}\s+")
 _LABEL = re.compile(r"^(?:title|passage|text)\s*:\s*\**\s*", re.IGNORECASE)
 _REFUSAL = re.compile(
-    r"^\W*(?:i(?:'m| am) (?:sorry|unable|not able)\b|sorry[,.]|as an ai\b|(?:none|n/a|unknown|nothing)\W*$"
+    r"(?i)^\W*(?:i(?:'m| am) (?:sorry|unable|not able)\b|sorry[,.]|as an ai\b|(?:none|n/a|unknown|nothing)\W*$"
     r"|i (?:cannot|can't|can not|could not|couldn't|won't) (?:help|assist|answer|find|extract|provide|rewrite)\b"
     r"|(?:there (?:is|are|was|were) )?no (?:\w+ ){0,2}(?:evidence|sentences?|information)(?:\W*$| (?:is|are|was|in)\b)"
     r"|(?:none of )?(?:the |these |this )?(?:\w+ )?(?:documents?|passages?|evidence) (?:do|does|did)(?: not|n't)\b)",
-    re.IGNORECASE,
 )
 _NOT_PROSE = re.compile(r"^(?:```|[{<]|\[\s*[\"'{\[])")
 _BROKEN = re.compile("[\x00\ufffd\ud800-\udfff]")
@@ -44,12 +44,12 @@ class UnusableReply(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Distilled:
-    """What F made: a title (may be empty), a passage, the evidence lines behind it, and how many of D* it read."""
+    """What F made: a title (may be empty), a passage, the evidence lines behind it, and those of D* that it read."""
 
     title: str
     text: str
     evidence: str
-    documents_read: int
+    sources: Sequence[Document]
 
 
 async def distil(
@@ -57,17 +57,15 @@ async def distil(
 ) -> Distilled:
     """F(q, D*): two calls of at most `max_tokens` each. `documents` is D*, in retrieval order.
 
-    Documents that do not fit the extraction prompt are dropped from the tail (`documents_read` tells). Raises
-    UnusableReply for a reply of either step that cannot be used, PromptTooLong where nothing fits.
+    Documents that do not fit the extraction prompt are dropped from the tail and are no sources. Raises UnusableReply
+    for a reply of either step that cannot be used, PromptTooLong where nothing fits.
     """
-    prompt, read = fit_documents(documents, lambda some: prompts.extract(question, some), llm, max_tokens)
-    reply = await llm.chat(prompt, max_tokens)
+    reply, read = await ask(llm, prompts, "extract", max_tokens, documents, question=question)
     sources = "\n".join(document.contents for document in documents[:read])
     evidence = "\n".join(evidence_lines(_whole(reply, max_tokens)))
     require_usable("extract", reply.text, evidence, sources)
-
     title, text = await rewritten(question, evidence, f"{sources}\n{evidence}", llm, prompts, max_tokens)
-    return Distilled(title, text, evidence, read)
+    return Distilled(title, text, evidence, documents[:read])
 
 
 async def rewritten(
@@ -77,30 +75,26 @@ async def rewritten(
 
     Errors as `distil` has them; `sources` is what the passage has to be akin to.
     """
-    reply = await llm.chat(require_fit(prompts.rewrite(question, evidence), llm, max_tokens), max_tokens)
+    reply, _ = await ask(llm, prompts, "rewrite", max_tokens, question=question, evidence=evidence)
     title, text = title_and_text(_whole(reply, max_tokens))
     require_usable("rewrite", reply.text, text, sources, longest=len(evidence))
     return title, text
 
 
-def knowledge_unit(
-    example_ids: Sequence[str], distilled: Distilled, documents: Sequence[Document], llm: LLM
-) -> KnowledgeUnit:
-    """The unit with its provenance: `documents` is D*, of which the distiller read the first `documents_read`.
+def knowledge_unit(example_ids: Sequence[str], distilled: Distilled, llm: LLM) -> dict[str, Any]:
+    """The unit with its provenance, a row of `schema.UNIT`.
 
     `source_tokens` and `unit_tokens` are the generator's tokens of the contents (title and text) of sources and unit.
     """
-    sources = documents[: distilled.documents_read]
-    source_ids = tuple(document.id for document in sources)
-    return KnowledgeUnit(
-        id=unit_id(distilled.title, distilled.text, source_ids),
-        title=distilled.title,
-        text=distilled.text,
-        example_ids=tuple(example_ids),
-        source_ids=source_ids,
-        source_tokens=sum(llm.count_tokens(document.contents) for document in sources),
-        unit_tokens=llm.count_tokens(f"{distilled.title}\n{distilled.text}"),
-    )
+    source_ids = [document.id for document in distilled.sources]
+    return {
+        "id": unit_id(distilled.title, distilled.text, source_ids),
+        **{"title": distilled.title, "text": distilled.text},
+        **{"example_ids": list(example_ids), "source_ids": source_ids},
+        "source_tokens": sum(llm.count_tokens(document.contents) for document in distilled.sources),
+        "unit_tokens": llm.count_tokens(f"{distilled.title}\n{distilled.text}"),
+        **{"subject": "", "form": "distilled", "doubt": ""},
+    }
 
 
 def evidence_lines(reply: str) -> list[str]:
@@ -111,8 +105,7 @@ def evidence_lines(reply: str) -> list[str]:
     lines = [line.strip() for line in reply.splitlines() if line.strip()]
     if lines and _PREAMBLE.match(lines[0]):
         lines = lines[1:]
-    bare = (_unmarked(line, place) for place, line in enumerate(lines, 1))
-    return list(dict.fromkeys(line for line in bare if line))
+    return list(dict.fromkeys(bare for place, line in enumerate(lines, 1) if (bare := _unmarked(line, place))))
 
 
 def title_and_text(reply: str) -> tuple[str, str]:
@@ -121,9 +114,7 @@ def title_and_text(reply: str) -> tuple[str, str]:
     lines = [bare for line in lines if (bare := _LABEL.sub("", line))]
     if lines and _PREAMBLE.match(lines[0]):
         lines = lines[1:]
-    if len(lines) < 2:
-        return "", "".join(lines)
-    return lines[0], " ".join(lines[1:])
+    return (lines[0], " ".join(lines[1:])) if len(lines) > 1 else ("", "".join(lines))
 
 
 def require_usable(step: str, reply: str, parsed: str, source: str, longest: int = 0) -> None:
@@ -149,7 +140,8 @@ def _fault(reply: str, parsed: str, source: str, limit: int) -> str:
         return "repetition: it says the same again and again"
     if not re.search(r"\w", parsed):
         return "empty: no whole sentence"
-    if (shared := _kinship(parsed, source)) < KINSHIP:
+    own = _trigrams(parsed)
+    if (shared := len(own & _trigrams(source)) / len(own)) < KINSHIP:
         return f"unrelated: shares {shared:.2f} of its trigrams with its source, less than {KINSHIP}"
     return ""
 
@@ -157,11 +149,6 @@ def _fault(reply: str, parsed: str, source: str, limit: int) -> str:
 def _loops(text: str) -> bool:
     pieces = [text[i : i + PIECE] for i in range(len(text) - PIECE + 1)]
     return len(pieces) >= PIECE and len(set(pieces)) * REPEATS < len(pieces)
-
-
-def _kinship(text: str, source: str) -> float:
-    own, theirs = _trigrams(text), _trigrams(source)
-    return len(own & theirs) / len(own) if own else 0.0
 
 
 def _trigrams(text: str) -> set[str]:

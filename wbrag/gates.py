@@ -13,19 +13,16 @@ class Decision:
     """The utility gate's verdict on one example: `delta` is s_rag - s_nr; `reason` says which rule decided."""
 
     passed: bool
-    s_nr: float
-    s_rag: float
     delta: float
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentDecision:
-    """The document gate's verdict: `kept_ranks` are 1-based and ascending, `gains[j]` is s_(j+1) - s_nr."""
+    """The document gate's verdict: `kept_ranks` are 1-based and ascending."""
 
     kept_ranks: tuple[int, ...]
     fallback: bool
-    gains: tuple[float, ...]
     reason: str
 
 
@@ -36,14 +33,11 @@ def utility_gate(s_nr: float, s_rag: float, gates: Gates) -> Decision:
     drops what the model knows already or what retrieval does not help, the second an answer that is still wrong.
     """
     delta = s_rag - s_nr
-    scores = f"(s_nr {s_nr:.2f}, s_rag {s_rag:.2f})"
     useful = f"delta {_compared(delta, 'tau_delta', gates.tau_delta)}"
     right = f"s_rag {_compared(s_rag, 'tau_s', gates.tau_s)}"
-    if not delta > gates.tau_delta:
-        return Decision(False, s_nr, s_rag, delta, f"gated: {useful} {scores}")
-    if not s_rag > gates.tau_s:
-        return Decision(False, s_nr, s_rag, delta, f"gated: {right} {scores}")
-    return Decision(True, s_nr, s_rag, delta, f"passed: {useful} and {right} {scores}")
+    failed = useful if not delta > gates.tau_delta else right if not s_rag > gates.tau_s else ""
+    told = f"gated: {failed}" if failed else f"passed: {useful} and {right}"
+    return Decision(not failed, delta, f"{told} (s_nr {s_nr:.2f}, s_rag {s_rag:.2f})")
 
 
 def document_gate(s_nr: float, scores: Sequence[float], gates: Gates) -> DocumentDecision:
@@ -52,15 +46,15 @@ def document_gate(s_nr: float, scores: Sequence[float], gates: Gates) -> Documen
     `scores[j - 1]` is s_j, the score with the document of retrieval rank j alone. Where none passes, the top `n_min` by
     retrieval rank are taken (fewer where fewer were retrieved) and `fallback` is set.
     """
-    gains = tuple(s_j - s_nr for s_j in scores)
+    gains = [s_j - s_nr for s_j in scores]
     kept = tuple(rank for rank, gain in enumerate(gains, 1) if gain > gates.tau_doc)
     told = f"tau_doc {gates.tau_doc!r} (gains {', '.join(_short(g, gates.tau_doc) for g in gains)})"
     if kept:
         ranks = ", ".join(map(str, kept))
-        return DocumentDecision(kept, False, gains, f"documents {ranks} of {len(gains)} gain more than {told}")
+        return DocumentDecision(kept, False, f"documents {ranks} of {len(gains)} gain more than {told}")
     top = tuple(range(1, min(gates.n_min, len(gains)) + 1))
-    reason = f"fallback to the top {len(top)} of {len(gains)}: no document gains more than {told}"
-    return DocumentDecision(top, True, gains, reason)
+    told = f"fallback to the top {len(top)} of {len(gains)}: no document gains more than {told}"
+    return DocumentDecision(top, True, told)
 
 
 def with_documents_needed(s_nr: float, gates: Gates) -> bool:

@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 
 Labels = Mapping[str, Sequence[str]]
 
-METRICS = ("em", "acc", "f1", "precision", "recall", "label")
-
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 #: Answers that share no words with any other: against them only equality counts.
@@ -29,28 +27,28 @@ def normalise(text: str) -> str:
 
 def em(prediction: str, golden_answers: Sequence[str]) -> float:
     """1.0 if the normalised prediction equals any normalised golden answer, else 0.0 (also without golden answers)."""
-    return float(normalise(prediction) in _normalised(golden_answers))
+    return float(normalise(prediction) in map(normalise, _checked(golden_answers)))
 
 
 def acc(prediction: str, golden_answers: Sequence[str]) -> float:
     """1.0 if any normalised golden answer is a substring of the normalised prediction, else 0.0 ("sub-EM")."""
     text = normalise(prediction)
-    return float(any(golden in text for golden in _normalised(golden_answers)))
+    return float(any(normalise(golden) in text for golden in _checked(golden_answers)))
 
 
 def f1(prediction: str, golden_answers: Sequence[str]) -> float:
     """The best F1 of the words shared with one golden answer, 0..1."""
-    return _best(prediction, golden_answers)[0]
+    return _best(0, prediction, golden_answers)
 
 
 def precision(prediction: str, golden_answers: Sequence[str]) -> float:
     """The best share of the prediction's words that one golden answer holds, 0..1."""
-    return _best(prediction, golden_answers)[1]
+    return _best(1, prediction, golden_answers)
 
 
 def recall(prediction: str, golden_answers: Sequence[str]) -> float:
     """The best share of one golden answer's words that the prediction holds, 0..1."""
-    return _best(prediction, golden_answers)[2]
+    return _best(2, prediction, golden_answers)
 
 
 def spellings(labels: Labels) -> dict[str, str]:
@@ -86,12 +84,8 @@ def predicted_label(prediction: str, labels: Labels) -> str | None:
     table = spellings(labels)
     longest = max((len(spelling.split()) for spelling in table), default=0)
     words = normalise(prediction).split()
-    for start in range(len(words)):
-        for length in range(longest, 0, -1):
-            label = table.get(" ".join(words[start : start + length]))
-            if label is not None:
-                return label
-    return None
+    said = (" ".join(words[i : i + length]) for i in range(len(words)) for length in range(longest, 0, -1))
+    return next((table[spelling] for spelling in said if spelling in table), None)
 
 
 def label_accuracy(prediction: str, golden_answers: Sequence[str], labels: Labels) -> float:
@@ -104,23 +98,17 @@ def label_accuracy(prediction: str, golden_answers: Sequence[str], labels: Label
     return float(predicted_label(prediction, labels) in golden)
 
 
+_OF_TEXT = {"em": em, "acc": acc, "f1": f1, "precision": precision, "recall": recall}
+METRICS = (*_OF_TEXT, "label")
+
+
 def score(metric: str, prediction: str, golden_answers: Sequence[str], labels: Labels) -> float:
     """M(prediction, golden answers) in 0..1 by the metric's name, one of `METRICS`; only `label` reads `labels`."""
-    match metric:
-        case "em":
-            return em(prediction, golden_answers)
-        case "acc":
-            return acc(prediction, golden_answers)
-        case "f1":
-            return f1(prediction, golden_answers)
-        case "precision":
-            return precision(prediction, golden_answers)
-        case "recall":
-            return recall(prediction, golden_answers)
-        case "label":
-            return label_accuracy(prediction, golden_answers, labels)
-        case _:
-            raise ValueError(f"unknown metric {metric!r}; known are {', '.join(METRICS)}")
+    if metric not in METRICS:
+        raise ValueError(f"unknown metric {metric!r}; known are {', '.join(METRICS)}")
+    if metric == "label":
+        return label_accuracy(prediction, golden_answers, labels)
+    return _OF_TEXT[metric](prediction, golden_answers)
 
 
 def _checked(golden_answers: Sequence[str]) -> Sequence[str]:
@@ -130,24 +118,17 @@ def _checked(golden_answers: Sequence[str]) -> Sequence[str]:
     return golden_answers
 
 
-def _normalised(golden_answers: Sequence[str]) -> list[str]:
-    return [normalise(answer) for answer in _checked(golden_answers)]
-
-
-def _best(prediction: str, golden_answers: Sequence[str]) -> tuple[float, float, float]:
+def _best(part: int, prediction: str, golden_answers: Sequence[str]) -> float:
     # FlashRAG takes each maximum on its own: the three may come from different golden answers.
     text = normalise(prediction)
-    overlaps = [(0.0, 0.0, 0.0), *(_overlap(text, golden) for golden in _normalised(golden_answers))]
-    return max(o[0] for o in overlaps), max(o[1] for o in overlaps), max(o[2] for o in overlaps)
+    return max((_overlap(text, normalise(golden))[part] for golden in _checked(golden_answers)), default=0.0)
 
 
 def _overlap(prediction: str, golden: str) -> tuple[float, float, float]:
     # F1, precision and recall of two normalised texts as bags of words.
-    if prediction != golden and not _CLOSED.isdisjoint((prediction, golden)):
-        return 0.0, 0.0, 0.0
     words, wanted = prediction.split(), golden.split()
     shared = (Counter(words) & Counter(wanted)).total()
-    if shared == 0:
+    if shared == 0 or (prediction != golden and not _CLOSED.isdisjoint((prediction, golden))):
         return 0.0, 0.0, 0.0
     p, r = shared / len(words), shared / len(wanted)
     return 2 * p * r / (p + r), p, r

@@ -62,7 +62,7 @@ TASKS = ("factoid", "yes_no", "claim", "slot", "multi_hop")
 
 
 class Prompts:
-    """The templates of a run, filled. Every method returns the text of one user message."""
+    """The templates of a run. KeyError for an override of no template."""
 
     def __init__(self, overrides: Mapping[str, str] | None = None) -> None:
         unknown = set(overrides or {}) - set(TEMPLATES)
@@ -71,61 +71,17 @@ class Prompts:
             raise KeyError(f"{told}; known are {', '.join(TEMPLATES)}")
         self.templates = TEMPLATES | dict(overrides or {})
 
+    def message(self, key: str, documents: Sequence[Document] | None = None, **values: str) -> str:
+        """The text of one user message: the template `key` filled with `values`, behind the documents, if any."""
+        request = self.templates[key].format(**values)
+        if documents is None:
+            return request
+        return self.templates["documents"].format(documents=self.documents(documents), request=request)
+
     def documents(self, documents: Sequence[Document]) -> str:
         """The documents in retrieval order, one per line, numbered from 1."""
         line = self.templates["document"]
         return "\n".join(line.format(rank=i, title=d.title, text=d.text) for i, d in enumerate(documents, 1))
-
-    def closed_book(self, task: str, question: str) -> str:
-        """The question alone, to be answered from parametric knowledge."""
-        return self.templates[f"closed_book_{task}"].format(question=question)
-
-    def answer(self, task: str, question: str, documents: Sequence[Document]) -> str:
-        """Documents, then the task's instruction and the question."""
-        return self._with(documents, self.request(task, question))
-
-    def request(self, task: str, question: str) -> str:
-        """The task's instruction and the question, for a model that gets its documents in another way."""
-        return self.templates[task].format(question=question)
-
-    def extract(self, question: str, documents: Sequence[Document]) -> str:
-        """Distillation, step 1: which sentences are evidence."""
-        return self._with(documents, self.templates["extract"].format(question=question))
-
-    def rewrite(self, question: str, evidence: str) -> str:
-        """Distillation, step 2: the evidence as one passage."""
-        return self.templates["rewrite"].format(question=question, evidence=evidence)
-
-    def unaided(self, question: str) -> str:
-        """A passage without documents: the placebo of a unit that the model writes from its own knowledge."""
-        return self.templates["unaided"].format(question=question)
-
-    def relevance(self, question: str, documents: Sequence[Document]) -> str:
-        """A critique: do these documents help?"""
-        return self._with(documents, self.templates["relevance"].format(question=question))
-
-    def support(self, question: str, answer: str, documents: Sequence[Document]) -> str:
-        """A critique: do these documents support the answer?"""
-        return self._with(documents, self.templates["support"].format(question=question, answer=answer))
-
-    def retrieve(self, question: str) -> str:
-        """A critique: are documents needed at all?"""
-        return self.templates["retrieve"].format(question=question)
-
-    def about(self, subject: str) -> str:
-        """A question whose evidence is all that is said of a subject."""
-        return self.templates["about"].format(subject=subject)
-
-    def ask(self, question: str, answer: str, phrase: str) -> str:
-        """A question about a phrase of the answer, to be searched with."""
-        return self.templates["ask"].format(question=question, answer=answer, phrase=phrase)
-
-    def judge(self, question: str, answer: str, documents: Sequence[Document]) -> str:
-        """A judgement in place of golden answers, which it is not shown: do the documents bear the answer out?"""
-        return self._with(documents, self.templates["judge"].format(question=question, answer=answer))
-
-    def _with(self, documents: Sequence[Document], request: str) -> str:
-        return self.templates["documents"].format(documents=self.documents(documents), request=request)
 
 
 def prompts_of(cfg: TrainConfig) -> Prompts:

@@ -38,8 +38,7 @@ from wbrag.experiments.grid import (
 from wbrag.experiments.paper import called
 from wbrag.experiments.placebos import PLACEBOS
 from wbrag.experiments.unit_variants import unit_blocks, with_interval
-from wbrag.methods.needs import READ as METHODS
-from wbrag.methods.needs import settings_read
+from wbrag.methods import SETTINGS, settings_read
 from wbrag.report.evaluation import METRIC_NAMES, SIDES
 from wbrag.report.overlap import EXPOSURES, OVERLAPS, RULE, without_overlap
 from wbrag.report.page import (
@@ -233,7 +232,7 @@ def other_ways(grid: Record) -> list[str]:
     ways = [record for record in grid.get("units", ()) if record["way"] != "own"]
     return [
         f"The same kept examples' units made and merged as {one['way']!r}, in {one['runs']} of the settings: "
-        f"{with_interval(one['unseen'])} points without overlap, {with_interval(one['all'])} over all test questions (over topics)."
+        f"{with_interval(one['unseen'])} points without overlap, {with_interval(one['all'])} over all test questions."
         for one in ways
     ]
 
@@ -572,7 +571,7 @@ def _method_table(runs: Sequence[Point]) -> Table:
     for config in (point.config for point in runs):
         gates = ", ".join(f"{key} {value}" for key, value in config["gates"].items())
         rows[config["method"]["name"], settings_read(config["method"]) or "none", f"{gates}, K {config['k']}"] += 1
-    order = sorted(rows, key=lambda row: ((*METHODS, row[0]).index(row[0]), row))
+    order = sorted(rows, key=lambda row: ((*SETTINGS, row[0]).index(row[0]), row))
     told = tuple((called(method), how, gates, f"{rows[method, how, gates]}") for method, how, gates in order)
     return Table(("method", "settings", "gates", "runs"), told, numbers=False)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from wbrag.llm import LLM
+from wbrag.llm import LLM, Reply
+from wbrag.prompts import Prompts
 from wbrag.schema import Document
 
 #: The prompt of these documents.
@@ -43,6 +44,19 @@ def each_that_fits(
     if not fitting:
         raise _nothing_fits(documents, render, llm, max_tokens)
     return fitting
+
+
+async def ask(
+    llm: LLM, prompts: Prompts, key: str, max_tokens: int, documents: Sequence[Document] | None = None, **values: str
+) -> tuple[Reply, int]:
+    """The reply to a template, filled as `Prompts.message` does, and how many of the documents fitted its prompt.
+
+    Errors as `require_fit` has them, with documents as `fit_documents`.
+    """
+    if documents is None:
+        return await llm.chat(require_fit(prompts.message(key, None, **values), llm, max_tokens), max_tokens), 0
+    prompt, read = fit_documents(documents, lambda some: prompts.message(key, some, **values), llm, max_tokens)
+    return await llm.chat(prompt, max_tokens), read
 
 
 def _fits(prompt: str, llm: LLM, max_tokens: int) -> bool:

@@ -5,15 +5,27 @@ The same method scores, gates and is evaluated (paper, section 3.2).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
 from wbrag import config
 from wbrag.llm import LLM, FirstToken, Reply
-from wbrag.llm.fit import require_fit
+from wbrag.llm.engine import missing_tokens
+from wbrag.llm.fit import ask
 from wbrag.prompts import Prompts
 from wbrag.schema import Document
+
+#: The settings that each method reads.
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "naive": (),
+    "replug": ("temperature", "pooling", "bad_words"),
+    "selfrag": ("mode", "threshold", "w_relevance", "w_support", "w_utility"),
+    "flare": ("theta", "beta", "query"),
+}
+#: What some of them may be; others are probabilities.
+KNOWN = {"pooling": ("probabilities", "logits"), "mode": ("prompted", "tokens"), "query": ("masked", "generated")}
+PROBABILITIES = ("threshold", "theta", "beta")
 
 #: Finds the k nearest documents of a query while an answer is being made.
 Search = Callable[[str, int], Awaitable[list[Document]]]
@@ -51,30 +63,72 @@ class Answer:
     retrievals: int = 0
 
 
-class Method(Protocol):
-    """A RAG method. A module with this function is one."""
-
-    async def answer(self, question: str, documents: Sequence[Document], tools: Tools) -> Answer:
-        """The answer to `question` given `documents` in retrieval order; without documents, the closed-book answer."""
-        ...
+#: The answer to a question given documents in retrieval order; without documents, the closed-book answer.
+Method = Callable[[str, Sequence[Document], Tools], Awaitable[Answer]]
 
 
 def open_method(method: config.Method) -> Method:
-    """The method that `method.name` names; ConfigError for an unknown name and for settings that it cannot have."""
+    """The method that `method.name` names; ConfigError for an unknown name."""
     from wbrag.methods import flare, naive, replug, selfrag
 
     match method.name:
         case "naive":
-            return naive
+            return naive.answer
         case "replug":
-            replug.check(method)
-            return replug
+            return replug.answer
         case "selfrag":
-            return selfrag
+            return selfrag.answer
         case "flare":
-            return flare
-        case unknown:
-            raise config.ConfigError(f"method.name={unknown!r}: not a method; known are naive, replug, selfrag, flare")
+            return flare.answer
+    raise config.ConfigError(f"method.name={method.name!r}: not a method; known are {', '.join(SETTINGS)}")
+
+
+def check_method(method: config.Method, backbone: config.Backbone) -> None:
+    """ConfigError, with what is missing and why it is needed, where this method cannot run on this generator.
+
+    A checkpoint's tokenizer is looked into for Self-RAG's tokens, and an endpoint is asked for one token.
+    """
+    for key in SETTINGS[method.name]:
+        value = getattr(method, key)
+        if key in KNOWN and value not in KNOWN[key]:
+            raise config.ConfigError(f"method.{key}={value!r} is unknown; known are {', '.join(KNOWN[key])}")
+        if key in PROBABILITIES and not 0.0 <= value <= 1.0:
+            raise config.ConfigError(f"method.{key}={value}: a probability, 0 to 1, is needed")
+        if key == "temperature" and not 0 < value < float("inf"):
+            raise config.ConfigError(f"method.temperature={value}: a number above 0 is needed")
+    if backbone.kind == "openai":
+        _check_endpoint(method, backbone)
+    if method.name == "selfrag" and method.mode == "tokens":
+        from wbrag.methods.selfrag import REFLECTION
+
+        missing = missing_tokens(backbone, REFLECTION) if backbone.kind == "vllm" else REFLECTION
+        if missing:
+            told = f"method.mode=tokens, but the tokenizer of backbone.model={backbone.model!r} lacks {missing[0]!r}"
+            raise config.ConfigError(
+                f"{told} ({len(missing)} of {len(REFLECTION)}); mode=prompted works with any model"
+            )
+
+
+def _check_endpoint(method: config.Method, backbone: config.Backbone) -> None:
+    if method.name in ("replug", "selfrag"):
+        raise config.ConfigError(
+            f"method.name={method.name} works with whole distributions of the next token, but an OpenAI-compatible "
+            "endpoint (backbone.kind=openai) tells only of the few most probable tokens; use backbone.kind=vllm"
+        )
+    needed = {"token_logprobs": "reads the probability of every token", "continues": "goes on after its own sentences"}
+    for key, why in needed.items() if method.name == "flare" else ():
+        if not getattr(backbone, key):
+            raise config.ConfigError(
+                f"method.name=flare {why}, but backbone.{key}=false says the endpoint cannot do that"
+            )
+    from wbrag.llm.openai import check_endpoint
+
+    check_endpoint(backbone)
+
+
+def settings_read(method: Mapping[str, Any]) -> str:
+    """The settings that decide what a method does, as a report says them; "" where it has none."""
+    return ", ".join(f"{key} {method[key]}" for key in SETTINGS.get(method["name"], ()) if key in method)
 
 
 def searches(method: config.Method) -> bool:
@@ -95,8 +149,8 @@ async def closed_book(question: str, tools: Tools) -> Answer:
 
     Raises PromptTooLong where the question alone is too long for the model.
     """
-    from wbrag.methods.reflection import spoken
+    from wbrag.methods.selfrag import spoken
 
-    prompt = require_fit(tools.prompts.closed_book(tools.task, question), tools.llm, tools.answer_tokens)
-    reply = await tools.llm.chat(prompt, tools.answer_tokens)
+    key = f"closed_book_{tools.task}"
+    reply, _ = await ask(tools.llm, tools.prompts, key, tools.answer_tokens, question=question)
     return answered(spoken(reply.text) if tools.method.mode == "tokens" else reply.text, [reply])

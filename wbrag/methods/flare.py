@@ -16,11 +16,11 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, zip_longest
 
 from wbrag.llm import Reply, Token
 from wbrag.llm.fit import fit_documents, require_fit
-from wbrag.methods import Answer, Search, Tools, answered, closed_book
+from wbrag.methods import Answer, Tools, answered, closed_book
 from wbrag.schema import Document
 
 #: The longest generated question.
@@ -52,9 +52,10 @@ async def answer(question: str, documents: Sequence[Document], tools: Tools) -> 
         asked.append(draft)
         dropped = dropped if said or retrievals else len(documents) - read
         words = words_of(first_sentence(draft.tokens))
-        if tools.search and doubtful(words, tools.method.theta):
+        if tools.search and any(word.probability < tools.method.theta for word in words):
             queries, more = await _queries(question, said, words, tools)
-            at_hand = await _found(queries, len(documents), tools.search) or at_hand
+            found = await asyncio.gather(*[tools.search(query, len(documents)) for query in queries])
+            at_hand = interleaved(found, len(documents)) or at_hand
             draft, _ = await _continued(question, at_hand, said, left, tools)
             asked += [*more, draft]
             retrievals += 1
@@ -89,11 +90,6 @@ def words_of(tokens: Sequence[Token]) -> list[Word]:
     return [Word(word[0], math.exp(min(logprobs[word.start() : word.end()]))) for word in found]
 
 
-def doubtful(words: Sequence[Word], theta: float) -> bool:
-    """Whether any word is less probable than theta."""
-    return any(word.probability < theta for word in words)
-
-
 def masked(words: Sequence[Word], beta: float) -> str:
     """The words at least as probable as beta; all of them where none is, for then nothing else is left to search."""
     return " ".join([word.text for word in words if word.probability >= beta] or [word.text for word in words])
@@ -107,10 +103,8 @@ def phrases(words: Sequence[Word], beta: float) -> list[str]:
 
 def interleaved(lists: Sequence[Sequence[Document]], k: int) -> list[Document]:
     """The k best of several lists: the first of each, then the second of each; a document found twice counts once."""
-    longest = max(map(len, lists), default=0)
-    turns = (found[rank] for rank in range(longest) for found in lists if rank < len(found))
     once: dict[tuple[str, str], Document] = {}
-    for document in turns:
+    for document in (one for turn in zip_longest(*lists) for one in turn if one):
         once.setdefault((document.source, document.id), document)
     return list(once.values())[:k]
 
@@ -119,12 +113,12 @@ async def _continued(
     question: str, documents: Sequence[Document], said: Sequence[str], left: int, tools: Tools
 ) -> tuple[Reply, int]:
     """What follows the sentences `said`, in at most `left` tokens, and how many of the documents were read for it."""
-    prefix = " ".join(said)
-    room = left + tools.llm.count_tokens(prefix)
+    llm, prompts, prefix = tools.llm, tools.prompts, " ".join(said)
+    room = left + llm.count_tokens(prefix)
     prompt, read = fit_documents(
-        documents, lambda some: tools.prompts.answer(tools.task, question, some), tools.llm, room
+        documents, lambda some: prompts.message(tools.task, some, question=question), llm, room
     )
-    return await tools.llm.chat(prompt, left, prefix=prefix, logprobs=True), read
+    return await llm.chat(prompt, left, prefix=prefix, logprobs=True), read
 
 
 async def _queries(
@@ -136,13 +130,10 @@ async def _queries(
     if not unsure:
         return [f"{question} {masked(words, beta)}"], []
     text = " ".join([*said, *(word.text for word in words)])
-    prompts = [require_fit(tools.prompts.ask(question, text, p), tools.llm, QUERY_TOKENS) for p in unsure]
-    replies = await asyncio.gather(*[tools.llm.chat(prompt, QUERY_TOKENS) for prompt in prompts])
+    asked = [tools.prompts.message("ask", question=question, answer=text, phrase=phrase) for phrase in unsure]
+    asked = [require_fit(prompt, tools.llm, QUERY_TOKENS) for prompt in asked]
+    replies = await asyncio.gather(*[tools.llm.chat(prompt, QUERY_TOKENS) for prompt in asked])
     return [reply.text or question for reply in replies], replies
-
-
-async def _found(queries: Sequence[str], k: int, search: Search) -> list[Document]:
-    return interleaved(await asyncio.gather(*[search(query, k) for query in queries]), k)
 
 
 def _text(tokens: Sequence[Token]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wbrag.llm.fit import fit_documents
-from wbrag.methods import Answer, Tools, closed_book
+from wbrag.llm.fit import ask
+from wbrag.methods import Answer, Tools, answered, closed_book
 from wbrag.schema import Document
 
 
@@ -16,9 +16,5 @@ async def answer(question: str, documents: Sequence[Document], tools: Tools) -> 
     """
     if not documents:
         return await closed_book(question, tools)
-    prompt, read = fit_documents(
-        documents, lambda some: tools.prompts.answer(tools.task, question, some), tools.llm, tools.answer_tokens
-    )
-    reply = await tools.llm.chat(prompt, tools.answer_tokens)
-    dropped = len(documents) - read
-    return Answer(reply.text.strip(), reply.prompt_tokens, reply.completion_tokens, 1, dropped)
+    reply, read = await ask(tools.llm, tools.prompts, tools.task, tools.answer_tokens, documents, question=question)
+    return answered(reply.text, [reply], len(documents) - read)

@@ -9,20 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from wbrag.config import ConfigError, Method
 from wbrag.llm.fit import each_that_fits
 from wbrag.methods import Answer, Tools, closed_book
 from wbrag.schema import Document
-
-POOLINGS = ("probabilities", "logits")
-
-
-def check(method: Method) -> None:
-    """ConfigError, naming key and value, for settings that make no mixture."""
-    if method.pooling not in POOLINGS:
-        raise ConfigError(f"method.pooling={method.pooling!r} is unknown; known are {', '.join(POOLINGS)}")
-    if not (math.isfinite(method.temperature) and method.temperature > 0):
-        raise ConfigError(f"method.temperature={method.temperature}: a number above 0 is needed")
 
 
 async def answer(question: str, documents: Sequence[Document], tools: Tools) -> Answer:
@@ -34,17 +23,17 @@ async def answer(question: str, documents: Sequence[Document], tools: Tools) -> 
     """
     if not documents:
         return await closed_book(question, tools)
+    llm, method, limit = tools.llm, tools.method, tools.answer_tokens
     read = each_that_fits(
-        documents, lambda some: tools.prompts.answer(tools.task, question, some), tools.llm, tools.answer_tokens
+        documents, lambda some: tools.prompts.message(tools.task, some, question=question), llm, limit
     )
-    weights = mixture_weights([document for document, _ in read], tools.method.temperature)
+    weights = mixture_weights([document for document, _ in read], method.temperature)
     prompts = [prompt for (_, prompt), weight in zip(read, weights, strict=True) if weight > 0]
+    weights = [weight for weight in weights if weight > 0]
     if len(prompts) == 1:
-        reply = await tools.llm.chat(prompts[0], tools.answer_tokens)
+        reply = await llm.chat(prompts[0], limit)
     else:
-        mixed = (tools.method.pooling, tools.method.bad_words)
-        positive = [weight for weight in weights if weight > 0]
-        reply = await tools.llm.mixture(prompts, positive, tools.answer_tokens, *mixed)
+        reply = await llm.mixture(prompts, weights, limit, method.pooling, method.bad_words)
     dropped = len(documents) - len(read)
     return Answer(reply.text.strip(), reply.prompt_tokens, reply.completion_tokens, len(prompts), dropped)
 

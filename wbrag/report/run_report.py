@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wbrag import schema
-from wbrag.methods.needs import settings_read
+from wbrag.methods import settings_read
 from wbrag.report.construction import SPENT, TRACE_COLUMNS, construction, cost
 from wbrag.report.evaluation import METRIC_NAMES, Setting, answers_of, evaluate
 from wbrag.report.harms import harm_blocks, harms, sources_of, tell_sources

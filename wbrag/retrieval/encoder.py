@@ -7,8 +7,8 @@ import importlib
 import os
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -17,20 +17,25 @@ from wbrag import config
 PACKAGE = "package:"
 
 
-class Encoder(Protocol):
-    """The retriever's encoder. Both methods give (n, d) float16 rows of unit norm; prefixes are theirs to add."""
+class Encoder:
+    """The retriever's encoder: (n, d) float16 rows of unit norm; the configuration's prefixes are added here."""
 
-    dimension: int
-    #: Changes with anything that changes a vector; stores refuse to mix two.
-    fingerprint: str
+    def __init__(self, cfg: config.Encoder, dimension: int, identity: str) -> None:
+        self.cfg, self.dimension = cfg, dimension
+        rest = config.fingerprint(identity, cfg.query_prefix, cfg.passage_prefix, cfg.max_length, "float32, unit, fp16")
+        #: Changes with anything that changes a vector; stores refuse to mix two.
+        self.fingerprint = f"{cfg.kind}-{dimension}d-{rest}"
 
     def encode_queries(self, texts: list[str]) -> np.ndarray:
         """Vectors of questions."""
-        ...
+        return self._encode([self.cfg.query_prefix + text for text in texts])
 
     def encode_passages(self, texts: list[str]) -> np.ndarray:
         """Vectors of passages, each given as `passage_text`."""
-        ...
+        return self._encode([self.cfg.passage_prefix + text for text in texts])
+
+    def _encode(self, texts: list[str]) -> np.ndarray:
+        raise NotImplementedError
 
 
 def passage_text(title: str, text: str) -> str:
@@ -48,14 +53,11 @@ def open_encoder(cfg: config.Encoder, *, device: str | None = None, threads: int
         case "sentence_transformers":
             return SentenceTransformerEncoder(cfg, device, threads)
         case "hashing":
-            return HashingEncoder(cfg)
-        case _:
-            raise config.ConfigError(
-                f"encoder.kind: {cfg.kind!r} is not known; choose 'sentence_transformers' or 'hashing'"
-            )
+            return HashingEncoder(cfg, cfg.dimension or 256, "hashing-1")
+    raise config.ConfigError(f"encoder.kind: {cfg.kind!r} is not known; choose 'sentence_transformers' or 'hashing'")
 
 
-class SentenceTransformerEncoder:
+class SentenceTransformerEncoder(Encoder):
     """A sentence-transformers model computed in float32; its own pooling, this module's normalisation.
 
     `cfg.model` is a folder, a hub name, or `package:<module>` for weights that ship inside a Python package whose
@@ -73,61 +75,49 @@ class SentenceTransformerEncoder:
         self.model.float().eval()
         self.model.max_seq_length = cfg.max_length
         self.model.default_prompt_name = None  # prefixes come from the config alone
-        self.cfg = cfg
-        self.dimension = int(self.model.get_embedding_dimension() or 0)
-        if cfg.dimension and cfg.dimension != self.dimension:
-            raise config.ConfigError(f"encoder.dimension: {cfg.dimension}, but {cfg.model} has {self.dimension}")
-        identity = folder_hash(folder) if folder else f"{cfg.model}@{self._revision()}"
-        self.fingerprint = _fingerprint(cfg, self.dimension, identity)
+        dimension = int(self.model.get_embedding_dimension() or 0)
+        if cfg.dimension and cfg.dimension != dimension:
+            raise config.ConfigError(f"encoder.dimension: {cfg.dimension}, but {cfg.model} has {dimension}")
+        super().__init__(cfg, dimension, folder_hash(folder) if folder else f"{cfg.model}@{self._revision(cfg)}")
 
-    def encode_queries(self, texts: list[str]) -> np.ndarray:
-        """Vectors of questions: (n, d) float16, unit norm."""
-        return self._encode(self.cfg.query_prefix, texts)
-
-    def encode_passages(self, texts: list[str]) -> np.ndarray:
-        """Vectors of passages: (n, d) float16, unit norm."""
-        return self._encode(self.cfg.passage_prefix, texts)
-
-    def _encode(self, prefix: str, texts: list[str]) -> np.ndarray:
+    def _encode(self, texts: list[str]) -> np.ndarray:
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float16)
-        vectors = self.model.encode(
-            [prefix + text for text in texts], batch_size=self.cfg.batch_size, show_progress_bar=False
-        )
+        vectors = self.model.encode(texts, batch_size=self.cfg.batch_size, show_progress_bar=False)
         return unit_fp16(np.asarray(vectors))
 
-    def _revision(self) -> str:
+    def _revision(self, cfg: config.Encoder) -> str:
         """Commit of the hub snapshot that was loaded; weights without one cannot be told apart, so it must be there."""
-        commit = getattr(getattr(self.model[0], "auto_model", None), "config", None)
-        revision = getattr(commit, "_commit_hash", None)
-        if not revision:
-            raise config.ConfigError(f"encoder.model: {self.cfg.model} has no hub revision; give its folder instead")
+        loaded = getattr(getattr(self.model[0], "auto_model", None), "config", None)
+        if not (revision := getattr(loaded, "_commit_hash", None)):
+            raise config.ConfigError(f"encoder.model: {cfg.model} has no hub revision; give its folder instead")
         return str(revision)
 
 
-class HashingEncoder:
+class HashingEncoder(Encoder):
     """Words and character trigrams hashed to signed counts: no model, no training; for tests and dry runs."""
 
-    def __init__(self, cfg: config.Encoder) -> None:
-        self.cfg = cfg
-        self.dimension = cfg.dimension or 256
-        self.fingerprint = _fingerprint(cfg, self.dimension, "hashing-1")
-
-    def encode_queries(self, texts: list[str]) -> np.ndarray:
-        """Vectors of questions: (n, d) float16, unit norm."""
-        return self._encode(self.cfg.query_prefix, texts)
-
-    def encode_passages(self, texts: list[str]) -> np.ndarray:
-        """Vectors of passages: (n, d) float16, unit norm."""
-        return self._encode(self.cfg.passage_prefix, texts)
-
-    def _encode(self, prefix: str, texts: list[str]) -> np.ndarray:
+    def _encode(self, texts: list[str]) -> np.ndarray:
         sums = np.zeros((len(texts), self.dimension), dtype=np.float32)
         for row, text in enumerate(texts):
-            for feature, weight in _features(prefix + text, self.cfg.max_length):
+            for feature, weight in _features(text, self.cfg.max_length):
                 code = zlib.crc32(feature.encode())
                 sums[row, (code >> 1) % self.dimension] += weight if code & 1 else -weight
         return unit_fp16(sums)
+
+
+def nearest_sentences(
+    encoder: Encoder, questions: Sequence[str], there: Sequence[Sequence[str]], count: int
+) -> list[list[int]]:
+    """For each question the numbers of the `count` sentences of its list that are nearest to it, in ascending order."""
+    place = {text: number for number, text in enumerate(dict.fromkeys(text for some in there for text in some))}
+    xq = encoder.encode_queries(list(questions)).astype(np.float32)
+    xb = encoder.encode_passages(list(place)).astype(np.float32)
+    found = []
+    for vector, some in zip(xq, there, strict=True):
+        scores = xb[[place[text] for text in some]] @ vector
+        found.append(sorted(int(i) for i in np.argsort(-scores, kind="stable")[:count]))
+    return found
 
 
 def unit_fp16(vectors: np.ndarray) -> np.ndarray:
@@ -160,12 +150,6 @@ def folder_hash(folder: Path) -> str:
             digest.update(f"{file.relative_to(folder).as_posix()}:".encode())
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
-
-
-def _fingerprint(cfg: config.Encoder, dimension: int, identity: str) -> str:
-    """Readable where it can be: kind and dimension, then a hash of the rest that changes a vector."""
-    rest = config.fingerprint(identity, cfg.query_prefix, cfg.passage_prefix, cfg.max_length, "float32, unit, fp16")
-    return f"{cfg.kind}-{dimension}d-{rest}"
 
 
 def _features(text: str, max_words: int) -> list[tuple[str, float]]:

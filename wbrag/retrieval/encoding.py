@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from wbrag import config
-from wbrag.retrieval.encoder import Encoder, open_encoder
+from wbrag.retrieval.encoder import open_encoder
 
 #: Times an encoder that died is started again before the run gives up.
 MAX_RESTARTS = 10
 
-Given = ParamSpec("Given")
 Made = TypeVar("Made")
 
 
@@ -24,9 +23,7 @@ class HeldEncoder:
         # Ray gives an actor one OpenMP thread unless told otherwise; here the actors share the machine's cores.
         self.encoder = open_encoder(encoder, device=device, threads=threads_of(sharers))
 
-    def apply(
-        self, work: Callable[Concatenate[Encoder, Given], Made], *given: Given.args, **named: Given.kwargs
-    ) -> Made:
+    def apply(self, work: Callable[..., Made], *given: object, **named: object) -> Made:
         """`work(encoder, ...)`."""
         return work(self.encoder, *given, **named)
 
@@ -67,18 +64,13 @@ def threads_of(sharers: int) -> int:
 
 
 def on_encoder(
-    encoder: config.Encoder,
-    cluster: config.Cluster,
-    kept: Encoders | None,
-    work: Callable[Concatenate[Encoder, Given], Made],
-    *given: Given.args,
-    **named: Given.kwargs,
+    encoder: config.Encoder, cluster: config.Cluster, kept: Encoders | None, work: Callable[..., Made], *given: object
 ) -> Made:
     """`work(encoder, ...)`, done on one of the encoder actors that are `lent`."""
     import ray
 
     with lent(encoder, cluster, kept) as actors:
-        made: Made = ray.get(actors[0].apply.remote(work, *given, **named))
+        made: Made = ray.get(actors[0].apply.remote(work, *given))
     return made
 
 

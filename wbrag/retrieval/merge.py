@@ -7,24 +7,23 @@ with `linked` those that these name, as a question of two steps names only where
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from wbrag.config import ConfigError, Merge
 from wbrag.schema import Document
 from wbrag.units.sentences import folded, holds, names
 
-REACHES = ("near", "named", "linked")
+KNOWN = {"policy": ("plain", "beside"), "reach": ("near", "named", "linked")}
 
 
 def check_merge(merge: Merge) -> None:
     """ConfigError, naming key and value, for a policy, reach or bound that cannot work."""
-    if merge.policy not in ("plain", "beside"):
-        raise ConfigError(f"merge.policy={merge.policy!r} is unknown; known are plain, beside")
-    if merge.reach not in REACHES:
-        raise ConfigError(f"merge.reach={merge.reach!r} is unknown; known are {', '.join(REACHES)}")
-    for key, value in (("margin", merge.margin), ("room", merge.room)):
-        if not 0 <= value <= 2:
-            raise ConfigError(f"merge.{key}={value}: a number from 0 to 2 is needed")
+    for key, known in KNOWN.items():
+        if getattr(merge, key) not in known:
+            raise ConfigError(f"merge.{key}={getattr(merge, key)!r} is unknown; known are {', '.join(known)}")
+    for key in ("margin", "room"):
+        if not 0 <= getattr(merge, key) <= 2:
+            raise ConfigError(f"merge.{key}={getattr(merge, key)}: a number from 0 to 2 is needed")
 
 
 def by_name(merge: Merge) -> bool:
@@ -49,13 +48,11 @@ def beside(
     if by_name(merge):
         units = [unit for unit in units if is_named(question, unit.title)]
     least = passages[0].score - merge.margin if passages else -float("inf")
-    return _fitting([unit for unit in units if unit.score >= least], k, _room(passages, merge))
+    return _fitting([], [unit for unit in units if unit.score >= least], passages, k, merge)
 
 
 def is_named(question: str, title: str) -> bool:
-    """Whether the title stands in the question, in any case of letters, and not only within a longer name: "Act" is not
-    named by "South African Schools Act".
-    """
+    """Whether the title stands in the question, in any case, and not only in a longer name ("Act" in "Schools Act")."""
     if not holds(question, title):
         return False
     holding = [name.removesuffix("'s").removesuffix("\u2019s") for name in names(question) if holds(name, title)]
@@ -78,19 +75,18 @@ def linked(
     """
     named, there = mentions(first), {unit.id for unit in first}
     more = [unit for unit in units if unit.title in named and unit.id not in there]
-    room = _room(passages, merge) - sum(len(unit.contents) for unit in first)
-    return [*first, *_fitting(more, k - len(first), room)]
+    return _fitting(first, more, passages, k, merge)
 
 
-def _room(passages: Collection[Document], merge: Merge) -> float:
-    return merge.room * sum(len(passage.contents) for passage in passages) if passages else float("inf")
-
-
-def _fitting(units: Sequence[Document], count: int, room: float) -> list[Document]:
-    """The first `count` of the units that fit into so many characters; one that does not is passed over."""
-    found: list[Document] = []
+def _fitting(
+    first: Sequence[Document], units: Sequence[Document], passages: Sequence[Document], k: int, merge: Merge
+) -> list[Document]:
+    """`first` and those of the units that fit beside the passages behind it; one that does not is passed over."""
+    room = merge.room * sum(len(passage.contents) for passage in passages) if passages else float("inf")
+    room -= sum(len(unit.contents) for unit in first)
+    found = list(first)
     for unit in units:
-        if len(found) < count and len(unit.contents) <= room:
+        if len(found) < k and len(unit.contents) <= room:
             found.append(unit)
             room -= len(unit.contents)
     return found

@@ -8,17 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from wbrag.schema import Document
 
 #: Answers queries with k documents each, in order; a query's flag says whether write-back is searched too.
 SearchMany = Callable[[list[str], int, list[bool]], Awaitable[list[list[Document]]]]
-
-#: Queries of one batch at most: what one encoding and one scan take in their stride.
-BATCH = 64
-#: Seconds that the first query of a batch waits for others: little beside an answer's, enough for an engine's step.
-WAIT = 0.005
 
 
 @dataclass
@@ -26,16 +21,17 @@ class _Query:
     text: str
     k: int
     merged: bool
-    found: asyncio.Future[list[Document]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    found: asyncio.Future[list[Document]]
 
 
 class SearchHandle:
-    """Gathers queries for up to `wait` seconds or until there are `batch`, and sends those of one k together.
+    """Gathers queries for up to `wait` seconds (little beside an answer's, enough for an engine's step) or until there
+    are `batch` (what one encoding and one scan take in their stride), and sends those of one k together.
 
     For one event loop. What `search_many` raises is raised to every query of its batch, and to no other.
     """
 
-    def __init__(self, search_many: SearchMany, batch: int = BATCH, wait: float = WAIT) -> None:
+    def __init__(self, search_many: SearchMany, batch: int = 64, wait: float = 0.005) -> None:
         self.search_many, self.batch, self.wait = search_many, batch, wait
         self._waiting: list[_Query] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -43,18 +39,20 @@ class SearchHandle:
 
     async def base(self, query: str, k: int) -> list[Document]:
         """R(q, K): the k nearest documents of the corpus, nearest first."""
-        return await self._ask(_Query(query, k, merged=False))
+        return await self._ask(query, k, False)
 
     async def merged(self, query: str, k: int) -> list[Document]:
         """Top-K(R(q, K) u R(q, K_wb)): the k nearest of the corpus and of write-back, nearest first."""
-        return await self._ask(_Query(query, k, merged=True))
+        return await self._ask(query, k, True)
 
-    async def _ask(self, query: _Query) -> list[Document]:
+    async def _ask(self, text: str, k: int, merged: bool) -> list[Document]:
+        loop = asyncio.get_running_loop()
+        query = _Query(text, k, merged, loop.create_future())
         self._waiting.append(query)
         if len(self._waiting) >= self.batch:
             self._send()
         elif len(self._waiting) == 1:
-            self._timer = asyncio.get_running_loop().call_later(self.wait, self._send)
+            self._timer = loop.call_later(self.wait, self._send)
         return await query.found
 
     def _send(self) -> None:
@@ -63,8 +61,7 @@ class SearchHandle:
         queries, self._waiting = self._waiting, []
         # By k: where units stand beside passages, the nearest k are not the first of a longer list.
         for k in dict.fromkeys(query.k for query in queries):
-            alike = [query for query in queries if query.k == k]
-            task = asyncio.get_running_loop().create_task(self._serve(alike, k))
+            task = asyncio.get_running_loop().create_task(self._serve([q for q in queries if q.k == k], k))
             self._sent.add(task)
             task.add_done_callback(self._sent.discard)
 

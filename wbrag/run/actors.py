@@ -20,13 +20,11 @@ from typing import Any
 import pyarrow as pa
 
 from wbrag import metrics
-from wbrag.algorithm import CountedLLM, train_example
-from wbrag.answering import answer_question
+from wbrag.algorithm import CountedLLM, answer_question, train_example
 from wbrag.config import Backbone, ConfigError, TrainConfig, one_unit_an_example
-from wbrag.judging import llm_judge
 from wbrag.llm import LLM
 from wbrag.llm.engine import model_path
-from wbrag.methods import Tools, open_method
+from wbrag.methods import Tools
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoding import Encoders
 from wbrag.retrieval.searching import SearchHandle
@@ -87,10 +85,9 @@ class Generator:
 
     async def train(self, block: pa.Table, cfg: TrainConfig, searcher: Searcher | None = None) -> pa.Table:
         """`schema.RETRIEVED` rows to `schema.TRACE` rows (Algorithm 1)."""
-        tools, method = self._tools(cfg, searcher), open_method(cfg.method)
+        tools = self._tools(cfg, searcher)
         metric = partial(metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels)
-        how: Row = {"method": method, "judge": llm_judge if cfg.judge == "llm" else None}
-        how["distils"] = one_unit_an_example(cfg.units)
+        how: dict[str, Any] = {"judge": cfg.judge == "llm", "distils": one_unit_an_example(cfg.units)}
 
         async def work(row: Row) -> Row:
             known = (row.get("known") or {}).get("answer_closed_book")
@@ -103,12 +100,12 @@ class Generator:
 
     async def predict(self, block: pa.Table, cfg: TrainConfig, searcher: Searcher | None = None) -> pa.Table:
         """Test questions with both lists of documents to `schema.PREDICTION` rows."""
-        handle, method = self._handle(searcher), open_method(cfg.method)
+        handle = self._handle(searcher)
         tools, merged = self._tools(cfg, searcher), handle.merged if handle else None
 
         async def work(row: Row) -> Row:
             base, both = documents_of(row["documents"]), documents_of(row["documents_writeback"])
-            made, saved = await answer_question(_example(row), base, both, tools, method, merged, row.get("known"))
+            made, saved = await answer_question(_example(row), base, both, tools, merged, row.get("known"))
             self.counts["calls_saved"] += saved
             return made
 

@@ -13,8 +13,7 @@ from wbrag.config import Backbone, ConfigError, Encoder, Index, TrainConfig, Uni
 from wbrag.data import benchmarks
 from wbrag.data.benchmarks import InputError, OverErrorBudget, Rejected
 from wbrag.llm.engine import model_path
-from wbrag.methods import open_method
-from wbrag.methods.needs import check_method
+from wbrag.methods import check_method, open_method
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoder import folder_hash, model_folder
 from wbrag.retrieval.merge import check_merge

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from wbrag.config import TrainConfig, one_unit_an_example
 from wbrag.metrics import score
+from wbrag.retrieval.encoder import nearest_sentences
 from wbrag.retrieval.encoding import Encoders, on_encoder
 from wbrag.run.actors import Generators, Stage
 from wbrag.run.folder import read_fields, write_rows
@@ -27,7 +28,6 @@ from wbrag.run.retrieve import MERGED, READ_ROWS, MergedRetriever, knowledge_of,
 from wbrag.schema import LEFT, REQUEST, UNIT, WRITTEN, Document, documents_of
 from wbrag.store.build import build_store
 from wbrag.store.versions import current, latest, named, reading
-from wbrag.units.evidence import nearest_sentences
 from wbrag.units.requests import TRACE_COLUMNS, by_question, by_subject
 from wbrag.units.validate import Reading, balances
 

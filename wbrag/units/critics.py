@@ -5,49 +5,25 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 
 from wbrag.config import ConfigError
 from wbrag.llm import LLM
-from wbrag.llm.fit import fit_documents
+from wbrag.llm.fit import ask
 from wbrag.prompts import Prompts
 from wbrag.retrieval.encoder import model_folder
 from wbrag.schema import Document
-from wbrag.units.faithful import Checked, Critic, Judged
+from wbrag.units.faithful import Critic
 
 #: Longest reply to a claim, in tokens.
 VERDICT_TOKENS = 8
 
 
-async def settled(checked: Checked, sources: Sequence[str], critic: Critic | None) -> Checked:
-    """A checked unit with nothing open: what the critic says yes to is `supported`, the rest `unsupported`.
-
-    The critic is asked about each sentence once, of all at the same time; without one, or without
-    sources, nothing open is supported.
-    """
-    said = dict.fromkeys(checked.open, False)
-    if critic is not None and sources:
-        said = dict(zip(said, await asyncio.gather(*[critic(sentence, sources) for sentence in said]), strict=True))
-
-    def decided(one: Judged) -> Judged:
-        if one.kind != "open":
-            return one
-        asked = "the critic says no" if critic else "no critic to ask"
-        return Judged(one.sentence, "supported") if said[one.sentence] else Judged(one.sentence, "unsupported", asked)
-
-    return replace(checked, sentences=tuple(map(decided, checked.sentences)))
-
-
 def critic_of(critic: str, llm: LLM, prompts: Prompts) -> Critic | None:
     """The critic that `units.critic` names: "llm" is the generator, "none" nobody, any other an NLI cross-encoder."""
-    match critic:
-        case "none":
-            return None
-        case "llm":
-            return llm_critic(llm, prompts)
-        case model:
-            return nli_critic(model)
+    if critic == "none":
+        return None
+    return llm_critic(llm, prompts) if critic == "llm" else nli_critic(critic)
 
 
 def llm_critic(llm: LLM, prompts: Prompts) -> Critic:
@@ -57,9 +33,9 @@ def llm_critic(llm: LLM, prompts: Prompts) -> Critic:
     """
 
     async def supports(sentence: str, sources: Sequence[str]) -> bool:
-        documents = [Document(str(i), *_title_and_text(source)) for i, source in enumerate(sources)]
-        asked, _ = fit_documents(documents, lambda some: prompts.answer("claim", sentence, some), llm, VERDICT_TOKENS)
-        reply = await llm.chat(asked, VERDICT_TOKENS)
+        lines = [source.split("\n", 1) for source in sources]
+        documents = [Document(str(i), "".join(title), text) for i, (*title, text) in enumerate(lines)]
+        reply, _ = await ask(llm, prompts, "claim", VERDICT_TOKENS, documents, question=sentence)
         return reply.text.strip().upper().startswith("SUPPORTS")
 
     return supports
@@ -94,8 +70,3 @@ def nli_critic(model: str, device: str | None = None) -> Critic:
         return await asyncio.to_thread(entailed, sentence, sources)
 
     return supports
-
-
-def _title_and_text(source: str) -> tuple[str, str]:
-    title, line_break, text = source.partition("\n")
-    return (title, text) if line_break else ("", source)

@@ -7,12 +7,12 @@ A source is a passage's title, a line break and its text.
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice, pairwise, product
-from typing import Literal
 
 from wbrag.units.refusals import echoed, refused
 from wbrag.units.sentences import STOP, names, sentences, tokens
@@ -31,14 +31,6 @@ _OPENERS = frozenset(
     "originally overall people previously recently set subsequently traditionally various written".split()
 )
 _ADVERB = re.compile(r"\W*(?:\w+ly(?:,|\s+[a-z])|\w+(?:ed|ing)\s+(?:in|on|at|by|from|to|as|for|with|near|the|a|an)\b)")
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the rules say of a sentence; `what` is the name, number, date or quotation that is foreign."""
-
-    kind: Literal["stated", "foreign", "open"]
-    what: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +68,16 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What the sources have: their words, with commas between clauses and without; each word; those without a capital;
-    numbers; dates; days, each with a word near it; the words of any two neighbouring sentences.
-    """
+    """What the sources have."""
 
-    clauses: str
-    joined: str
+    clauses: str  # their words, with commas between clauses
+    joined: str  # and without
     words: frozenset[str]
-    small: frozenset[str]
+    small: frozenset[str]  # words without a capital
     numbers: frozenset[str]
     dates: frozenset[tuple[str, str, str]]
-    days: frozenset[tuple[str, str]]
-    pairs: tuple[frozenset[str], ...]
+    days: frozenset[tuple[str, str]]  # each with a word near it
+    pairs: tuple[frozenset[str], ...]  # the words of any two neighbouring sentences
 
 
 def checked(title: str, text: str, sources: Sequence[str], question: str, prompt_words: Sequence[str] = ()) -> Checked:
@@ -96,28 +86,42 @@ def checked(title: str, text: str, sources: Sequence[str], question: str, prompt
     A title with a fault resolves no pronoun and makes no name known.
     """
     fault = _title_fault(title, sources, question, prompt_words)
-    known = "" if fault else title
 
     def judged(sentence: str) -> Judged:
         kind, _, reason = refused(sentence, title, question, prompt_words).partition(": ")
-        if kind:
-            return Judged(sentence, kind, reason)
-        found = verdict(sentence, sources, known)
-        return Judged(sentence, found.kind, found.what)
+        return Judged(sentence, kind, reason) if kind else verdict(sentence, sources, "" if fault else title)
 
-    return Checked(title, fault, tuple(judged(sentence) for sentence in sentences(text)))
+    return Checked(title, fault, tuple(map(judged, sentences(text))))
 
 
-def verdict(sentence: str, sources: Sequence[str], title: str = "") -> Verdict:
+def verdict(sentence: str, sources: Sequence[str], title: str = "") -> Judged:
     """How a sentence stands to its sources; see `stated.stated` for what may be left out and replaced.
 
     `title` is the unit's, and trusted: its words are known, and a passage's first "he" may be it.
     """
-    held = tuple(sources)
-    if stated(sentence, held, title):
-        return Verdict("stated")
-    foreign = _foreign(sentence, _known(held, title))
-    return Verdict("foreign", foreign) if foreign else Verdict("open")
+    if stated(sentence, sources, title):
+        return Judged(sentence, "stated")
+    foreign = _foreign(sentence, _known(tuple(sources), title))
+    return Judged(sentence, "foreign" if foreign else "open", foreign)
+
+
+async def settled(checked: Checked, sources: Sequence[str], critic: Critic | None) -> Checked:
+    """A checked unit with nothing open: what the critic says yes to is `supported`, the rest `unsupported`.
+
+    The critic is asked about each sentence once, of all at the same time; without one, or without sources, nothing
+    open is supported.
+    """
+    said = dict.fromkeys(checked.open, False)
+    if critic is not None and sources:
+        said = dict(zip(said, await asyncio.gather(*[critic(sentence, sources) for sentence in said]), strict=True))
+    no = "the critic says no" if critic else "no critic to ask"
+
+    def decided(one: Judged) -> Judged:
+        if one.kind != "open":
+            return one
+        return replace(one, kind="supported") if said[one.sentence] else replace(one, kind="unsupported", reason=no)
+
+    return replace(checked, sentences=tuple(map(decided, checked.sentences)))
 
 
 def _foreign(sentence: str, known: _Known) -> str:
@@ -137,13 +141,12 @@ def _foreign(sentence: str, known: _Known) -> str:
 
 
 def _has_name(name: str, sentence: str, known: _Known) -> bool:
-    """Whether a name stands in the sources, word beside word; inflected it does too, and behind words that are no part
-    of it there ("the River Thames" of "the Thames, a river"). A word that only begins a sentence may be no name.
+    """Whether a name stands in the sources, word beside word, or inflected, or behind words that are no part of it
+    there ("the River Thames" of "the Thames, a river"). A word that only begins a sentence may be no name.
     """
-    words = tokens(name).words
+    words, first = tokens(name).words, re.sub(r"^\W+", "", sentence).startswith(name)
     if _stands(words, known) or all(word[0].isdigit() for word in words):
         return True
-    first = re.sub(r"^\W+", "", sentence).startswith(name)
     if first and len(words) == 1 and _ADVERB.match(sentence):
         return True
     while words and ((first and words[0] in _OPENERS) or any(_akin(word, words[0]) for word in known.small)):
@@ -175,9 +178,7 @@ def _dates(words: Sequence[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def _may_be(date: tuple[str, str, str], known: _Known) -> bool:
-    """Whether a date may be put together from the sources: they have its day and month, with no other year behind them,
-    and near by its year.
-    """
+    """Whether the sources have a date's day and month, with no other year behind them, and near by its year."""
     day, month, year = date
     elsewhere = any(other[:2] == date[:2] for other in known.dates)
     return not elsewhere and (day, month) in known.days and any({month, year} <= pair for pair in known.pairs)
@@ -195,27 +196,22 @@ def _days(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _known(sources: tuple[str, ...], title: str) -> _Known:
     texts = [[tokens(one) for one in sentences(source)] for source in (*sources, title)]
     every = [one for text in texts for one in text]
-    words = {word for one in every for word in one.words}
-    small = {word for one in every for i, word in enumerate(one.words) if i not in one.capitals}
+    words = frozenset(word for one in every for word in one.words)
+    clauses = (" ".join(f", {w}" if i in one.edges else w for i, w in enumerate(one.words)) for one in every)
     pairs = (frozenset((*one.words, *other.words)) for text in texts for one, other in pairwise([*text, tokens("")]))
     return _Known(
-        f" {' . '.join(' '.join(_with_commas(one.words, one.edges)) for one in every)} ",
-        f" {' . '.join(' '.join(word for one in text for word in one.words) for text in texts)} ",
-        frozenset(words),
-        frozenset(small),
-        frozenset(_numbers(words)),
-        frozenset(date for one in every for date in _dates(one.words)),
-        frozenset(day for one in every for day in _days(one.words)),
-        tuple(pairs),
+        clauses=f" {' . '.join(clauses)} ",
+        joined=f" {' . '.join(' '.join(word for one in text for word in one.words) for text in texts)} ",
+        words=words,
+        small=frozenset(word for one in every for i, word in enumerate(one.words) if i not in one.capitals),
+        numbers=frozenset(_numbers(words)),
+        dates=frozenset(date for one in every for date in _dates(one.words)),
+        days=frozenset(day for one in every for day in _days(one.words)),
+        pairs=tuple(pairs),
     )
 
 
-def _with_commas(words: Sequence[str], edges: frozenset[int]) -> Iterator[str]:
-    for i, word in enumerate(words):
-        yield from (",", word) if i in edges else (word,)
-
-
-def _numbers(words: Iterable[str]) -> Iterator[str]:
+def _numbers(words: frozenset[str]) -> Iterator[str]:
     """The numbers among words, an ordinal as its number too, a percentage as well."""
     yield from (number for word, number in (("one", "1"), ("first", "1"), ("second", "2")) if word in words)
     for word in words:
@@ -235,8 +231,9 @@ def _title_fault(title: str, sources: Sequence[str], question: str, prompt_words
         return f"echo: {echo}"
     known = _known(tuple(sources), "")
     parts = [tokens(part).words for part in re.split(r"\s+(?:of|in|and|the|de|von|at|for|by|on)\s+|[,:()]", title)]
-    foreign = [words for words in parts if words and not _stands(words, known)]
+    parts = [words for words in parts if words]
+    foreign = [words for words in parts if not _stands(words, known)]
     mixed = [words for words in foreign if any(w in known.words - known.small or w[0].isdigit() for w in words)]
-    if mixed or len(foreign) == len([words for words in parts if words]):
-        return f"foreign: {' '.join((mixed or foreign)[0])!r}" if foreign else "foreign: no word"
-    return ""
+    if not parts:
+        return "foreign: no word"
+    return f"foreign: {' '.join((mixed or foreign)[0])!r}" if mixed or len(foreign) == len(parts) else ""

@@ -14,23 +14,20 @@ ECHOED = 5
 
 _LABEL = r"(?:question|query|claim|evidence|answer so far|documents?(?: \d+)?|instructions?|prompt)"
 _INSTRUCTION = re.compile(
-    rf"^\W*{_LABEL}\s*:|\bdocument \d+\W*\(title\b|\banswer to (?:the|this|your) (?:\w+ )?question\b|\btitle line\b"
+    rf"(?i)^\W*{_LABEL}\s*:|\bdocument \d+\W*\(title\b|\banswer to (?:the|this|your) (?:\w+ )?question\b|\btitle line\b"
     r"|^\W*(?:the|your) question (?:is|asks)\b|\b(?:given|provided) (?:documents?|evidence|passages?)\b"
     r"|^\W*(?:the|these|this) (?:documents?|passages?|evidence|text) (?:says?|states?|mentions?|do|does|did)\b"
     r"|^\W*(?:please )?(?:give|write|state|extract|rewrite|verify|answer|fill) (?:only|exactly|one|each|the (?:evidence"
     r"|sentences|claim|slot|question|factoid))\b|\b(?:encyclopaedic|encyclopedic|self-contained) passage\b",
-    re.IGNORECASE,
 )
 _ASKING = re.compile(
-    r"(?:who|whom|whose|what|when|where|which|why|how|is|are|was|were|do|does|did|has|have|had|can|could|in which"
+    r"(?i)(?:who|whom|whose|what|when|where|which|why|how|is|are|was|were|do|does|did|has|have|had|can|could|in which"
     r"|in what|on which|by whom|from whom|at what|to what)\b",
-    re.IGNORECASE,
 )
 _ANSWER = re.compile(
-    r"^\W*(?:(?:so|therefore|thus|hence)\W+)?(?:the\s+)?(?:(?:final|correct|right|short|best|only)\s+)?answer\b.{0,80}?"
+    r"(?i)^\W*(?:(?:so|therefore|thus|hence)\W+)?(?:the\s+)?(?:(?:final|correct|right|short|best|only)\s+)?answer\b.{0,80}?"
     r"(?:\b(?:is|was|would be)\b|:)"
     r"|\b(?:is|was) the (?:\w+ )?answer\b|^\W*(?:yes|no|true|false|supports|refutes|unknown)\b\W*(?:$|,)",
-    re.IGNORECASE,
 )
 _MARKER = re.compile(r"\s*(?:[-*\u2022\u2013\u2014#>]+|\(?\d{1,3}[.)\]]+|\[\d{1,3}\])")
 #: Verbs among STOP's words.
@@ -124,9 +121,7 @@ def _tells(text: str, unspaced: bool) -> bool:
 
 
 def half_sentence(text: str, cased: bool = True) -> str:
-    """What a sentence lacks at its beginning or its end; "" where it is whole. A text that is not `cased` begins
-    sentences with small letters.
-    """
+    """What a sentence lacks at its beginning or end; "" for nothing. One not `cased` may begin with a small letter."""
     said = _MARKER.sub("", text, count=1).strip() if _MARKER.match(text) else text.strip()
     first = re.search(r"\w", said)
     if cased and first and first[0].islower() and not _SMALL_FIRST.match(said[first.start() :]):

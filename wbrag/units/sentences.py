@@ -180,18 +180,16 @@ def names(text: str) -> tuple[str, ...]:
     Small words stand inside a run ("Duke of York"), function words do not begin one ("The Panthers" is "Panthers", but
     "US" is a name). A script without capitals has none.
     """
-    found: list[str] = []
-    run: list[re.Match[str]] = []
-    for word in [*_WORD.finditer(text), None]:
-        if word is not None and run and text[run[-1].end() : word.start()].strip(" .") == "":
-            capital = word[0][0].isupper()
-            dotted = "." in text[run[-1].end() : word.start()] and len(run[-1][0]) > 2
-            if (capital or word[0].lower() in _INSIDE) and not dotted:
-                run.append(word)
-                continue
-        found.append(_name(text, run))
-        run = [word] if word is not None and word[0][0].isupper() else []
-    return tuple(dict.fromkeys(name for name in found if name))
+    runs: list[list[re.Match[str]]] = [[]]
+    for word in _WORD.finditer(text):
+        run = runs[-1]
+        between = text[run[-1].end() : word.start()] if run else "-"
+        joins = not between.strip(" .") and ("." not in between or len(run[-1][0]) <= 2)
+        if joins and (word[0][0].isupper() or word[0].lower() in _INSIDE):
+            run.append(word)
+        else:
+            runs.append([word] if word[0][0].isupper() else [])
+    return tuple(dict.fromkeys(name for run in runs if (name := _name(text, run))))
 
 
 def _name(text: str, run: list[re.Match[str]]) -> str:
@@ -227,3 +225,8 @@ def folded(text: str) -> str:
 def holds(text: str, phrase: str) -> bool:
     """Whether the words of `phrase` stand in `text` one after the other; case, accents, punctuation do not matter."""
     return folded(phrase) in folded(text)
+
+
+def plain_title(title: str) -> str:
+    """A title as a person writes it: without the quotes and underscores that some corpora put around and into it."""
+    return " ".join(title.strip("\"' ").replace("_", " ").split())

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from wbrag.units.sentences import STOP, folded, holds, names, sentences, tokens
-from wbrag.units.subjects import plain_title
+from wbrag.units.sentences import STOP, folded, holds, names, plain_title, sentences, tokens
 
 #: Words that turn what is said; a clause or bracket with one is not left out.
 _TURNS = re.compile(
@@ -112,10 +111,8 @@ def _stands(said: tuple[str, ...], text: _Text) -> bool:
 def _lead_in(text: _Text, start: int, end: int) -> bool:
     """Whether the words from `start`, where a sentence begins, to `end` are none or a mere lead-in."""
     span = text.words[start:end]
-    if not span:
-        return True
-    if end not in text.edges or any(i in text.capitals for i in range(start + 1, end)):
-        return False
+    if not span or end not in text.edges or any(i in text.capitals for i in range(start + 1, end)):
+        return not span
     if span[-1] == "that" or span[0] in ("according", "as"):
         return any(map(_FACTIVE.fullmatch, span)) and not any(map(_TURNS.fullmatch, span))
     return all(word in _LINKS or word[0].isdigit() for word in span)
@@ -167,12 +164,11 @@ def _resolved(source: str, name: str) -> str:
     lines = []
     subject, gender = folded(own_title(source)) in (folded(""), folded(name)), ""
     for line in sentences(source.partition("\n")[2] or source):
-        first = re.match(r"\w*", line)
-        pronoun = _PRONOUNS.get(first[0].lower(), "") if first else ""
+        pronoun = _PRONOUNS.get(re.split(r"\W", line, maxsplit=1)[0].lower(), "")
         full = _in_full(line, name)
         if pronoun:
             subject = subject and gender in ("", pronoun)
-            full = re.sub(r"^\w+", name, full) if subject else full
+            full = re.sub(r"^\w+", lambda _: name, full) if subject else full
         else:
             subject = full.removeprefix("The ").startswith(name)
         subject, gender = subject and not _names_others(line, name), pronoun
@@ -186,14 +182,8 @@ def _names_others(line: str, name: str) -> bool:
     """
     bare = _BRACKETED.sub("", line)
     others = [other for other in names(bare) if not holds(name, other) and not holds(other, name)]
-    return not all(
-        re.search(
-            rf"\b(?:in|at|on|near|\d+)\s+(?:the\s+)?{other}\b|\b{other}\s+\d|\b(?:an?|the)\s+{other}\s+[a-z]",
-            bare,
-            re.I,
-        )
-        for other in map(re.escape, others)
-    )
+    told = r"\b(?:in|at|on|near|\d+)\s+(?:the\s+)?{0}\b|\b{0}\s+\d|\b(?:an?|the)\s+{0}\s+[a-z]"
+    return not all(re.search(told.format(re.escape(other)), bare, re.I) for other in others)
 
 
 def _in_full(line: str, name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 from typing import Any
 
@@ -20,27 +20,28 @@ CHANCE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A training question that read units other than its own: its score without and with them, 0..1, and for each unit
-    how much nearer than the best passage it was (negative: farther).
-    """
+    """A training question that read units other than its own: its score without and with them, 0..1."""
 
     question: str
     before: float
     after: float
-    nearness: Mapping[str, float]
+    nearness: Mapping[str, float]  # unit -> how much nearer than the best passage it was (negative: farther)
+
+    @property
+    def change(self) -> float:
+        """What it did to each of its units: a reading of n units is 1/n each."""
+        return (self.after - self.before) / len(self.nearness)
 
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """What a unit did: points given and taken over its readings (a reading of n units is 1/n each), how many read it,
-    the questions whose score changed, and why it goes ("" where it stays).
-    """
+    """What a unit did: points given and taken over its readings."""
 
     given: float
     taken: float
     readings: int
-    questions: tuple[str, ...]
-    reason: str = ""
+    questions: tuple[str, ...]  # whose score changed
+    reason: str = ""  # why it goes; "" where it stays
 
 
 def balances(units: Sequence[Row], readings: Sequence[Reading]) -> dict[str, Balance]:
@@ -49,50 +50,49 @@ def balances(units: Sequence[Row], readings: Sequence[Reading]) -> dict[str, Bal
     A unit goes where it takes more than it gives, and where a pool that it belongs to does, beyond chance, unless its
     own readings gave more than they took. One that nobody read goes with its pool alone: nothing else is known of it.
     """
-    own: dict[str, list[tuple[float, Reading]]] = defaultdict(list)
+    own: dict[str, list[Reading]] = defaultdict(list)
     for reading in readings:
         for unit in reading.nearness:
-            own[unit].append(((reading.after - reading.before) / len(reading.nearness), reading))
+            own[unit].append(reading)
     found = {unit["id"]: _balance(own[unit["id"]]) for unit in units}
     reasons = _pooled(units, found, own)
     for key, balance in found.items():
         net = round(balance.given - balance.taken, 9)  # thirds given and taken back are no harm
-        reason = f"takes {balance.taken:.2f} and gives {balance.given:.2f}" if net < 0 else ""
-        reason = reason or (reasons.get(key, "") if net <= 0 else "")
-        found[key] = Balance(balance.given, balance.taken, balance.readings, balance.questions, reason)
+        if net < 0:
+            found[key] = replace(balance, reason=f"takes {balance.taken:.2f} and gives {balance.given:.2f}")
+        elif net == 0:
+            found[key] = replace(balance, reason=reasons.get(key, ""))
     return found
 
 
-def _balance(own: Sequence[tuple[float, Reading]]) -> Balance:
-    changes = [change for change, _ in own]
-    given, taken = sum(c for c in changes if c > 0), -sum(c for c in changes if c < 0)
-    return Balance(given, taken, len(own), tuple(reading.question for change, reading in own if change))
+def _balance(own: Sequence[Reading]) -> Balance:
+    given = sum(reading.change for reading in own if reading.change > 0)
+    taken = -sum(reading.change for reading in own if reading.change < 0)
+    return Balance(given, taken, len(own), tuple(reading.question for reading in own if reading.change))
 
 
-def _pooled(
-    units: Sequence[Row], found: Mapping[str, Balance], own: Mapping[str, Sequence[tuple[float, Reading]]]
-) -> dict[str, str]:
+def _pooled(units: Sequence[Row], found: Mapping[str, Balance], own: Mapping[str, Sequence[Reading]]) -> dict[str, str]:
     """For the units of pools that do harm beyond chance: the pool, with its numbers."""
     pools: dict[tuple[str, str], list[str]] = defaultdict(list)
     for unit in units:
-        for kind, value in _pools_of(unit, own[unit["id"]]):
-            pools[kind, value].append(unit["id"])
+        for pool in _pools_of(unit, own[unit["id"]]):
+            pools[pool].append(unit["id"])
     reasons: dict[str, str] = {}
     for (kind, value), members in sorted(pools.items()):
-        changed = {reading.question: change for key in members for change, reading in own[key] if change}
+        changed = {reading.question: reading.change for key in members for reading in own[key] if reading.change}
         worse = sum(change < 0 for change in changed.values())
-        given, taken = (sum(getattr(found[key], name) for key in members) for name in ("given", "taken"))
+        given, taken = sum(found[key].given for key in members), sum(found[key].taken for key in members)
         if len(members) > 1 and taken > given and tail(worse, len(changed)) < CHANCE:
             told = f"{kind} {value}: {len(members)} units take {taken:.2f} and give {given:.2f}"
-            reasons |= {key: told for key in members if key not in reasons}
+            reasons = dict.fromkeys(members, told) | reasons
     return reasons
 
 
-def _pools_of(unit: Row, own: Sequence[tuple[float, Reading]]) -> list[tuple[str, str]]:
+def _pools_of(unit: Row, own: Sequence[Reading]) -> list[tuple[str, str]]:
     pools = [("form", unit["form"]), ("doubt", unit["doubt"]), *(("source", source) for source in unit["source_ids"])]
     pools.append(("asked about", "yes" if unit["example_ids"] else "no"))
     if own:
-        mean = sum(reading.nearness[unit["id"]] for _, reading in own) / len(own)
+        mean = sum(reading.nearness[unit["id"]] for reading in own) / len(own)
         pools.append(("nearness", "nearer than the best passage" if mean >= 0 else "farther than the best passage"))
     return [(kind, value) for kind, value in pools if value]
 
