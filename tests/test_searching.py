@@ -18,9 +18,9 @@ from small_store import publish
 from wbrag.config import Backbone, Encoder, Method, TrainConfig
 from wbrag.retrieval.encoder import open_encoder, passage_text
 from wbrag.retrieval.encoding import HeldEncoder
-from wbrag.retrieval.searching import SearchHandle
+from wbrag.retrieval.searching import BatchedSearch
 from wbrag.run.actors import Generator
-from wbrag.run.retrieve import MergedRetriever, Searcher, knowledge_of, retrieve, search
+from wbrag.run.retrieve import MergedDocuments, MethodSearch, knowledge_of, retrieve_block, search_block
 from wbrag.schema import RETRIEVED, Document, document_rows
 
 HASHING = Encoder(name="hashing", kind="hashing", model="hashing", dimension=64)
@@ -36,18 +36,18 @@ def publish_passages(store: Path, name: str, texts: Sequence[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
+def method_search(tmp_path_factory: pytest.TempPathFactory) -> MethodSearch:
     """Both stores, searched by the very functions that run in the encoder's actor."""
     folder = tmp_path_factory.mktemp("stores")
     publish_passages(folder / "base", "p", [f"{a} and {b}" for a in WORDS for b in WORDS])
     publish_passages(folder / "writeback", "wb-", [f"the {word} of the town" for word in WORDS])
     actor = LocalActor(HeldEncoder(HASHING, "cpu", 1))
     stores = knowledge_of(TrainConfig(encoder=HASHING), folder / "base", folder / "writeback")
-    return Searcher(actor, stores, "opening")
+    return MethodSearch(actor, stores, "opening")
 
 
 class LocalActor:
-    """A Ray actor's handle, as far as a searcher sees it, in this process."""
+    """A Ray actor's handle, as far as a method_search sees it, in this process."""
 
     def __init__(self, held: HeldEncoder) -> None:
         self.held = held
@@ -61,16 +61,16 @@ class LocalActor:
 
 
 class Sent:
-    """A searcher as the handle sees it; keeps the batches it got."""
+    """A method_search as the handle sees it; keeps the batches it got."""
 
-    def __init__(self, searcher: Searcher) -> None:
-        self.searcher = searcher
+    def __init__(self, method_search: MethodSearch) -> None:
+        self.method_search = method_search
         self.batches: list[list[str]] = []
 
     async def __call__(self, queries: list[str], k: int, merged: list[bool]) -> list[list[Document]]:
         self.batches.append(queries)
         await asyncio.sleep(0)
-        return await self.searcher.search(queries, k, merged)
+        return await self.method_search.search(queries, k, merged)
 
 
 QUERIES = st.lists(
@@ -82,15 +82,15 @@ QUERIES = st.lists(
 
 @given(QUERIES, st.integers(1, 7))
 def test_searched_together_is_searched_one_by_one(
-    searcher: Searcher, queries: list[tuple[str, int, bool]], batch: int
+    method_search: MethodSearch, queries: list[tuple[str, int, bool]], batch: int
 ) -> None:
-    sent = Sent(searcher)
+    sent = Sent(method_search)
 
     async def together() -> list[list[Document]]:
-        handle = SearchHandle(sent, batch=batch, wait=0.001)
+        handle = BatchedSearch(sent, batch=batch, wait=0.001)
         return await asyncio.gather(*[(handle.merged if both else handle.base)(q, k) for q, k, both in queries])
 
-    alone = [asyncio.run(searcher.search([query], k, [both]))[0] for query, k, both in queries]
+    alone = [asyncio.run(method_search.search([query], k, [both]))[0] for query, k, both in queries]
     assert asyncio.run(together()) == alone
     gathered = [queries[start : start + batch] for start in range(0, len(queries), batch)]
     assert sent.batches == [
@@ -100,17 +100,17 @@ def test_searched_together_is_searched_one_by_one(
     ]
 
 
-def test_the_base_search_never_sees_write_back(searcher: Searcher) -> None:
-    base, both = asyncio.run(searcher.search(["the mayor of the town"] * 2, 3, [False, True]))
+def test_the_base_search_never_sees_write_back(method_search: MethodSearch) -> None:
+    base, both = asyncio.run(method_search.search(["the mayor of the town"] * 2, 3, [False, True]))
     assert {document.source for document in base} == {"base"}
     assert both[0].id == "wb-0"
 
 
-def test_a_late_query_makes_a_batch_of_its_own(searcher: Searcher) -> None:
-    sent = Sent(searcher)
+def test_a_late_query_makes_a_batch_of_its_own(method_search: MethodSearch) -> None:
+    sent = Sent(method_search)
 
     async def work() -> None:
-        handle = SearchHandle(sent, batch=64, wait=0.002)
+        handle = BatchedSearch(sent, batch=64, wait=0.002)
         await asyncio.gather(handle.base("mayor", 1), handle.base("river", 1))
         await handle.base("hill", 1)
 
@@ -128,7 +128,7 @@ def test_a_crash_reaches_every_waiter_of_its_batch_and_no_other(answers: int | N
         return [[Document(query, "t", "x")] for query in queries]
 
     async def work() -> list[object]:
-        handle = SearchHandle(search_many, batch=3)
+        handle = BatchedSearch(search_many, batch=3)
         first = asyncio.gather(*[handle.base(q, 1) for q in ("a", "bad", "b")], return_exceptions=True)
         second = asyncio.gather(*[handle.base(q, 1) for q in ("c", "d", "e")], return_exceptions=True)
         return [*await first, *await second]
@@ -147,7 +147,7 @@ def test_who_gives_up_does_not_disturb_the_others() -> None:
         return [[Document(query, "t", "x")] for query in queries]
 
     async def work() -> list[Document]:
-        handle = SearchHandle(search_many, wait=0.01)
+        handle = BatchedSearch(search_many, wait=0.01)
         leaving = asyncio.ensure_future(handle.base("a", 1))
         staying = asyncio.ensure_future(handle.base("b", 1))
         await asyncio.sleep(0)
@@ -158,15 +158,15 @@ def test_who_gives_up_does_not_disturb_the_others() -> None:
     assert seen == [["b"]]
 
 
-def test_a_generator_has_one_handle_and_searches_the_base_for_the_base_answer(searcher: Searcher) -> None:
-    """What the actor does with its searcher, without Ray: unsure questions are searched for, in few batches."""
+def test_a_generator_has_one_handle_and_searches_the_base_for_the_base_answer(method_search: MethodSearch) -> None:
+    """What the actor does with its method_search, without Ray: unsure questions are searched for, in few batches."""
     flags: list[bool] = []
     batches: list[int] = []
 
     async def remote(*given: Any) -> Any:  # noqa: ANN401
         flags.extend(given[3])
         batches.append(len(given[3]))
-        return await searcher.actor.apply.remote(*given)
+        return await method_search.actor.apply.remote(*given)
 
     actor = SimpleNamespace(apply=SimpleNamespace(remote=remote))
     reader = Backbone(name="scripted", kind="scripted", model="scripted")
@@ -181,9 +181,11 @@ def test_a_generator_has_one_handle_and_searches_the_base_for_the_base_answer(se
 
     async def work() -> tuple[pa.Table, pa.Table]:
         schema = RETRIEVED.append(pa.field("documents_writeback", RETRIEVED.field("documents").type))
-        trained = await generator.train(pa.Table.from_pylist(rows, RETRIEVED), cfg, replace(searcher, actor=actor))
+        trained = await generator.train(pa.Table.from_pylist(rows, RETRIEVED), cfg, replace(method_search, actor=actor))
         flags.append(False)  # between the two
-        return trained, await generator.predict(pa.Table.from_pylist(rows, schema), cfg, replace(searcher, actor=actor))
+        return trained, await generator.predict(
+            pa.Table.from_pylist(rows, schema), cfg, replace(method_search, actor=actor)
+        )
 
     trained, predicted = asyncio.run(work())
     assert set(flags[:15]) == {False}
@@ -203,8 +205,8 @@ def test_who_opens_the_stores_again_opens_the_versions_it_was_given(tmp_path: Pa
     encoder, questions = open_encoder(HASHING), pa.table({"question": ["mayor"]})
     for version, there in ((0, 3), (1, 2)):
         stores = knowledge_of(cfg, store, versions=(version, 0))
-        rows = retrieve(encoder, questions, stores, f"retrieve {version}")
+        rows = retrieve_block(encoder, questions, stores, f"retrieve {version}")
         assert len(rows["documents"][0]) == there
-        merged = MergedRetriever(replace(stores, writeback=tmp_path / "none"))(rows)
+        merged = MergedDocuments(replace(stores, writeback=tmp_path / "none"))(rows)
         assert len(merged["documents_writeback"][0]) == there
-        assert len(search(encoder, ["mayor"], 9, [True], stores, f"search {version}")[0]) == there
+        assert len(search_block(encoder, ["mayor"], 9, [True], stores, f"search {version}")[0]) == there

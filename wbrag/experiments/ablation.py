@@ -23,8 +23,8 @@ from wbrag.gates import DocumentDecision, document_gate, utility_gate, with_docu
 from wbrag.report.statistics import mean
 from wbrag.run.actors import Stage
 from wbrag.run.folder import read_rows, write_rows, write_text
-from wbrag.run.job import Session, generate, opened, written
-from wbrag.run.retrieve import ASKED, READ_ROWS, searcher
+from wbrag.run.job import Session, complete, generate, opened
+from wbrag.run.retrieve import ASKED, READ_ROWS, method_search
 from wbrag.run.writeback import unit_of
 from wbrag.schema import TRACE
 
@@ -168,14 +168,14 @@ def _asked(own: Trained, chosen: Plan, name: str, gates: Gates, session: Session
     if not goal:
         return []
     job = variant_job(own, f"asked-{name}", {f"gates.{key}": value for key, value in asdict(gates).items()})
-    if not written(job, "traces", goal):
+    if not complete(job, "traces", goal):
         source = job.run / "questions.parquet"
         where, questions = pc.field("id").isin(chosen.to_train), ds.dataset(own.questions / "train.parquet")
         some = questions.to_batches(filter=where, batch_size=READ_ROWS)
         write_rows(source, ASKED, (pa.Table.from_batches([rows]) for rows in some if rows.num_rows))
         with opened(own.cfg, session) as generators, job.record.timed("train"):
-            with searcher(own.cfg, own.base, encoders=generators.encoders) as found:
-                stage = Stage(replace(own.cfg, gates=gates), "train", searcher=found)
+            with method_search(own.cfg, own.base, encoders=generators.encoders) as found:
+                stage = Stage(replace(own.cfg, gates=gates), "train", method_search=found)
                 generate(job, generators, stage, source, "traces", goal)
     return list(read_rows(job.run / "traces", TRACE, (*TRACE_COLUMNS, "fallback", "calls")))
 

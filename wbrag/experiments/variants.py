@@ -27,7 +27,7 @@ from wbrag.retrieval.merge import check_merge
 from wbrag.run import folder, pipeline
 from wbrag.run.actors import Stage
 from wbrag.run.inputs import Identity, cache_of, check_units, identity_of, refuse_other_settings
-from wbrag.run.job import Job, Session, generate, opened, written
+from wbrag.run.job import Job, Session, complete, generate, opened
 from wbrag.run.record import open_record
 from wbrag.run.writeback import publish_units, requests, write_back
 from wbrag.schema import REQUEST, TRACE, UNIT, WRITTEN
@@ -178,7 +178,7 @@ def written_rows(job: Job, requests: list[Row], session: Session) -> list[Row]:
     file = job.run / "requests.parquet"
     known = {row["id"]: row for row in pq.read_table(file).to_pylist()} if file.exists() else {}
     known |= {row["id"]: row for row in requests}
-    if requests and not written(job, "written", len(known)):
+    if requests and not complete(job, "written", len(known)):
         with opened(job.cfg, session) as generators, job.record.timed("write"):
             pq.write_table(pa.Table.from_pylist(list(known.values()), REQUEST), file)
             generate(job, generators, Stage(job.cfg, "write"), file, "written", len(known))
@@ -212,7 +212,7 @@ def predicted(
     job = variant_job(own, name, more)
     file = job.run / "metrics.json"
     if not file.is_file():
-        if not written(job, "predictions", own.tested):
+        if not complete(job, "predictions", own.tested):
             source = own.questions / "test.parquet"
             source = backwards(source, job.run / "questions.parquet") if anew else source
             known = None if anew else own.run / "predictions"

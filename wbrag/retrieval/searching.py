@@ -24,7 +24,7 @@ class _Query:
     found: asyncio.Future[list[Document]]
 
 
-class SearchHandle:
+class BatchedSearch:
     """Gathers queries for up to `wait` seconds (little beside an answer's, enough for an engine's step) or until there
     are `batch` (what one encoding and one scan take in their stride), and sends those of one k together.
 

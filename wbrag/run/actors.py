@@ -27,9 +27,9 @@ from wbrag.llm.engine import model_path
 from wbrag.methods import Tools
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoding import Encoders
-from wbrag.retrieval.searching import SearchHandle
+from wbrag.retrieval.searching import BatchedSearch
 from wbrag.run.progress import Counts
-from wbrag.run.retrieve import Knowledge, KnownAnswers, MergedRetriever, Searcher
+from wbrag.run.retrieve import Knowledge, KnownAnswers, MergedDocuments, MethodSearch
 from wbrag.schema import PREDICTION, TRACE, WRITTEN, Example, documents_of
 from wbrag.units.write import write_units
 
@@ -78,14 +78,14 @@ class Generator:
         started = time.perf_counter()
         self.engine = open_llm(cfg.backbone)
         self.llm = CountedLLM(self.engine, remember=False)  # of all examples together, call by call
-        self.handles: dict[Searcher, SearchHandle] = {}
+        self.handles: dict[MethodSearch, BatchedSearch] = {}
         self.places = asyncio.Semaphore(cfg.cluster.examples_in_flight)
         self.counts = Counts()
         self.start_seconds = time.perf_counter() - started
 
-    async def train(self, block: pa.Table, cfg: TrainConfig, searcher: Searcher | None = None) -> pa.Table:
+    async def train(self, block: pa.Table, cfg: TrainConfig, method_search: MethodSearch | None = None) -> pa.Table:
         """`schema.RETRIEVED` rows to `schema.TRACE` rows (Algorithm 1)."""
-        tools = self._tools(cfg, searcher)
+        tools = self._tools(cfg, method_search)
         metric = partial(metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels)
         how: dict[str, Any] = {"judge": cfg.judge == "llm", "distils": one_unit_an_example(cfg.units)}
 
@@ -98,10 +98,10 @@ class Generator:
 
         return await self._all(block, work, TRACE)
 
-    async def predict(self, block: pa.Table, cfg: TrainConfig, searcher: Searcher | None = None) -> pa.Table:
+    async def predict(self, block: pa.Table, cfg: TrainConfig, method_search: MethodSearch | None = None) -> pa.Table:
         """Test questions with both lists of documents to `schema.PREDICTION` rows."""
-        handle = self._handle(searcher)
-        tools, merged = self._tools(cfg, searcher), handle.merged if handle else None
+        handle = self._handle(method_search)
+        tools, merged = self._tools(cfg, method_search), handle.merged if handle else None
 
         async def work(row: Row) -> Row:
             base, both = documents_of(row["documents"]), documents_of(row["documents_writeback"])
@@ -111,9 +111,9 @@ class Generator:
 
         return await self._all(block, work, PREDICTION)
 
-    async def write(self, block: pa.Table, cfg: TrainConfig, searcher: Searcher | None = None) -> pa.Table:
+    async def write(self, block: pa.Table, cfg: TrainConfig, method_search: MethodSearch | None = None) -> pa.Table:
         """`schema.REQUEST` rows to `schema.WRITTEN` rows."""
-        tools = self._tools(cfg, searcher)
+        tools = self._tools(cfg, method_search)
         return await self._all(block, lambda row: write_units(row, tools, cfg.units, cfg.gates.n_min), WRITTEN)
 
     async def progress(self) -> Counts:
@@ -133,9 +133,9 @@ class Generator:
         if close := getattr(self.engine, "close", None):
             close()
 
-    def _handle(self, searcher: Searcher | None) -> SearchHandle | None:
-        """The one handle to a searcher, whichever block asks for it."""
-        return self.handles.setdefault(searcher, SearchHandle(searcher.search)) if searcher else None
+    def _handle(self, method_search: MethodSearch | None) -> BatchedSearch | None:
+        """The one handle to a method_search, whichever block asks for it."""
+        return self.handles.setdefault(method_search, BatchedSearch(method_search.search)) if method_search else None
 
     async def _all(self, block: pa.Table, work: RowWork, schema: pa.Schema) -> pa.Table:
         rows = block.to_pylist()
@@ -150,8 +150,8 @@ class Generator:
         self.counts["failed"] += made.get("status") == "failed" or made.get("error") is not None
         return made
 
-    def _tools(self, cfg: TrainConfig, searcher: Searcher | None) -> Tools:
-        handle, replies = self._handle(searcher), (cfg.backbone.answer_tokens, cfg.backbone.distil_tokens)
+    def _tools(self, cfg: TrainConfig, method_search: MethodSearch | None) -> Tools:
+        handle, replies = self._handle(method_search), (cfg.backbone.answer_tokens, cfg.backbone.distil_tokens)
         search = handle.base if handle else None
         return Tools(self.llm, prompts_of(cfg), cfg.benchmark.task, *replies, cfg.method, search)
 
@@ -218,14 +218,14 @@ class Stage:
     """What is done with the blocks of a plan: the `work` (a key of WORKS) under the settings of `cfg`.
 
     `knowledge`: the stores, for questions that are to gain merged documents. `known`: the table of answers that need
-    not be asked again (`run.retrieve.KnownAnswers`). `searcher`: what a method searches with meanwhile.
+    not be asked again (`run.retrieve.KnownAnswers`). `method_search`: what a method searches with meanwhile.
     """
 
     cfg: TrainConfig
     work: str
     knowledge: Knowledge | None = None
     known: Path | None = None
-    searcher: Searcher | None = None
+    method_search: MethodSearch | None = None
 
 
 class Dispatcher:
@@ -240,7 +240,7 @@ class Dispatcher:
         self.generators, self.stage = generators, stage
         self.blocks = [0] * len(generators)
         self.lock = threading.Lock()
-        self.merged = MergedRetriever(stage.knowledge) if stage.knowledge else None
+        self.merged = MergedDocuments(stage.knowledge) if stage.knowledge else None
         self.known = KnownAnswers(stage.known) if stage.known else None
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -255,7 +255,7 @@ class Dispatcher:
             chosen = min(range(len(self.blocks)), key=self.blocks.__getitem__)
             self.blocks[chosen] += 1
         try:
-            asked = getattr(self.generators[chosen], work).remote(block, self.stage.cfg, self.stage.searcher)
+            asked = getattr(self.generators[chosen], work).remote(block, self.stage.cfg, self.stage.method_search)
             return ray.get(asked)
         finally:
             with self.lock:

@@ -134,7 +134,7 @@ def written_ids(job: Job, table: str) -> int:
     return sum(pq.read_metadata(file).num_rows for file in files if not file.name.endswith(".pending.parquet"))
 
 
-def written(job: Job, table: str, goal: int) -> bool:
+def complete(job: Job, table: str, goal: int) -> bool:
     """Whether a table is complete."""
     return written_ids(job, table) == goal
 

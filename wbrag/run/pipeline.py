@@ -25,9 +25,9 @@ from wbrag.retrieval.encoding import Encoders
 from wbrag.run import inputs
 from wbrag.run.actors import Generators, Stage
 from wbrag.run.folder import QUESTIONS, write_rows
-from wbrag.run.job import Job, Session, generate, opened, ray_session, written
+from wbrag.run.job import Job, Session, complete, generate, opened, ray_session
 from wbrag.run.record import RunRecord, open_record, resolve_run_dir
-from wbrag.run.retrieve import ASKED, in_order, knowledge_of, retrieved, searcher
+from wbrag.run.retrieve import ASKED, in_order, knowledge_of, method_search, retrieve_all
 from wbrag.run.shared import FILES, SharedRows, content_hash, share
 from wbrag.run.writeback import write_back
 from wbrag.store.build import build_store
@@ -54,7 +54,7 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
     job = Job(cfg, run, open_record(run, cfg, inputs.identity_of(cfg)))
     inputs.write_quarantine(given.rejected, run / "quarantine.jsonl")
     with opened(cfg, session) as generators:
-        if not cfg.cluster.gpus and not written(job, "predictions", len(given.test)):
+        if not cfg.cluster.gpus and not complete(job, "predictions", len(given.test)):
             generators.start()  # its engine loads beside the encoding; on GPUs it would hold what the encoder needs
         with job.record.timed("index"):
             base = base_index(cfg, given, generators.encoders)
@@ -159,7 +159,7 @@ def retrieve(cfg: TrainConfig, given: inputs.Inputs, base: Path, out: Path, enco
     if out.is_dir():
         return out
     questions = [example.question for example in (*given.train, *given.test)]
-    found = retrieved(cfg, questions, base, encoders)
+    found = retrieve_all(cfg, questions, base, encoders)
     with scratch_folder(out.parent) as scratch:
         for split, examples in (("train", given.train), ("test", given.test)):
             write_rows(scratch / "out" / f"{split}.parquet", ASKED, in_order(examples, found))
@@ -170,9 +170,9 @@ def retrieve(cfg: TrainConfig, given: inputs.Inputs, base: Path, out: Path, enco
 def train_examples(job: Job, questions: Path, base: Path, goal: int, generators: Generators) -> None:
     """Algorithm 1 for every training example: one row of `schema.TRACE` each, in `traces/`."""
     with closed_book_answers(job, "traces", "closed_book_answer") as known:
-        if not written(job, "traces", goal):
-            with searcher(job.cfg, base, encoders=generators.encoders) as found:
-                stage = Stage(job.cfg, "train", known=known, searcher=found)
+        if not complete(job, "traces", goal):
+            with method_search(job.cfg, base, encoders=generators.encoders) as found:
+                stage = Stage(job.cfg, "train", known=known, method_search=found)
                 generate(job, generators, stage, questions / "train.parquet", "traces", goal)
     if job.cfg.cluster.gpus:
         generators.stop()  # write-back encodes on the same GPUs
@@ -181,7 +181,7 @@ def train_examples(job: Job, questions: Path, base: Path, goal: int, generators:
 def predict(job: Job, questions: Path, stores: tuple[Path, Path], goal: int, generators: Generators) -> None:
     """Every test question answered closed book, over base and over base + write-back `stores`, in `predictions/`."""
     with closed_book_answers(job, "predictions", "answer_closed_book") as known:
-        if not written(job, "predictions", goal):
+        if not complete(job, "predictions", goal):
             predict_missing(job, generators, stores, questions / "test.parquet", known, goal)
 
 
@@ -192,7 +192,7 @@ def predict_missing(
     `known` (`run.retrieve.KnownAnswers`) is not asked again.
     """
     cfg = job.cfg
-    with searcher(cfg, *stores, generators.encoders) as found, reading(*stores) as versions:
+    with method_search(cfg, *stores, generators.encoders) as found, reading(*stores) as versions:
         stage = Stage(cfg, "predict", knowledge_of(cfg, *stores, versions), known, found)
         generate(job, generators, stage, source, "predictions", goal)
 

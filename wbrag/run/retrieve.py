@@ -45,7 +45,7 @@ VECTOR = pa.field("vector", pa.binary())
 DOCUMENTS = pa.list_(pa.struct([f.with_type(pa.large_string()) if f.type == pa.string() else f for f in DOCUMENT]))
 #: What is shared of a question.
 FOUND = pa.schema([("question", pa.string()), ("documents", DOCUMENTS), VECTOR, ("first_document", pa.string())])
-#: A question with what was found for it; `MergedRetriever` makes MERGED of it.
+#: A question with what was found for it; `MergedDocuments` makes MERGED of it.
 ASKED = pa.schema([*EXAMPLE, ("documents", DOCUMENTS), VECTOR])
 MERGED = pa.schema([*EXAMPLE, ("documents", DOCUMENTS), ("documents_writeback", DOCUMENTS)])
 
@@ -76,7 +76,9 @@ def knowledge_of(
     return Knowledge(base, writeback, cfg.k, cfg.merge, cfg.index.nprobe, versions)
 
 
-def retrieved(cfg: TrainConfig, questions: Iterable[str], base: Path, encoders: Encoders | None = None) -> SharedRows:
+def retrieve_all(
+    cfg: TrainConfig, questions: Iterable[str], base: Path, encoders: Encoders | None = None
+) -> SharedRows:
     """R(q, K) of all questions (rows of FOUND). What runs share is looked up, and only the rest is searched for, on
     `encoders` (their own without).
 
@@ -94,7 +96,7 @@ def retrieved(cfg: TrainConfig, questions: Iterable[str], base: Path, encoders: 
 
         def ask(actor: Any, start: int) -> Any:  # noqa: ANN401 - Ray's handle and reference
             batch = pa.table({"question": pa.array(asked[start : start + RETRIEVE_ROWS], pa.string())})
-            return actor.apply.remote(retrieve, batch, stores, opening, cluster.encoders, cluster.gpus)
+            return actor.apply.remote(retrieve_block, batch, stores, opening, cluster.encoders, cluster.gpus)
 
         with lent(cfg.encoder, cfg.cluster, encoders) as actors:
             found = ActorPool(actors).map(ask, list(range(0, len(asked), RETRIEVE_ROWS)))
@@ -116,7 +118,7 @@ def in_order(examples: Sequence[Example], found: SharedRows) -> Iterator[pa.Tabl
         yield pa.table([*examples_table(some).columns, *rows.columns], schema=ASKED)
 
 
-def retrieve(
+def retrieve_block(
     encoder: Encoder, batch: pa.Table, stores: Knowledge, opening: str, sharers: int = 1, gpu: bool = False
 ) -> pa.Table:
     """The questions (column `question`) as rows of FOUND; `first_document` is its id, "" without any."""
@@ -128,7 +130,7 @@ def retrieve(
 
 
 @dataclass(frozen=True, slots=True)
-class Searcher:
+class MethodSearch:
     """What generators search with: an encoder actor and the stores that it opens; two are one if `opening` is."""
 
     actor: Any = field(compare=False)
@@ -138,14 +140,14 @@ class Searcher:
     async def search(self, queries: list[str], k: int, merged: Sequence[bool]) -> list[list[Document]]:
         """The k nearest documents of each query: of both stores where its flag is set, else of the base alone."""
         asked = (queries, k, merged, self.stores, self.opening)
-        found: list[list[Document]] = await self.actor.apply.remote(search, *asked)
+        found: list[list[Document]] = await self.actor.apply.remote(search_block, *asked)
         return found
 
 
 @contextmanager
-def searcher(
+def method_search(
     cfg: TrainConfig, base: Path, writeback: Path | None = None, encoders: Encoders | None = None
-) -> Iterator[Searcher | None]:
+) -> Iterator[MethodSearch | None]:
     """What generators search with during the block; None where the method does not search by itself.
 
     It is one encoder for all generators, on the CPU, where a handful of queries takes milliseconds: the engines may
@@ -157,13 +159,13 @@ def searcher(
     on_cpu = replace(cfg.cluster, gpus=False, encoders=1 if cfg.cluster.gpus else cfg.cluster.encoders)
     lenders = None if cfg.cluster.gpus else encoders
     with reading(base, writeback) as versions, lent(cfg.encoder, on_cpu, lenders) as actors:
-        yield Searcher(actors[0], knowledge_of(cfg, base, writeback, versions), uuid4().hex)
+        yield MethodSearch(actors[0], knowledge_of(cfg, base, writeback, versions), uuid4().hex)
 
 
-def search(
+def search_block(
     encoder: Encoder, queries: list[str], k: int, merged: Sequence[bool], stores: Knowledge, opening: str
 ) -> list[list[Document]]:
-    """As `Searcher.search`, where the encoder is."""
+    """As `MethodSearch.search`, where the encoder is."""
     xq = encoder.encode_queries(queries)
     return _opened(opening, stores, encoder.fingerprint).search(xq, k, merged, questions=queries)
 
@@ -177,7 +179,7 @@ def _opened(opening: str, stores: Knowledge, encoder: str, sharers: int = 1, gpu
     return stores.open(encoder=encoder, threads=threads_of(sharers), block_bytes=block_bytes)
 
 
-class MergedRetriever:
+class MergedDocuments:
     """Top-K(R(q, K) u R(q, K_wb)) of questions for which `retrieve` found R(q, K): no encoder is loaded, no base is
     searched again.
     """

@@ -23,8 +23,8 @@ from wbrag.retrieval.encoder import nearest_sentences
 from wbrag.retrieval.encoding import Encoders, on_encoder
 from wbrag.run.actors import Generators, Stage
 from wbrag.run.folder import read_fields, write_rows
-from wbrag.run.job import Job, generate, written
-from wbrag.run.retrieve import MERGED, READ_ROWS, MergedRetriever, knowledge_of, retrieved, searcher
+from wbrag.run.job import Job, complete, generate
+from wbrag.run.retrieve import MERGED, READ_ROWS, MergedDocuments, knowledge_of, method_search, retrieve_all
 from wbrag.schema import LEFT, REQUEST, UNIT, WRITTEN, Document, documents_of
 from wbrag.store.build import build_store
 from wbrag.store.versions import current, latest, named, reading
@@ -73,7 +73,7 @@ def written_units(job: Job, traces: Path, base: Path, generators: Generators) ->
         kept = sorted(rows.to_pylist(), key=lambda row: str(row["id"]))
         _write(source, requests(cfg, kept, base, generators.encoders), REQUEST)
     goal = pq.read_metadata(source).num_rows
-    if goal and not written(job, "written", goal):
+    if goal and not complete(job, "written", goal):
         generate(job, generators, Stage(cfg, "write"), source, "written", goal)
         if cfg.cluster.gpus:
             generators.stop()  # what follows encodes on the same GPUs
@@ -89,7 +89,7 @@ def requests(cfg: TrainConfig, kept: Sequence[Row], base: Path, encoders: Encode
     """The requests for the units of kept examples (`wbrag.units.requests`), searched and chosen on encoder actors."""
 
     def search(names: Sequence[str]) -> list[list[Document]]:
-        found = retrieved(replace(cfg, k=cfg.units.search), names, base, encoders)
+        found = retrieve_all(replace(cfg, k=cfg.units.search), names, base, encoders)
         return [documents_of(rows) for rows in found.rows(names, ["documents"])["documents"].to_pylist()]
 
     def nearest(questions: Sequence[str], there: Sequence[Sequence[str]]) -> list[list[int]]:
@@ -121,8 +121,8 @@ def validated(
         rows = readers(job.cfg, units, questions / "train.parquet", answers["id"], (base, candidates))
         write_rows(source, MERGED, rows)
     goal = pq.read_metadata(source).num_rows
-    if goal and not written(job, "readings", goal):
-        with searcher(job.cfg, base, encoders=generators.encoders) as found:
+    if goal and not complete(job, "readings", goal):
+        with method_search(job.cfg, base, encoders=generators.encoders) as found:
             generate(job, generators, Stage(job.cfg, "validate", None, known, found), source, "readings", goal)
         if job.cfg.cluster.gpus:
             generators.stop()
@@ -155,7 +155,7 @@ def readers(
             own[example].add(unit["id"])
     ids = answered.combine_chunks()
     with reading(*stores) as versions:
-        retriever = MergedRetriever(knowledge_of(cfg, *stores, versions))
+        retriever = MergedDocuments(knowledge_of(cfg, *stores, versions))
         for batch in pq.ParquetFile(source).iter_batches(READ_ROWS):
             rows = pa.Table.from_batches([batch]).filter(pc.is_in(batch["id"], ids))
             if not rows.num_rows:
