@@ -27,7 +27,7 @@ VALUES = st.recursive(
 )
 
 
-def complete(folder: Path, *rows: dict[str, Any], rate: float = 0.0) -> tuple[pa.Table, list[str]]:
+def written(folder: Path, *rows: dict[str, Any], rate: float = 0.0) -> tuple[pa.Table, list[str]]:
     """The corpus as Parquet, and why rows were left out."""
     lines = [json.dumps({"id": str(i), "contents": f"T\nText {i}."} | row) for i, row in enumerate(rows)]
     (folder / "c.jsonl").write_text("\n".join(lines))

@@ -51,7 +51,7 @@ def passages_of(rows: list[Row]) -> dict[str, Row]:
     return {one["id"]: one for row in rows for one in row["documents"]}
 
 
-def complete(rows: list[Row]) -> list[Row]:
+def written(rows: list[Row]) -> list[Row]:
     """Long units for the requests; every fourth reply was no passage."""
     return [
         {

@@ -22,7 +22,7 @@ from wbrag.llm.vllm import Places, VllmEngine, pieces
 from wbrag.methods import Answer, Tools, flare, open_method, selfrag
 from wbrag.prompts import Prompts
 from wbrag.retrieval.encoder import open_encoder, passage_text
-from wbrag.retrieval.searching import BatchedSearch
+from wbrag.retrieval.searching import SearchHandle
 from wbrag.schema import Document
 
 
@@ -219,7 +219,7 @@ def test_an_abstention_is_left_out_as_a_reply_begins_with_it(micro: VllmEngine, 
 def test_on_the_microworld_methods_retrieve_when_in_doubt_and_only_then(
     micro: VllmEngine, run: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """FLARE's rate of searching is neither 0 nor 1, Self-RAG reads for what is not famous; one method_search serves all."""
+    """FLARE's rate of searching is neither 0 nor 1, Self-RAG reads for what is not famous; one searcher serves all."""
     generate(tmp_path, Plan(seed=3, districts=1, train=5, test=40))
     files = [tmp_path / name / "test.jsonl" for name in ("nq", "hotpotqa")]
     questions = [example.question for file in files for example in read_examples(file)[0]]
@@ -234,7 +234,7 @@ def test_on_the_microworld_methods_retrieve_when_in_doubt_and_only_then(
         return [[corpus[i] for i in row] for row in ranked]
 
     async def answers() -> tuple[list[Answer], list[Answer]]:
-        handle = BatchedSearch(search_many)
+        handle = SearchHandle(search_many)
         found = await search_many(questions, 5, [])
         batches.clear()
         pairs = list(zip(questions, found, strict=True))

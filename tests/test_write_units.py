@@ -45,7 +45,7 @@ def told(*pairs: tuple[str, str]) -> list[dict[str, str]]:
     return [{"text": text, "source": source} for text, source in pairs]
 
 
-def complete(
+def written(
     row: dict[str, Any], how: Units = PAPER, respond: Callable[[str], str] = read, tokens: int = 4096
 ) -> tuple[dict[str, Any], ScriptedLLM]:
     """What is written, as it comes out of a table, and the generator that was asked."""

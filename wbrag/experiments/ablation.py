@@ -36,7 +36,7 @@ TRACE_COLUMNS = (
     *("document_scores", "kept_ranks", "unit_id", "unit_title", "unit_text", "source_tokens", "unit_tokens"),
 )
 #: What gates decide that close.
-CLOSED = DocumentDecision((), False, (), "closed")
+CLOSED = DocumentDecision((), False, "closed")
 
 
 @dataclass(frozen=True, slots=True)
