@@ -47,7 +47,7 @@ def method_search(tmp_path_factory: pytest.TempPathFactory) -> MethodSearch:
 
 
 class LocalActor:
-    """A Ray actor's handle, as far as a method_search sees it, in this process."""
+    """A Ray actor's handle, as far as a search sees it, in this process."""
 
     def __init__(self, held: HeldEncoder) -> None:
         self.held = held

@@ -22,7 +22,7 @@ from wbrag.llm.vllm import Places, VllmEngine, pieces
 from wbrag.methods import Answer, Tools, flare, open_method, selfrag
 from wbrag.prompts import Prompts
 from wbrag.retrieval.encoder import open_encoder, passage_text
-from wbrag.retrieval.searching import SearchHandle
+from wbrag.retrieval.searching import BatchedSearch
 from wbrag.schema import Document
 
 
@@ -234,7 +234,7 @@ def test_on_the_microworld_methods_retrieve_when_in_doubt_and_only_then(
         return [[corpus[i] for i in row] for row in ranked]
 
     async def answers() -> tuple[list[Answer], list[Answer]]:
-        handle = SearchHandle(search_many)
+        handle = BatchedSearch(search_many)
         found = await search_many(questions, 5, [])
         batches.clear()
         pairs = list(zip(questions, found, strict=True))

@@ -134,7 +134,7 @@ class Generator:
             close()
 
     def _handle(self, method_search: MethodSearch | None) -> BatchedSearch | None:
-        """The one handle to a method_search, whichever block asks for it."""
+        """The one handle to a search, whichever block asks for it."""
         return self.handles.setdefault(method_search, BatchedSearch(method_search.search)) if method_search else None
 
     async def _all(self, block: pa.Table, work: RowWork, schema: pa.Schema) -> pa.Table:
