@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from wbrag.config import ConfigError, Merge, TrainConfig, Units, fingerprint
 from wbrag.experiments import placebos
-from wbrag.methods import open_method
+from wbrag.methods import check_method
 from wbrag.report.run_report import QUESTION_COLUMNS, measure
 from wbrag.retrieval.merge import check_merge
 from wbrag.run import folder, pipeline
@@ -74,7 +74,7 @@ def other_temperature(own: Trained, temperature: float, session: Session) -> dic
     ConfigError for a temperature that is not above 0.
     """
     method = replace(own.cfg.method, temperature=temperature)
-    open_method(method)
+    check_method(method, own.cfg.backbone)
     colder = replace(own, cfg=replace(own.cfg, method=method))
     return predicted(colder, f"temperature-{temperature:g}", own.run / "writeback", {}, session, anew=True)
 
