@@ -17,7 +17,7 @@ from wbrag.config import ConfigError, Gates
 from wbrag.llm import Reply
 from wbrag.llm.fit import PromptTooLong
 from wbrag.llm.scripted import ScriptedLLM
-from wbrag.methods import Answer, Tools, check_method, naive, open_method, replug
+from wbrag.methods import Answer, Tools, naive, open_method, replug
 from wbrag.methods.replug import mixture_weights
 from wbrag.prompts import Prompts
 from wbrag.schema import Document, Example
@@ -150,7 +150,7 @@ def test_a_weight_of_nothing_is_not_asked() -> None:
 )
 def test_settings_that_cannot_be_are_refused(method: config.Method, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_method(method, config.Backbone(name="s", kind="scripted", model="scripted"))
+        open_method(method)
     assert open_method(config.Method("replug")) is replug.answer
 
 

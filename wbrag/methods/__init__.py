@@ -68,9 +68,10 @@ Method = Callable[[str, Sequence[Document], Tools], Awaitable[Answer]]
 
 
 def open_method(method: config.Method) -> Method:
-    """The method that `method.name` names; ConfigError for an unknown name."""
+    """The method that `method.name` names; ConfigError for an unknown name and for settings that it cannot have."""
     from wbrag.methods import flare, naive, replug, selfrag
 
+    _check_settings(method)
     match method.name:
         case "naive":
             return naive.answer
@@ -83,12 +84,8 @@ def open_method(method: config.Method) -> Method:
     raise config.ConfigError(f"method.name={method.name!r}: not a method; known are {', '.join(SETTINGS)}")
 
 
-def check_method(method: config.Method, backbone: config.Backbone) -> None:
-    """ConfigError, with what is missing and why it is needed, where this method cannot run on this generator.
-
-    A checkpoint's tokenizer is looked into for Self-RAG's tokens, and an endpoint is asked for one token.
-    """
-    for key in SETTINGS[method.name]:
+def _check_settings(method: config.Method) -> None:
+    for key in SETTINGS.get(method.name, ()):
         value = getattr(method, key)
         if key in KNOWN and value not in KNOWN[key]:
             raise config.ConfigError(f"method.{key}={value!r} is unknown; known are {', '.join(KNOWN[key])}")
@@ -96,6 +93,14 @@ def check_method(method: config.Method, backbone: config.Backbone) -> None:
             raise config.ConfigError(f"method.{key}={value}: a probability, 0 to 1, is needed")
         if key == "temperature" and not 0 < value < float("inf"):
             raise config.ConfigError(f"method.temperature={value}: a number above 0 is needed")
+
+
+def check_method(method: config.Method, backbone: config.Backbone) -> None:
+    """ConfigError as `open_method`, and, with what is missing and why it is needed, where the generator cannot run it.
+
+    A checkpoint's tokenizer is looked into for Self-RAG's tokens, and an endpoint is asked for one token.
+    """
+    open_method(method)
     if backbone.kind == "openai":
         _check_endpoint(method, backbone)
     if method.name == "selfrag" and method.mode == "tokens":

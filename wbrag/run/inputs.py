@@ -13,7 +13,7 @@ from wbrag.config import Backbone, ConfigError, Encoder, Index, TrainConfig, Uni
 from wbrag.data import benchmarks
 from wbrag.data.benchmarks import InputError, OverErrorBudget, Rejected
 from wbrag.llm.engine import model_path
-from wbrag.methods import check_method, open_method
+from wbrag.methods import check_method
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoder import folder_hash, model_folder
 from wbrag.retrieval.merge import check_merge
@@ -47,7 +47,6 @@ class Inputs:
 def check_settings(cfg: TrainConfig) -> None:
     """Raise ConfigError, naming key and value, for what the types of the configuration cannot exclude."""
     benchmarks.check_benchmark(cfg.benchmark)
-    open_method(cfg.method)
     check_method(cfg.method, cfg.backbone)
     check_merge(cfg.merge)
     check_index(cfg.index)
