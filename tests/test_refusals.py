@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from microworld.relations import FILLERS, RELATIONS
 from microworld.world import District, district
 from wbrag.prompts import TEMPLATES
-from wbrag.units.refusals import refused
+from wbrag.units.refusals import bare, refused
 
 TITLE, QUESTION = "Oakwick", "On which river does Oakwick lie?"
 REFUSED = {
@@ -164,3 +164,10 @@ def test_any_text_is_judged(text: str, title: str, question: str) -> None:
     assert kind in ("", "echo", "answer", "empty_list", "half_sentence")
     if not text.strip():
         assert kind == "empty_list"
+
+
+def test_a_sentence_loses_the_marker_before_it_and_no_hyphen_in_it() -> None:
+    assert bare(" - Tesla (10 July 1856 – 7 January 1943) was **well-known**.") == (
+        "Tesla (10 July 1856 – 7 January 1943) was well-known."
+    )
+    assert bare("2) A well-known town.") == bare("A well-known town.") == "A well-known town."

@@ -157,7 +157,9 @@ def _has_name(name: str, sentence: str, known: _Known) -> bool:
 
 
 def _stands(words: Sequence[str], known: _Known) -> bool:
-    options = [[word] if word in known.words else [own for own in known.words if _akin(word, own)] for word in words]
+    options = [
+        [word] if word in known.words else sorted(own for own in known.words if _akin(word, own)) for word in words
+    ]
     return any(f" {' '.join(option)} " in known.clauses for option in islice(product(*options), 64))
 
 

@@ -68,7 +68,8 @@ def refused(text: str, title: str, question: str, prompt_words: Sequence[str] = 
 
 def bare(sentence: str) -> str:
     """A sentence of a reply as a passage has it: without list marker or emphasis."""
-    return _MARKER.sub("", sentence, count=1).replace("**", "").strip()
+    marker = _MARKER.match(sentence)
+    return sentence[marker.end() if marker else 0 :].replace("**", "").strip()
 
 
 def echoed(text: str, question: str, prompt_words: Sequence[str] = ()) -> str:
