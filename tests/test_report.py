@@ -14,8 +14,9 @@ import pytest
 from synthetic_run import PASSAGES, document, failed, gated, kept, population, prediction, write_run, write_table
 
 from wbrag import schema
-from wbrag.report.page import Details, Table, Text, Verbatim, html, markdown, p_value, points
+from wbrag.report.page import Details, Table, Text, Verbatim, html, markdown
 from wbrag.report.run_report import all_told, headline, recall_line, terminal_table, unseen_table, write_report
+from wbrag.report.tables import p_value, points
 from wbrag.report.trace import lives_to_show
 from wbrag.run.folder import RunError, read_config, read_records, read_units, setting_of
 from wbrag.schema import UNIT

@@ -41,30 +41,11 @@ from wbrag.experiments.unit_variants import unit_blocks, with_interval
 from wbrag.methods import SETTINGS, settings_read
 from wbrag.report.evaluation import METRIC_NAMES, SIDES
 from wbrag.report.overlap import EXPOSURES, OVERLAPS, RULE, without_overlap
-from wbrag.report.page import (
-    Block,
-    Column,
-    Heading,
-    Picture,
-    Pictures,
-    Table,
-    Text,
-    Verbatim,
-    cells,
-    count,
-    hundredths,
-    interval,
-    number,
-    p_value,
-    percent,
-    points,
-    tabled,
-    text,
-    write_page,
-)
+from wbrag.report.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, write_page
 from wbrag.report.plots import ranks_figure, tokens_figure, transfer_figure
 from wbrag.report.run_report import COST, read_table
 from wbrag.report.statistics import RESAMPLES, mean
+from wbrag.report.tables import Column, cells, count, hundredths, interval, number, p_value, percent, points, tabled
 from wbrag.run.folder import RunError, read_record, write_text
 
 Record = Mapping[str, Any]
@@ -142,7 +123,7 @@ TABLE_4: Sequence[Column] = (
     ("score", "writeback", percent),
     ("gain", "gain", points),
     ("95% interval", "", interval),
-    ("paper", "paper", text),
+    ("paper", "paper", lambda known: "-" if known is None else str(known)),
 )
 RETRIEVAL: Sequence[Column] = (
     ("answer found, base, %", "retrieval_recall_base", percent),
@@ -396,7 +377,7 @@ def _transfer_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]
             matrix = [[cells.get((reader, writer)) for writer in methods] for reader in methods]
             panels[name] = [*map(called, methods)], matrix
             rows = [(called(reader), {"of": called(writer), **record}) for (reader, writer), record in found.items()]
-            columns = (("corpus of", "of", text), *GAIN, *difference("minus own corpus"))
+            columns: Sequence[Column] = (("corpus of", "of", str), *GAIN, *difference("minus own corpus"))
             blocks += [Text(f"{name}:"), tabled("answered by", columns, rows)]
     if not panels:
         return []
@@ -512,7 +493,7 @@ def _temperature_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Blo
         for key, where in (("none", ", without overlap"), ("all", ""))
         if told[key]
     ]
-    columns = (("temperature", "temperature", text), ("base", "base", percent), *GAIN)
+    columns: Sequence[Column] = (("temperature", "temperature", str), ("base", "base", percent), *GAIN)
     note = "The same units and questions; what differs is how sharply a document's score weighs its word."
     tables = [tabled("", POOLED, means), tabled("setting", columns, rows)]
     return [Heading(f"{called('replug')} at two temperatures"), Text(note, "note"), *tables] if rows else []

@@ -23,6 +23,7 @@ from wbrag.config import ConfigError
 from wbrag.schema import unit_id
 
 Row = Mapping[str, Any]
+Rows = Sequence[Row]
 #: Title, text, examples, sources.
 Draft = tuple[str, str, Sequence[str], Sequence[str]]
 
@@ -49,7 +50,7 @@ def check_placebos(names: Sequence[str]) -> None:
             raise ConfigError(f"placebos: {name!r} is unknown; known are {', '.join(PLACEBOS)}")
 
 
-def asked_about(units: Sequence[Row], traces: Sequence[Row]) -> list[Row]:
+def asked_about(units: Rows, traces: Rows) -> list[Row]:
     """The trace of the least example behind each of a run's units (`schema.UNIT`), in order of unit id; a unit that is
     there because another one's evidence mentions its subject has none.
     """
@@ -57,7 +58,7 @@ def asked_about(units: Sequence[Row], traces: Sequence[Row]) -> list[Row]:
     return [of[min(unit["example_ids"])] for unit in sorted(units, key=lambda one: one["id"]) if unit["example_ids"]]
 
 
-def raw_units(units: Sequence[Row], passages: Mapping[str, Row]) -> list[dict[str, Any]]:
+def raw_units(units: Rows, passages: Mapping[str, Row]) -> list[dict[str, Any]]:
     """As many units as the run has: the sources of each (`passages` by id) as they stand, cut to the unit's own length
     in words; under its subject, where it has one, else under the title of the first source.
     """
@@ -71,7 +72,7 @@ def raw_units(units: Sequence[Row], passages: Mapping[str, Row]) -> list[dict[st
     return _distinct("raw", made)
 
 
-def cheat_sheet(units: Sequence[Row], traces: Sequence[Row]) -> list[dict[str, Any]]:
+def cheat_sheet(units: Rows, traces: Rows) -> list[dict[str, Any]]:
     """A unit for each of the run's that an example asks about: the question as title, its golden answers as text."""
     rows = asked_about(units, traces)
     return _distinct(
@@ -79,9 +80,7 @@ def cheat_sheet(units: Sequence[Row], traces: Sequence[Row]) -> list[dict[str, A
     )
 
 
-def drawn(
-    placebo: str, count: int, n_min: int, traces: Sequence[Row], passages: Sequence[Row], seed: int
-) -> list[dict[str, Any]]:
+def drawn(placebo: str, count: int, n_min: int, traces: Rows, passages: Rows, seed: int) -> list[dict[str, Any]]:
     """At most `count` rows to make units of as of a kept example's trace, drawn by the seed. `random`: of `passages`
     (id, title, text), each by itself; `ungated`: of all traces, with as many documents as are taken without a gate.
     """
@@ -101,14 +100,14 @@ def drawn(
     return rows
 
 
-def to_draw(units: Sequence[Row], by_subject: bool) -> int:
+def to_draw(units: Rows, by_subject: bool) -> int:
     """How many rows to draw: the examples behind the run's units, as a subject's mentions bring more; of units of one
     question each, some more than there are units.
     """
     return len({key for unit in units for key in unit["example_ids"]}) if by_subject else ceil(SPARE * len(units))
 
 
-def written_units(placebo: str, written: Sequence[Row], units: Sequence[Row]) -> list[dict[str, Any]]:
+def written_units(placebo: str, written: Rows, units: Rows) -> list[dict[str, Any]]:
     """The first usable units of what was written (`schema.WRITTEN`), as many as the run has, each cut to the length of
     one of its own. Fewer where fewer could be written; the report says how many.
     """

@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from wbrag.experiments.grid import Point, read_point, read_variant
 from wbrag.report.evaluation import SIDES, Answers
-from wbrag.report.page import Block, Column, Heading, Table, Text, count, markdown_table, percent, points, tabled
+from wbrag.report.page import Block, Heading, Table, Text, markdown_table
 from wbrag.report.statistics import Floats, mean, paired_bootstrap
+from wbrag.report.tables import Column, count, percent, points, tabled
 from wbrag.run.folder import read_left_out, read_record, read_rows, read_units, write_text
 from wbrag.schema import PREDICTION, WRITTEN
 

@@ -10,6 +10,7 @@ from typing import Any
 from wbrag.report.statistics import kappa, mean
 
 Row = Mapping[str, Any]
+Rows = Sequence[Row]
 
 #: The columns of `schema.TRACE` that the statistics need: no text of a document among them.
 TRACE_COLUMNS = (
@@ -24,7 +25,7 @@ NUMBER = re.compile(r"\s*[-+]?\b\d+(?:\.\d+)?(?:e[-+]?\d+)?\b")
 ERROR = re.compile(r"\w+(?:: [a-z_ ]+(?=:))?")
 
 
-def construction(traces: Sequence[Row], units: int = 0) -> dict[str, Any]:
+def construction(traces: Rows, units: int = 0) -> dict[str, Any]:
     """Construction statistics of a run (paper, Table 3) from rows with `TRACE_COLUMNS`, one per training example.
 
     Rates are fractions 0..1 (`selected_rate` of all examples, `fallback_rate` of the kept ones). Tokens are means over
@@ -60,7 +61,7 @@ def construction(traces: Sequence[Row], units: int = 0) -> dict[str, Any]:
     }
 
 
-def retained_by_rank(kept: Sequence[Row]) -> dict[str, float]:
+def retained_by_rank(kept: Rows) -> dict[str, float]:
     """Share of all retained documents that stood at each retrieval rank (paper, Figure 3); the shares add up to 1."""
     counts = Counter(rank for row in kept for rank in row["kept_ranks"])
     return {str(rank): counts[rank] / counts.total() for rank in range(1, max(counts, default=0) + 1)}
@@ -78,9 +79,7 @@ def rule_of(row: Row) -> str:
     return f"{rule}, before the call" if "not asked" in reason else rule
 
 
-def cost(
-    traces: Sequence[Row], predictions: Sequence[Row], written: Sequence[Row] = (), readings: Sequence[Row] = ()
-) -> dict[str, Any]:
+def cost(traces: Rows, predictions: Rows, written: Rows = (), readings: Rows = ()) -> dict[str, Any]:
     """LLM calls and tokens of training, of `writing` and `validating` units (`written` and `readings`, only where there
     are any) and of evaluation; `paper_calls` is what the paper's plan would have asked.
 
@@ -95,6 +94,6 @@ def cost(
     }
 
 
-def spent(rows: Sequence[Row], columns: Sequence[str] = SPENT) -> dict[str, int]:
+def spent(rows: Rows, columns: Sequence[str] = SPENT) -> dict[str, int]:
     """The sums of columns; what is not known counts as nothing."""
     return {key: sum(row[key] or 0 for row in rows) for key in columns}

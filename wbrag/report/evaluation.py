@@ -24,6 +24,7 @@ from wbrag.report.overlap import EXPOSURES, OVERLAPS, READ, TrainingQuestions, h
 from wbrag.report.statistics import Floats, mcnemar, mean, paired_bootstrap
 
 Row = Mapping[str, Any]
+Rows = Sequence[Row]
 #: What questions were answered, by name, one value a question (`answers_of`).
 Answers = Mapping[str, npt.NDArray[Any]]
 
@@ -63,9 +64,7 @@ class Setting:
         return 0.0 if told is None else score(self.metric, told, row["golden_answers"], self.labels)
 
 
-def answers_of(
-    predictions: Sequence[Row], setting: Setting, training: Sequence[Row] = (), units: Sequence[Row] = ()
-) -> Answers:
+def answers_of(predictions: Rows, setting: Setting, training: Rows = (), units: Rows = ()) -> Answers:
     """Predictions (rows of `schema.PREDICTION`, one per test question) as columns, one value a question.
 
     `scores` (questions, metrics, 3): closed book, base, write-back, each 0..1, all 0 in a failed row; `gain` in the

@@ -1,22 +1,18 @@
-"""A page as a list of blocks with its tables as data, and its forms: Markdown for a repository, one self-contained HTML
-file for people, and of a table what a terminal shows.
+"""A page as a list of blocks, and its forms: Markdown for a repository, one self-contained HTML file for people, and of
+a table what a terminal shows.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from wbrag.run.folder import write_text
 
-Record = Mapping[str, Any]
-#: Heading, path of the value in a record ("topics.ci_low"; "" is the record itself), the value's text.
-Column = tuple[str, str, Callable[[Any], str]]
 #: Tables of more columns are set in smaller type.
 WIDE = 6
 
@@ -79,57 +75,6 @@ class Details:
 
 
 Block = Heading | Text | Table | Pictures | Verbatim | Details
-
-
-def tabled(
-    first: str,
-    columns: Sequence[Column],
-    records: Iterable[tuple[str, Record]],
-    strong: Iterable[int] = (),
-    numbers: bool = True,
-) -> Table:
-    """One row a record, after its name, which stands in the column `first`; "-" where a record has no such value."""
-    rows = tuple((name, *cells(columns, record)) for name, record in records)
-    return Table((first, *(heading for heading, _, _ in columns)), rows, frozenset(strong), numbers)
-
-
-def cells(columns: Iterable[Column], record: Record) -> tuple[str, ...]:
-    """The record's cells under these columns."""
-    told = []
-    for _, path, form in columns:
-        value: Any = record
-        for key in path.split(".") if path else ():
-            value = None if value is None else value.get(key)
-        told.append(form(value))
-    return tuple(told)
-
-
-def _form(form: str, times: int = 1) -> Callable[[Any], str]:
-    return lambda value: "-" if value is None else form.format(times * value)
-
-
-#: A value as it is, a whole number (or one that is told as such), a mean, a fraction in percent; "-" for None.
-text = _form("{}")
-count = _form("{:,.0f}")
-number = _form("{:,.1f}")
-hundredths = _form("{:,.2f}")
-percent = _form("{:.1f}", 100)
-
-
-def points(value: float | None) -> str:
-    """A difference of fractions as points with a sign; what rounds to 0 has none."""
-    text = "-" if value is None else f"{100 * value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
-
-
-def interval(record: Record | None, low: str = "ci_low", high: str = "ci_high") -> str:
-    """The interval of a gain in points."""
-    return "-" if record is None or low not in record else f"{points(record[low])} to {points(record[high])}"
-
-
-def p_value(p: float | None) -> str:
-    """A p-value, never as 0."""
-    return "-" if p is None else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def write_page(folder: Path, title: str, subtitle: str, blocks: Sequence[Block]) -> None:

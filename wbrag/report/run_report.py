@@ -15,35 +15,17 @@ from wbrag.report.construction import SPENT, TRACE_COLUMNS, construction, cost
 from wbrag.report.evaluation import METRIC_NAMES, Setting, answers_of, evaluate
 from wbrag.report.harms import harm_blocks, harms, sources_of, tell_sources
 from wbrag.report.overlap import EXPOSURES, OVERLAPS, READ, RULE, without_overlap
-from wbrag.report.page import (
-    Block,
-    Column,
-    Heading,
-    Picture,
-    Pictures,
-    Table,
-    Text,
-    Verbatim,
-    cells,
-    count,
-    hundredths,
-    interval,
-    number,
-    p_value,
-    percent,
-    points,
-    tabled,
-    terminal,
-    write_page,
-)
+from wbrag.report.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, terminal, write_page
 from wbrag.report.plots import compression_figure, gain_figure, rank_figure
 from wbrag.report.statistics import RESAMPLES
+from wbrag.report.tables import Column, cells, count, hundredths, interval, number, p_value, percent, points, tabled
 from wbrag.report.trace import lives, lives_to_show
 from wbrag.report.unit_sections import drawn, judged, left_out_blocks, sample_page, unit_blocks, verdicts_told
 from wbrag.run import folder
 from wbrag.store.versions import latest
 
 Row = Mapping[str, Any]
+Rows = Sequence[Row]
 QUESTION_COLUMNS = ("id", "question", "golden_answers")
 QUARANTINE_SHOWN = 10
 REASONS_SHOWN = 12
@@ -154,13 +136,7 @@ def write_report(run: Path) -> dict[str, Any]:
     return metrics
 
 
-def measure(
-    traces: Sequence[Row],
-    predictions: Sequence[Row],
-    setting: Setting,
-    training: Sequence[Row],
-    units: Sequence[Row] = (),
-) -> dict[str, Any]:
+def measure(traces: Rows, predictions: Rows, setting: Setting, training: Rows, units: Rows = ()) -> dict[str, Any]:
     """What metrics.json holds but for the run's seconds: `evaluation.evaluate`, construction statistics and cost.
 
     `training` are the rows behind the units (`QUESTION_COLUMNS`): the run's own traces or, for an evaluation, which has
@@ -301,7 +277,7 @@ def _agreed(numbers: Row) -> str:
     return f"{told}, kappa {hundredths(numbers['judge_kappa'])}"
 
 
-def _construction_blocks(numbers: Row, traces: Sequence[Row]) -> list[Block]:
+def _construction_blocks(numbers: Row, traces: Rows) -> list[Block]:
     """Construction statistics, ranks and, where a kept example has a unit, compression."""
     kept, pictures = [row for row in traces if row["status"] == "kept"], []
     if kept:
@@ -336,7 +312,7 @@ def _cost_blocks(cost: Row, facts: Row) -> list[Block]:
     ]
 
 
-def _quarantine_blocks(rejected: Sequence[Row]) -> list[Block]:
+def _quarantine_blocks(rejected: Rows) -> list[Block]:
     if not rejected:
         return [Heading("Quarantine"), Text("No input row was left out.")]
     keys = ("file", "line", "reason")

@@ -14,8 +14,9 @@ from typing import Any
 from wbrag.config import Merge, Units
 from wbrag.report.evaluation import Setting
 from wbrag.report.overlap import units_read
-from wbrag.report.page import Block, Column, Details, Heading, Table, Text, count, markdown, number, tabled
+from wbrag.report.page import Block, Details, Heading, Table, Text, markdown
 from wbrag.report.statistics import mean
+from wbrag.report.tables import Column, count, number, tabled
 from wbrag.units.faithful import Checked, checked
 from wbrag.units.sentences import sentences, words
 
