@@ -22,7 +22,7 @@ from wbrag.store.files import StoreError, sha256_file
 from wbrag.store.place import place_of
 from wbrag.store.rows import ids_of, opened
 from wbrag.store.search import KnowledgeBase
-from wbrag.store.versions import encoder_note, latest
+from wbrag.store.versions import current, encoder_note, latest
 
 HASHING = Encoder(name="hashing", kind="hashing", model="", dimension=64)
 TOWNS = [{"id": f"t{i}", "title": f"Town {i}", "text": f"The mayor of town{i} is mayor{i}."} for i in range(40)]
@@ -129,6 +129,18 @@ def test_a_corpus_with_quoted_titles_is_adopted(tmp_path: Path) -> None:
     adopt(*flashrag(tmp_path / "in"), tmp_path / "store", HASHING, {})
     hit = KnowledgeBase.open(tmp_path / "store").search_one("Town 7 The mayor of town7 is mayor7.", 1)[0]
     assert (hit.id, hit.title) == ("7", "Town 7")
+
+
+def test_a_corpus_with_columns_of_its_own_is_adopted_beside_others(tmp_path: Path) -> None:
+    store, columns = tmp_path / "store", ("year", "place")
+    for number, column in enumerate(columns):
+        corpus, index = flashrag(tmp_path / column, rows=20)
+        lines = [json.loads(line) for line in corpus.read_text().splitlines()]
+        told = [json.dumps({**row, "id": f"{column}-{row['id']}", column: number}) + "\n" for row in lines]
+        corpus.write_text("".join(told))
+        adopt(corpus, index, store, HASHING, {})
+    kept = opened(place_of(store), current(store)).to_table(columns=["id", *columns]).to_pylist()
+    assert [(row["year"], row["place"]) for row in kept] == [(0, None)] * 20 + [(None, 1)] * 20
 
 
 def test_vectors_of_another_encoder_are_refused_with_both(tmp_path: Path) -> None:

@@ -279,6 +279,24 @@ def test_base_and_units_are_one_pair_until_they_are_refreshed(tmp_path: Path) ->
     assert base.names("pins") == units.names("pins") == []
 
 
+def test_a_pair_that_cannot_be_refreshed_stays_open_and_pinned(tmp_path: Path) -> None:
+    place = store(tmp_path / "base", ["a-1"])
+    kb, query = KnowledgeBase(place), vectors_of(["q-3"])
+    made = publish(place, content(place, passages(["b-1"])), {})
+    manifest = Path(place.root, next(name for name in made.files if name.endswith(".manifest")))
+    whole = manifest.read_bytes()
+    manifest.unlink()
+    with pytest.raises(StoreError, match="manifest: no such file"):
+        kb.refresh()
+    assert [name[:6] for name in place.names("pins")] == ["000001"]
+    assert [one.id for one in kb.search(query, 9)[0]] == ["a-1"]
+    manifest.write_bytes(whole)
+    assert kb.refresh()
+    assert sorted(one.id for one in kb.search(query, 9)[0]) == ["a-1", "b-1"]
+    kb.close()
+    assert place.names("pins") == []
+
+
 def test_a_run_opens_where_it_was_moved_with_or_without_its_cache(tmp_path: Path) -> None:
     store(tmp_path / "runs" / "cache" / "index-1", ["a-1"])
     (tmp_path / "runs" / "one").mkdir()
@@ -339,6 +357,18 @@ def test_a_lost_or_cut_index_is_made_again_when_it_is_opened(tmp_path: Path) -> 
         with KnowledgeBase(place) as kb:
             assert kb.search(vectors_of(["a-3"]), 3)[0][0].id == "a-3"
         assert (tmp_path / name).read_bytes() == whole
+
+
+def test_an_index_is_not_replaced_by_one_of_damaged_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = store(tmp_path, ["a-1", "a-2", "a-3"])
+    (name,) = (name for name in versions.current(place).files if name.startswith("index/"))
+    cut = (tmp_path / name).read_bytes()[:-3]
+    (tmp_path / name).write_bytes(cut)
+    kept = rows.all_vectors
+    monkeypatch.setattr(rows, "all_vectors", lambda fragment: -kept(fragment))
+    with pytest.raises(StoreError, match="the rows are damaged, verify names the file"):
+        KnowledgeBase(place)
+    assert (tmp_path / name).read_bytes() == cut
 
 
 def test_of_many_first_writers_none_is_lost(tmp_path: Path) -> None:

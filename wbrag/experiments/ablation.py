@@ -24,7 +24,7 @@ from wbrag.report.statistics import mean
 from wbrag.run.actors import Stage
 from wbrag.run.folder import read_rows, write_rows, write_text
 from wbrag.run.job import Session, complete, generate, opened
-from wbrag.run.retrieve import ASKED, READ_ROWS, method_search
+from wbrag.run.retrieve import ASKED, READ_ROWS, lent_search
 from wbrag.run.writeback import unit_of
 from wbrag.schema import TRACE
 
@@ -174,7 +174,7 @@ def _asked(own: Trained, chosen: Plan, name: str, gates: Gates, session: Session
         some = questions.to_batches(filter=where, batch_size=READ_ROWS)
         write_rows(source, ASKED, (pa.Table.from_batches([rows]) for rows in some if rows.num_rows))
         with opened(own.cfg, session) as generators, job.record.timed("train"):
-            with method_search(own.cfg, own.base, encoders=generators.encoders) as found:
+            with lent_search(own.cfg, own.base, encoders=generators.encoders) as found:
                 stage = Stage(replace(own.cfg, gates=gates), "train", method_search=found)
                 generate(job, generators, stage, source, "traces", goal)
     return list(read_rows(job.run / "traces", TRACE, (*TRACE_COLUMNS, "fallback", "calls")))

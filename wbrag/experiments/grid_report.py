@@ -213,7 +213,8 @@ def other_ways(grid: Record) -> list[str]:
     ways = [record for record in grid.get("units", ()) if record["way"] != "own"]
     return [
         f"The same kept examples' units made and merged as {one['way']!r}, in {one['runs']} of the settings: "
-        f"{with_interval(one['unseen'])} points without overlap, {with_interval(one['all'])} over all test questions."
+        f"{with_interval(one['unseen'])} points without overlap, {with_interval(one['all'])} over all test questions; "
+        "intervals over topics."
         for one in ways
     ]
 
@@ -339,7 +340,7 @@ def _placebo_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
     blocks: list[Block] = []
     for point in runs:
         if records := variants(point, "placebo-"):
-            grid["placebos"][point.run.name] = records
+            grid["placebos"][named(point)] = records
             rows = [("the run's own units", point.metrics["results"][0])]
             rows += [(told, records[name]) for name, told in PLACEBOS.items() if name in records]
             table = tabled("write-back store", (*GAIN, *difference("minus own units")), rows, {0})
@@ -435,7 +436,7 @@ def _ablation_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]
         records = read_record(file)["variants"] if file.is_file() else []
         if records:
             records = [record | compared(point, point.run / record["folder"]) for record in records]
-            grid["ablation"][point.run.name] = records
+            grid["ablation"][named(point)] = records
             base = {"writeback": point.metrics["results"][0]["base"], "paper": known["base"]}
             rows = [("no write-back", base)]
             for record in records:
@@ -458,7 +459,7 @@ def _judge_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Block]:
     for point in runs:
         for record in variants(point, "judge").values():
             told = read_record(point.run / "variants" / "judge" / "metrics.json")["construction"]
-            grid["judge"][point.run.name] = record | {key: told[key] for key in told if "judge" in key or key == "kept"}
+            grid["judge"][named(point)] = record | {key: told[key] for key in told if "judge" in key or key == "kept"}
             own, gain = point.metrics["construction"], point.metrics["results"][0]["gain"]
             rows.append((named(point), {"judge": told, "own": own, "own_gain": gain, "gain": record}))
     columns: Sequence[Column] = (
@@ -479,6 +480,7 @@ def _temperature_blocks(runs: Sequence[Point], grid: dict[str, Any]) -> list[Blo
     for point in runs:
         found = variants(point, "temperature-")
         own = f"{point.config['method'].get('temperature', 1.0):g}"
+        found.pop(own, None)
         for value, record in {own: point.metrics["results"][0], **found}.items() if found else ():
             read = read_variant(point, point.run / "variants" / f"temperature-{value}" if value != own else point.run)
             moved = {"scores": read["scores"], "gain": read["gain"]}

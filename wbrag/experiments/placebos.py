@@ -88,11 +88,8 @@ def drawn(placebo: str, count: int, n_min: int, traces: Rows, passages: Rows, se
     for i in random.Random(f"{placebo}/{seed}").sample(range(len(pool)), min(count, len(pool))):
         row = dict(pool[i])
         if placebo == "random":
-            document = {key: row[key] for key in ("id", "title", "text")} | {
-                "score": 0.0,
-                "source": "base",
-                "version": 0,
-            }
+            document = {key: row[key] for key in ("id", "title", "text")}
+            document |= {"score": 0.0, "source": "base", "version": 0}
             about = row["title"] or cut(row["text"], 8)
             row = {"id": row["id"], "question": f"What is known about {about}?", "documents": [document]}
         ranks = list(range(1, len(row["documents"]) + 1))[:n_min]

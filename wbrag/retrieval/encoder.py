@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from wbrag import config
 PACKAGE = "package:"
 
 
-class Encoder:
+class Encoder(ABC):
     """The retriever's encoder: (n, d) float16 rows of unit norm; the configuration's prefixes are added here."""
 
     def __init__(self, cfg: config.Encoder, dimension: int, identity: str) -> None:
@@ -34,8 +35,9 @@ class Encoder:
         """Vectors of passages, each given as `passage_text`."""
         return self._encode([self.cfg.passage_prefix + text for text in texts])
 
+    @abstractmethod
     def _encode(self, texts: list[str]) -> np.ndarray:
-        raise NotImplementedError
+        """Vectors of texts with their prefixes."""
 
 
 def passage_text(title: str, text: str) -> str:

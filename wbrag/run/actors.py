@@ -232,8 +232,8 @@ class Dispatcher:
     """A Ray Data actor of many threads: takes blocks to the generator with the fewest of them, and waits.
 
     There is one for all generators, so that it knows who is busy; a generator that restarts keeps its blocks (Ray asks
-    it again) and gets no new ones meanwhile. With `stage.knowledge`, questions that `retrieve.retrieve` encoded first
-    gain Top-K(R(q, K) u R(q, K_wb)).
+    it again) and gets no new ones meanwhile. With `stage.knowledge`, questions that `retrieve_block` encoded first gain
+    Top-K(R(q, K) u R(q, K_wb)).
     """
 
     def __init__(self, generators: list[Any], stage: Stage) -> None:

@@ -135,7 +135,7 @@ def written_ids(job: Job, table: str) -> int:
 
 
 def complete(job: Job, table: str, goal: int) -> bool:
-    """Whether a table is complete."""
+    """Whether a table has all its `goal` rows."""
     return written_ids(job, table) == goal
 
 

@@ -27,7 +27,7 @@ from wbrag.run.actors import Generators, Stage
 from wbrag.run.folder import QUESTIONS, write_rows
 from wbrag.run.job import Job, Session, complete, generate, opened, ray_session
 from wbrag.run.record import RunRecord, open_record, resolve_run_dir
-from wbrag.run.retrieve import ASKED, in_order, knowledge_of, method_search, retrieve_all
+from wbrag.run.retrieve import ASKED, in_order, knowledge_of, lent_search, retrieve_all
 from wbrag.run.shared import FILES, SharedRows, content_hash, share
 from wbrag.run.writeback import write_back
 from wbrag.store.build import build_store
@@ -171,7 +171,7 @@ def train_examples(job: Job, questions: Path, base: Path, goal: int, generators:
     """Algorithm 1 for every training example: one row of `schema.TRACE` each, in `traces/`."""
     with closed_book_answers(job, "traces", "closed_book_answer") as known:
         if not complete(job, "traces", goal):
-            with method_search(job.cfg, base, encoders=generators.encoders) as found:
+            with lent_search(job.cfg, base, encoders=generators.encoders) as found:
                 stage = Stage(job.cfg, "train", known=known, method_search=found)
                 generate(job, generators, stage, questions / "train.parquet", "traces", goal)
     if job.cfg.cluster.gpus:
@@ -192,7 +192,7 @@ def predict_missing(
     `known` (`run.retrieve.KnownAnswers`) is not asked again.
     """
     cfg = job.cfg
-    with method_search(cfg, *stores, generators.encoders) as found, reading(*stores) as versions:
+    with lent_search(cfg, *stores, generators.encoders) as found, reading(*stores) as versions:
         stage = Stage(cfg, "predict", knowledge_of(cfg, *stores, versions), known, found)
         generate(job, generators, stage, source, "predictions", goal)
 

@@ -145,7 +145,7 @@ class MethodSearch:
 
 
 @contextmanager
-def method_search(
+def lent_search(
     cfg: TrainConfig, base: Path, writeback: Path | None = None, encoders: Encoders | None = None
 ) -> Iterator[MethodSearch | None]:
     """What generators search with during the block; None where the method does not search by itself.

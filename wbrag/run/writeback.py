@@ -24,7 +24,7 @@ from wbrag.retrieval.encoding import Encoders, on_encoder
 from wbrag.run.actors import Generators, Stage
 from wbrag.run.folder import read_fields, write_rows
 from wbrag.run.job import Job, complete, generate
-from wbrag.run.retrieve import MERGED, READ_ROWS, MergedDocuments, knowledge_of, method_search, retrieve_all
+from wbrag.run.retrieve import MERGED, READ_ROWS, MergedDocuments, knowledge_of, lent_search, retrieve_all
 from wbrag.schema import LEFT, REQUEST, UNIT, WRITTEN, Document, documents_of
 from wbrag.store.build import build_store
 from wbrag.store.versions import current, latest, named, reading
@@ -122,7 +122,7 @@ def validated(
         write_rows(source, MERGED, rows)
     goal = pq.read_metadata(source).num_rows
     if goal and not complete(job, "readings", goal):
-        with method_search(job.cfg, base, encoders=generators.encoders) as found:
+        with lent_search(job.cfg, base, encoders=generators.encoders) as found:
             generate(job, generators, Stage(job.cfg, "validate", None, known, found), source, "readings", goal)
         if job.cfg.cluster.gpus:
             generators.stop()

@@ -298,5 +298,5 @@ def _without(data: lance.LanceDataset, live: pa.Table, pieces: tuple[Piece, ...]
 
 def _table(data: lance.LanceDataset, fragments: Sequence[int]) -> pa.Table:
     """The live rows of some fragments, in order."""
-    chosen = [one for one in data.get_fragments() if one.metadata.id in set(fragments)]
-    return pa.concat_tables([one.to_table() for one in chosen])
+    wanted = set(fragments)
+    return pa.concat_tables([one.to_table() for one in data.get_fragments() if one.metadata.id in wanted])

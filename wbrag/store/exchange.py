@@ -125,22 +125,25 @@ def adopt(corpus: Path, index: Path, store: Where, encoder: config.Encoder, note
         lines = write_corpus(corpus, table, max_error_rate=0.0).passages
         if lines != len(made):
             raise StoreError(f"{index}: {len(made)} vectors for the {lines} passages of {corpus}")
-        new = new_rows(place, [table], latest(place))
-        pieces = tuple(_pieces(place, table, index, made, new, spec))
+        parent = latest(place)
+        schema = rows.schema_of(pq.read_schema(table), spec.dimension)
+        schema = rows.joined(rows.opened(place, parent).schema, schema, str(place)) if parent else schema
+        new = new_rows(place, [table], parent)
+        pieces = tuple(_pieces(place, table, schema, index, made, new, spec))
     if not pieces:
         return current(place)
     return publish(place, Content(pieces, spec, opened.fingerprint), {**note, **encoder_note(encoder)})
 
 
-def _pieces(place: Place, table: Path, index: Path, made: np.ndarray, new: np.ndarray, spec: Spec) -> Iterator[Piece]:
-    """The `new` rows of the table with their vectors, rounded to fp16, as fragments."""
+def _pieces(
+    place: Place, table: Path, schema: pa.Schema, index: Path, made: np.ndarray, new: np.ndarray, spec: Spec
+) -> Iterator[Piece]:
+    """The `new` rows of the table with their vectors, rounded to fp16, as fragments of `schema`."""
     for start in range(0, len(new), config.Index.fragment_rows):
         numbers = new[start : start + config.Index.fragment_rows]
         vectors = made[numbers].astype(np.float16)
         check_vectors(vectors, f"{index}: from row {numbers[0]} on")
-        passages = read_rows([table], numbers)
-        schema = rows.schema_of(passages.schema, spec.dimension)
-        yield write_piece(place, rows.with_vectors(passages, vectors, schema), spec)
+        yield write_piece(place, rows.with_vectors(read_rows([table], numbers), vectors, schema), spec)
 
 
 def _open_flat(index: Path) -> Any:  # noqa: ANN401 - one of two classes

@@ -128,6 +128,7 @@ class Store:
                 hits += [(score, (part.number << 32) | row) for score, row in more]
         found = [_cut(hits, k) for hits in found]
         addresses = sorted({address for hits in found for _, address in hits})
+        # By address: `take` counts live rows, and walks over the deletions before each of them.
         rows = self.data._take_rows(addresses, columns=PASSAGE.names).to_pylist() if addresses else []
         passages = dict(zip(addresses, rows, strict=True))
         best = [sorted(hits, key=lambda hit: (-hit[0], passages[hit[1]]["id"]))[:k] for hits in found]
@@ -241,11 +242,11 @@ class KnowledgeBase:
                 if not number:
                     self._held.enter_context(pinned(where, version.version, 7 * DAY))
                 stores[source] = Store(where, version, source, *self._device, vector_bytes)
-        self._stores = stores
-        self._columns = pa.unify_schemas([store.data.schema for store in stores.values()])
+        columns = pa.unify_schemas([store.data.schema for store in stores.values()])
+        merge = self._merge or config.Merge(**(noted(writeback, units, "merge") if writeback and units else {}))
+        check_merge(merge)
+        self._stores, self._columns, self.merge = stores, columns, merge
         self.base, self.writeback = base, units
-        self.merge = self._merge or config.Merge(**(noted(writeback, units, "merge") if writeback and units else {}))
-        check_merge(self.merge)
 
     def refresh(self) -> bool:
         """Go to the newest pair; whether there was a newer one. Nobody may be searching meanwhile."""
@@ -254,7 +255,12 @@ class KnowledgeBase:
         if units == self.writeback and (units or latest(base) == self.base):
             return False
         held, self._held = self._held, ExitStack()
-        self._open((0, 0))
+        try:
+            self._open((0, 0))
+        except BaseException:  # the old pair is still the one that is open: it stays pinned
+            self._held.close()
+            self._held = held
+            raise
         held.close()
         return True
 

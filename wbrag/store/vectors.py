@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from wbrag.config import ConfigError, Index
 from wbrag.store.files import StoreError, dump_json, sha256_bytes, sha256_file
 from wbrag.store.place import Facts, Place
-
-if TYPE_CHECKING:
-    import faiss
 
 INDEX, TEMPLATES = "index", "templates"
 #: Rows of an index that are held against the data when it is opened.
@@ -101,7 +98,7 @@ def codes_of(index: Any) -> np.ndarray:  # noqa: ANN401 - a flat index
     return codes.view(np.float16 if hasattr(index, "sq") else np.float32).reshape(index.ntotal, index.d)
 
 
-def search_parameters(spec: Spec, visible: np.ndarray | None, nprobe: int) -> faiss.SearchParameters | None:
+def search_parameters(spec: Spec, visible: np.ndarray | None, nprobe: int) -> Any:  # noqa: ANN401 - FAISS's, or None
     """Parameters under which FAISS (CPU) sees the rows that are True in `visible` (n,) only, None: all, and looks into
     `nprobe` lists of an IVF index.
     """
@@ -167,14 +164,6 @@ def read_template(place: Place, spec: Spec) -> bytes:
     if (found := sha256_bytes(data)) != spec.template:
         raise StoreError(f"{place}/{template_name(spec)}: sha256 is {found}, the version says {spec.template}")
     return data
-
-
-def write_index(place: Place, name: str, vectors: np.ndarray, spec: Spec, template: bytes) -> Facts:
-    """Make the index over (n, d) float16 unit vectors and put it there; what is there already is replaced."""
-    with place.scratch() as folder:
-        facts = index_file(folder / "index", vectors, spec, template, f"{place}/{name}")
-        place.put(name, folder / "index")
-    return facts
 
 
 def index_file(path: Path, vectors: np.ndarray, spec: Spec, template: bytes, where: str) -> Facts:

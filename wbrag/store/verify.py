@@ -24,12 +24,8 @@ def verify(where: Where, full: bool = False) -> list[str]:
     faults = [fault for number in range(1, there[-1] + 1) if (fault := _broken(place, number))]
     if faults:
         return faults
-    seen: set[tuple[str, Facts]] = set()
-    for version in kept(place):
-        new = [item for item in version.files.items() if item not in seen]
-        faults += [fault for name, facts in new if (fault := _differs(place, name, facts, full))]
-        seen.update(new)
-    return faults
+    files = dict.fromkeys(item for version in kept(place) for item in version.files.items())  # each once, in order
+    return [fault for name, facts in files if (fault := _differs(place, name, facts, full))]
 
 
 def _broken(place: Place, number: int) -> str:
@@ -56,7 +52,7 @@ def _differs(place: Place, name: str, facts: Facts, full: bool) -> str:
 
 def repair(where: Where) -> list[str]:
     """Make every damaged or missing index of a kept version again, of its rows; returns the files' names. StoreError,
-    and nothing is replaced, where another file is damaged; StoreError too for an index that is not the one written.
+    and nothing is replaced, where another file is damaged.
     """
     place = place_of(where)
     damaged = {fault.partition(": ")[0].removeprefix(f"{place}/"): fault for fault in verify(place, full=True)}
@@ -74,12 +70,17 @@ def repair(where: Where) -> list[str]:
 
 
 def made_again(place: Place, version: Version, fragment: Any, name: str) -> None:  # noqa: ANN401 - Lance's
-    """Write the index of a fragment once more, of its rows; StoreError where it is not the one that was written."""
+    """Put the index of a fragment there once more, made of its rows. StoreError, and what is there stays, where that is
+    not the one that was written: the rows are damaged.
+    """
     spec, told = version.spec, version.files[name]
-    found = vectors.write_index(place, name, rows.all_vectors(fragment), spec, vectors.read_template(place, spec))
-    if found != told:
-        both = f"made again from the rows it has (bytes, sha256) {found}, the version says {told}"
-        raise StoreError(f"{place}/{name}: {both}: the rows are damaged, verify names the file")
+    xb, template = rows.all_vectors(fragment), vectors.read_template(place, spec)
+    with place.scratch() as folder:
+        found = vectors.index_file(folder / "index", xb, spec, template, f"{place}/{name}")
+        if found != told:
+            both = f"made again from the rows it has (bytes, sha256) {found}, the version says {told}"
+            raise StoreError(f"{place}/{name}: {both}: the rows are damaged, verify names the file")
+        place.put(name, folder / "index")
 
 
 def diff(where: Where, a: int, b: int) -> dict[str, list[str]]:
