@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from wbrag.config import (
     AblateConfig,
@@ -101,13 +101,19 @@ def noted(name: str) -> Iterator[None]:
 
 
 def settings(cfg: DictConfig, schema: type[Config]) -> Config:
-    """The composed configuration as typed data; OmegaConf's errors name the key that is missing or of a wrong type.
+    """The composed configuration as typed data; OmegaConf's errors name the key that is of a wrong type.
 
-    ConfigError for keys that the schema does not have: Hydra itself lets a `+` before a key add it to any schema.
+    ConfigError for keys that have no value, and for keys that the schema does not have: Hydra itself lets a `+` before
+    a key add it to any schema.
     """
-    typed = OmegaConf.to_object(cfg)
+    given = OmegaConf.to_container(cfg)
+    try:
+        typed = OmegaConf.to_object(cfg)
+    except (InterpolationToMissingValueError, MissingMandatoryValue) as error:
+        keys = list(_missing(given))
+        raise ConfigError(f"no value for {', '.join(keys)}: give {' '.join(f'{key}=...' for key in keys)}") from error
     assert isinstance(typed, schema)
-    if unknown := list(_beyond(OmegaConf.to_container(cfg), asdict(typed))):
+    if unknown := list(_beyond(given, asdict(typed))):
         raise ConfigError(f"no such setting: {', '.join(unknown)}")
     return typed
 
@@ -122,6 +128,12 @@ def measure_ways(own: Trained, ways: Mapping[str, Sequence[str]], session: Sessi
         assert isinstance(units, Units)
         assert isinstance(merge, Merge)
         other_units(own, name, units, merge, session)
+
+
+def _missing(given: Any, within: str = "") -> Iterator[str]:  # noqa: ANN401 - plain YAML data
+    """The keys of `given`, dotted, that conf/ leaves to the command line."""
+    for key, value in given.items() if isinstance(given, dict) else ():
+        yield from [f"{within}{key}"] if value == "???" else _missing(value, f"{within}{key}.")
 
 
 def _beyond(given: Any, known: Any, within: str = "") -> Iterator[str]:  # noqa: ANN401 - plain YAML data

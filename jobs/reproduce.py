@@ -31,11 +31,11 @@ def main(cfg: DictConfig) -> None:
     """Run what is not done yet, then write the report."""
     with point() as session:
         typed = settings(cfg, ReproduceConfig)
-        check_placebos(typed.placebos)
-        check_named(typed)
         out = Path(typed.run_dir).absolute()
         names = list(product(typed.backbones, typed.benchmarks, typed.methods))
         settings_of = {name: point_settings(typed, out, *name) for name in names}  # a typo ends here, not in 48 points
+        check_placebos(typed.placebos)
+        check_named(typed)
         for backbone in typed.backbones:  # all that one engine is asked, before the next one starts
             for name in (name for name in names if name[0] == backbone):
                 with noted("/".join(name)):
@@ -120,7 +120,8 @@ def check_named(typed: ReproduceConfig) -> None:
             benchmark, _, method = name.partition("/")
             if benchmark not in typed.benchmarks or method not in typed.methods:
                 grid = f"benchmarks {', '.join(typed.benchmarks)}; methods {', '.join(typed.methods)}"
-                raise ConfigError(f"{key}: {name!r} is no benchmark/method of the grid ({grid})")
+                told = f"{key}: {name!r} is no benchmark/method of the grid ({grid})"
+                raise ConfigError(f"{told}; give one of these, or {key}=[]")
 
 
 def named(out: Path, backbone: str, name: str) -> Path:

@@ -18,7 +18,7 @@ GIVEN = {
     "ablate": ["runs=[a]", "report_dir={run}"],
     "compare_units": ["runs=[a]", "report_dir={run}"],
     "placebo": ["runs=[a]", "report_dir={run}"],
-    "reproduce": ["run_dir={run}"],
+    "reproduce": ["world=w", "run_dir={run}"],
 }
 
 
@@ -45,12 +45,26 @@ def test_every_appended_key_is_named_with_its_groups_and_own_keys_may_be_appende
     assert run.stderr.splitlines()[-1] == "error: no such setting: benchmark.typo, gates.tau_x"
 
 
+@pytest.mark.parametrize(("name", "key"), [("train", "world"), ("build_index", "corpus"), ("reproduce", "run_dir")])
+def test_a_setting_that_has_to_be_given_is_named_with_what_to_do(name: str, key: str, tmp_path: Path) -> None:
+    run = ended(name, tmp_path / "run", f"{key}=???")
+    assert run.returncode == 2, run.stderr
+    assert run.stderr.splitlines()[-1] == f"error: no value for {key}: give {key}=..."
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_method_that_is_none_is_told_before_what_is_measured_in_it(tmp_path: Path) -> None:
+    run = ended("reproduce", tmp_path / "run", "methods=[naiv]")
+    assert run.returncode == 2, run.stderr
+    assert "method/naiv" in run.stderr.splitlines()[-1]
+
+
 def test_a_setting_to_measure_more_in_that_is_none_of_the_grid_ends_it_before_the_first(tmp_path: Path) -> None:
     run = ended("reproduce", tmp_path / "run", "benchmarks=[nq]")
     assert run.returncode == 2, run.stderr
     assert run.stderr.splitlines()[-1] == (
         "error: ablate: 'squad/naive' is no benchmark/method of the grid "
-        "(benchmarks nq; methods naive, replug, selfrag, flare)"
+        "(benchmarks nq; methods naive, replug, selfrag, flare); give one of these, or ablate=[]"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MIXTURE_ATTEMPTS = 20
 #: Length of a call that only keeps the engine busy, tokens.
 BUSY_TOKENS = 64
-#: With so few, on a CPU, none is kept free for vLLM's scheduler: of two, half would be (a run took a quarter longer).
+#: With so few, on a CPU, none is kept free for vLLM's scheduler: of two, half would be (a run took 30 % longer).
 FEW_CORES = 2
 #: Kept off unless the user set them: usage reports, progress bars, and everything below an error in the log.
 QUIET = {
