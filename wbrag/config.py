@@ -126,11 +126,11 @@ class Units:
     name: str = "paper"
     form: str = "distilled"  # distilled: rewritten by the LLM | verbatim: sentences of the sources as they stand
     scope: str = "question"  # question: a unit for each kept example | subject: for each thing that evidence is about
-    evidence: str = "encoder"  # verbatim, question: who chooses the sentences, encoder | llm
+    evidence: str = "encoder"  # question, verbatim or faithful: who chooses the sentences, encoder | llm
     sentences: int = 2  # verbatim, question, encoder: how many
     search: int = 10  # subject: passages that are searched by its name
     hops: int = 0  # subject: 1 takes in the subjects that the evidence mentions, 2 those that theirs mentions
-    tokens: int = 128  # the longest unit of a subject
+    tokens: int = 128  # subject or verbatim: of the sentences that make one unit
     faithful: bool = False  # distilled: every sentence is held against the sources
     critic: str = "llm"  # faithful: who judges what no rule can, llm | none | a cross-encoder (folder, hub name)
     validate: bool = False  # what takes more than it gives on other training questions goes

@@ -84,7 +84,7 @@ def write_report(run: Path) -> dict[str, Any]:
     """Write all of a run's report, each file whole or not at all, metrics.json last; returns what it holds.
 
     Reads config.yaml, run.json, the tables of the run folder and quarantine.jsonl; beside the report lie harms.jsonl
-    and, where units were rewritten, units_sample.md. RunError, naming the file, where one cannot be read or there is
+    and, of a run that wrote units, units_sample.md. RunError, naming the file, where one cannot be read or there is
     no prediction.
     """
     config = folder.read_config(run)

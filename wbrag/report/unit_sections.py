@@ -93,8 +93,8 @@ def making_told(config: Row) -> str:
     if how.scope == "subject":
         told = (
             f"One subject at a time: what passages that hold its name say of it (of the {how.search} nearest to it), "
-            f"each thing once, {wording}, in units of at most {how.tokens} tokens. Subjects are what the evidence of "
-            f"kept examples is about{HOPS[min(how.hops, 2)]}."
+            f"each thing once, {wording}, {how.tokens} tokens of that a unit. Subjects are what the evidence of kept "
+            f"examples is about{HOPS[min(how.hops, 2)]}."
         )
     elif how.form == "distilled":
         told = "One unit for each kept example: the evidence in its documents, rewritten by the generator."
