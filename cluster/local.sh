@@ -1,18 +1,25 @@
 #!/usr/bin/env bash
-# A Ray head on this machine and one job submitted to it; what follows goes to jobs/train.py:
+# A Ray of three nodes without GPUs on this machine, and one job submitted to it; what follows goes to jobs/train.py:
 #   cluster/local.sh world=$PWD/runs/demo-7/world run_dir=$PWD/runs/submitted
-# The dashboard is at http://127.0.0.1:8265. The head stays up for the next job; `.venv/bin/ray stop` ends it, and with
-# it every other Ray of this user. Needs `.venv/bin/pip install -e ".[cluster]"`.
+# The head takes the driver alone, as on a cluster. The nodes stay up for the next job; `.venv/bin/ray stop` ends them, and
+# with them every other Ray of this user. Ends with the job's exit code. Needs `make .venv/.installed-cluster`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-export RAY_AUTH_MODE=token # left unset, whether Ray 2.60 asks for a token depends on whether the file exists
+export RAY_AUTH_MODE=token # unset, it would depend on the file below, and on nodes that join it would be off
 umask 077
 test -f ~/.ray/auth_token || .venv/bin/ray get-auth-token --generate >/dev/null
 
-# 4 logical CPUs whatever the machine has: with fewer, a resumed run waits for ever.
-.venv/bin/ray status --address 127.0.0.1:6379 >/dev/null 2>&1 ||
-    .venv/bin/ray start --head --port 6379 --dashboard-host 127.0.0.1 --num-cpus 4
+# 4 logical CPUs a worker whatever the machine has: with fewer in all, a resumed run waits for ever. The nodes share one
+# address: each needs ports of its own, and one log monitor does for all.
+if ! .venv/bin/ray status --address 127.0.0.1:6379 >/dev/null 2>&1; then
+    .venv/bin/ray start --head --port 6379 --dashboard-host 127.0.0.1 --num-cpus 0 --num-gpus 0 \
+        --object-store-memory 536870912
+    for _ in 1 2; do
+        .venv/bin/ray start --address 127.0.0.1:6379 --num-cpus 4 --num-gpus 0 --object-store-memory 536870912 \
+            --min-worker-port 0 --max-worker-port 0 --dashboard-agent-listen-port 0 --include-log-monitor false
+    done
+fi
 
-exec .venv/bin/ray job submit --address http://127.0.0.1:8265 --working-dir . -- \
+exec .venv/bin/python cluster/submit.py --address http://127.0.0.1:8265 --working-dir . -- \
     "$PWD/.venv/bin/python" jobs/train.py "$@"
