@@ -32,13 +32,14 @@ def main(arguments: list[str]) -> int:
 
 def outcome(address: str | None, name: str, told: int) -> tuple[str, int | None]:
     """Status and exit code of a job, as Ray's job server has them; ("", None) where `ray job submit` told of an error
-    and the server does not know the job or does not answer.
+    and the server does not know the job, does not let us in, or does not answer.
     """
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     try:
         job: Any = JobSubmissionClient(address).get_job_info(name)
-    except (ConnectionError, RuntimeError):
+    except (AuthenticationError, ConnectionError, RuntimeError):
         if not told:
             raise
         return "", None
