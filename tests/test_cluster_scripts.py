@@ -251,6 +251,7 @@ def test_a_night_makes_a_run_of_its_day_and_waits_for_it(
     states: list[str], code: int, tmp_path: Path, calls: Path
 ) -> None:
     stand_in(tmp_path / "bin" / "kubectl", KUBECTL)
+    stand_in(tmp_path / "bin" / "sleep", "exit 0")
     (calls / "states").write_text("\n".join(states) + "\n", encoding="utf-8")
     pod = documents(CLUSTER / "kuberay" / "cronjob.yaml")[-1]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -260,7 +261,7 @@ def test_a_night_makes_a_run_of_its_day_and_waits_for_it(
     environment = os.environ | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "CALLS": str(calls)}
     command = [*container["command"], script.replace(mounted, str(CLUSTER / "kuberay" / "rayjob.yaml"))]
     before = datetime.now(UTC).date()
-    done = subprocess.run(command, env=environment | {"POLL_SECONDS": "0"}, check=False, timeout=60)
+    done = subprocess.run(command, env=environment, check=False, timeout=60)
     days = {f"run_dir=/data/runs/{day}" for day in (before, datetime.now(UTC).date())}
     assert done.returncode == code
     created = yaml.safe_load((calls / "created").read_text(encoding="utf-8"))
