@@ -22,6 +22,7 @@ from wbrag.experiments.ablation import ablate
 from wbrag.experiments.grid_report import summary, write_grid_report
 from wbrag.experiments.placebos import check_placebos
 from wbrag.experiments.variants import judge, other_temperature, placebo, repeat, trained, transfer
+from wbrag.run.inputs import check_backbone
 from wbrag.run.job import Session
 from wbrag.run.pipeline import finished, train
 
@@ -36,6 +37,8 @@ def main(cfg: DictConfig) -> None:
         settings_of = {name: point_settings(typed, out, *name) for name in names}  # a typo ends here, not in 48 points
         check_placebos(typed.placebos)
         check_named(typed)
+        for name in (name for name in names if not is_done(out, *name)):
+            check_backbone(settings_of[name].backbone)  # a model that cannot be had is told before the first point
         for backbone in typed.backbones:  # all that one engine is asked, before the next one starts
             for name in (name for name in names if name[0] == backbone):
                 with noted("/".join(name)):

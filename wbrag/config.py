@@ -74,6 +74,7 @@ class Backbone:
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.9
     kv_cache_gib: float = 1.0  # CPU only
+    engine_args: dict[str, Any] = field(default_factory=dict)  # vllm: more of AsyncEngineArgs (wbrag.llm.vllm)
     answer_tokens: int = 32
     distil_tokens: int = 256
     base_url: str = ""  # openai only, as all below
