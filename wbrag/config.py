@@ -156,6 +156,18 @@ class Cluster:
 
 
 @dataclass
+class Planning:
+    """What a plan is reckoned with (wbrag.run.plan); nothing here changes a run."""
+
+    sample: int = 256  # questions whose prompts are tokenised
+    kept: list[float] = field(default_factory=lambda: [0.06, 0.15, 0.5])  # share of examples: least, expected, most
+    known: float = 0.25  # share of examples that are answered right without documents
+    tokens_per_second: float = 0.0  # of one GPU; 0: not known
+    price_in: float = 0.0  # of a million prompt tokens; 0 with price_out: no tariff
+    price_out: float = 0.0  # of a million completion tokens
+
+
+@dataclass
 class TrainConfig:
     """Root of `jobs/train.py` and `jobs/evaluate.py`."""
 
@@ -181,6 +193,8 @@ class TrainConfig:
     test_limit: int = 0
     max_error_rate: float = 0.01
     seed: int = 0
+    plan: bool = False  # tell what the run would ask for, and end
+    planning: Planning = field(default_factory=Planning)
 
 
 @dataclass
@@ -253,6 +267,7 @@ class ReproduceConfig:
     ways: dict[str, list[str]] = field(default_factory=dict)  # as in CompareConfig
     judge: list[str] = field(default_factory=list)  # benchmark/method
     temperatures: list[float] = field(default_factory=list)  # REPLUG's runs are answered at these too
+    plan: bool = False  # tell what the points that are not done would ask for, and end
 
 
 def fingerprint(*parts: object) -> str:

@@ -61,6 +61,8 @@ def check_settings(cfg: TrainConfig) -> None:
     if cfg.method.name == "replug" and cfg.k > cfg.backbone.max_num_seqs:
         most = cfg.backbone.max_num_seqs
         raise ConfigError(f"k={cfg.k}: replug decodes k sequences side by side, and backbone.max_num_seqs={most}")
+    least = {"sample": 1, "tokens_per_second": 0, "price_in": 0, "price_out": 0}
+    _check(cfg.planning, "planning.", {}, least)
     check_backbone(cfg.backbone)
 
 
@@ -118,8 +120,8 @@ def read_inputs(cfg: TrainConfig, training: bool = True) -> Inputs:
     Without `training` the training file is not read; with a judge its rows may lack golden answers.
     InputError or OverErrorBudget as `wbrag.data.benchmarks` raises them; nothing is written for a file that is refused.
     """
-    train, rejected = _questions(cfg, "train", cfg.judge == "labels") if training else ([], [])
-    test, rejected_test = _questions(cfg, "test", True)
+    train, rejected = read_questions(cfg, "train", cfg.judge == "labels") if training else ([], [])
+    test, rejected_test = read_questions(cfg, "test", True)
     path, rate = Path(cfg.corpus), cfg.max_error_rate
     corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(path, cache_of(cfg), rate)
     return Inputs(train, test, corpus, [*rejected, *rejected_test, *rejected_corpus])
@@ -223,7 +225,8 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:12]}...{text[-4:]}"
 
 
-def _questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[list[Example], list[Rejected]]:
+def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[list[Example], list[Rejected]]:
+    """The questions of a split, as many as its limit takes, and the rows left out; errors as `read_inputs`."""
     path = Path(getattr(cfg.benchmark, split))
     examples, rejected = benchmarks.read_examples(path, cfg.max_error_rate, labelled)
     check_rows(path, split, len(examples) + len(rejected), cfg.benchmark.rows)
