@@ -149,6 +149,7 @@ class Cluster:
     engines: int = 1
     encoders: int = 1
     gpus: bool = False
+    accelerator: str = ""  # "": any; as Ray names it: H200, A100
     logical_cpus: int = 4  # fewer than 4 and a resumed run hangs (checkpoint filter + read + write + engine)
     block_rows: int = 64
     examples_in_flight: int = 256
