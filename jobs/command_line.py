@@ -36,7 +36,10 @@ from wbrag.data.benchmarks import InputError, OverErrorBudget
 from wbrag.experiments.variants import Trained, other_units
 from wbrag.report.run_report import recall_line, terminal_table
 from wbrag.run.folder import RunError
+from wbrag.run.inputs import check_settings
 from wbrag.run.job import Session
+from wbrag.run.plan import Plan, Sizes, planned, told
+from wbrag.run.sample import measured
 from wbrag.store.files import StoreError
 
 Config = TypeVar(
@@ -128,6 +131,28 @@ def measure_ways(own: Trained, ways: Mapping[str, Sequence[str]], session: Sessi
         assert isinstance(units, Units)
         assert isinstance(merge, Merge)
         other_units(own, name, units, merge, session)
+
+
+def plan_told(points: Mapping[str, TrainConfig]) -> str:
+    """What runs would ask for and cost, by step where it is one, else by run; nothing is loaded but tokenizers, nothing
+    written. Runs of one backbone and benchmark have their closed-book answers in common.
+    """
+    sizes: dict[tuple[str, str], Sizes] = {}
+    plans: dict[str, Plan] = {}
+    for name, cfg in points.items():
+        check_settings(cfg)
+        key = (cfg.backbone.name, cfg.benchmark.name)
+        first = key not in sizes
+        sizes[key] = measured(cfg) if first else sizes[key]
+        plans[name] = planned(cfg, sizes[key], closed_book=first)
+    if not plans:
+        return "nothing is left to do"
+    rows = [(name, plan.totals[1]) for name, plan in plans.items()]
+    if len(plans) == 1:
+        rows = [(f"{step.part}: {step.name}", step) for plan in plans.values() for step in plan.steps]
+    benchmarks = {benchmark: found for (_, benchmark), found in sizes.items()}
+    title = "; ".join(f"{name}: {of.train:,} training, {of.test:,} test questions" for name, of in benchmarks.items())
+    return f"{title}\n\n{told(rows, list(plans.values()), next(iter(points.values())).planning)}"
 
 
 def _missing(given: Any, within: str = "") -> Iterator[str]:  # noqa: ANN401 - plain YAML data

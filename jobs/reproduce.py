@@ -2,6 +2,7 @@
 
     python jobs/reproduce.py world=DIR run_dir=runs/reproduce
     python jobs/reproduce.py run_dir=DIR 'methods=[naive]' 'backbones=[scripted]' world=DIR
+    python jobs/reproduce.py world=DIR run_dir=runs/reproduce plan=true    # what it would ask for and cost
 
 The same command again goes on where it stopped; what is done is not run again. A point that fails does not stop the
 others: it is named in the report and at the end, with exit code 1. Other exit codes as jobs/train.py.
@@ -13,7 +14,7 @@ from itertools import product
 from pathlib import Path
 
 import hydra
-from command_line import failed, measure_ways, noted, point, settings, start
+from command_line import failed, measure_ways, noted, plan_told, point, settings, start
 from hydra import compose
 from omegaconf import DictConfig
 
@@ -22,6 +23,7 @@ from wbrag.experiments.ablation import ablate
 from wbrag.experiments.grid_report import summary, write_grid_report
 from wbrag.experiments.placebos import check_placebos
 from wbrag.experiments.variants import judge, other_temperature, placebo, repeat, trained, transfer
+from wbrag.run.inputs import check_backbone
 from wbrag.run.job import Session
 from wbrag.run.pipeline import finished, train
 
@@ -36,6 +38,12 @@ def main(cfg: DictConfig) -> None:
         settings_of = {name: point_settings(typed, out, *name) for name in names}  # a typo ends here, not in 48 points
         check_placebos(typed.placebos)
         check_named(typed)
+        to_do = {"/".join(name): settings_of[name] for name in names if not is_done(out, *name)}
+        if typed.plan:
+            print(f"{plan_told(to_do)}\nTransfer, ablation, placebos and what else is measured in them come on top.")
+            return
+        for one in to_do.values():
+            check_backbone(one.backbone)  # a model that cannot be had is told before the first point
         for backbone in typed.backbones:  # all that one engine is asked, before the next one starts
             for name in (name for name in names if name[0] == backbone):
                 with noted("/".join(name)):

@@ -3,6 +3,7 @@
     python jobs/train.py benchmark=nq world=DIR run_dir=DIR
     python jobs/train.py benchmark=files benchmark.train=F benchmark.test=F corpus=F run_dir=DIR
     python jobs/train.py -m backbone=A,B benchmark=nq,fever method=naive,replug world=DIR
+    python jobs/train.py benchmark=nq world=DIR run_dir=DIR plan=true    # what it would ask for and cost
 
 A sweep runs its points one after another in one Ray session, the first override varying slowest: with `backbone` first
 each engine starts once. A point that fails does not stop the others.
@@ -16,7 +17,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import hydra
-from command_line import point, print_results, settings, start
+from command_line import plan_told, point, print_results, settings, start
 from omegaconf import DictConfig
 
 from wbrag.config import TrainConfig
@@ -28,6 +29,9 @@ def main(cfg: DictConfig) -> None:
     """Train, then print the table of results and where the report is."""
     with point() as session:
         typed = settings(cfg, TrainConfig)
+        if typed.plan:
+            print(plan_told({typed.benchmark.name: typed}))
+            return
         print_results(train(typed, session), typed.k, Path(typed.run_dir))
 
 

@@ -157,7 +157,7 @@ def test_labels_are_strings_and_not_yaml_booleans() -> None:
 
 def test_defaults_are_the_schemas() -> None:
     given, schema = composed(WORLD), config.TrainConfig()
-    assert given.gates == schema.gates
+    assert (given.gates, given.planning) == (schema.gates, schema.planning)
     for key in ("prompts", "cache_dir", "judge", "k", "train_limit", "test_limit", "max_error_rate", "seed"):
         assert getattr(given, key) == getattr(schema, key), key
 

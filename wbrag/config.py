@@ -74,6 +74,7 @@ class Backbone:
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.9
     kv_cache_gib: float = 1.0  # CPU only
+    engine_args: dict[str, Any] = field(default_factory=dict)  # vllm: more of AsyncEngineArgs (wbrag.llm.vllm)
     answer_tokens: int = 32
     distil_tokens: int = 256
     base_url: str = ""  # openai only, as all below
@@ -148,10 +149,23 @@ class Cluster:
     engines: int = 1
     encoders: int = 1
     gpus: bool = False
+    accelerator: str = ""  # "": any; as Ray names it: H200, A100
     logical_cpus: int = 4  # fewer than 4 and a resumed run hangs (checkpoint filter + read + write + engine)
     block_rows: int = 64
     examples_in_flight: int = 256
     object_store_mib: int = 512
+
+
+@dataclass
+class Planning:
+    """What a plan is reckoned with (wbrag.run.plan); nothing here changes a run."""
+
+    sample: int = 256  # questions whose prompts are tokenised
+    kept: list[float] = field(default_factory=lambda: [0.06, 0.15, 0.5])  # share of examples: least, expected, most
+    known: float = 0.25  # share of examples that are answered right without documents
+    tokens_per_second: float = 0.0  # of one GPU; 0: not known
+    price_in: float = 0.0  # of a million prompt tokens; 0 with price_out: no tariff
+    price_out: float = 0.0  # of a million completion tokens
 
 
 @dataclass
@@ -180,6 +194,8 @@ class TrainConfig:
     test_limit: int = 0
     max_error_rate: float = 0.01
     seed: int = 0
+    plan: bool = False  # tell what the run would ask for, and end
+    planning: Planning = field(default_factory=Planning)
 
 
 @dataclass
@@ -252,6 +268,7 @@ class ReproduceConfig:
     ways: dict[str, list[str]] = field(default_factory=dict)  # as in CompareConfig
     judge: list[str] = field(default_factory=list)  # benchmark/method
     temperatures: list[float] = field(default_factory=list)  # REPLUG's runs are answered at these too
+    plan: bool = False  # tell what the points that are not done would ask for, and end
 
 
 def fingerprint(*parts: object) -> str:

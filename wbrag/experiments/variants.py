@@ -124,9 +124,9 @@ def check_transfer(runs: Sequence[tuple[str, Identity]]) -> None:
         raise ConfigError(f"runs: transfer takes two or more runs of different methods, given {', '.join(methods)}")
     first = runs[0][1]
     for method, identity in runs[1:]:
-        for key in first:
-            if not key.startswith("method.") and identity.get(key) != first[key]:
-                values = f"{key} is {first[key]!r} of {methods[0]}, {identity.get(key)!r} of {method}"
+        for key in {**first, **identity}:
+            if not key.startswith("method.") and identity.get(key) != first.get(key):
+                values = f"{key} is {first.get(key)!r} of {methods[0]}, {identity.get(key)!r} of {method}"
                 raise ConfigError(f"runs: they have to differ in their method alone; {values}")
 
 

@@ -1,4 +1,4 @@
-"""What a vLLM engine is opened with: a checkpoint, its dtype, its arguments. Nothing is opened here.
+"""What a vLLM engine is opened with: a checkpoint, its tokenizer, its arguments. No engine is opened here.
 
 A checkpoint is a folder of safetensors or a hub name. A GGUF file, llama.cpp's format, is made one once and kept:
 transformers reads it (`gguf_file=`, with the packages gguf and accelerate), unpacks its weights and saves them.
@@ -6,6 +6,7 @@ transformers reads it (`gguf_file=`, with the packages gguf and accelerate), unp
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import struct
@@ -26,6 +27,25 @@ MAGIC = b"GGUF"
 INSTALL = "make .venv/.installed-real"
 #: Part of the name of a checkpoint made of a GGUF file: raise it where another conversion would give other files.
 LAYOUT = 1
+#: Settings of a backbone that are arguments of vLLM under the same name.
+NAMED = ("model", "dtype", "max_model_len", "max_num_seqs", "tensor_parallel_size", "gpu_memory_utilization")
+#: Arguments of vLLM that `backbone.engine_args` may not hold, as patterns, with why. Any other takes the place of what
+#: `engine_arguments` says: without prefix caching, for one, a run takes longer and decides the same.
+RESERVED = {
+    **{key: f"backbone.{key} is its setting" for key in NAMED},
+    "logprobs_mode": "methods read the probabilities of what was sampled (processed_logprobs)",
+    "logits_processors": "the engine's is REPLUG's mixture",
+    "enable_batch_sharded_sampling": "REPLUG's mixture needs the rows of all its documents on one GPU",
+    **dict.fromkeys(("speculative_config", "spec_*"), "vLLM drafts no tokens beside REPLUG's logits processor"),
+    "skip_tokenizer_init": "prompts are rendered with the tokenizer",
+    "hf_token": "it would be written into the run folder; set HF_TOKEN in the environment of every node",
+    "data_parallel_*": "data parallelism is by engines, cluster.engines=N",
+    "distributed_executor_backend": "an engine runs on the GPUs of its own actor (mp)",
+    "device_ids": "Ray says which GPUs an engine has",
+    **dict.fromkeys(("nnodes", "node_rank"), "an engine lies on one node; cluster.engines=N uses more of them"),
+}
+#: Arguments that multiply the GPUs of one engine, beside `tensor_parallel_size`.
+RANKS = ("pipeline_parallel_size", "prefill_context_parallel_size")
 
 
 def resolve_model(model: str) -> str:
@@ -68,8 +88,13 @@ def pick_dtype(dtype: str, on_cpu: bool) -> str:
     return "bfloat16" if native else "float32"
 
 
+def gpus_of(backbone: Backbone) -> int:
+    """GPUs that one engine of this backbone takes."""
+    return math.prod([backbone.tensor_parallel_size, *(int(backbone.engine_args.get(key) or 1) for key in RANKS)])
+
+
 def engine_arguments(backbone: Backbone, on_cpu: bool) -> dict[str, Any]:
-    """Arguments of vLLM's AsyncEngineArgs for this backbone on this kind of device."""
+    """Arguments of vLLM's AsyncEngineArgs for this backbone on this kind of device: its own before those of here."""
     shared = {
         "model": model_path(backbone),
         "dtype": pick_dtype(backbone.dtype, on_cpu),
@@ -92,17 +117,95 @@ def engine_arguments(backbone: Backbone, on_cpu: bool) -> dict[str, Any]:
             "block_size": 32,
             "kv_cache_memory_bytes": int(backbone.kv_cache_gib * GIB),
             "max_num_batched_tokens": max(4096, backbone.max_model_len),
+            **backbone.engine_args,
         }
-    # "mp" is said outright: inside a Ray actor vLLM would otherwise choose its Ray executor for tensor parallelism.
-    executor = {"distributed_executor_backend": "mp"} if backbone.tensor_parallel_size > 1 else {}
-    return shared | executor | {"gpu_memory_utilization": backbone.gpu_memory_utilization}
+    # "mp" is said outright: inside a Ray actor vLLM would otherwise choose its Ray executor for more than one GPU.
+    executor = {"distributed_executor_backend": "mp"} if gpus_of(backbone) > 1 else {}
+    return shared | executor | {"gpu_memory_utilization": backbone.gpu_memory_utilization} | backbone.engine_args
+
+
+def check_hub(backbone: Backbone) -> None:
+    """ConfigError, with what to do, where the backbone's model lies on a hub and cannot be had from there."""
+    elsewhere = os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("1", "true")  # then vLLM asks another hub
+    if backbone.kind == "vllm" and not backbone.gguf and not elsewhere:
+        model = resolve_model(backbone.model)
+        if not Path(model).is_dir():
+            _ask_hub(model, backbone.engine_args.get("revision"))
+
+
+@lru_cache(maxsize=32)  # the points of a sweep have few models between them
+def _ask_hub(model: str, revision: str | None) -> None:
+    """One HEAD request for the model's config.json, or a look into the cache where the hub cannot be reached; nothing
+    is downloaded. Hub, token and cache are those of the environment: HF_ENDPOINT, HF_TOKEN, HF_HOME.
+    """
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        hf_hub_download(model, "config.json", revision=revision, dry_run=True)
+    except errors.RemoteEntryNotFoundError:
+        return  # it can be read; what it is made of is vLLM's to say
+    except (errors.HFValidationError, OSError) as error:
+        raise ConfigError(_why_not(error, model, revision)) from error
+
+
+def _why_not(error: Exception, model: str, revision: str | None) -> str:
+    """In one sentence: which model, what is wrong with it, whether there is a token, and what to do."""
+    from huggingface_hub import constants, errors, get_token
+
+    account, hub = "set HF_TOKEN, on every node, to a token of an account that may read it", constants.ENDPOINT
+    match error:
+        case errors.GatedRepoError():
+            fault, remedy = "is gated and may not be read", f"accept its terms at {hub}/{model} and {account}"
+        case errors.RepositoryNotFoundError():
+            fault, remedy = "is not there, or is private", f"check the name; where it is private, {account}"
+        case errors.RevisionNotFoundError():
+            fault, remedy = f"has no revision {revision!r}", "check backbone.engine_args.revision"
+        case errors.HfHubHTTPError():
+            fault, remedy = f"is refused with status {error.response.status_code}", "check HF_TOKEN"
+        case _:
+            fault = f"cannot be asked for ({type(error.__cause__ or error).__name__}) and is not in HF_HOME's cache"
+            remedy = f"check the name, HF_ENDPOINT and the network, or HF_HOME (its cache is {constants.HF_HUB_CACHE})"
+    saved = "; a saved token was used" if get_token() else ""
+    token = "HF_TOKEN is set" if os.environ.get("HF_TOKEN") else f"HF_TOKEN is not set{saved}"
+    return f"backbone.model={model} {fault} ({hub}, {token}); {remedy}"
+
+
+def open_tokenizer(backbone: Backbone) -> Any:  # noqa: ANN401 - Hugging Face's
+    """The tokenizer that the backbone's engine has; nothing else of the model is loaded.
+
+    ConfigError as `model_path` and `check_hub` have it.
+    """
+    from transformers import AutoTokenizer
+
+    check_hub(backbone)
+    given = backbone.engine_args
+    more = {key: given[key] for key in ("revision", "trust_remote_code") if given.get(key)}
+    more |= {"revision": given["tokenizer_revision"]} if given.get("tokenizer_revision") else {}
+    return AutoTokenizer.from_pretrained(given.get("tokenizer") or model_path(backbone), **more)
+
+
+def template_of(backbone: Backbone, tokenizer: Any) -> str:  # noqa: ANN401
+    """The chat template, the backbone's own before its tokenizer's; ConfigError where neither has one."""
+    template: str = backbone.chat_template or getattr(tokenizer, "chat_template", None) or ""
+    if not template:
+        raise ConfigError(f"backbone.model: {backbone.model!r} has no chat template: give backbone.chat_template")
+    return template
+
+
+def rendered(tokenizer: Any, template: str, content: str, prefix: str = "") -> list[int]:  # noqa: ANN401
+    """The token ids of a prompt: one user message in the template, or an assistant's that begins with `prefix`."""
+    messages, how = [{"role": "user", "content": content}], "add_generation_prompt"
+    if prefix:
+        messages, how = [*messages, {"role": "assistant", "content": prefix}], "continue_final_message"
+    # Token ids straight from the template: encoding its text again would put a second BOS in front.
+    more = {"chat_template": template, "return_dict": False, how: True}
+    ids: list[int] = tokenizer.apply_chat_template(messages, **more)
+    return ids
 
 
 def missing_tokens(backbone: Backbone, tokens: Sequence[str]) -> list[str]:
     """Those of `tokens` that a checkpoint's tokenizer does not have as single tokens; loads the tokenizer alone."""
-    from transformers import AutoTokenizer
-
-    known = AutoTokenizer.from_pretrained(model_path(backbone)).get_vocab()
+    known = open_tokenizer(backbone).get_vocab()
     return [token for token in tokens if token not in known]
 
 

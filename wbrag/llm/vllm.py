@@ -8,14 +8,18 @@ import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import fields
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from wbrag.config import Backbone, ConfigError
 from wbrag.llm import FirstToken, Reply, Token, require_mixture
-from wbrag.llm.engine import engine_arguments
+from wbrag.llm.engine import RESERVED, engine_arguments, rendered, template_of
 
 if TYPE_CHECKING:
+    from vllm.config import VllmConfig
     from vllm.outputs import CompletionOutput
     from vllm.sampling_params import SamplingParams
 
@@ -68,31 +72,66 @@ class Places:
             yield
 
 
+def check_engine_args(backbone: Backbone) -> None:
+    """ConfigError for a key of `backbone.engine_args` that vLLM has not, with the nearest that it has, and for one that
+    is not to be given (`engine.RESERVED`), with why. Starts nothing; vLLM is imported only where there is a key.
+    """
+    given = backbone.engine_args
+    if given and backbone.kind != "vllm":
+        raise ConfigError(f"backbone.engine_args.{next(iter(given))}: backbone.kind={backbone.kind} is no vLLM engine")
+    for key in given:
+        if why := next((why for pattern, why in RESERVED.items() if fnmatchcase(key, pattern)), ""):
+            raise ConfigError(f"backbone.engine_args.{key} cannot be given: {why}")
+    known = _known_arguments() if given else []
+    if unknown := [key for key in given if key not in known]:
+        nearest = get_close_matches(unknown[0], known, 1, 0.0)[0]
+        raise ConfigError(f"backbone.engine_args.{unknown[0]}: vLLM has no such argument; the nearest is {nearest}")
+
+
+def _known_arguments() -> list[str]:
+    _quieten()
+    from vllm import AsyncEngineArgs
+
+    return [field.name for field in fields(AsyncEngineArgs) if not field.name.startswith("_")]
+
+
+def _quieten() -> None:
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+
+
+def engine_config(backbone: Backbone, on_cpu: bool) -> VllmConfig:
+    """vLLM's configuration of an engine, REPLUG's mixture in it."""
+    from vllm import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    arguments = AsyncEngineArgs(**engine_arguments(backbone, on_cpu))
+    # Offline work, as vLLM's own `LLM` class does it. By it vLLM chooses how many tokens a step takes where nothing is
+    # said: 16,384 on an H100 or H200; in a context that is not among its defaults 2,048, which splits REPLUG's groups.
+    config = arguments.create_engine_config(UsageContext.LLM_CLASS)
+    # Which of the two model runners it will be depends on platform, model and vLLM's own settings.
+    runner = "V2" if config.use_v2_model_runner else "V1"
+    config.model_config.logits_processors = [f"wbrag.llm.mixture:Mixture{runner}"]
+    return config
+
+
 class VllmEngine:
     """`wbrag.llm.LLM` on one vLLM engine. Open it once per process; call it from one event loop."""
 
     def __init__(self, backbone: Backbone) -> None:
-        for key, value in QUIET.items():
-            os.environ.setdefault(key, value)
+        _quieten()
         if len(os.sched_getaffinity(0)) <= FEW_CORES:
             os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
-        from vllm import AsyncEngineArgs
         from vllm.platforms import current_platform
-        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = AsyncEngineArgs(**engine_arguments(backbone, current_platform.is_cpu()))
-        config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
-        # Which of the two model runners it will be depends on platform, model and vLLM's own settings.
-        runner = "V2" if config.use_v2_model_runner else "V1"
-        config.model_config.logits_processors = [f"wbrag.llm.mixture:Mixture{runner}"]
+        config = engine_config(backbone, current_platform.is_cpu())
         self.max_model_len = backbone.max_model_len
-        self.engine: Any = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+        silent = bool(backbone.engine_args.get("disable_log_stats", True))
+        self.engine: Any = AsyncLLM.from_vllm_config(config, disable_log_stats=silent)
         self.places = Places(backbone.max_num_seqs)
         self.tokenizer: Any = self.engine.get_tokenizer()
-        self.template = backbone.chat_template or getattr(self.tokenizer, "chat_template", None)
-        if not self.template:
-            raise ConfigError(f"backbone.model: {backbone.model!r} has no chat template: give backbone.chat_template")
+        self.template = template_of(backbone, self.tokenizer)
         # A prompt is measured before it is sent, so the same text is rendered twice in a row.
         self.render = lru_cache(maxsize=1024)(self._render)
         self.numbers = itertools.count()
@@ -194,13 +233,7 @@ class VllmEngine:
         self.engine.shutdown()
 
     def _render(self, content: str, prefix: str = "") -> list[int]:
-        messages, how = [{"role": "user", "content": content}], "add_generation_prompt"
-        if prefix:
-            messages, how = [*messages, {"role": "assistant", "content": prefix}], "continue_final_message"
-        # Token ids straight from the template: encoding its text again would put a second BOS in front.
-        more = {"chat_template": self.template, "return_dict": False, how: True}
-        ids: list[int] = self.tokenizer.apply_chat_template(messages, **more)
-        return ids
+        return rendered(self.tokenizer, self.template, content, prefix)
 
     def _fitting(self, content: str, max_tokens: int, prefix: str = "") -> list[int]:
         ids = self.render(content, prefix)

@@ -97,3 +97,10 @@ def cost(traces: Rows, predictions: Rows, written: Rows = (), readings: Rows = (
 def spent(rows: Rows, columns: Sequence[str] = SPENT) -> dict[str, int]:
     """The sums of columns; what is not known counts as nothing."""
     return {key: sum(row[key] or 0 for row in rows) for key in columns}
+
+
+def beside(plan: Row, parts: Row) -> dict[str, Row]:
+    """The parts of a `cost`, each with what a `run.plan.Plan`, as run.json has it, said of it under `planned`."""
+    steps: Rows = plan["steps"]
+    names = dict.fromkeys([*parts, *(step["part"] for step in steps)])
+    return {name: {**parts.get(name, {}), "planned": spent([s for s in steps if s["part"] == name])} for name in names}

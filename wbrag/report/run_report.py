@@ -11,7 +11,7 @@ from typing import Any
 
 from wbrag import schema
 from wbrag.methods import settings_read
-from wbrag.report.construction import SPENT, TRACE_COLUMNS, construction, cost
+from wbrag.report.construction import SPENT, TRACE_COLUMNS, beside, construction, cost
 from wbrag.report.evaluation import METRIC_NAMES, Setting, answers_of, evaluate
 from wbrag.report.harms import harm_blocks, harms, sources_of, tell_sources
 from wbrag.report.overlap import EXPOSURES, OVERLAPS, READ, RULE, without_overlap
@@ -65,6 +65,8 @@ COST: Sequence[Column] = (
     ("prompt tokens", "prompt_tokens", count),
     ("completion tokens", "completion_tokens", count),
 )
+#: The same beside what was planned.
+PLANNED = [one for name, key, form in COST for one in ((f"{name}, planned", f"planned.{key}", form), (name, key, form))]
 #: Construction statistics, one below the other; that of a judge only where there was one.
 CONSTRUCTION: Sequence[Column] = (
     ("training examples", "", "{examples:,}: {kept:,} kept, {gated:,} gated out, {failed:,} failed".format_map),
@@ -301,12 +303,13 @@ def _construction_blocks(numbers: Row, traces: Rows) -> list[Block]:
 def _cost_blocks(cost: Row, facts: Row) -> list[Block]:
     training = cost["training"]
     saved = f"{training['calls_saved']:,} ({percent(training['calls_saved'] / max(1, training['paper_calls']))}%)"
+    columns, parts = (PLANNED, beside(facts["plan"], cost)) if "plan" in facts else (COST, cost)
     told = f"Training left out {saved} of the {count(training['paper_calls'])} calls of the paper's plan"
     stages = ", ".join(f"{stage} {value:,.1f} s" for stage, value in facts.get("seconds", {}).items())
     speed = f" Engine: {facts['tokens_per_second']:,.0f} tokens/s." if facts.get("tokens_per_second") else ""
     return [
         Heading("Cost"),
-        tabled("", COST, ((STAGES.get(name, name), row) for name, row in cost.items())),
+        tabled("", columns, ((STAGES.get(name, name), row) for name, row in parts.items())),
         Text(f"{told}: none could change a decision."),
         *([Text(f"Time: {stages}.{speed}")] if stages else []),
     ]

@@ -23,7 +23,7 @@ from wbrag import metrics
 from wbrag.algorithm import CountedLLM, answer_question, train_example
 from wbrag.config import Backbone, ConfigError, TrainConfig, one_unit_an_example
 from wbrag.llm import LLM
-from wbrag.llm.engine import model_path
+from wbrag.llm.engine import gpus_of, model_path
 from wbrag.methods import Tools
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoding import Encoders
@@ -176,7 +176,7 @@ class Generators:
 
         if not self.handles:
             on_gpu = self.cfg.cluster.gpus and self.cfg.backbone.kind == "vllm"
-            device = {"num_gpus": self.cfg.backbone.tensor_parallel_size} if on_gpu else {"num_cpus": 0}
+            device = {"num_gpus": gpus_of(self.cfg.backbone)} if on_gpu else {"num_cpus": 0}
             again: dict[str, Any] = {"max_restarts": MAX_RESTARTS, "max_task_retries": -1}
             actor: Any = ray.remote(Generator).options(max_concurrency=1000, **again, **device)
             self.handles = [actor.remote(self.cfg) for _ in range(self.cfg.cluster.engines)]

@@ -12,7 +12,8 @@ from typing import Any
 from wbrag.config import Backbone, ConfigError, Encoder, Index, TrainConfig, Units, fingerprint
 from wbrag.data import benchmarks
 from wbrag.data.benchmarks import InputError, OverErrorBudget, Rejected
-from wbrag.llm.engine import model_path
+from wbrag.llm.engine import check_hub, model_path
+from wbrag.llm.vllm import check_engine_args
 from wbrag.methods import check_method
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoder import folder_hash, model_folder
@@ -60,6 +61,15 @@ def check_settings(cfg: TrainConfig) -> None:
     if cfg.method.name == "replug" and cfg.k > cfg.backbone.max_num_seqs:
         most = cfg.backbone.max_num_seqs
         raise ConfigError(f"k={cfg.k}: replug decodes k sequences side by side, and backbone.max_num_seqs={most}")
+    least = {"sample": 1, "tokens_per_second": 0, "price_in": 0, "price_out": 0}
+    _check(cfg.planning, "planning.", {}, least)
+    check_backbone(cfg.backbone)
+
+
+def check_backbone(backbone: Backbone) -> None:
+    """ConfigError for engine arguments that cannot be given, and for a model that no hub gives: nothing is loaded."""
+    check_engine_args(backbone)
+    check_hub(backbone)
 
 
 def _check(cfg: object, within: str, known: Mapping[str, Sequence[str]], least: Mapping[str, int]) -> None:
@@ -110,8 +120,8 @@ def read_inputs(cfg: TrainConfig, training: bool = True) -> Inputs:
     Without `training` the training file is not read; with a judge its rows may lack golden answers.
     InputError or OverErrorBudget as `wbrag.data.benchmarks` raises them; nothing is written for a file that is refused.
     """
-    train, rejected = _questions(cfg, "train", cfg.judge == "labels") if training else ([], [])
-    test, rejected_test = _questions(cfg, "test", True)
+    train, rejected = read_questions(cfg, "train", cfg.judge == "labels") if training else ([], [])
+    test, rejected_test = read_questions(cfg, "test", True)
     path, rate = Path(cfg.corpus), cfg.max_error_rate
     corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(path, cache_of(cfg), rate)
     return Inputs(train, test, corpus, [*rejected, *rejected_test, *rejected_corpus])
@@ -136,8 +146,7 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         **_settings(cfg, "benchmark", "task", "metric", "labels"),
         "corpus": named(current(cfg.base))[1] if cfg.base else content_hash(Path(cfg.corpus), cache),
         **{f"method.{key}": value for key, value in asdict(cfg.method).items()},
-        "backbone.model": model_identity(cfg.backbone),
-        **_settings(cfg, "backbone", "dtype", "max_model_len", "chat_template", "answer_tokens", "distil_tokens"),
+        **backbone_identity(cfg, "distil_tokens"),
         "encoder": encoder_identity(cfg.encoder),
         **{f"index.{key}": value for key, value in (index_identity(cfg.index) | search_identity(cfg.index)).items()},
         **{f"merge.{key}": value for key, value in asdict(cfg.merge).items() if beside or key == "policy"},
@@ -153,10 +162,18 @@ def closed_book_identity(cfg: TrainConfig) -> Identity:
     key = f"closed_book_{cfg.benchmark.task}"
     return {
         "method.mode": cfg.method.mode,  # whether it takes the reflection tokens out of the answer
-        **_settings(cfg, "backbone", "dtype", "max_model_len", "chat_template", "answer_tokens"),
-        "backbone.model": model_identity(cfg.backbone),
+        **backbone_identity(cfg),
         f"prompts.{key}": prompts_of(cfg).templates[key],
     }
+
+
+def backbone_identity(cfg: TrainConfig, *more: str) -> Identity:
+    """What changes an answer of the generator, `more` of its settings too. Every engine argument counts: a quantization
+    changes answers, a batch size may in their last bits.
+    """
+    given = {f"backbone.engine_args.{key}": value for key, value in cfg.backbone.engine_args.items()}
+    kept = _settings(cfg, "backbone", "dtype", "max_model_len", "chat_template", "answer_tokens", *more)
+    return {"backbone.model": model_identity(cfg.backbone)} | kept | given
 
 
 def _settings(cfg: TrainConfig, group: str, *keys: str) -> Identity:
@@ -208,7 +225,8 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:12]}...{text[-4:]}"
 
 
-def _questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[list[Example], list[Rejected]]:
+def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[list[Example], list[Rejected]]:
+    """The questions of a split, as many as its limit takes, and the rows left out; errors as `read_inputs`."""
     path = Path(getattr(cfg.benchmark, split))
     examples, rejected = benchmarks.read_examples(path, cfg.max_error_rate, labelled)
     check_rows(path, split, len(examples) + len(rejected), cfg.benchmark.rows)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from wbrag.run import inputs
 from wbrag.run.actors import Generators, Stage
 from wbrag.run.folder import QUESTIONS, write_rows
 from wbrag.run.job import Job, Session, complete, generate, opened, ray_session
+from wbrag.run.plan import planned
 from wbrag.run.record import RunRecord, open_record, resolve_run_dir
 from wbrag.run.retrieve import ASKED, in_order, knowledge_of, lent_search, retrieve_all
+from wbrag.run.sample import sizes_of
 from wbrag.run.shared import FILES, SharedRows, content_hash, share
 from wbrag.run.writeback import write_back
 from wbrag.store.build import build_store
@@ -53,6 +56,7 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
     given = read_or_quarantine(cfg, run)
     job = Job(cfg, run, open_record(run, cfg, inputs.identity_of(cfg)))
     inputs.write_quarantine(given.rejected, run / "quarantine.jsonl")
+    keep_plan(job, given)
     with opened(cfg, session) as generators:
         if not cfg.cluster.gpus and not complete(job, "predictions", len(given.test)):
             generators.start()  # its engine loads beside the encoding; on GPUs it would hold what the encoder needs
@@ -90,6 +94,8 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
     traces, and what its metrics.json holds. Errors as `train`; ConfigError also where nothing was trained there.
     """
     inputs.check_settings(cfg)
+    if cfg.plan:
+        raise ConfigError("plan=true is told by jobs/train.py and jobs/reproduce.py; an evaluation has no plan")
     trained = resolve_run_dir(cfg.run_dir)
     if not (trained / "metrics.json").is_file():
         raise ConfigError(f"run_dir={trained} holds no trained knowledge base (no metrics.json)")
@@ -118,6 +124,14 @@ def read_or_quarantine(cfg: TrainConfig, run: Path) -> inputs.Inputs:
     except OverErrorBudget as error:
         inputs.write_quarantine(error.rejected, run / "quarantine.jsonl")
         raise
+
+
+def keep_plan(job: Job, given: inputs.Inputs) -> None:
+    """What is to be expected of a run that is told a rate or a price, noted once in run.json for its report."""
+    told = job.cfg.planning
+    if "plan" not in job.record.facts and (told.tokens_per_second or told.price_in or told.price_out):
+        job.record.facts["plan"] = asdict(planned(job.cfg, sizes_of(job.cfg, given.train, given.test)))
+        job.record.save()
 
 
 def base_index(cfg: TrainConfig, given: inputs.Inputs, encoders: Encoders | None = None) -> Path:
