@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from wbrag import schema
@@ -45,15 +46,12 @@ RESULTS: Sequence[Column] = (
     ("95% over questions", "", interval),
     ("McNemar p", "mcnemar_p", p_value),
 )
-LEGEND = """\
-Scores in %. closed book: the model alone. base: the model with documents of the corpus. + write-back: with documents
-of the corpus and of the trained write-back index. gain: + write-back minus base, in points; where its 95% interval
-leaves out 0, the difference is more than chance. Over topics: questions with the same first base document are drawn
-together, as the same units help them."""
 NOTE = (
-    "Scores in percent, gains in points. Each question is answered three times in the same run: closed book (the model "
-    "alone), base (with documents of the corpus), + write-back (corpus and write-back index). Intervals are paired "
-    f"percentile bootstraps of {RESAMPLES:,} resamples; p is McNemar's exact test, for 0/1 metrics."
+    "Scores in percent, gains (+ write-back minus base) in points. Each question is answered three times in the same "
+    "run: closed book (the model alone), base (with documents of the corpus), + write-back (corpus and write-back "
+    f"index). Intervals are paired percentile bootstraps of {RESAMPLES:,} resamples; where one leaves out 0, the "
+    "difference is more than chance. p is McNemar's exact test, for 0/1 metrics. Over topics: questions with the same "
+    "first base document, which the same units help, are drawn together."
 )
 GAINS_CAPTION = (
     "Left: scores before and after; the whisker is the gain's interval over questions, set on the base score. Right: "
@@ -184,7 +182,7 @@ def terminal_table(metrics: Row) -> str:
     rows = [*([(OVERLAPS["none"], unseen[0])] if unseen else []), (EVERY, record)]
     table = tabled(f"{record['benchmark']}, {METRIC_NAMES[record['metric']]}", RESULTS, rows)
     told = [without_overlap([metrics["labels"]])] if unseen else []
-    return "\n".join([terminal(table), "", LEGEND, *told])
+    return "\n".join([terminal(table), "", fill(NOTE, 119), *told])
 
 
 def recall_line(record: Row, k: int) -> str:
@@ -219,11 +217,9 @@ def result_blocks(metrics: Row) -> list[Block]:
     by_metric = {METRIC_NAMES[record["metric"]]: record for record in results}
     gains = splits | {f"all: {metric}": record for metric, record in by_metric.items()}
     figure = gain_figure(f"{name} without overlap" if unseen else name, (unseen or results)[0], gains)
-    topics = (
-        "Over topics: questions with the same first base document, which the same units help, are drawn together; here "
-        f"they are {over['topics']:,} topics, the largest with {over['largest']:,} of {primary['n']:,} questions."
-    )
-    failed = f"{metrics['questions']['failed']:,} of {primary['n']:,} questions failed and score 0."
+    n = f"{primary['n']:,} questions"
+    topics = f"Here they are {over['topics']:,} topics, the largest with {over['largest']:,} of {n}."
+    failed = f"{metrics['questions']['failed']:,} of {n} failed and score 0."
     found = [(heading, *(form(primary[f"{path}_{side}"]) for side in SIDES)) for heading, path, form in FOUND]
     found += [("documents from write-back, %", "-", percent(primary["writeback_share"]))]
     exposed = f"{primary['questions_with_writeback']:,} of {primary['n']:,}"

@@ -8,6 +8,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from textwrap import shorten
 from typing import Any
 
@@ -155,9 +156,8 @@ def _changed(row: Row, contents: str, setting: Setting) -> bool:
 
 def drawn(units: Sequence[Row], seed: int) -> list[Row]:
     """At most `DRAWN` of the units (`schema.UNIT`), in order of id: of the same units always the same."""
-    ordered = sorted(units, key=lambda unit: str(unit["id"]))
-    chosen = random.Random(seed).sample(ordered, min(DRAWN, len(ordered)))
-    return sorted(chosen, key=lambda unit: str(unit["id"]))
+    ordered = sorted(units, key=itemgetter("id"))
+    return sorted(random.Random(seed).sample(ordered, min(DRAWN, len(ordered))), key=itemgetter("id"))
 
 
 def judged(
@@ -175,9 +175,7 @@ def judged(
 
 
 def verdicts_told(found: Sequence[Drawn]) -> str:
-    """How many sentences the rules bear out, in one sentence; "" for no unit."""
-    if not found:
-        return ""
+    """How many sentences the rules bear out, in one sentence."""
     kinds = Counter(one.kind for _, _, told in found for one in told.sentences)
     total = kinds.total()
     parts = [f"{kinds.pop('stated', 0):,} stand in their sources", f"{kinds.pop('open', 0):,} open (no rule decides)"]
