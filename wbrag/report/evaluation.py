@@ -37,7 +37,8 @@ METRIC_NAMES = {
 BINARY = ("em", "acc", "label")
 ANSWERS = ("answer_closed_book", "answer_base", "answer_writeback")
 SIDES = ("base", "writeback")
-NO_MCNEMAR: dict[str, Any] = {"mcnemar_p": None, "b": None, "c": None}
+#: What retrieval gave a question, of either side; a record has its means.
+RETRIEVAL = ("retrieval_recall", "context_tokens", "retrievals_per_question", "retrieval_rate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +128,11 @@ def evaluate(answers: Answers, setting: Setting) -> dict[str, Any]:
 
 
 def retrieval_facts(row: Row, setting: Setting) -> dict[str, float | None]:
-    """What retrieval gave one question: golden answer found (0/1, base and write-back), hits, units among them, those
-    that hold a golden answer, context tokens, and how often the method itself decided to retrieve.
+    """What retrieval gave one question: hits, units among them, those that hold a golden answer and, of either side,
+    whether one was found (0/1), context tokens, and how often the method itself decided to retrieve.
 
-    Found is FlashRAG's retrieval_recall: a normalised golden answer is a substring of a document's normalised
-    contents, which is `acc` with the contents as the prediction; None where the benchmark has labels, because
-    every second passage holds "no". Context tokens and retrievals are None for a failed row.
+    Found is FlashRAG's retrieval_recall (`overlap.holding`); None where the benchmark has labels, because every second
+    passage holds "no". Context tokens and retrievals are None for a failed row.
     """
     failed, golden, units = row["error"] is not None, row["golden_answers"], units_read(row)
     facts: dict[str, float | None] = {
@@ -142,12 +142,10 @@ def retrieval_facts(row: Row, setting: Setting) -> dict[str, float | None]:
         "units_with_answer": None if setting.labels else len(holding(units, golden)),
     }
     for side in SIDES:
-        retrievals = None if failed else row[f"retrievals_{side}"]
-        found = holding(row[f"documents_{side}"] or [], golden)
-        facts[f"retrieval_recall_{side}"] = None if setting.labels else bool(found)
-        facts[f"context_tokens_{side}"] = None if failed else row[f"context_tokens_{side}"]
-        facts[f"retrievals_per_question_{side}"] = retrievals
-        facts[f"retrieval_rate_{side}"] = retrievals and retrievals > 0
+        tokens, retrievals = (None if failed else row[f"{name}_{side}"] for name in ("context_tokens", "retrievals"))
+        found = None if setting.labels else bool(holding(row[f"documents_{side}"] or [], golden))
+        told: list[float | None] = [found, tokens, retrievals, retrievals and retrievals > 0]
+        facts |= dict(zip([f"{name}_{side}" for name in RETRIEVAL], told, strict=True))
     return facts
 
 
@@ -182,7 +180,10 @@ def over_topics(gains: Floats, topics: Sequence[str], seed: int) -> dict[str, An
 def result_records(answers: Answers, setting: Setting) -> list[dict[str, Any]]:
     """One record per metric, the primary one first, which alone has `topics` (`over_topics`); fractions 0..1."""
     about: dict[str, Any] = {"benchmark": setting.benchmark, "method": setting.method, "backbone": setting.backbone}
-    retrieval, scores = _retrieval_means(answers), answers["scores"]
+    scores, hits, units = answers["scores"], answers["hits"].sum(), answers["writeback_hits"]
+    retrieval = {f"{name}_{side}": mean(answers[f"{name}_{side}"].tolist()) for name in RETRIEVAL for side in SIDES}
+    retrieval["writeback_share"] = float(units.sum() / hits) if hits else 0.0
+    retrieval["questions_with_writeback"] = int((units > 0).sum())
     gains = scores[:, :, 2] - scores[:, :, 1]
     intervals = paired_bootstrap(gains, seed=setting.seed)
     records = []
@@ -191,19 +192,7 @@ def result_records(answers: Answers, setting: Setting) -> list[dict[str, Any]]:
         means = {"closed_book": closed_book, "base": base, "writeback": writeback, "gain": gains[:, j]}
         record = about | {"metric": metric, "n": len(scores)} | {name: float(x.mean()) for name, x in means.items()}
         record |= {"ci_low": float(intervals[j, 0]), "ci_high": float(intervals[j, 1])}
-        records.append(record | (mcnemar(base, writeback) if metric in BINARY else NO_MCNEMAR) | retrieval)
+        record |= mcnemar(base, writeback) if metric in BINARY else dict.fromkeys(("mcnemar_p", "b", "c"))
+        records.append(record | retrieval)
     records[0]["topics"] = over_topics(answers["gain"], answers["topic"].tolist(), setting.seed)
     return records
-
-
-def _retrieval_means(answers: Answers) -> dict[str, Any]:
-    def means(*names: str) -> dict[str, float | None]:
-        return {f"{name}_{side}": mean(answers[f"{name}_{side}"].tolist()) for name in names for side in SIDES}
-
-    hits, units = answers["hits"].sum(), answers["writeback_hits"]
-    return {
-        **means("retrieval_recall"),
-        "writeback_share": float(units.sum() / hits) if hits else 0.0,
-        "questions_with_writeback": int((units > 0).sum()),
-        **means("context_tokens", "retrievals_per_question", "retrieval_rate"),
-    }
