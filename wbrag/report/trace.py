@@ -39,16 +39,14 @@ SHOWN = (
 
 def life(run: Path, example_id: str) -> str:
     """The life of one id of a run folder. RunError names the file that cannot be read, or ids that exist."""
-    return lives(run, [example_id], setting_of(read_config(run)))[0]
+    setting = setting_of(read_config(run))
+    return lives(run, [example_id], setting, list(read_rows(run / "predictions", schema.PREDICTION)))[0]
 
 
-def lives(run: Path, ids: Sequence[str], setting: Setting, predictions: Sequence[Row] | None = None) -> list[str]:
-    """The lives of these ids of a run, read from its tables but for `predictions` that are read already."""
+def lives(run: Path, ids: Sequence[str], setting: Setting, predictions: Sequence[Row]) -> list[str]:
+    """The lives of these ids of a run, read from its tables but for its `predictions`."""
     chosen = pc.field("id").isin(pa.array(ids, pa.string()))
     traces = {row["id"]: row for row in reversed(read_traces(run, schema.TRACE.names, chosen))}
-    if predictions is None:
-        with_unit = any(trace["unit_id"] for trace in traces.values())  # all are read, to see who else read it
-        predictions = list(read_rows(run / "predictions", schema.PREDICTION, where=None if with_unit else chosen))
     tested = {row["id"]: row for row in reversed(predictions)}
     if unknown := [key for key in ids if key not in traces and key not in tested]:
         tables = (("traces", schema.TRACE), ("predictions", schema.PREDICTION))

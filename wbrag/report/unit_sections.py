@@ -65,25 +65,24 @@ def unit_blocks(config: Row, units: Sequence[Row], corpus: int | None) -> list[B
     blocks: list[Block] = [Heading("Units"), Text(making_told(config))]
     if not units:
         return [*blocks, Text("No unit was written.")]
-    many = f" There are {corpus / len(units):,.1f} passages for each unit ({corpus:,} in the corpus)." if corpus else ""
     classes: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for unit in units:
         classes[unit["form"] or "-", unit["doubt"] or "-"].append(unit)
-    records = [(form, {"doubt": doubt, **_class(some)}) for (form, doubt), some in sorted(classes.items())]
-    every = _class(units)
+    records = [(form, _class(doubt, some)) for (form, doubt), some in sorted(classes.items())]
+    every = _class("", units)
     told = f"{every['asked']:,} of the {len(units):,} units are about what a kept example asks about"
     told += f", {every['mentioned']:,} about what its evidence only mentions." if every["mentioned"] else "."
-    records += [("all", {"doubt": "", **every})] if len(records) > 1 else []
-    return [*blocks, Text(f"{told}{many}"), tabled("form", CLASSES, records)]
+    if corpus:
+        told += f" There are {corpus / len(units):,.1f} passages for each unit ({corpus:,} in the corpus)."
+    records += [("all", every)] if len(records) > 1 else []
+    return [*blocks, Text(told), tabled("form", CLASSES, records)]
 
 
-def _class(units: Sequence[Row]) -> dict[str, Any]:
+def _class(doubt: str, units: Sequence[Row]) -> dict[str, Any]:
     asked = sum(bool(unit["example_ids"]) for unit in units)
-    return {
-        **{"units": len(units), "asked": asked, "mentioned": len(units) - asked},
-        "tokens": mean(unit["unit_tokens"] for unit in units),
-        "sources": mean(len(unit["source_ids"]) for unit in units),
-    }
+    tokens, sources = mean(one["unit_tokens"] for one in units), mean(len(one["source_ids"]) for one in units)
+    numbers = {"units": len(units), "asked": asked, "mentioned": len(units) - asked}
+    return {"doubt": doubt, **numbers, "tokens": tokens, "sources": sources}
 
 
 def making_told(config: Row) -> str:
