@@ -136,7 +136,12 @@ def left_out_blocks(left_out: Sequence[Row], readings: Sequence[Row], setting: S
 
 
 def _harmful(left: Row, readings: Sequence[Row], setting: Setting) -> Details:
-    changed = [row for row in readings if _changed(row, left["text"], setting)]
+    """A unit that was left out, with the training questions that read it and whose score changed, as
+    `writeback.validated` counts it.
+    """
+    read = (row for row in readings if left["text"] in [f"{one['title']}\n{one['text']}" for one in units_read(row)])
+    answered = (row for row in read if not row["error"])
+    changed = [row for row in answered if setting.score(row, "base") != setting.score(row, "writeback")]
     cells = tuple(
         (row["question"], " | ".join(row["golden_answers"]), row["answer_base"] or "", row["answer_writeback"] or "")
         for row in changed[:QUESTIONS_SHOWN]
@@ -144,13 +149,6 @@ def _harmful(left: Row, readings: Sequence[Row], setting: Setting) -> Details:
     table = Table(("training question", "golden answers", "without units", "with units"), cells, numbers=False)
     title, _, text = left["text"].partition("\n")
     return Details(f"{title}: {left['reason']}", (Text(text), *([table] if cells else [])))
-
-
-def _changed(row: Row, contents: str, setting: Setting) -> bool:
-    """Whether a training question read a unit and its score changed, as `writeback.validated` counts it."""
-    if row["error"] or all(f"{unit['title']}\n{unit['text']}" != contents for unit in units_read(row)):
-        return False
-    return setting.score(row, "base") != setting.score(row, "writeback")
 
 
 def drawn(units: Sequence[Row], seed: int) -> list[Row]:
