@@ -133,7 +133,7 @@ def tokens_figure(panels: Panels[Sequence[tuple[int, int]]]) -> Figure:
             style: dict[str, Any] = {"ha": ha, "va": va, "color": QUIET, "fontsize": 8}
             axes.annotate(f"{ratio}:1", (end, end / ratio), at, textcoords="offset points", **style)
         for colour, pairs in dots:
-            across, up = zip(*pairs, strict=True) if pairs else ((), ())
+            across, up = [source for source, _ in pairs], [unit for _, unit in pairs]
             rasterized = len(sources) > VECTOR_POINTS
             axes.scatter(across, up, s=12, color=colour, alpha=0.35, linewidths=0, zorder=3, rasterized=rasterized)
         axes.set(xlim=(0, right), ylim=(0, top))
