@@ -117,6 +117,13 @@ def test_the_plots_are_svg_files(run: Path) -> None:
         assert ET.parse(run / "plots" / f"{name}.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
 
 
+def test_the_ranks_of_a_run_have_their_shares_beside_them(run: Path) -> None:
+    shares = json.loads((run / "metrics.json").read_text())["construction"]["retained_by_rank"]
+    words = parse((run / "plots" / "ranks.svg").read_text()).text.split()
+    assert shares
+    assert {f"{100 * share:.0f}" for share in shares.values()} <= set(words)
+
+
 def test_both_forms_tell_all_sections(run: Path) -> None:
     text = (run / "report.md").read_text()
     page = parse((run / "report.html").read_text()).text
