@@ -12,7 +12,7 @@ from synthetic_run import PASSAGES, UNIT, Row, kept, prediction, units_of, write
 
 from wbrag import schema
 from wbrag.report.evaluation import Setting, answers_of
-from wbrag.report.harms import SHOWN, harm_blocks, harms, sources_of, tell_sources
+from wbrag.report.harms import SHOWN, harm_blocks, harms, sources_of
 from wbrag.report.page import Details
 from wbrag.report.run_report import write_report
 from wbrag.run.folder import read_passages
@@ -51,11 +51,7 @@ def test_a_harm_says_what_was_read_and_whether_the_answer_was_there() -> None:
     assert (read["id"], read["text"], read["form"], read["example_ids"]) == (
         *(UNIT["id"], blind["text"], "distilled", ["train-17"]),
     )
-    assert [source["id"] for source in sources_of([harm])] == ["p-0077"]
-    tell_sources([harm], {})
-    assert read["sources"] == [{"id": "p-0077", "title": None, "text": None}]
-    tell_sources([harm], {"p-0077": PASSAGES[1]})
-    assert read["sources"][0] == {"id": "p-0077", "title": PASSAGES[1]["title"], "text": PASSAGES[1]["text"]}
+    assert read["sources"] == sources_of([harm]) == [{"id": "p-0077"}]
 
 
 def test_labels_leave_open_which_document_held_the_answer() -> None:
@@ -73,7 +69,8 @@ def test_the_report_shows_the_first_and_the_file_has_them_all(tmp_path: Path) ->
     write_report(run)
     lines = [json.loads(line) for line in (run / "harms.jsonl").read_text().splitlines()]
     assert [harm["id"] for harm in lines] == [row["id"] for row in rows[:-1]]
-    assert lines[0]["units"][0]["sources"][0]["text"] == PASSAGES[1]["text"]
+    told = {"id": "p-0077", "title": PASSAGES[1]["title"], "text": PASSAGES[1]["text"]}
+    assert lines[0]["units"][0]["sources"] == [told]
     page = (run / "report.html").read_text()
     assert page.count("<details>") == SHOWN
     assert f"{SHOWN + 5} of {SHOWN + 6} test questions score lower with write-back, 0 of them without overlap" in page
@@ -86,6 +83,16 @@ def test_without_harm_the_file_is_empty_and_the_report_says_so(tmp_path: Path) -
     write_report(run)
     assert (run / "harms.jsonl").read_text() == ""
     assert "None of 1 test questions scores lower with write-back." in (run / "report.html").read_text()
+
+
+def test_a_source_that_no_table_has_is_said_to_be_not_at_hand(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [kept()], [worse()])
+    (unit,) = units_of([kept()])
+    pq.write_table(pa.Table.from_pylist([unit | {"source_ids": ["p-gone"]}], schema.UNIT), run / "units.parquet")
+    write_report(run)
+    (line,) = (run / "harms.jsonl").read_text().splitlines()
+    assert json.loads(line)["units"][0]["sources"] == [{"id": "p-gone", "title": None, "text": None}]
+    assert "not at hand" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize("wanted", [set(), {"p-0077"}, {"p-0077", "p-9"}])

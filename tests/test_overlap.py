@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from synthetic_run import PASSAGES, UNIT, prediction
 
 from wbrag.metrics import normalise
-from wbrag.report.evaluation import exposure_of, overlap_of
+from wbrag.report.evaluation import Setting, answers_of, overlap_of
 from wbrag.report.overlap import EXPOSURES, SAME_ANSWER_WORDS, SAME_WORDS, TrainingQuestions, content_words, jaccard
 
 WORDS = ["river", "mayor", "glass", "town", "north", "painter", "born", "osk"]
@@ -88,4 +88,5 @@ def test_what_the_metadata_says_of_overlap_holds() -> None:
 
 @pytest.mark.parametrize(("documents", "told"), [([UNIT], "unit"), (PASSAGES, "none"), (None, "none")])
 def test_without_training_questions_only_units_are_told(documents: list[dict[str, Any]] | None, told: str) -> None:
-    assert exposure_of(prediction(documents_writeback=documents)) == told
+    setting = Setting("toy_nq", "naive", "micro_small", "acc")
+    assert answers_of([prediction(documents_writeback=documents)], setting)["exposure"].tolist() == [told]

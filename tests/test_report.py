@@ -15,7 +15,7 @@ from synthetic_run import PASSAGES, document, failed, gated, kept, population, p
 
 from wbrag import schema
 from wbrag.report.page import Details, Table, Text, Verbatim, html, markdown
-from wbrag.report.run_report import all_told, headline, recall_line, terminal_table, unseen_table, write_report
+from wbrag.report.run_report import all_told, headline, recall_line, result_blocks, terminal_table, write_report
 from wbrag.report.tables import p_value, points
 from wbrag.report.trace import lives_to_show
 from wbrag.run.folder import RunError, read_config, read_records, read_units, setting_of
@@ -115,6 +115,13 @@ def test_references_inside_the_figures_resolve(run: Path) -> None:
 def test_the_plots_are_svg_files(run: Path) -> None:
     for name in ("gains", "ranks", "compression"):
         assert ET.parse(run / "plots" / f"{name}.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_the_ranks_of_a_run_have_their_shares_beside_them(run: Path) -> None:
+    shares = json.loads((run / "metrics.json").read_text())["construction"]["retained_by_rank"]
+    words = parse((run / "plots" / "ranks.svg").read_text()).text.split()
+    assert shares
+    assert {f"{100 * share:.0f}" for share in shares.values()} <= set(words)
 
 
 def test_both_forms_tell_all_sections(run: Path) -> None:
@@ -292,7 +299,8 @@ def test_the_first_figures_of_both_forms_are_of_questions_without_overlap(run: P
 
 def test_questions_without_overlap_are_told_by_what_they_read(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
-    table = unseen_table(metrics)
+    tables = [block for block in result_blocks(metrics) if isinstance(block, Table)]
+    (table,) = (one for one in tables if one.header[0] == "without overlap")
     assert [row[0] for row in table.rows] == [
         "a unit that was read holds the golden answer",
         "no unit was read",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from synthetic_run import CONFIG, PASSAGES, UNIT, failed, gated, kept, prediction, write_run
 
-from wbrag.report.trace import example_life, life, main, question_life, rank_of, rank_of_answer
+from wbrag.report.trace import example_life, life, main, question_life, rank_of
 from wbrag.run.folder import read_config, setting_of
 
 GOLDEN = Path(__file__).parent / "data" / "trace_golden.txt"
@@ -43,7 +43,8 @@ def test_the_command_prints_a_life(run: Path) -> None:
 
 
 def test_an_unknown_id_names_run_and_id_and_some_that_exist(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(run), "train-170"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([str(run), "train-170"])
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == (
@@ -53,10 +54,12 @@ def test_an_unknown_id_names_run_and_id_and_some_that_exist(run: Path, capsys: p
 
 
 def test_a_folder_that_is_no_run_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path), "x"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path), "x"])
     assert f"{tmp_path / 'config.yaml'}: no such file" in capsys.readouterr().err
     (tmp_path / "config.yaml").write_text(CONFIG)
-    assert main([str(tmp_path), "x"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path), "x"])
     assert "it has no traces and no predictions yet" in capsys.readouterr().err
 
 
@@ -80,11 +83,16 @@ def test_of_many_readers_the_changed_ones_come_first_and_three_are_told(tmp_path
 
 
 def test_ranks_are_counted_from_one() -> None:
-    assert rank_of(UNIT["id"], [*PASSAGES, UNIT]) == 4
-    assert rank_of(UNIT["id"], PASSAGES) == 0
-    assert rank_of(UNIT["id"], None) == 0
-    assert rank_of_answer(["tarnholm"], PASSAGES) == 2
-    assert rank_of_answer(["Lisbon"], PASSAGES) == 0
+    assert rank_of({UNIT["id"]}, [*PASSAGES, UNIT]) == 4
+    assert rank_of({UNIT["id"]}, PASSAGES) == 0
+    assert rank_of({UNIT["id"]}, None) == 0
+
+
+def test_the_first_document_with_a_golden_answer_is_told_by_its_rank(tmp_path: Path) -> None:
+    rows = [prediction(golden_answers=["tarnholm"]), prediction(id="test-5", golden_answers=["Lisbon"])]
+    text = life(write_run(tmp_path / "run", [kept()], rows), "train-17")
+    assert "this unit none -> 1, first document with a golden answer 2 -> 1" in text
+    assert "this unit none -> 1, first document with a golden answer none -> none" in text
 
 
 def test_with_labels_no_document_is_said_to_hold_the_answer(tmp_path: Path) -> None:

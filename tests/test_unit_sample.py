@@ -48,7 +48,6 @@ def test_each_sentence_has_its_verdict_and_the_nearest_of_the_sources() -> None:
 def test_a_unit_whose_sources_are_not_at_hand_is_not_judged() -> None:
     both = unit("So it is.", source_ids=["p-0077", "p-gone"])
     assert judged([both, unit("So it is.", source_ids=[])], HELD, {}) == []
-    assert verdicts_told([]) == ""
 
 
 def test_the_report_has_the_draw_beside_it(tmp_path: Path) -> None:

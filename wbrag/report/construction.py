@@ -13,10 +13,9 @@ Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
 #: The columns of `schema.TRACE` that the statistics need: no text of a document among them.
-TRACE_COLUMNS = (
-    *("question", "golden_answers"),
-    *("id", "status", "reason", "kept_ranks", "fallback", "unit_id", "source_tokens", "unit_tokens"),
-    *("calls", "calls_saved", "prompt_tokens", "completion_tokens", "dropped_documents", "judge_agrees"),
+TRACE_COLUMNS = tuple(
+    "id question golden_answers status reason kept_ranks fallback unit_id source_tokens unit_tokens calls calls_saved "
+    "prompt_tokens completion_tokens dropped_documents judge_agrees".split()
 )
 #: What a row of any table says of its cost.
 SPENT = ("calls", "prompt_tokens", "completion_tokens")
@@ -86,7 +85,7 @@ def cost(traces: Rows, predictions: Rows, written: Rows = (), readings: Rows = (
     The plan asks every example closed book and with documents, and each document alone past the utility gate
     (paper, section 3.4); `calls_saved` of them could not have changed a decision and were left out.
     """
-    training = spent(traces, ("calls", "calls_saved", "prompt_tokens", "completion_tokens"))
+    training = spent(traces, (*SPENT, "calls_saved"))
     return {
         "training": training | {"paper_calls": training["calls"] + training["calls_saved"]},
         **{name: spent(rows) for name, rows in (("writing", written), ("validating", readings)) if rows},

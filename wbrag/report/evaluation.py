@@ -1,10 +1,8 @@
 """Paired statistics on the predictions of a run.
 
 Every test question is answered three times in one run (closed book, base, base + write-back), so all comparisons are
-paired: the interval of a gain comes from a bootstrap over questions, for 0/1 metrics the p-value from McNemar's exact
-test on the questions whose score changed. Questions about one thing are helped by the same units, so a primary gain has
-a second, more cautious interval over topics; that of the questions without overlap with training is what a report says
-first.
+paired. Questions about one thing are helped by the same units, so a primary gain has a second, more cautious interval
+over topics; that of the questions without overlap with training is what a report says first.
 """
 
 from __future__ import annotations
@@ -39,7 +37,8 @@ METRIC_NAMES = {
 BINARY = ("em", "acc", "label")
 ANSWERS = ("answer_closed_book", "answer_base", "answer_writeback")
 SIDES = ("base", "writeback")
-NO_MCNEMAR: dict[str, Any] = {"mcnemar_p": None, "b": None, "c": None}
+#: What retrieval gave a question, of either side; a record has its means.
+RETRIEVAL = ("retrieval_recall", "context_tokens", "retrievals_per_question", "retrieval_rate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +62,27 @@ class Setting:
         told = row[f"answer_{answer}"]
         return 0.0 if told is None else score(self.metric, told, row["golden_answers"], self.labels)
 
+    def scores(self, row: Row, metric: str) -> list[float]:
+        """The scores of a prediction's three answers; zeros where it failed."""
+        told = [row[name] if row["error"] is None else None for name in ANSWERS]
+        return [0.0 if one is None else score(metric, one, row["golden_answers"], self.labels) for one in told]
+
 
 def answers_of(predictions: Rows, setting: Setting, training: Rows = (), units: Rows = ()) -> Answers:
     """Predictions (rows of `schema.PREDICTION`, one per test question) as columns, one value a question.
 
     `scores` (questions, metrics, 3): closed book, base, write-back, each 0..1, all 0 in a failed row; `gain` in the
-    primary metric; `topic`, `overlap` and `exposure` by the functions of these names; `read`, one of `READ`; the three
-    answers; what retrieval gave (`retrieval_facts`), NaN where that is not known. `training` are the rows behind the
-    `units` (`schema.UNIT`). ValueError on a repeated id, or on a row without an answer and without an error.
+    primary metric; `topic` and `overlap` by the functions of these names; `exposure`, one of `EXPOSURES`, or "unit"
+    untold; `read`, one of `READ`; the three answers; what retrieval gave (`retrieval_facts`), NaN where that is not
+    known. `training` are the rows behind the `units` (`schema.UNIT`). ValueError on a repeated id, or on a row without
+    an answer and without an error.
     """
     repeated = [key for key, times in Counter(row["id"] for row in predictions).items() if times > 1]
     if repeated:  # paired statistics would count it twice
         raise ValueError(f"predictions: id {repeated[0]!r} stands in more than one row ({len(repeated)} such ids)")
+    for row in predictions:
+        if row["error"] is None and (lost := [name for name in ANSWERS if row[name] is None]):
+            raise ValueError(f"predictions: row {row['id']!r} has neither {lost[0]} nor an error")
     asked = TrainingQuestions(training, bool(setting.labels), units) if training else None
 
     def column(told: Callable[[Row], object]) -> npt.NDArray[Any]:
@@ -82,7 +90,7 @@ def answers_of(predictions: Rows, setting: Setting, training: Rows = (), units: 
 
     facts = [retrieval_facts(row, setting) for row in predictions]
     known = {name: np.array([fact[name] for fact in facts], dtype=np.float64) for name in facts[0]}
-    scores = np.array([score_row(row, setting) for row in predictions])
+    scores = np.array([[setting.scores(row, metric) for metric in setting.metrics] for row in predictions])
     read, gold = known["writeback_hits"] > 0, known["units_with_answer"]
     return {
         "id": column(lambda row: str(row["id"])),
@@ -90,7 +98,7 @@ def answers_of(predictions: Rows, setting: Setting, training: Rows = (), units: 
         "gain": scores[:, 0, 2] - scores[:, 0, 1],
         "topic": column(topic_of),
         "overlap": column(lambda row: overlap_of(row, asked)),
-        "exposure": column(lambda row: exposure_of(row, asked)),
+        "exposure": column(asked.exposure) if asked else np.where(read, "unit", "none"),
         "read": np.select([~read, np.isnan(gold), gold > 0], ["none", "unit", "gold"], "other"),
         **{name: column(itemgetter(name)) for name in ANSWERS},
         **known,
@@ -101,15 +109,13 @@ def evaluate(answers: Answers, setting: Setting) -> dict[str, Any]:
     """All results of a run's answers.
 
     Returns `questions` (n, failed), `labels` (whether answers are labels), `results` (`result_records`), `splits` (the
-    same by overlap with training), `unseen` (those without overlap, by what the units that were read hold) and
-    `exposure` (all, by what units give away: `overlap.EXPOSURES`; without training questions only "unit" and "none" can
-    be told apart). Without a unit the gain must be 0, but for a method that searches by itself.
+    same by overlap with training), `unseen` (those without overlap, by what the units that were read hold: `READ`) and
+    `exposure` (all, by what units give away: `EXPOSURES`).
     """
 
     def by_class(found: npt.NDArray[Any], names: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-        inside = {name: found == name for name in names if (found == name).any()}
-        some = {name: {key: column[chosen] for key, column in answers.items()} for name, chosen in inside.items()}
-        return {name: result_records(columns, setting) for name, columns in some.items()}
+        some = {name: {key: column[found == name] for key, column in answers.items()} for name in names}
+        return {name: result_records(columns, setting) for name, columns in some.items() if len(columns["id"])}
 
     return {
         "questions": {"n": len(answers["id"]), "failed": int(answers["failed"].sum())},
@@ -121,24 +127,12 @@ def evaluate(answers: Answers, setting: Setting) -> dict[str, Any]:
     }
 
 
-def score_row(row: Row, setting: Setting) -> list[list[float]]:
-    """By metric the scores of a prediction's three answers; zeros where it failed."""
-    if row["error"] is not None:
-        return [[0.0] * len(ANSWERS) for _ in setting.metrics]
-    for column in ANSWERS:
-        if row[column] is None:
-            raise ValueError(f"predictions: row {row['id']!r} has neither {column} nor an error")
-    golden = list(row["golden_answers"])
-    return [[score(metric, row[column], golden, setting.labels) for column in ANSWERS] for metric in setting.metrics]
-
-
 def retrieval_facts(row: Row, setting: Setting) -> dict[str, float | None]:
-    """What retrieval gave one question: golden answer found (0/1, base and write-back), hits, units among them, those
-    that hold a golden answer, context tokens, and how often the method itself decided to retrieve.
+    """What retrieval gave one question: hits, units among them, those that hold a golden answer and, of either side,
+    whether one was found (0/1), context tokens, and how often the method itself decided to retrieve.
 
-    Found is FlashRAG's retrieval_recall: a normalised golden answer is a substring of a document's normalised
-    contents, which is `acc` with the contents as the prediction; None where the benchmark has labels, because
-    every second passage holds "no". Context tokens and retrievals are None for a failed row.
+    Found is FlashRAG's retrieval_recall (`overlap.holding`); None where the benchmark has labels, because every second
+    passage holds "no". Context tokens and retrievals are None for a failed row.
     """
     failed, golden, units = row["error"] is not None, row["golden_answers"], units_read(row)
     facts: dict[str, float | None] = {
@@ -148,12 +142,10 @@ def retrieval_facts(row: Row, setting: Setting) -> dict[str, float | None]:
         "units_with_answer": None if setting.labels else len(holding(units, golden)),
     }
     for side in SIDES:
-        retrievals = None if failed else row[f"retrievals_{side}"]
-        found = holding(row[f"documents_{side}"] or [], golden)
-        facts[f"retrieval_recall_{side}"] = None if setting.labels else bool(found)
-        facts[f"context_tokens_{side}"] = None if failed else row[f"context_tokens_{side}"]
-        facts[f"retrievals_per_question_{side}"] = retrievals
-        facts[f"retrieval_rate_{side}"] = retrievals and retrievals > 0
+        tokens, retrievals = (None if failed else row[f"{name}_{side}"] for name in ("context_tokens", "retrievals"))
+        found = None if setting.labels else bool(holding(row[f"documents_{side}"] or [], golden))
+        told: list[float | None] = [found, tokens, retrievals, retrievals and retrievals > 0]
+        facts |= dict(zip([f"{name}_{side}" for name in RETRIEVAL], told, strict=True))
     return facts
 
 
@@ -166,17 +158,10 @@ def overlap_of(row: Row, training: TrainingQuestions | None = None) -> str | Non
     metadata = json.loads(row["metadata"] or "{}")
     overlap = metadata.get("overlap") if isinstance(metadata, dict) else None
     if overlap is not None and overlap not in OVERLAPS:
-        raise ValueError(
-            f"predictions: row {row['id']!r}, metadata.overlap is {overlap!r}, not one of {tuple(OVERLAPS)}"
-        )
+        raise ValueError(f"predictions: row {row['id']!r}, metadata.overlap is {overlap!r}, not one of {[*OVERLAPS]}")
     if overlap is None and training:
         return training.overlap(row)
     return "none" if overlap == "answer" and training and training.labels else overlap
-
-
-def exposure_of(row: Row, training: TrainingQuestions | None = None) -> str:
-    """What the units among a question's documents give away: one of `overlap.EXPOSURES`, or "unit" untold."""
-    return training.exposure(row) if training else "unit" if units_read(row) else "none"
 
 
 def topic_of(row: Row) -> str:
@@ -195,7 +180,10 @@ def over_topics(gains: Floats, topics: Sequence[str], seed: int) -> dict[str, An
 def result_records(answers: Answers, setting: Setting) -> list[dict[str, Any]]:
     """One record per metric, the primary one first, which alone has `topics` (`over_topics`); fractions 0..1."""
     about: dict[str, Any] = {"benchmark": setting.benchmark, "method": setting.method, "backbone": setting.backbone}
-    retrieval, scores = _retrieval_means(answers), answers["scores"]
+    scores, hits, units = answers["scores"], answers["hits"].sum(), answers["writeback_hits"]
+    retrieval = {f"{name}_{side}": mean(answers[f"{name}_{side}"].tolist()) for name in RETRIEVAL for side in SIDES}
+    retrieval["writeback_share"] = float(units.sum() / hits) if hits else 0.0
+    retrieval["questions_with_writeback"] = int((units > 0).sum())
     gains = scores[:, :, 2] - scores[:, :, 1]
     intervals = paired_bootstrap(gains, seed=setting.seed)
     records = []
@@ -204,19 +192,7 @@ def result_records(answers: Answers, setting: Setting) -> list[dict[str, Any]]:
         means = {"closed_book": closed_book, "base": base, "writeback": writeback, "gain": gains[:, j]}
         record = about | {"metric": metric, "n": len(scores)} | {name: float(x.mean()) for name, x in means.items()}
         record |= {"ci_low": float(intervals[j, 0]), "ci_high": float(intervals[j, 1])}
-        records.append(record | (mcnemar(base, writeback) if metric in BINARY else NO_MCNEMAR) | retrieval)
+        record |= mcnemar(base, writeback) if metric in BINARY else dict.fromkeys(("mcnemar_p", "b", "c"))
+        records.append(record | retrieval)
     records[0]["topics"] = over_topics(answers["gain"], answers["topic"].tolist(), setting.seed)
     return records
-
-
-def _retrieval_means(answers: Answers) -> dict[str, Any]:
-    def means(*names: str) -> dict[str, float | None]:
-        return {f"{name}_{side}": mean(answers[f"{name}_{side}"].tolist()) for name in names for side in SIDES}
-
-    hits, units = answers["hits"].sum(), answers["writeback_hits"]
-    return {
-        **means("retrieval_recall"),
-        "writeback_share": float(units.sum() / hits) if hits else 0.0,
-        "questions_with_writeback": int((units > 0).sum()),
-        **means("context_tokens", "retrievals_per_question", "retrieval_rate"),
-    }

@@ -11,6 +11,7 @@ import numpy as np
 from wbrag.report.evaluation import ANSWERS, SIDES, Answers
 from wbrag.report.overlap import units_read
 from wbrag.report.page import Block, Details, Heading, Table, Text
+from wbrag.report.tables import quoted
 
 Row = Mapping[str, Any]
 SHOWN = 20
@@ -50,14 +51,8 @@ def _unit(document: Row, known: Row) -> dict[str, Any]:
 
 
 def sources_of(found: Sequence[Row]) -> list[dict[str, Any]]:
-    """The sources of all units that some harms read, to be told (`tell_sources`) once the passages are at hand."""
+    """The sources of all units that some harms read, to be given title and text once the passages are at hand."""
     return [source for harm in found for unit in harm["units"] for source in unit["sources"]]
-
-
-def tell_sources(found: Sequence[Row], passages: Mapping[str, Row]) -> None:
-    """Give the sources of the harms' units their title and text, None where `passages` do not have them."""
-    for source in sources_of(found):
-        source |= {key: passages.get(source["id"], {}).get(key) for key in ("title", "text")}
 
 
 def harm_blocks(found: Sequence[Row], questions: int) -> list[Block]:
@@ -74,12 +69,12 @@ def harm_blocks(found: Sequence[Row], questions: int) -> list[Block]:
 
 
 def _shown(harm: Row) -> Details:
-    moved = " \u2192 ".join(_short(harm[f"answer_{side}"], 60) for side in SIDES)
-    golden, closed = " | ".join(harm["golden_answers"]), _short(harm["answer_closed_book"])
+    moved = " \u2192 ".join(quoted(harm[f"answer_{side}"]) for side in SIDES)
+    golden, closed = " | ".join(harm["golden_answers"]), quoted(harm["answer_closed_book"], WIDTH)
     told = f"{harm['id']}; golden answers: {golden}; closed book {closed}; "
     told += f"overlap with training: {harm['overlap'] or 'not known'}"
     rows = (
-        ("answer", *(_short(harm[f"answer_{side}"]) for side in SIDES)),
+        ("answer", *(quoted(harm[f"answer_{side}"], WIDTH) for side in SIDES)),
         ("score", *(f"{harm[f'score_{side}']:.2f}" for side in SIDES)),
         ("golden answer in the documents", *(HELD[harm[f"{side}_held_answer"]] for side in SIDES)),
     )
@@ -98,7 +93,3 @@ def _read_table(units: Sequence[Row]) -> Table:
             told = f"{source['title']}: {shorten(source['text'], WIDTH)}" if source["text"] else "not at hand"
             rows.append((f"its source {source['id']}", told))
     return Table(("read", "title and text"), tuple(rows), frozenset(strong), numbers=False)
-
-
-def _short(answer: str | None, width: int = WIDTH) -> str:
-    return "not asked" if answer is None else f'"{shorten(answer, width)}"'

@@ -22,11 +22,7 @@ SAME_WORDS = 0.8
 #: ... or this part, where they share a golden answer too.
 SAME_ANSWER_WORDS = 0.5
 #: How a question overlaps with training, in words.
-OVERLAPS = {
-    "none": "without overlap",
-    "answer": "answer seen in training",
-    "question": "question seen in training",
-}
+OVERLAPS = {"none": "without overlap", "answer": "answer seen in training", "question": "question seen in training"}
 #: What the units that it read give away, in words; "unit" where no training question is known.
 EXPOSURES = {
     "unit": "a unit among the documents",

@@ -7,16 +7,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from wbrag import schema
 from wbrag.methods import settings_read
 from wbrag.report.construction import SPENT, TRACE_COLUMNS, beside, construction, cost
-from wbrag.report.evaluation import METRIC_NAMES, Setting, answers_of, evaluate
-from wbrag.report.harms import harm_blocks, harms, sources_of, tell_sources
+from wbrag.report.evaluation import METRIC_NAMES, SIDES, Setting, answers_of, evaluate
+from wbrag.report.harms import harm_blocks, harms, sources_of
 from wbrag.report.overlap import EXPOSURES, OVERLAPS, READ, RULE, without_overlap
 from wbrag.report.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, terminal, write_page
-from wbrag.report.plots import compression_figure, gain_figure, rank_figure
+from wbrag.report.plots import gain_figure, ranks_figure, tokens_figure
 from wbrag.report.statistics import RESAMPLES
 from wbrag.report.tables import Column, cells, count, hundredths, interval, number, p_value, percent, points, tabled
 from wbrag.report.trace import lives, lives_to_show
@@ -45,19 +46,23 @@ RESULTS: Sequence[Column] = (
     ("95% over questions", "", interval),
     ("McNemar p", "mcnemar_p", p_value),
 )
-LEGEND = """\
-Scores in %. closed book: the model alone. base: the model with documents of the corpus. + write-back: with documents
-of the corpus and of the trained write-back index. gain: + write-back minus base, in points; where its 95% interval
-leaves out 0, the difference is more than chance. Over topics: questions with the same first base document are drawn
-together, as the same units help them."""
 NOTE = (
-    "Scores in percent, gains in points. Each question is answered three times in the same run: closed book (the model "
-    "alone), base (with documents of the corpus), + write-back (corpus and write-back index). Intervals are paired "
-    f"percentile bootstraps of {RESAMPLES:,} resamples; p is McNemar's exact test, for 0/1 metrics."
+    "Scores in percent, gains (+ write-back minus base) in points. Each question is answered three times in the same "
+    "run: closed book (the model alone), base (with documents of the corpus), + write-back (corpus and write-back "
+    f"index). Intervals are paired percentile bootstraps of {RESAMPLES:,} resamples; where one leaves out 0, the "
+    "difference is more than chance. p is McNemar's exact test, for 0/1 metrics. Over topics: questions with the same "
+    "first base document, which the same units help, are drawn together."
 )
 GAINS_CAPTION = (
     "Left: scores before and after; the whisker is the gain's interval over questions, set on the base score. Right: "
     "the gain by overlap with training in the primary metric, and by metric of all test questions."
+)
+#: What retrieval gave, base and write-back side by side.
+FOUND: Sequence[Column] = (
+    ("golden answer in the documents, % of questions", "retrieval_recall", percent),
+    ("context tokens, mean", "context_tokens", number),
+    ("questions for which the method itself retrieved, %", "retrieval_rate", percent),
+    ("retrievals by the method itself, a question", "retrievals_per_question", number),
 )
 #: What calls took, as a record tells it.
 COST: Sequence[Column] = (
@@ -99,14 +104,13 @@ def write_report(run: Path) -> dict[str, Any]:
     units = folder.read_units(own)
     later = [list(folder.read_rows(run / name, table, SPENT)) for name, table in LATER.items()]
     answers = answers_of(predictions, setting, training, units)
-    metrics = evaluate(answers, setting)
-    metrics |= {"construction": construction(traces, len(units)), "cost": cost(traces, predictions, *later)}
-    metrics |= {"seconds": facts.get("seconds", {})}
-    worse = harms(predictions, answers, units)
-    sample = drawn(units, setting.seed) if traces else []
-    sources = (source["id"] for source in sources_of(worse))
-    passages = folder.read_passages(own, {*sources, *(key for unit in sample for key in unit["source_ids"])})
-    tell_sources(worse, passages)
+    found = {"construction": construction(traces, len(units)), "cost": cost(traces, predictions, *later)}
+    metrics = evaluate(answers, setting) | found | {"seconds": facts.get("seconds", {})}
+    worse, sample = harms(predictions, answers, units), drawn(units, setting.seed) if traces else []
+    wanted = {source["id"] for source in sources_of(worse)} | {key for unit in sample for key in unit["source_ids"]}
+    passages = folder.read_passages(own, wanted)
+    for source in sources_of(worse):
+        source |= {key: passages.get(source["id"], {}).get(key) for key in ("title", "text")}
     prompts = [str(text) for told in (config["backbone"], config) for text in (told.get("prompts") or {}).values()]
     checked = judged(sample, passages, {row["id"]: row["question"] for row in training}, prompts)
     left_out = folder.read_left_out(own)
@@ -121,7 +125,7 @@ def write_report(run: Path) -> dict[str, Any]:
         *unit_blocks(config, units, base.rows if base else None),
         *([Text(f"{verdicts_told(checked)} They are in units_sample.md, beside their sources.")] if checked else []),
         *left_out_blocks(left_out, readings, setting),
-        *_construction_blocks(metrics["construction"], traces),
+        *_construction_blocks(metrics["construction"], traces, setting),
         *_cost_blocks(metrics["cost"], facts),
         *(Heading("The lives of three examples"), Text("Any other: python -m wbrag.report.trace RUN ID", "note")),
         *(Verbatim(text, caption) for text, (caption, _) in zip(told, shown, strict=True)),
@@ -180,19 +184,13 @@ def terminal_table(metrics: Row) -> str:
     rows = [*([(OVERLAPS["none"], unseen[0])] if unseen else []), (EVERY, record)]
     table = tabled(f"{record['benchmark']}, {METRIC_NAMES[record['metric']]}", RESULTS, rows)
     told = [without_overlap([metrics["labels"]])] if unseen else []
-    return "\n".join([terminal(table), "", LEGEND, *told])
+    return "\n".join([terminal(table), "", fill(NOTE, 119), *told])
 
 
 def recall_line(record: Row, k: int) -> str:
     """How often the first `k` documents hold a golden answer (recall@k), in percent, base only and with write-back."""
     base, both = (percent(record[f"retrieval_recall_{key}"]) for key in ("base", "writeback"))
     return f"recall@{k}, questions with a golden answer in their documents: base {base}, + write-back {both}"
-
-
-def unseen_table(metrics: Row) -> Table:
-    """The questions without overlap by what the units that they read hold, and how many documents held the answer."""
-    records = {**metrics["unseen"], "together": metrics["splits"]["none"]}
-    return read_table({key: found[0] for key, found in records.items()}, "n", "n", "retrieval_recall")
 
 
 def read_table(records: Mapping[str, Row], heading: str, n: str, found: str) -> Table:
@@ -221,23 +219,24 @@ def result_blocks(metrics: Row) -> list[Block]:
     by_metric = {METRIC_NAMES[record["metric"]]: record for record in results}
     gains = splits | {f"all: {metric}": record for metric, record in by_metric.items()}
     figure = gain_figure(f"{name} without overlap" if unseen else name, (unseen or results)[0], gains)
-    rule = f"{without_overlap([metrics['labels']])} {RULE}"
-    topics = (
-        "Over topics: questions with the same first base document, which the same units help, are drawn together; here "
-        f"they are {over['topics']:,} topics, the largest with {over['largest']:,} of {primary['n']:,} questions."
-    )
-    failed = f"{metrics['questions']['failed']:,} of {primary['n']:,} questions failed and score 0."
+    n = f"{primary['n']:,} questions"
+    topics = f"Here they are {over['topics']:,} topics, the largest with {over['largest']:,} of {n}."
+    failed = f"{metrics['questions']['failed']:,} of {n} failed and score 0."
+    found = [(heading, *(form(primary[f"{path}_{side}"]) for side in SIDES)) for heading, path, form in FOUND]
+    found += [("documents from write-back, %", "-", percent(primary["writeback_share"]))]
+    exposed = f"{primary['questions_with_writeback']:,} of {primary['n']:,}"
+    found += [("questions with a write-back document", "-", exposed)]
     return [
         Text(headline(metrics), "lead"),
         *([Text(all_told(metrics))] if unseen else []),
-        Text(rule if splits else "Overlap with training is not known."),
+        Text(f"{without_overlap([metrics['labels']])} {RULE}" if splits else "Overlap with training is not known."),
         Pictures((Picture("plots/gains.svg", figure, GAINS_CAPTION),)),
         Heading(f"Results ({name})"),
         tabled("questions", RESULTS, (splits | {EVERY: primary}).items(), {0}),
         Text(f"{NOTE} {topics} {failed}", "note"),
         *_read_blocks(metrics),
         *(Heading("Every metric, all test questions"), tabled("metric", RESULTS, by_metric.items(), {0})),
-        *(Heading("Retrieval, all test questions"), _found_table(primary)),
+        *(Heading("Retrieval, all test questions"), Table(("", "base", "+ write-back"), tuple(found))),
     ]
 
 
@@ -248,24 +247,11 @@ def _read_blocks(metrics: Row) -> list[Block]:
         if metrics["labels"]:
             note = "Answers are labels: which documents hold one is not known."
         note += " Without a unit there is nothing to gain by, but for a method that searches by itself."
-        return [Heading("What questions without overlap read"), unseen_table(metrics), Text(note, "note")]
+        found = {**metrics["unseen"], "together": metrics["splits"]["none"]}
+        table = read_table({key: records[0] for key, records in found.items()}, "n", "n", "retrieval_recall")
+        return [Heading("What questions without overlap read"), table, Text(note, "note")]
     groups = [(EXPOSURES[key], records[0]) for key, records in metrics["exposure"].items()]
     return [Heading("What the questions read"), tabled("questions", RESULTS, groups)] if len(groups) > 1 else []
-
-
-def _found_table(record: Row) -> Table:
-    pairs = (
-        ("golden answer in the documents, % of questions", "retrieval_recall", percent),
-        ("context tokens, mean", "context_tokens", number),
-        ("questions for which the method itself retrieved, %", "retrieval_rate", percent),
-        ("retrievals by the method itself, a question", "retrievals_per_question", number),
-    )
-    rows = (
-        *((name, told(record[f"{key}_base"]), told(record[f"{key}_writeback"])) for name, key, told in pairs),
-        ("documents from write-back, %", "-", percent(record["writeback_share"])),
-        ("questions with a write-back document", "-", f"{record['questions_with_writeback']:,} of {record['n']:,}"),
-    )
-    return Table(("", "base", "+ write-back"), rows)
 
 
 def construction_rows(numbers: Row) -> list[tuple[str, str]]:
@@ -279,15 +265,17 @@ def _agreed(numbers: Row) -> str:
     return f"{told}, kappa {hundredths(numbers['judge_kappa'])}"
 
 
-def _construction_blocks(numbers: Row, traces: Rows) -> list[Block]:
+def _construction_blocks(numbers: Row, traces: Rows, setting: Setting) -> list[Block]:
     """Construction statistics, ranks and, where a kept example has a unit, compression."""
     kept, pictures = [row for row in traces if row["status"] == "kept"], []
     if kept:
-        told = "Where in the retrieved list the retained documents stood (paper, Figure 3)."
-        pictures.append(Picture("plots/ranks.svg", rank_figure(numbers["retained_by_rank"]), told))
-    if tokens := [(row["source_tokens"], row["unit_tokens"]) for row in kept if row["unit_tokens"]]:
+        told = "Where in the retrieved list the retained documents stood, in % (paper, Figure 3)."
+        ranks = ranks_figure({setting.benchmark: {setting.backbone: [*numbers["retained_by_rank"].values()]}})
+        pictures.append(Picture("plots/ranks.svg", ranks, told))
+    if pairs := [(row["source_tokens"], row["unit_tokens"]) for row in kept if row["unit_tokens"]]:
         told = "Tokens of each unit against those of the documents it was written from (paper, Figure 5)."
-        pictures.append(Picture("plots/compression.svg", compression_figure(tokens), told))
+        tokens = tokens_figure({setting.benchmark: {setting.backbone: pairs}})
+        pictures.append(Picture("plots/compression.svg", tokens, told))
     reasons = list(numbers["reasons"].items())
     more = sum(examples for _, examples in reasons[REASONS_SHOWN:])
     rows = [*reasons[:REASONS_SHOWN], *([("other", more)] if more else [])]
@@ -320,7 +308,7 @@ def _quarantine_blocks(rejected: Rows) -> list[Block]:
         return [Heading("Quarantine"), Text("No input row was left out.")]
     keys = ("file", "line", "reason")
     shown = tuple(tuple(str(row.get(key, "")) for key in keys) for row in rejected[:QUARANTINE_SHOWN])
-    told = f"{len(rejected):,} input row{'s' if len(rejected) > 1 else ''} left out; all are in quarantine.jsonl."
+    told = f"{len(rejected):,} input row{'s' * (len(rejected) > 1)} left out; all are in quarantine.jsonl."
     return [Heading("Quarantine"), Text(told), Table(keys, shown, numbers=False)]
 
 

@@ -32,11 +32,9 @@ def paired_bootstrap(
 ) -> Floats:
     """95 % percentile intervals of mean differences, by resampling questions with replacement.
 
-    `differences` has shape (questions, metrics); returns (metrics, 2), low and high. All metrics share their
-    resamples. Memory stays bounded whatever the number of questions; no question at all gives zeros.
-
-    With `topics`, one a question, whole topics are drawn: what helps one question of a topic helps the others too, so
-    that they are less evidence than as many questions about different things.
+    `differences` has shape (questions, metrics); returns (metrics, 2), low and high, zeros for no question. All metrics
+    share their resamples. With `topics`, one a question, whole topics are drawn: what helps one question of a topic
+    helps the others too, so that they are less evidence than as many questions about different things.
     """
     generator = np.random.default_rng(seed)
     if topics is None or not len(differences):
@@ -83,10 +81,10 @@ def pooled_gain(
     """The mean gain over settings with its 95 % interval: (gain, low, high).
 
     Each stratum is one set of questions: differences (questions, settings) of the settings that asked them, and which
-    of them count (same shape; all of them, or those of one class). A setting's gain is the mean over the questions that
-    count, and each setting that has any counts once. Questions are resampled within their stratum, for all its settings
-    together: settings that share questions are not independent, and pooling does not make them so. With `topics`, for
-    each stratum one a question, whole topics are drawn (`paired_bootstrap`). ValueError where nothing counts.
+    of them count (same shape). A setting's gain is the mean over the questions that count, and each setting that has
+    any counts once. Questions are resampled within their stratum, for all its settings together: settings that share
+    questions are not independent. With `topics`, for each stratum one a question, whole topics are drawn
+    (`paired_bootstrap`). ValueError where nothing counts.
     """
     generator = np.random.default_rng(seed)
     points: list[float] = []
@@ -124,10 +122,8 @@ def mcnemar(base: Floats, writeback: Floats) -> dict[str, Any]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values, in the order given.
-
-    Where those at most alpha are called significant, the chance of any false one among them is at most alpha,
-    whatever the dependence between the tests.
+    """Holm's step-down adjusted p-values, in the order given: where those at most alpha are called significant, the
+    chance of any false one among them is at most alpha, whatever the dependence between the tests.
     """
     p = np.asarray(p_values)
     order = np.argsort(p, kind="stable")

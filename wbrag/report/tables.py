@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from textwrap import shorten
 from typing import Any
 
 from wbrag.report.page import Table
@@ -60,3 +61,8 @@ def interval(record: Record | None, low: str = "ci_low", high: str = "ci_high") 
 def p_value(p: float | None) -> str:
     """A p-value, never as 0."""
     return "-" if p is None else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def quoted(answer: str | None, width: int = 60) -> str:
+    """An answer in quotes, shortened to `width`; None was not asked."""
+    return "not asked" if answer is None else f'"{shorten(answer, width, placeholder=" ...")}"'

@@ -7,113 +7,93 @@ that was written, and which test questions found that unit. A test question: its
 from __future__ import annotations
 
 import argparse
-import sys
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence, Set
+from itertools import chain, islice, repeat
 from pathlib import Path
+from textwrap import shorten, wrap
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from wbrag import schema
 from wbrag.report.evaluation import SIDES, Setting
 from wbrag.report.overlap import holding
+from wbrag.report.tables import quoted
 from wbrag.run.folder import RunError, read_config, read_rows, read_traces, read_units, setting_of
 
 Row = Mapping[str, Any]
 #: A label and the paragraphs beside it; a label that begins with a new line stands after an empty one.
 Entry = tuple[str, Sequence[str | None]]
-WIDTH = 108
 INDENT = 16
+ROOM = 108 - INDENT
 READERS_SHOWN = 3
 TITLE = 44
-
-
-class UnknownExample(LookupError):
-    """An id that is neither a training example nor a test question of the run."""
+#: The lives that a report shows, and why; where there is no example of the one kind, one of the next.
+SHOWN = (
+    {"fixed": "Kept; its unit was read for a test question that write-back fixed.", "kept": "Kept."},
+    {"gated": "Gated out."},
+    {"worse": "A test question that got worse with write-back.", "failed": "Failed."},
+)
 
 
 def life(run: Path, example_id: str) -> str:
-    """The life of one id of a run folder. Raises UnknownExample (with ids that exist) and RunError (with the file)."""
-    return lives(run, [example_id], setting_of(read_config(run)))[0]
+    """The life of one id of a run folder. RunError names the file that cannot be read, or ids that exist."""
+    setting = setting_of(read_config(run))
+    return lives(run, [example_id], setting, list(read_rows(run / "predictions", schema.PREDICTION)))[0]
 
 
-def lives(run: Path, ids: Sequence[str], setting: Setting, predictions: Sequence[Row] | None = None) -> list[str]:
-    """The lives of these ids of a run, read from its tables but for `predictions` that are read already."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
+def lives(run: Path, ids: Sequence[str], setting: Setting, predictions: Sequence[Row]) -> list[str]:
+    """The lives of these ids of a run, read from its tables but for its `predictions`."""
     chosen = pc.field("id").isin(pa.array(ids, pa.string()))
     traces = {row["id"]: row for row in reversed(read_traces(run, schema.TRACE.names, chosen))}
-    others = [key for key in ids if key not in traces]
-    if predictions is None:
-        with_unit = any(trace["unit_id"] for trace in traces.values())  # all are read, to see who else read it
-        predictions = list(read_rows(run / "predictions", schema.PREDICTION, where=None if with_unit else chosen))
     tested = {row["id"]: row for row in reversed(predictions)}
-    if unknown := [key for key in others if key not in tested]:
+    if unknown := [key for key in ids if key not in traces and key not in tested]:
         tables = (("traces", schema.TRACE), ("predictions", schema.PREDICTION))
         known = [row["id"] for name, table in tables for row in islice(read_rows(run / name, table, ("id",)), 2)]
         some = f"there are, for instance, {', '.join(known[:3])}"
         there = some if known else "it has no traces and no predictions yet"
-        raise UnknownExample(f"{run}: no example {unknown[0]!r} in this run; {there}")
-    behind = {unit["id"]: unit["example_ids"] for unit in read_units(run)} if others else {}
-    told = []
-    for key in ids:
-        if key not in traces:
-            told.append(question_life(tested[key], behind, setting))
-        else:
-            unit = traces[key]["unit_id"]
-            found = (row for row in predictions if unit and row["error"] is None)
-            readers = [row for row in found if rank_of(unit, row["documents_writeback"])]
-            told.append(example_life(traces[key], readers, setting))
-    return told
+        raise RunError(f"{run}: no example {unknown[0]!r} in this run; {there}")
+    told = {key: example_life(trace, predictions, setting) for key, trace in traces.items()}
+    writers = {unit["id"]: unit["example_ids"] for unit in read_units(run)}
+    return [told[key] if key in told else question_life(tested[key], writers, setting) for key in ids]
 
 
 def lives_to_show(traces: Sequence[Row], predictions: Sequence[Row], setting: Setting) -> list[tuple[str, str]]:
-    """Up to three (caption, id): an example whose unit a fixed question read, one gated out, one that got worse.
-
-    A kept and a failed example stand in for the first and the last; the lowest id is taken, not the most beautiful.
-    """
+    """Up to three (caption, id), one for each kind of `SHOWN`; the lowest id is taken, not the most beautiful."""
     writer = {row["unit_id"]: row["id"] for row in reversed(traces) if row["unit_id"]}
     first = {row["status"]: row["id"] for row in reversed(traces)}
-    fixed = worse = None
     for row in predictions:
-        units = [d["id"] for d in row["documents_writeback"] or [] if d["id"] in writer]
+        units = [document["id"] for document in row["documents_writeback"] or [] if document["id"] in writer]
         if units and row["error"] is None:
             before, after = (setting.score(row, side) for side in SIDES)
-            fixed = fixed or (writer[units[0]] if after > before else None)
-            worse = worse or (row["id"] if after < before else None)
-    good = ("Kept; its unit was read for a test question that write-back fixed.", fixed)
-    bad = ("A test question that got worse with write-back.", worse)
-    gated = ("Gated out.", first.get("gated"))
-    chosen = (
-        good if fixed else ("Kept.", first.get("kept")),
-        gated,
-        bad if worse else ("Failed.", first.get("failed")),
-    )
-    return [(caption, key) for caption, key in chosen if key is not None]
+            if after > before:
+                first.setdefault("fixed", writer[units[0]])
+            elif after < before:
+                first.setdefault("worse", row["id"])
+    there = ([(told, first[key]) for key, told in kind.items() if key in first] for kind in SHOWN)
+    return [found[0] for found in there if found]
 
 
-def example_life(trace: Row, readers: Sequence[Row], setting: Setting) -> str:
-    """A training example (a row of `schema.TRACE`); `readers`: predictions, not failed, that hold its unit."""
+def example_life(trace: Row, predictions: Iterable[Row], setting: Setting) -> str:
+    """A training example (a row of `schema.TRACE`), with those of the predictions that read its unit."""
     gate, _, document = (trace["reason"] or "").partition("; ")
     failed, unit = trace["status"] == "failed", trace["unit_id"]
-    with_documents = _scored(trace["rag_answer"], "s_rag", trace["s_rag"]) + _own(trace["retrievals"])
     entries: list[Entry] = [
         ("\nClosed book", [_scored(trace["closed_book_answer"], "s_nr", trace["s_nr"])]),
         ("Retrieved", _document_lines(trace["documents"])),
-        ("With documents", [with_documents]),
+        ("With documents", [_scored(trace["rag_answer"], "s_rag", trace["s_rag"], trace["retrievals"])]),
         ("Delta", [] if trace["delta"] is None else [f"s_rag - s_nr = {trace['delta']:+.2f}"]),
         ("Utility gate", [] if failed else [gate]),
-        *([("\nEach alone", _alone_lines(trace))] if trace["document_scores"] else []),
+        ("\nEach alone", _alone_lines(trace)),
         ("Failed", [trace["reason"]]) if failed else ("Document gate", [document]),
     ]
     if unit:
         source, tokens = trace["source_tokens"], trace["unit_tokens"]
         ratio = f", {source / tokens:.1f} to 1" if tokens else ""
         about = [f"{unit}  ({source} -> {tokens} tokens{ratio})", trace["unit_title"], trace["unit_text"]]
-        entries.append(("\nEvidence", (trace["evidence"] or "").splitlines()))
-        entries.append(("\nKnowledge unit", about))
-        entries.append(("\nFound by", _reader_lines(unit, readers, setting)))
+        entries += [("\nEvidence", (trace["evidence"] or "").splitlines()), ("\nKnowledge unit", about)]
+        entries += [("\nFound by", _reader_lines(unit, predictions, setting))]
     return _told(trace, f"training example, {trace['status']}", setting, [*entries, _cost(trace)])
 
 
@@ -123,10 +103,10 @@ def question_life(prediction: Row, writers: Mapping[str, Sequence[str]], setting
         return _told(prediction, "test question", setting, [("\nFailed", [prediction["error"]])])
     entries: list[Entry] = [("\nClosed book", [_measured(prediction, "closed_book", setting)])]
     for label, side in (("\nBase", "base"), ("\n+ write-back", "writeback")):
-        documents = prediction[f"documents_{side}"]
+        documents, retrievals = prediction[f"documents_{side}"], prediction[f"retrievals_{side}"]
         units = [document["id"] for document in documents if document["id"] in writers]
-        told = _measured(prediction, side, setting) + _own(prediction[f"retrievals_{side}"])
         written = [f"{unit} was written {_from(writers[unit])}" for unit in units]
+        told = _measured(prediction, side, setting, retrievals)
         entries += [(label, [told]), ("", [*_document_lines(documents), *written])]
     return _told(prediction, "test question", setting, [*entries, _cost(prediction)])
 
@@ -135,50 +115,32 @@ def _told(row: Row, what: str, setting: Setting, entries: Iterable[Entry]) -> st
     lines = [f"{row['id']}: {what} ({setting.benchmark}, {setting.method}, {setting.backbone})"]
     asked = ("\nQuestion", [row["question"]]), ("Golden answers", [" | ".join(row["golden_answers"])])
     for label, paragraphs in (*asked, *entries):
-        lines += [""] if label.startswith("\n") else []
-        wrapped = [line for text in paragraphs if text for line in _wrapped(text)]
-        lines += [f"{'' if i else label.strip():<{INDENT}}{line}".rstrip() for i, line in enumerate(wrapped)]
+        margins = chain([label.ljust(INDENT + label.count("\n"))], repeat(" " * INDENT))
+        # A table row keeps its columns: what textwrap would squeeze or break is left alone while it fits.
+        told = ([text] if len(text) <= ROOM and "\n" not in text else wrap(text, ROOM) for text in paragraphs if text)
+        lines += [f"{margin}{line}".rstrip() for margin, line in zip(margins, chain(*told), strict=False)]
     return "\n".join(lines)
-
-
-def _wrapped(text: str) -> list[str]:
-    # A table row keeps its columns: what textwrap would squeeze or break is left alone while it fits.
-    fits = len(text) <= WIDTH - INDENT and "\n" not in text
-    return [text] if fits else textwrap.wrap(text, WIDTH - INDENT)
 
 
 def _from(examples: Sequence[str]) -> str:
     if not examples:
         return "because the evidence of training examples mentions its subject"
     more = f" and {len(examples) - READERS_SHOWN} more" if len(examples) > READERS_SHOWN else ""
-    told = ", ".join(examples[:READERS_SHOWN])
-    return f"from training example{'s' if len(examples) > 1 else ''} {told}{more}"
+    return f"from training example{'s' * (len(examples) > 1)} {', '.join(examples[:READERS_SHOWN])}{more}"
 
 
-def rank_of(document_id: str, documents: Sequence[Row] | None) -> int:
-    """1-based rank of a document among those retrieved, 0 where it is not there."""
-    return next((rank for rank, document in enumerate(documents or [], 1) if document["id"] == document_id), 0)
+def rank_of(ids: Set[str], documents: Sequence[Row] | None) -> int:
+    """1-based rank of the first document that has one of these ids, 0 where there is none."""
+    return next((rank for rank, document in enumerate(documents or [], 1) if document["id"] in ids), 0)
 
 
-def rank_of_answer(golden_answers: Sequence[str], documents: Sequence[Row] | None) -> int:
-    """1-based rank of the first document whose contents hold a golden answer, or 0."""
-    return next((rank for rank, one in enumerate(documents or [], 1) if holding([one], golden_answers)), 0)
+def _scored(answer: str | None, symbol: str, value: float | None, retrievals: int | None = None) -> str:
+    told = quoted(answer) if value is None else f"{quoted(answer)}  {symbol} = {value:.2f}"
+    return f"{told}  after {_counted(retrievals, 'retrieval')} of the method's own" if retrievals else told
 
 
-def _quoted(answer: str | None) -> str:
-    return "not asked" if answer is None else f'"{textwrap.shorten(answer, 60, placeholder=" ...")}"'
-
-
-def _scored(answer: str | None, symbol: str, value: float | None) -> str:
-    return _quoted(answer) if value is None else f"{_quoted(answer)}  {symbol} = {value:.2f}"
-
-
-def _own(retrievals: int | None) -> str:
-    return f"  after {_counted(retrievals, 'retrieval')} of the method's own" if retrievals else ""
-
-
-def _measured(prediction: Row, answer: str, setting: Setting) -> str:
-    return _scored(prediction[f"answer_{answer}"], setting.metric, setting.score(prediction, answer))
+def _measured(prediction: Row, answer: str, setting: Setting, retrievals: int | None = None) -> str:
+    return _scored(prediction[f"answer_{answer}"], setting.metric, setting.score(prediction, answer), retrievals)
 
 
 def _document_lines(documents: Sequence[Row] | None) -> list[str]:
@@ -187,35 +149,39 @@ def _document_lines(documents: Sequence[Row] | None) -> list[str]:
     width = max(len(document["id"]) for document in documents)
     lines = [f"rank   score  source     {'id':<{width}}  title"]
     for rank, document in enumerate(documents, 1):
-        title = textwrap.shorten(document["title"] or document["text"], TITLE, placeholder=" ...")
+        title = shorten(document["title"] or document["text"], TITLE, placeholder=" ...")
         where = f"{document['source']:<9}  {document['id']:<{width}}"
         lines.append(f"{rank:>4}  {document['score']:6.3f}  {where}  {title}")
     return lines
 
 
 def _alone_lines(trace: Row) -> list[str]:
-    lines = ["rank   s_j  s_j - s_nr  gate  answer with this document alone"]
-    for rank, (answer, s_j) in enumerate(zip(trace["document_answers"], trace["document_scores"], strict=True), 1):
+    told = zip(trace["document_answers"] or [], trace["document_scores"] or [], strict=True)
+    lines = []
+    for rank, (answer, s_j) in enumerate(told, 1):
         gate = "kept" if rank in (trace["kept_ranks"] or []) else "-"
-        lines.append(f"{rank:>4}  {s_j:4.2f}  {s_j - trace['s_nr']:+10.2f}  {gate:<4}  {_quoted(answer)}")
-    return lines
+        lines.append(f"{rank:>4}  {s_j:4.2f}  {s_j - trace['s_nr']:+10.2f}  {gate:<4}  {quoted(answer)}")
+    return ["rank   s_j  s_j - s_nr  gate  answer with this document alone", *lines] if lines else []
 
 
-def _reader_lines(unit: str, readers: Sequence[Row], setting: Setting) -> list[str]:
-    if not readers:
+def _reader_lines(unit: str, predictions: Iterable[Row], setting: Setting) -> list[str]:
+    """How many questions that did not fail read the unit, and of some, the most changed first, what became of them."""
+    found = []
+    for row in predictions:
+        if row["error"] is None and (rank := rank_of({unit}, row["documents_writeback"])):
+            found.append((-abs(setting.score(row, "writeback") - setting.score(row, "base")), row["id"], rank, row))
+    if not found:
         return ["no test question"]
-
-    def change(row: Row) -> float:
-        return abs(setting.score(row, "writeback") - setting.score(row, "base"))
-
-    lines = [_counted(len(readers), "test question") + (":" if len(readers) <= READERS_SHOWN else ", among them:")]
-    for row in sorted(readers, key=lambda row: (-change(row), row["id"]))[:READERS_SHOWN]:
-        ranks = f"this unit none -> {rank_of(unit, row['documents_writeback'])}"
+    lines = [_counted(len(found), "test question") + (":" if len(found) <= READERS_SHOWN else ", among them:")]
+    for _, key, rank, row in sorted(found, key=lambda one: one[:2])[:READERS_SHOWN]:
+        ranks = f"this unit none -> {rank}"
         if not setting.labels:
-            before, after = (rank_of_answer(row["golden_answers"], row[f"documents_{side}"]) for side in SIDES)
-            ranks += f", first document with a golden answer {before or 'none'} -> {after or 'none'}"
+            sides = [row[f"documents_{side}"] or [] for side in SIDES]
+            held = ({one["id"] for one in holding(documents, row["golden_answers"])} for documents in sides)
+            before, after = (rank_of(ids, documents) or "none" for ids, documents in zip(held, sides, strict=True))
+            ranks += f", first document with a golden answer {before} -> {after}"
         answers = "  ->  ".join(_measured(row, side, setting) for side in SIDES)
-        lines += [f"{row['id']}: {row['question']}", f"  answer  {answers}", f"  rank    {ranks}"]
+        lines += [f"{key}: {row['question']}", f"  answer  {answers}", f"  rank    {ranks}"]
     return lines
 
 
@@ -230,7 +196,7 @@ def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print a life; exit code 2 with a message on stderr for an unknown id or a folder that is not a run."""
     told = "Print the life of one example of a run."
     parser = argparse.ArgumentParser("python -m wbrag.report.trace", description=told)
@@ -239,11 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         print(life(given.run, given.id))
-    except (UnknownExample, RunError) as error:
-        print(f"wbrag.report.trace: {error}", file=sys.stderr)
-        return 2
-    return 0
+    except RunError as error:
+        parser.exit(2, f"wbrag.report.trace: {error}\n")
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

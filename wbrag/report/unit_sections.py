@@ -8,6 +8,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from textwrap import shorten
 from typing import Any
 
@@ -64,25 +65,24 @@ def unit_blocks(config: Row, units: Sequence[Row], corpus: int | None) -> list[B
     blocks: list[Block] = [Heading("Units"), Text(making_told(config))]
     if not units:
         return [*blocks, Text("No unit was written.")]
-    many = f" There are {corpus / len(units):,.1f} passages for each unit ({corpus:,} in the corpus)." if corpus else ""
     classes: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for unit in units:
         classes[unit["form"] or "-", unit["doubt"] or "-"].append(unit)
-    records = [(form, {"doubt": doubt, **_class(some)}) for (form, doubt), some in sorted(classes.items())]
-    every = _class(units)
+    records = [(form, _class(doubt, some)) for (form, doubt), some in sorted(classes.items())]
+    every = _class("", units)
     told = f"{every['asked']:,} of the {len(units):,} units are about what a kept example asks about"
     told += f", {every['mentioned']:,} about what its evidence only mentions." if every["mentioned"] else "."
-    records += [("all", {"doubt": "", **every})] if len(records) > 1 else []
-    return [*blocks, Text(f"{told}{many}"), tabled("form", CLASSES, records)]
+    if corpus:
+        told += f" There are {corpus / len(units):,.1f} passages for each unit ({corpus:,} in the corpus)."
+    records += [("all", every)] if len(records) > 1 else []
+    return [*blocks, Text(told), tabled("form", CLASSES, records)]
 
 
-def _class(units: Sequence[Row]) -> dict[str, Any]:
+def _class(doubt: str, units: Sequence[Row]) -> dict[str, Any]:
     asked = sum(bool(unit["example_ids"]) for unit in units)
-    return {
-        **{"units": len(units), "asked": asked, "mentioned": len(units) - asked},
-        "tokens": mean(unit["unit_tokens"] for unit in units),
-        "sources": mean(len(unit["source_ids"]) for unit in units),
-    }
+    tokens, sources = mean(one["unit_tokens"] for one in units), mean(len(one["source_ids"]) for one in units)
+    numbers = {"units": len(units), "asked": asked, "mentioned": len(units) - asked}
+    return {"doubt": doubt, **numbers, "tokens": tokens, "sources": sources}
 
 
 def making_told(config: Row) -> str:
@@ -136,7 +136,12 @@ def left_out_blocks(left_out: Sequence[Row], readings: Sequence[Row], setting: S
 
 
 def _harmful(left: Row, readings: Sequence[Row], setting: Setting) -> Details:
-    changed = [row for row in readings if _changed(row, left["text"], setting)]
+    """A unit that was left out, with the training questions that read it and whose score changed, as
+    `writeback.validated` counts it.
+    """
+    read = (row for row in readings if left["text"] in [f"{one['title']}\n{one['text']}" for one in units_read(row)])
+    answered = (row for row in read if not row["error"])
+    changed = [row for row in answered if setting.score(row, "base") != setting.score(row, "writeback")]
     cells = tuple(
         (row["question"], " | ".join(row["golden_answers"]), row["answer_base"] or "", row["answer_writeback"] or "")
         for row in changed[:QUESTIONS_SHOWN]
@@ -146,18 +151,10 @@ def _harmful(left: Row, readings: Sequence[Row], setting: Setting) -> Details:
     return Details(f"{title}: {left['reason']}", (Text(text), *([table] if cells else [])))
 
 
-def _changed(row: Row, contents: str, setting: Setting) -> bool:
-    """Whether a training question read a unit and its score changed, as `writeback.validated` counts it."""
-    if row["error"] or all(f"{unit['title']}\n{unit['text']}" != contents for unit in units_read(row)):
-        return False
-    return setting.score(row, "base") != setting.score(row, "writeback")
-
-
 def drawn(units: Sequence[Row], seed: int) -> list[Row]:
     """At most `DRAWN` of the units (`schema.UNIT`), in order of id: of the same units always the same."""
-    ordered = sorted(units, key=lambda unit: str(unit["id"]))
-    chosen = random.Random(seed).sample(ordered, min(DRAWN, len(ordered)))
-    return sorted(chosen, key=lambda unit: str(unit["id"]))
+    ordered = sorted(units, key=itemgetter("id"))
+    return sorted(random.Random(seed).sample(ordered, min(DRAWN, len(ordered))), key=itemgetter("id"))
 
 
 def judged(
@@ -175,9 +172,7 @@ def judged(
 
 
 def verdicts_told(found: Sequence[Drawn]) -> str:
-    """How many sentences the rules bear out, in one sentence; "" for no unit."""
-    if not found:
-        return ""
+    """How many sentences the rules bear out, in one sentence."""
     kinds = Counter(one.kind for _, _, told in found for one in told.sentences)
     total = kinds.total()
     parts = [f"{kinds.pop('stated', 0):,} stand in their sources", f"{kinds.pop('open', 0):,} open (no rule decides)"]

@@ -56,11 +56,6 @@ class Checked:
         return tuple(one.sentence for one in self.sentences if one.kind in ("stated", "supported"))
 
     @property
-    def open(self) -> tuple[str, ...]:
-        """The sentences that a critic has to be asked about."""
-        return tuple(one.sentence for one in self.sentences if one.kind == "open")
-
-    @property
     def cut(self) -> tuple[Judged, ...]:
         """The sentences that are not borne out, each with its class and reason."""
         return tuple(one for one in self.sentences if one.kind not in ("stated", "supported", "open"))
@@ -111,17 +106,15 @@ async def settled(checked: Checked, sources: Sequence[str], critic: Critic | Non
     The critic is asked about each sentence once, of all at the same time; without one, or without sources, nothing
     open is supported.
     """
-    said = dict.fromkeys(checked.open, False)
+    said = dict.fromkeys((one.sentence for one in checked.sentences if one.kind == "open"), False)
     if critic is not None and sources:
         said = dict(zip(said, await asyncio.gather(*[critic(sentence, sources) for sentence in said]), strict=True))
-    no = "the critic says no" if critic else "no critic to ask"
-
-    def decided(one: Judged) -> Judged:
-        if one.kind != "open":
-            return one
-        return replace(one, kind="supported") if said[one.sentence] else replace(one, kind="unsupported", reason=no)
-
-    return replace(checked, sentences=tuple(map(decided, checked.sentences)))
+    no = ("unsupported", "the critic says no" if critic else "no critic to ask")
+    told = (
+        Judged(one.sentence, *(("supported", "") if said[one.sentence] else no)) if one.kind == "open" else one
+        for one in checked.sentences
+    )
+    return replace(checked, sentences=tuple(told))
 
 
 def _foreign(sentence: str, known: _Known) -> str:
@@ -232,8 +225,8 @@ def _title_fault(title: str, sources: Sequence[str], question: str, prompt_words
     if echo := echoed(title, question, prompt_words):
         return f"echo: {echo}"
     known = _known(tuple(sources), "")
-    parts = [tokens(part).words for part in re.split(r"\s+(?:of|in|and|the|de|von|at|for|by|on)\s+|[,:()]", title)]
-    parts = [words for words in parts if words]
+    pieces = re.split(r"\s+(?:of|in|and|the|de|von|at|for|by|on)\s+|[,:()]", title)
+    parts = [words for piece in pieces if (words := tokens(piece).words)]
     foreign = [words for words in parts if not _stands(words, known)]
     mixed = [words for words in foreign if any(w in known.words - known.small or w[0].isdigit() for w in words)]
     if not parts:

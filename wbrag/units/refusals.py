@@ -115,8 +115,7 @@ def _answer(text: str, title: str) -> str:
 
 def _tells(text: str, unspaced: bool) -> bool:
     """Whether a text in a script with small letters has a verb, or a small word that is more than "of" or "the"."""
-    small = re.findall(r"\b[^\W\d_]+\b", text)
-    small = [word for word in small if word.islower()]
+    small = [word for word in re.findall(r"\b[^\W\d_]+\b", text) if word.islower()]
     cased = any(letter.isupper() for letter in text) and (small or unspaced)
     return not cased or unspaced or any(word in _VERBS or word not in STOP for word in small)
 
