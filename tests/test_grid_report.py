@@ -15,7 +15,7 @@ from synthetic_run import CONFIG, RUN, gated, population, prediction, write_run,
 
 from wbrag import schema
 from wbrag.experiments.grid import compared, measure_grid, read_point, read_points
-from wbrag.experiments.grid_report import headline, summary, write_grid_report
+from wbrag.experiments.grid_report import headline, main, summary, write_grid_report
 from wbrag.experiments.paper import called, cell, family, gain, place, statistic
 from wbrag.report.evaluation import answers_of, evaluate
 from wbrag.report.run_report import measure
@@ -294,18 +294,20 @@ def test_the_headline_is_of_unseen_questions_and_claims_no_more_than_its_interva
     assert "write-back lowers" in headline({"splits": {"none": fallen}, "pooled": seen})
 
 
-def test_the_command_writes_the_report_and_names_what_it_cannot_read(runs: list[Path], tmp_path: Path) -> None:
+def test_the_command_writes_the_report_and_names_what_it_cannot_read(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = [sys.executable, "-m", "wbrag.experiments.grid_report"]
     ended = subprocess.run(
         [*command, *map(str, runs), "--out", str(tmp_path / "o")], capture_output=True, text=True, check=True
     )
     assert "points, 95% interval" in ended.stdout
     assert (tmp_path / "o" / "plots" / "transfer.svg").is_file()
-    bad = subprocess.run(
-        [*command, str(tmp_path), "--out", str(tmp_path / "o")], capture_output=True, text=True, check=False
-    )
-    assert bad.returncode == 2
-    assert f"{tmp_path}/config.yaml: no such file" in bad.stderr
+    monkeypatch.setattr("sys.argv", ["grid_report", str(tmp_path), "--out", str(tmp_path / "o")])
+    with pytest.raises(SystemExit) as bad:
+        main()
+    assert bad.value.code == 2
+    assert f"{tmp_path}/config.yaml: no such file" in capsys.readouterr().err
 
 
 def test_the_papers_figures_are_found_by_our_names() -> None:
