@@ -121,11 +121,16 @@ class Words(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Words:
+def reported(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """What the report of the four holds, and its folder."""
     out = tmp_path_factory.mktemp("report")
-    write_grid_report(out, runs, ["micro_large/nq/naive: ConfigError: no such backbone"])
+    return write_grid_report(out, runs, ["micro_large/nq/naive: ConfigError: no such backbone"]), out
+
+
+@pytest.fixture(scope="module")
+def page(reported: tuple[dict[str, Any], Path]) -> Words:
     words = Words()
-    words.feed((out / "report.html").read_text())
+    words.feed((reported[1] / "report.html").read_text())
     assert words.open == []
     return words
 
@@ -187,8 +192,10 @@ def test_classes_hold_every_question_once(runs: list[Path]) -> None:
     assert set(grid["exposure"]) <= {"near_duplicate", "gold", "other", "none"}
 
 
-def test_the_grid_tells_the_questions_without_overlap_first(runs: list[Path], tmp_path: Path) -> None:
-    grid = write_grid_report(tmp_path, runs)
+def test_the_grid_tells_the_questions_without_overlap_first(
+    runs: list[Path], reported: tuple[dict[str, Any], Path]
+) -> None:
+    grid, folder = reported
     points, found = read_points(runs), grid["unseen"]
     for point, record in zip(points, found["points"], strict=True):
         own = point.metrics["splits"]["none"][0]
@@ -203,7 +210,7 @@ def test_the_grid_tells_the_questions_without_overlap_first(runs: list[Path], tm
     }
     recall = [point.metrics["splits"]["none"][0]["retrieval_recall_writeback"] for point in points]
     assert read["together"]["found_writeback"] == pytest.approx(np.mean(recall))
-    text = (tmp_path / "report.md").read_text()
+    text = (folder / "report.md").read_text()
     assert text.index("without overlap with training") < text.index("Over all test questions") < text.index("Table 2")
     assert "Without overlap: no training question asks the same or has the same answer." in text
     assert "| **all settings, without overlap** |" in text
@@ -220,8 +227,8 @@ def test_cost_adds_up_runs_and_variants(runs: list[Path]) -> None:
     assert found["seconds"] == pytest.approx(5 * sum(RUN["seconds"].values()) + 10 * 7.5)
 
 
-def test_a_judge_is_told_beside_the_labels(runs: list[Path], tmp_path: Path) -> None:
-    grid = write_grid_report(tmp_path, runs)
+def test_a_judge_is_told_beside_the_labels(reported: tuple[dict[str, Any], Path]) -> None:
+    grid, _ = reported
     (told,) = grid["judge"].values()
     assert told["judge_compared"] == 60
     assert told["judge_agreement"] == pytest.approx(0.9)
