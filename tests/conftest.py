@@ -14,6 +14,7 @@ from tiny_model import build_tiny_model
 
 from wbrag.config import Backbone
 from wbrag.llm.vllm import VllmEngine
+from wbrag.run.job import Session
 
 # The same examples in every run, however slow the machine: a failure can be repeated.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -29,6 +30,21 @@ def ray_session() -> Iterator[None]:
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def session(ray_session: None) -> Iterator[Session]:
+    """Generators and encoders that all trainings of one backbone, encoder and cluster share: who asks for it trains."""
+    with Session() as session:
+        yield session
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A training takes more than some seconds however little it is trained on: Ray starts a process for every stage."""
+    for item in items:
+        if "session" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

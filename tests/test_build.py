@@ -37,6 +37,7 @@ def build(source: Path, store: Path, index: config.Index, encoders: int = 1, row
     return build_store(source, store, HASHING, index, config.Cluster(encoders=encoders), {"from": "test"})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_a_build_holds_every_passage_and_is_found_by_exact_search(tmp_path: Path) -> None:
     table = corpus(5200).append_column("year", pa.array([i % 50 for i in range(5200)]))
@@ -67,6 +68,7 @@ def test_a_build_holds_every_passage_and_is_found_by_exact_search(tmp_path: Path
     assert verify(place_of(tmp_path / "ivf"), full=True) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_what_is_live_is_not_built_again(tmp_path: Path) -> None:
     pq.write_table(corpus(30), tmp_path / "in.parquet")

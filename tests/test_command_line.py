@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import run_program
 
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = {
@@ -25,9 +24,7 @@ GIVEN = {
 def ended(name: str, run: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """A job as a user starts it, in an empty folder."""
     given = [text.format(run=run) for text in GIVEN[name]]
-    command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *given, *more]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, cwd=run.parent, capture_output=True, text=True, check=False)
+    return run_program(ROOT / "jobs" / f"{name}.py", *given, *more, folder=run.parent)
 
 
 @pytest.mark.parametrize("name", GIVEN)

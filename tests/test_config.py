@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,13 @@ def _schema() -> None:
 
 def composed(overrides: list[str], root: str = "train", conf: Path = CONF) -> config.TrainConfig:
     """The configuration that a command line gives."""
+    return composed_once(tuple(overrides), root, conf)
+
+
+@cache
+def composed_once(overrides: tuple[str, ...], root: str, conf: Path) -> config.TrainConfig:
     with initialize_config_dir(str(conf), version_base="1.3"):
-        result = OmegaConf.to_object(compose(root, overrides=overrides))
+        result = OmegaConf.to_object(compose(root, overrides=list(overrides)))
     assert isinstance(result, config.TrainConfig)
     return result
 
@@ -65,11 +71,16 @@ def option(group: str, name: str) -> list[str]:
     return [f"{group}={name}", *model, *endpoint, *WORLD]
 
 
-@pytest.mark.parametrize("root", ["train", "evaluate"])
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
-def test_each_option_fits_the_schema(root: str, group: str, name: str) -> None:
-    chosen = getattr(composed(option(group, name), root), group)
+def test_each_option_fits_the_schema(group: str, name: str) -> None:
+    chosen = getattr(composed(option(group, name)), group)
     assert name in (getattr(chosen, "name", None), getattr(chosen, "kind", None)) or group == "cluster"
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_an_evaluation_has_the_settings_of_a_training(group: str) -> None:
+    given = option(group, next(name for g, name in OPTIONS if g == group))
+    assert composed(given, "evaluate") == composed(given)
 
 
 def test_groups_on_disk_are_those_tested() -> None:

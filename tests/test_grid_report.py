@@ -15,7 +15,7 @@ from synthetic_run import CONFIG, RUN, gated, population, prediction, write_run,
 
 from wbrag import schema
 from wbrag.experiments.grid import compared, measure_grid, read_point, read_points
-from wbrag.experiments.grid_report import headline, summary, write_grid_report
+from wbrag.experiments.grid_report import headline, main, summary, write_grid_report
 from wbrag.experiments.paper import called, cell, family, gain, place, statistic
 from wbrag.report.evaluation import answers_of, evaluate
 from wbrag.report.run_report import measure
@@ -121,11 +121,16 @@ class Words(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Words:
+def reported(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """What the report of the four holds, and its folder."""
     out = tmp_path_factory.mktemp("report")
-    write_grid_report(out, runs, ["micro_large/nq/naive: ConfigError: no such backbone"])
+    return write_grid_report(out, runs, ["micro_large/nq/naive: ConfigError: no such backbone"]), out
+
+
+@pytest.fixture(scope="module")
+def page(reported: tuple[dict[str, Any], Path]) -> Words:
     words = Words()
-    words.feed((out / "report.html").read_text())
+    words.feed((reported[1] / "report.html").read_text())
     assert words.open == []
     return words
 
@@ -187,8 +192,10 @@ def test_classes_hold_every_question_once(runs: list[Path]) -> None:
     assert set(grid["exposure"]) <= {"near_duplicate", "gold", "other", "none"}
 
 
-def test_the_grid_tells_the_questions_without_overlap_first(runs: list[Path], tmp_path: Path) -> None:
-    grid = write_grid_report(tmp_path, runs)
+def test_the_grid_tells_the_questions_without_overlap_first(
+    runs: list[Path], reported: tuple[dict[str, Any], Path]
+) -> None:
+    grid, folder = reported
     points, found = read_points(runs), grid["unseen"]
     for point, record in zip(points, found["points"], strict=True):
         own = point.metrics["splits"]["none"][0]
@@ -203,7 +210,7 @@ def test_the_grid_tells_the_questions_without_overlap_first(runs: list[Path], tm
     }
     recall = [point.metrics["splits"]["none"][0]["retrieval_recall_writeback"] for point in points]
     assert read["together"]["found_writeback"] == pytest.approx(np.mean(recall))
-    text = (tmp_path / "report.md").read_text()
+    text = (folder / "report.md").read_text()
     assert text.index("without overlap with training") < text.index("Over all test questions") < text.index("Table 2")
     assert "Without overlap: no training question asks the same or has the same answer." in text
     assert "| **all settings, without overlap** |" in text
@@ -220,8 +227,8 @@ def test_cost_adds_up_runs_and_variants(runs: list[Path]) -> None:
     assert found["seconds"] == pytest.approx(5 * sum(RUN["seconds"].values()) + 10 * 7.5)
 
 
-def test_a_judge_is_told_beside_the_labels(runs: list[Path], tmp_path: Path) -> None:
-    grid = write_grid_report(tmp_path, runs)
+def test_a_judge_is_told_beside_the_labels(reported: tuple[dict[str, Any], Path]) -> None:
+    grid, _ = reported
     (told,) = grid["judge"].values()
     assert told["judge_compared"] == 60
     assert told["judge_agreement"] == pytest.approx(0.9)
@@ -294,18 +301,20 @@ def test_the_headline_is_of_unseen_questions_and_claims_no_more_than_its_interva
     assert "write-back lowers" in headline({"splits": {"none": fallen}, "pooled": seen})
 
 
-def test_the_command_writes_the_report_and_names_what_it_cannot_read(runs: list[Path], tmp_path: Path) -> None:
+def test_the_command_writes_the_report_and_names_what_it_cannot_read(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = [sys.executable, "-m", "wbrag.experiments.grid_report"]
     ended = subprocess.run(
         [*command, *map(str, runs), "--out", str(tmp_path / "o")], capture_output=True, text=True, check=True
     )
     assert "points, 95% interval" in ended.stdout
     assert (tmp_path / "o" / "plots" / "transfer.svg").is_file()
-    bad = subprocess.run(
-        [*command, str(tmp_path), "--out", str(tmp_path / "o")], capture_output=True, text=True, check=False
-    )
-    assert bad.returncode == 2
-    assert f"{tmp_path}/config.yaml: no such file" in bad.stderr
+    monkeypatch.setattr("sys.argv", ["grid_report", str(tmp_path), "--out", str(tmp_path / "o")])
+    with pytest.raises(SystemExit) as bad:
+        main()
+    assert bad.value.code == 2
+    assert f"{tmp_path}/config.yaml: no such file" in capsys.readouterr().err
 
 
 def test_the_papers_figures_are_found_by_our_names() -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from forked import run_program
 from small_store import publish
 
 from wbrag.config import Encoder
@@ -170,9 +169,7 @@ def test_what_cannot_be_done_exits_with_2(
 
 
 def test_the_script_itself_runs_and_refuses_bad_arguments(store: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "jobs" / "kb.py")]
-    ran = subprocess.run([*command, "log", store], env=environment, capture_output=True, text=True, check=False)
+    script, folder = ROOT / "jobs" / "kb.py", store.parent
+    ran, bad = (run_program(script, command, str(store), folder=folder) for command in ("log", "rollback"))
     assert (ran.returncode, ran.stderr) == (0, "")
-    bad = subprocess.run([*command, "rollback", store], env=environment, capture_output=True, text=True, check=False)
     assert bad.returncode == 2

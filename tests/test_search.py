@@ -226,7 +226,7 @@ def test_passages_that_are_known_are_not_searched_again(stores: tuple[Path, Path
     assert KnowledgeBase(stores[0]).fold(xq, passages, k) == passages
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(gone=st.lists(st.sets(st.integers(0, 9)), min_size=4, max_size=4), k=st.integers(1, 12))
 def test_a_unit_left_out_is_as_if_it_were_deleted(
     tmp_path_factory: pytest.TempPathFactory, stores: tuple[Path, Path], gone: list[set[int]], k: int

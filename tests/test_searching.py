@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_store import publish
 
@@ -80,6 +80,7 @@ QUERIES = st.lists(
 )
 
 
+@settings(max_examples=40)
 @given(QUERIES, st.integers(1, 7))
 def test_searched_together_is_searched_one_by_one(
     method_search: MethodSearch, queries: list[tuple[str, int, bool]], batch: int

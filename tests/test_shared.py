@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_searching import HASHING, WORDS, publish_passages
 
@@ -34,6 +34,7 @@ def told(questions: list[str], by: str = "") -> pa.Table:
     return pa.table({"question": questions, "told": [[{"text": question * 3 + by}] for question in questions]}, SCHEMA)
 
 
+@settings(max_examples=50)
 @given(st.lists(QUESTIONS, max_size=5), QUESTIONS)
 def test_what_is_missing_is_added_once_and_comes_back_in_the_order_asked(
     tmp_path_factory: pytest.TempPathFactory, runs: list[list[str]], asked: list[str]

@@ -153,6 +153,7 @@ class Life(RuleBasedStateMachine):
                 assert [(one.id, one.text) for one in found] == nearest(self.told[-1], query, 4)
 
 
+@pytest.mark.slow
 def test_a_store_is_what_a_dictionary_of_each_version_is(tmp_path: Path) -> None:
     Life.folder = tmp_path
     quick = settings(max_examples=20, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck))

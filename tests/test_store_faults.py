@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from forked import processes
 
 from wbrag.store.changes import Content, collect, compact, delete, publish, write_piece
 from wbrag.store.place import place_of
@@ -27,13 +27,6 @@ from wbrag.store.versions import current, history, latest, named
 SPEC = spec_of("flat_fp16", 8)
 GROUPS, EACH, KILLS = 5, 4, 200
 WRITERS, PUBLISHES, READERS = 4, 50, 4
-
-
-def processes() -> Any:  # noqa: ANN401 - a context of multiprocessing
-    """Processes forked from one that has everything imported and has done nothing yet."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lance", "lance.fragment", "lance.file", "faiss", "wbrag.store.search", __name__])
-    return context
 
 
 def content(store: Path, ids: Sequence[str], text: str, base: tuple[int, str] | None = None) -> Content:
@@ -83,6 +76,7 @@ def after(state: dict[int, str], change: dict[str, Any]) -> dict[int, str]:
     return made
 
 
+@pytest.mark.slow
 def test_a_process_killed_at_any_moment_leaves_the_old_version_or_the_new_one(tmp_path: Path) -> None:
     store, context, draw = tmp_path / "store", processes(), random.Random(1)
     publish(store, content(store, group(0), "0"), {})  # stays, so that there is always a row
@@ -143,6 +137,7 @@ def read(folder: Path, until: float, log: Path) -> None:
     log.write_text(json.dumps({"faults": faults, "pairs": len(pairs)}))
 
 
+@pytest.mark.slow
 def test_many_writers_lose_nothing_and_readers_see_whole_pairs(tmp_path: Path) -> None:
     context = processes()
     readers = [

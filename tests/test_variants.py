@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,7 @@ def settings(data: Path, name: str, **changes: object) -> TrainConfig:
         benchmark=Benchmark("towns", str(data / "train.jsonl"), str(data / "test.jsonl"), metric="f1"),
         backbone=Backbone(name="scripted", kind="scripted", model="scripted"),
         encoder=Encoder(name="hashing", kind="hashing", model="hashing", dimension=256),
-        cluster=Cluster(block_rows=8, examples_in_flight=16),
+        cluster=Cluster(block_rows=16, examples_in_flight=32),
         corpus=str(data / "corpus.jsonl"),
         run_dir=str(data / name),
         world="",
@@ -81,12 +80,6 @@ def settings(data: Path, name: str, **changes: object) -> TrainConfig:
         k=3,
     )
     return replace(cfg, **changes)
-
-
-@pytest.fixture(scope="module")
-def session(ray_session: None) -> Iterator[Session]:
-    with Session() as session:
-        yield session
 
 
 @pytest.fixture(scope="module")
@@ -338,8 +331,8 @@ def overrides(data: Path) -> list[str]:
     files = [f"benchmark.{split}={data / split}.jsonl" for split in ("train", "test")]
     small = [
         "benchmark.metric=f1",
-        "cluster.block_rows=8",
-        "cluster.examples_in_flight=16",
+        "cluster.block_rows=32",
+        "cluster.examples_in_flight=32",
         "cluster.object_store_mib=200",
     ]
     return ["encoder=hashing", "benchmark.metric=f1", "k=3", f"corpus={data / 'corpus.jsonl'}", *files, *small]
@@ -347,7 +340,7 @@ def overrides(data: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_failing_point_of_a_sweep_is_named_and_the_others_are_done(data: Path, tmp_path: Path) -> None:
-    points = ["-m", "backbone=scripted", "benchmark=files", "k=0,3", f"run_dir={tmp_path}/k${{k}}"]
+    points = ["-m", "backbone=scripted", "benchmark=files", "units=paper", "k=0,3", f"run_dir={tmp_path}/k${{k}}"]
     ended = job("train", *points, *(o for o in overrides(data) if o != "k=3"))
     assert ended.returncode == 1, ended.stderr
     assert "k=0" in ended.stderr.split("failed points (1):")[1]

@@ -1,4 +1,4 @@
-"""The vLLM engine: pure choices, then one real engine on a random-weight checkpoint."""
+"""The vLLM engine: pure choices, then real ones, on a random-weight checkpoint and on the reader of this repository."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from test_actors import ASKED, MICRO, TEXTS, WEIGHTS
 
 from microworld.generate import Plan, generate
 from wbrag.config import Backbone, ConfigError, Encoder, Method
@@ -177,9 +178,8 @@ def test_first_token_probabilities_are_the_models_whole_softmax(
 
 @pytest.fixture(scope="session")
 def micro(run: object) -> Iterator[VllmEngine]:
-    """The reader that the repository ships."""
-    backbone = Backbone(name="micro_small", model="microworld/models/micro_small", dtype="float32", kv_cache_gib=0.5)
-    opened = VllmEngine(backbone)
+    """The reader in this process."""
+    opened = VllmEngine(MICRO)
     yield opened
     opened.close()
 
@@ -203,12 +203,10 @@ def test_each_method_answers_on_the_engine(micro: VllmEngine, run: Callable[...,
 @pytest.mark.slow
 def test_an_abstention_is_left_out_as_a_reply_begins_with_it(micro: VllmEngine, run: Callable[..., Any]) -> None:
     """The micro models' "unknown" is one token after the template, and five pieces anywhere else."""
-    texts = ["Nothing is known.", "The market was busy as usual.", "Bitter Harborhouse was written by Thomas Glenhart."]
-    asked = "Who wrote Bitter Harborhouse?"
-    prompts = [Prompts().message("factoid", [Document("d", "", text)], question=asked) for text in texts]
+    prompts = [Prompts().message("factoid", [Document("d", "", text)], question=ASKED) for text in TEXTS]
 
     def answer(*bad_words: str) -> str:
-        return str(run(micro.mixture(prompts, [0.4, 0.4, 0.2], 8, "probabilities", bad_words)).text)
+        return str(run(micro.mixture(prompts, WEIGHTS, 8, "probabilities", bad_words)).text)
 
     assert answer() == "unknown"
     assert answer("unknown") == "none"  # abstains otherwise
