@@ -23,6 +23,7 @@ from wbrag.experiments.grid_report import summary, write_grid_report
 from wbrag.experiments.placebos import check_placebos
 from wbrag.experiments.variants import judge, other_temperature, placebo, repeat, trained, transfer
 from wbrag.run.job import Session
+from wbrag.run.lease import leased
 from wbrag.run.pipeline import finished, train
 
 
@@ -36,12 +37,13 @@ def main(cfg: DictConfig) -> None:
         settings_of = {name: point_settings(typed, out, *name) for name in names}  # a typo ends here, not in 48 points
         check_placebos(typed.placebos)
         check_named(typed)
-        for backbone in typed.backbones:  # all that one engine is asked, before the next one starts
-            for name in (name for name in names if name[0] == backbone):
-                with noted("/".join(name)):
-                    run_point(settings_of[name], session)
-            measure_more(typed, out, backbone, session)
-        grid = write_grid_report(out / "report", done(typed, out), failed)
+        with leased(out):
+            for backbone in typed.backbones:  # all that one engine is asked, before the next one starts
+                for name in (name for name in names if name[0] == backbone):
+                    with noted("/".join(name)):
+                        run_point(settings_of[name], session)
+                measure_more(typed, out, backbone, session)
+            grid = write_grid_report(out / "report", done(typed, out), failed)
         print(f"\n{summary(grid)}\nreport: {out}/report/report.html")
 
 

@@ -24,9 +24,10 @@ from wbrag.data.benchmarks import OverErrorBudget
 from wbrag.experiments.variants import other_units, trained
 from wbrag.report.trace import life
 from wbrag.retrieval.encoder import nearest_sentences, open_encoder
+from wbrag.run.failures import check_errors
 from wbrag.run.folder import read_left_out, read_traces, read_units
 from wbrag.run.job import Job, Session
-from wbrag.run.pipeline import check_errors, train
+from wbrag.run.pipeline import train
 from wbrag.run.record import RunRecord
 from wbrag.schema import LEFT, PREDICTION, UNIT, WRITTEN
 from wbrag.store.search import KnowledgeBase
