@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -51,27 +52,32 @@ def check_errors(job: Job, *tables: str) -> None:
 
 
 def drop_failed(job: Job) -> None:
-    """Take the failed rows out of each table that is over the budget, and of what the checkpoints note as written: they
-    are then asked again. A table that something was made of stays as it is.
+    """Take the failed rows out of each table that is over the budget, and out of what the checkpoints note as written:
+    they are then asked again. A table that something was made of stays as it is.
 
-    The checkpoints come first: should the process die in between, the rows still say what is to be dropped.
+    The checkpoints come first: should the process die in between, the rows still say what is to be dropped. A mark then
+    says that all of them are, as those that are left may be within the budget.
     """
     for table, (_, which, made) in TABLES.items():
-        if any((job.run / name).exists() for name in made) or first_over(job, table) is None:
+        mark, folder = job.run / f"{table}.again", job.run / table
+        if any((job.run / name).exists() for name in made) or not (mark.exists() or first_over(job, table)):
             continue
-        ids = pq.read_table(job.run / table, columns=["id"], filters=which)["id"].combine_chunks()
-        log.info("asking again for %d rows of %s that failed", len(ids), job.run / table)
+        mark.touch()
         (job.run / "metrics.json").unlink(missing_ok=True)  # it tells of them
+        files = list(folder.glob("*.parquet"))
+        ids = pq.read_table(folder, columns=["id"], filters=which)["id"].to_pylist() if files else []
+        log.info("asking again for %d rows of %s that failed", len(ids), folder)
         noted = checkpoint_folder(job, table).glob("*.parquet")
         whole = [file for file in noted if not file.name.endswith(".pending.parquet")]  # the others are not written yet
-        for file in (*whole, *(job.run / table).glob("*.parquet")):
+        for file in (*whole, *files):
             _leave_out(file, ids, job.run)
+        mark.unlink()
 
 
-def _leave_out(file: Path, ids: pa.Array, scratch_parent: Path) -> None:
+def _leave_out(file: Path, ids: Sequence[str], scratch_parent: Path) -> None:
     """Write the file without the rows of these ids, or remove it where none is left. Ray Data knows it by its name."""
     rows = pq.ParquetFile(file).read()
-    left = rows.filter(pc.invert(pc.is_in(rows["id"].cast(ids.type), value_set=ids)))
+    left = rows.filter(pc.invert(pc.is_in(rows["id"], value_set=pa.array(ids, rows["id"].type))))
     if not left.num_rows:
         file.unlink()
     elif left.num_rows < rows.num_rows:

@@ -76,13 +76,13 @@ def check_paths(cfg: object) -> None:
     """
     if SUBMITTED not in os.environ:
         return
-    where = "a submitted Ray job runs in a temporary copy of its working directory"
     for key in (*SHARED_PATHS, *READ_PATHS):
         for path in _paths(cfg, key):
             if not path or Path(path).is_absolute() or "://" in path or (key in READ_PATHS and Path(path).exists()):
                 continue
-            told = "is not in it" if key in READ_PATHS else "is relative and would lie there"
-            raise ConfigError(f"{key}={path!r} {told}: {where}; give an absolute path that every node sees")
+            told = " and not among the files that were submitted" if key in READ_PATHS else ""
+            where = "a submitted Ray job runs in a temporary copy of its working directory"
+            raise ConfigError(f"{key}={path!r} is relative{told}: {where}; give an absolute path that every node sees")
 
 
 def _paths(cfg: object, key: str) -> list[str]:
