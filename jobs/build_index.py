@@ -10,7 +10,7 @@ flat store.
 from __future__ import annotations
 
 import hydra
-from command_line import exit_codes, settings
+from command_line import exit_codes, settings, start
 from omegaconf import DictConfig
 
 from wbrag.config import BuildConfig
@@ -29,5 +29,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with exit_codes():
-        main()
+    start(main)

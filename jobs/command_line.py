@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,8 +38,9 @@ from wbrag.data.benchmarks import InputError, OverErrorBudget
 from wbrag.experiments.variants import Trained, other_units
 from wbrag.report.run_report import recall_line, terminal_table
 from wbrag.run.folder import RunError
-from wbrag.run.inputs import check_settings
+from wbrag.run.inputs import check_paths, check_settings
 from wbrag.run.job import Session
+from wbrag.run.lease import own_command
 from wbrag.run.plan import Plan, Sizes, planned, told
 from wbrag.run.sample import measured
 from wbrag.store.files import StoreError
@@ -67,15 +70,50 @@ SESSION = Session()
 failed: list[str] = []
 #: Errors that say in one line what is wrong with settings, inputs or stores; any other also shows where it happened.
 TOLD = (ConfigError, InputError, StoreError, HydraException, OmegaConfBaseException, OverErrorBudget, RunError)
+#: What a job that is told to stop may take to end engines and Ray; then it leaves them to end by themselves.
+STOP_SECONDS = 8.0
 
 
 def start(main: Callable[[], None]) -> None:
     """Run a job: its Hydra main with one session for all its points, then the exit code."""
-    with exit_codes(), SESSION:
+    with stoppable(), exit_codes(), SESSION:
         main()
     if failed:
         print(f"\nfailed points ({len(failed)}):", *failed, sep="\n  ", file=sys.stderr)
         raise SystemExit(1)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block at any point, and the process within STOP_SECONDS, with 130 and 143 and one line
+    that says how to go on. What is written is whole by then: a kill -9 is no different. A second signal does not wait.
+    """
+    received = 0
+
+    def leave(signum: int) -> int:
+        told = f"stopped by {signal.Signals(signum).name}; the same command goes on from here: {own_command()}"
+        os.write(2, f"{told}\n".encode())  # a handler of signals may have interrupted a print
+        return 128 + signum
+
+    def stop(signum: int, frame: object) -> None:
+        nonlocal received
+        if received:
+            os._exit(leave(signum))
+        received = signum
+        late = threading.Timer(STOP_SECONDS, lambda: os._exit(leave(signum)))
+        late.daemon = True
+        late.start()
+        raise KeyboardInterrupt
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
+    try:
+        yield
+    except BaseException as end:
+        # Before it returns, ray.init itself exits so on a SIGTERM. After a signal, other errors come of ending early.
+        if not received and not (isinstance(end, SystemExit) and end.code == signal.SIGTERM):
+            raise
+        raise SystemExit(leave(received or signal.SIGTERM)) from None
 
 
 @contextmanager
@@ -106,8 +144,8 @@ def noted(name: str) -> Iterator[None]:
 def settings(cfg: DictConfig, schema: type[Config]) -> Config:
     """The composed configuration as typed data; OmegaConf's errors name the key that is of a wrong type.
 
-    ConfigError for keys that have no value, and for keys that the schema does not have: Hydra itself lets a `+` before
-    a key add it to any schema.
+    ConfigError for keys that have no value, for relative paths in a submitted job, and for keys that the schema does
+    not have: Hydra itself lets a `+` before a key add it to any schema.
     """
     given = OmegaConf.to_container(cfg)
     try:
@@ -118,6 +156,7 @@ def settings(cfg: DictConfig, schema: type[Config]) -> Config:
     assert isinstance(typed, schema)
     if unknown := list(_beyond(given, asdict(typed))):
         raise ConfigError(f"no such setting: {', '.join(unknown)}")
+    check_paths(typed)
     return typed
 
 

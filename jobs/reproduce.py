@@ -25,6 +25,7 @@ from wbrag.experiments.placebos import check_placebos
 from wbrag.experiments.variants import judge, other_temperature, placebo, repeat, trained, transfer
 from wbrag.run.inputs import check_backbone
 from wbrag.run.job import Session
+from wbrag.run.lease import leased
 from wbrag.run.pipeline import finished, train
 
 
@@ -44,12 +45,13 @@ def main(cfg: DictConfig) -> None:
             return
         for one in to_do.values():
             check_backbone(one.backbone)  # a model that cannot be had is told before the first point
-        for backbone in typed.backbones:  # all that one engine is asked, before the next one starts
-            for name in (name for name in names if name[0] == backbone):
-                with noted("/".join(name)):
-                    run_point(settings_of[name], session)
-            measure_more(typed, out, backbone, session)
-        grid = write_grid_report(out / "report", done(typed, out), failed)
+        with leased(out):
+            for backbone in typed.backbones:  # all that one engine is asked, before the next one starts
+                for name in (name for name in names if name[0] == backbone):
+                    with noted("/".join(name)):
+                        run_point(settings_of[name], session)
+                measure_more(typed, out, backbone, session)
+            grid = write_grid_report(out / "report", done(typed, out), failed)
         print(f"\n{summary(grid)}\nreport: {out}/report/report.html")
 
 

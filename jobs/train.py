@@ -9,7 +9,8 @@ A sweep runs its points one after another in one Ray session, the first override
 each engine starts once. A point that fails does not stop the others.
 
 Exit codes: 0 done, 1 failed (a sweep: at least one point, all named at the end), 2 settings or inputs that cannot
-work, 3 more rows failed than max_error_rate allows.
+work (a run that another process works on, too), 3 more rows failed than max_error_rate allows, 130 and 143 stopped by
+Ctrl-C and SIGTERM.
 """
 
 from __future__ import annotations

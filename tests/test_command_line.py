@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,19 @@ GIVEN = {
     "placebo": ["runs=[a]", "report_dir={run}"],
     "reproduce": ["world=w", "run_dir={run}"],
 }
+
+
+#: A job that is told to stop, and takes so many seconds to end.
+STOPPED = """
+import sys, time, command_line
+command_line.STOP_SECONDS = 0.3
+with command_line.stoppable():
+    print("ready", flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(float(sys.argv[1]))
+"""
 
 
 def ended(name: str, run: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -70,4 +87,32 @@ def test_a_typo_in_what_all_points_of_the_grid_are_told_ends_it_before_the_first
     run = ended("reproduce", tmp_path / "run", "overrides=['train_limt=5']")
     assert run.returncode == 2, run.stderr
     assert "train_limt" in run.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "seconds", "code"), [(signal.SIGINT, "0", 130), (signal.SIGTERM, "50", 143)])
+def test_who_stops_a_job_is_told_in_one_line_how_to_go_on_however_long_it_takes_to_end(
+    number: signal.Signals, seconds: str, code: int
+) -> None:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'jobs'}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-c", STOPPED, seconds, "run_dir=my run"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    goes_on = shlex.join(["python", "-c", seconds, "run_dir=my run"])
+    assert said == f"stopped by {number.name}; the same command goes on from here: {goes_on}\n"
+    assert process.returncode == code
+
+
+def test_a_relative_path_in_a_submitted_job_is_refused_by_every_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    run = ended("reproduce", tmp_path / "run", "run_dir=runs/reproduce")
+    assert run.returncode == 2, run.stderr
+    assert run.stderr.splitlines()[-1].startswith("error: run_dir='runs/reproduce' is relative: a submitted Ray job ")
     assert list(tmp_path.iterdir()) == []

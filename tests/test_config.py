@@ -120,6 +120,7 @@ def test_what_loggers_say_goes_to_stderr_and_results_alone_to_stdout(root: str) 
         logging = compose(root, return_hydra_config=True).hydra.job_logging
     assert (logging.root["handlers"], logging.root.level) == (["console"], "INFO")
     assert (logging.handlers.console.stream, logging.handlers.console.level) == ("ext://sys.stderr", "INFO")
+    assert logging.loggers["matplotlib.font_manager"].level == "ERROR"  # it says when it lists the fonts
 
 
 def test_only_the_microworld_mixes_more_sharply_than_replugs_own_formula() -> None:

@@ -18,7 +18,8 @@ import pytest
 from test_pipeline import settings, world
 
 from wbrag.algorithm import train_example
-from wbrag.config import Backbone, ConfigError, Gates, Method
+from wbrag.config import Backbone, ConfigError, Gates, Method, TrainConfig
+from wbrag.data.benchmarks import OverErrorBudget
 from wbrag.llm import Reply
 from wbrag.llm.openai import BadReply, Endpoint, EndpointError, api_key, reply_of
 from wbrag.llm.scripted import read
@@ -249,6 +250,29 @@ def test_a_whole_run_over_a_flaky_endpoint_loses_nothing(server: Server, tmp_pat
     failed = sum(bool(fault) for fault in ["", *["500", "", "", "", "reset", "", "", "", "429", "junk"] * 8][:spent])
     answered = cost["training"]["calls"] + cost["evaluation"]["calls"] + 1  # the one at the start
     assert len(server.requests) == answered + failed  # no call that succeeded was made again
+
+
+def test_what_an_outage_failed_is_asked_again_by_the_same_call_and_nothing_else_is(
+    server: Server, tmp_path: Path, ray_session: None
+) -> None:
+    data = world(tmp_path / "world", train_rows=12, test_rows=4)
+
+    def cfg(name: str) -> TrainConfig:
+        changed = {"backbone": backbone(server, retries=0), "cache_dir": str(tmp_path / f"cache-{name}")}
+        return settings(data, tmp_path / name, **changed)
+
+    results = train(cfg("straight"))["results"]
+    straight = len(server.requests)
+    server.faults = ["", *["500 down"] * 5]  # the first request of all asks whether the endpoint works
+    with pytest.raises(OverErrorBudget, match=r"5 of 12 rows failed .*; the same command asks for them again"):
+        train(cfg("outage"))
+    assert not (tmp_path / "outage" / "units.parquet").exists()
+    metrics = train(cfg("outage"))
+    assert metrics["results"] == results
+    assert metrics["construction"]["failed"] == 0
+    assert len(server.requests) == 2 * straight + 5 + 1  # what failed, and the one at the start
+    made = [(tmp_path / name / "units.parquet").read_bytes() for name in ("straight", "outage")]
+    assert made[0] == made[1]
 
 
 def test_token_log_probabilities_come_back_as_pieces_of_the_text(server: Server) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -25,11 +26,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_store import rows_in
 
-from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Index, Merge, Method, TrainConfig, Units
+from wbrag.config import (
+    Backbone,
+    Benchmark,
+    BuildConfig,
+    Cluster,
+    CompareConfig,
+    ConfigError,
+    Encoder,
+    Index,
+    Merge,
+    Method,
+    ReproduceConfig,
+    TrainConfig,
+    Units,
+)
 from wbrag.data.benchmarks import OverErrorBudget
 from wbrag.run.actors import Generator
 from wbrag.run.folder import read_left_out, read_units
 from wbrag.run.inputs import (
+    check_paths,
     check_settings,
     closed_book_identity,
     identity_of,
@@ -38,9 +54,8 @@ from wbrag.run.inputs import (
     refuse_other_settings,
 )
 from wbrag.run.job import Session
-from wbrag.run.pipeline import base_index, evaluate, retrieve, train
+from wbrag.run.pipeline import base_index, build_index, evaluate, retrieve, train
 from wbrag.run.progress import Counts, status_line
-from wbrag.run.record import resolve_run_dir
 from wbrag.run.writeback import units_of
 from wbrag.schema import RETRIEVED, TRACE
 from wbrag.store.files import StoreError
@@ -305,9 +320,25 @@ def test_failed_examples_count_against_the_budget(data: Path, session: Session, 
     cfg = replace(cfg, benchmark=replace(cfg.benchmark, train=str(bad)))
     with pytest.raises(OverErrorBudget, match=r"1 of 10 rows failed .* 'train3': RuntimeError: scripted failure"):
         train(cfg, session)
+    assert not (tmp_path / "run" / "units.parquet").exists()
+    train(replace(cfg, max_error_rate=0.2), session)  # all is asked already
     assert ids_of(tmp_path / "run" / "traces") == sorted(f"train{i}" for i in range(10))
     assert (tmp_path / "run" / "metrics.json").is_file()
-    assert train(replace(cfg, max_error_rate=0.2), session)["construction"]["failed"] == 1
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["work"]["train"]["begun"] == 10
+
+
+def test_inputs_over_the_budget_leave_the_quarantine_of_the_run_that_is_there(
+    trained: TrainConfig, tmp_path: Path
+) -> None:
+    bad = tmp_path / "train.jsonl"
+    bad.write_text(Path(trained.benchmark.train).read_text() + "{broken\n" * 9)
+    quarantine = tmp_path / "new" / "quarantine.jsonl"
+    for run in (trained.run_dir, str(tmp_path / "new")):
+        cfg = replace(trained, run_dir=run, benchmark=replace(trained.benchmark, train=str(bad)))
+        with pytest.raises(OverErrorBudget, match="9 of 69 rows are bad"):
+            train(cfg)
+    assert (Path(trained.run_dir) / "quarantine.jsonl").read_text() == ""
+    assert len(quarantine.read_text().splitlines()) == 9
 
 
 def arguments(data: Path, run: Path, *more: str) -> list[str]:
@@ -370,6 +401,12 @@ def test_kill_9_of_generator_and_driver_loses_and_doubles_nothing(tmp_path: Path
     with (tmp_path / "log").open("wb") as log:
         driver = subprocess.Popen(job, env=environment(), stdout=log, stderr=log)
         wait_for(driver, run, files=2)
+        driver.send_signal(signal.SIGSTOP)  # it must not come to its end meanwhile
+        second = subprocess.run(job, env=environment(), capture_output=True, text=True, check=False)
+        driver.send_signal(signal.SIGCONT)
+        assert second.returncode == 2, second.stderr
+        assert second.stderr.splitlines()[-1].startswith(f"error: {run} is in use by process {driver.pid} on ")
+        assert "Traceback" not in second.stderr
         family = psutil.Process(driver.pid).children(recursive=True)
         victims = [p for p in family if "Generator" in " ".join(p.cmdline())]
         assert len(victims) == 1
@@ -397,6 +434,31 @@ def test_kill_9_of_generator_and_driver_loses_and_doubles_nothing(tmp_path: Path
     straight = settings(big, tmp_path / "straight", cache_dir=str(tmp_path / "cache"), cluster=few)
     train(straight)
     assert rows_in(run / "writeback") == rows_in(tmp_path / "straight" / "writeback")
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_run_with_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    big, run, said = world(tmp_path / "world", train_rows=600, test_rows=8), tmp_path / "run", tmp_path / "said"
+    job = [sys.executable, str(JOB), *arguments(big, run)]
+    with said.open("wb") as log:
+        driver = subprocess.Popen(job, env=environment(), stdout=log, stderr=log)
+        wait_for(driver, run, files=2)
+        began = time.monotonic()
+        driver.send_signal(signal.SIGTERM)
+        assert driver.wait(timeout=60) == 143, said.read_text()
+    assert time.monotonic() - began <= 10
+    told, _, goes_on = said.read_text().splitlines()[-1].partition(": ")
+    assert told == "stopped by SIGTERM; the same command goes on from here"
+    assert shlex.split(goes_on) == ["python", *job[1:]]
+    assert "Traceback" not in said.read_text()
+    assert not (run / "lease.json").exists()
+
+    again = subprocess.run(job, env=environment(), capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "of 600 examples already done" in again.stderr
+    assert ids_of(run / "traces") == sorted(f"train{i}" for i in range(600))
+    for noise in ("logging.cc", "(raylet)", "InterruptedError", "WARNING", "fontManager", "\x1b"):
+        assert noise not in again.stderr + again.stdout
 
 
 @pytest.mark.parametrize(
@@ -513,13 +575,47 @@ def test_equal_units_of_several_examples_are_one(tmp_path: Path) -> None:
     assert (found["subject"], found["form"], found["doubt"]) == ("", "distilled", "")
 
 
-def test_a_relative_run_dir_is_refused_in_a_submitted_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("cfg", "told"),
+    [
+        (TrainConfig(run_dir="runs/x"), "run_dir='runs/x' is relative"),
+        (TrainConfig(run_dir="/r", cache_dir="cache"), "cache_dir='cache' is relative"),
+        (TrainConfig(run_dir="/r", base="base"), "base='base' is relative"),
+        (TrainConfig(run_dir="/r", world="w", corpus="w/corpus.jsonl"), "world='w' is relative and not"),
+        (TrainConfig(run_dir="/r", corpus="c.jsonl"), "corpus='c.jsonl' is relative and not"),
+        (
+            TrainConfig(Benchmark("b", "/t.jsonl", "t.jsonl"), run_dir="/r"),
+            "benchmark.test='t.jsonl' is relative and not",
+        ),
+        (ReproduceConfig(run_dir="runs/reproduce"), "run_dir='runs/reproduce' is relative"),
+        (BuildConfig(corpus="/c.jsonl", store="base"), "store='base' is relative"),
+        (CompareConfig(runs=["/r", "r"], report_dir="/o"), "runs='r' is relative"),
+        (CompareConfig(runs=["/r"], report_dir="o"), "report_dir='o' is relative"),
+    ],
+)
+def test_relative_paths_are_refused_in_a_submitted_job(
+    cfg: object, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert resolve_run_dir("runs/x") == tmp_path / "runs" / "x"
+    given = {"run_dir": "/r", "world": "", "data_dir": "", "corpus": "/c", "benchmark": Benchmark("b", "/t", "/t")}
+    if isinstance(cfg, TrainConfig):  # what a command line has to give
+        cfg = replace(cfg, **{key: value for key, value in given.items() if getattr(cfg, key) in ("???", Benchmark())})
+    check_paths(cfg)
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    with pytest.raises(ConfigError, match="run_dir='runs/x' is relative"):
-        resolve_run_dir("runs/x")
-    assert resolve_run_dir("/runs/x") == Path("/runs/x")
+    with pytest.raises(ConfigError, match=f"{re.escape(told)}.*: a submitted Ray job runs in a temporary copy"):
+        check_paths(cfg)
+
+
+def test_a_submitted_job_may_read_what_came_with_it_and_write_to_s3(
+    data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.chdir(data)
+    files = {"benchmark": Benchmark("towns", "train.jsonl", "test.jsonl"), "corpus": "corpus.jsonl"}
+    check_settings(settings(data, tmp_path, world="", data_dir="", **files))
+    check_paths(BuildConfig(corpus="corpus.jsonl", store="s3://bucket/base", cache_dir=str(tmp_path)))
+    with pytest.raises(ConfigError, match="cache_dir='cache' is relative"):
+        build_index(BuildConfig(corpus="corpus.jsonl", store="s3://bucket/base"))
 
 
 @given(

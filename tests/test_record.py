@@ -12,7 +12,7 @@ import pytest
 
 from wbrag.run import progress
 from wbrag.run.progress import Counts, shown
-from wbrag.run.record import RunRecord
+from wbrag.run.record import RunRecord, git_commit
 
 
 @pytest.fixture
@@ -78,3 +78,13 @@ def test_progress_goes_on_when_every_example_has_begun(run: Path, monkeypatch: p
     with RunRecord(run, {}).timed("train"), shown("train", 0, 9, lambda: next(readings)):
         time.sleep(0.3)
     assert said(run)[-2].startswith("INFO wbrag.run.progress: train: 8 of 9, ")
+
+
+def test_code_that_came_without_its_git_folder_is_of_the_commit_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git there
+    monkeypatch.delenv("WBRAG_GIT_COMMIT", raising=False)
+    assert git_commit() is None
+    monkeypatch.setenv("WBRAG_GIT_COMMIT", "e540583")
+    assert git_commit() == "e540583"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from wbrag.run.retrieve import ASKED, DOCUMENTS, FOUND, MERGED, in_order, knowle
 from wbrag.run.shared import SharedRows, share
 from wbrag.run.writeback import readers
 from wbrag.schema import DOCUMENT, Example
-from wbrag.store.files import in_turn
 
 SCHEMA = pa.schema([("question", pa.string()), ("told", pa.list_(pa.struct([("text", pa.large_string())])))])
 QUESTIONS = st.lists(st.sampled_from("abcdefgh"), max_size=12)
@@ -92,26 +90,6 @@ def test_runs_at_once_do_each_other_no_harm(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert SharedRows(tmp_path, SCHEMA).rows(questions, SCHEMA.names).equals(told(questions))
-
-
-def test_runs_that_need_the_same_index_build_it_in_turn(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    lock, inside, most = tmp_path / "cache" / "index.lock", 0, 0
-
-    def work() -> None:
-        nonlocal inside, most
-        with in_turn(lock):
-            inside += 1
-            most = max(most, inside)
-            time.sleep(0.05)
-            inside -= 1
-
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == 1
-    assert f"waiting for another run ({lock})" in capfd.readouterr().err
 
 
 def test_files_stay_readable_however_many_there_are_and_when_they_are_gone(tmp_path: Path) -> None:

@@ -23,10 +23,11 @@ from wbrag.data.benchmarks import OverErrorBudget
 from wbrag.experiments.variants import other_units, trained
 from wbrag.report.trace import life
 from wbrag.retrieval.encoder import nearest_sentences, open_encoder
+from wbrag.run.failures import check_errors
 from wbrag.run.folder import QUESTIONS, read_left_out, read_traces, read_units
 from wbrag.run.inputs import identity_of
 from wbrag.run.job import Job, Session
-from wbrag.run.pipeline import check_errors, train
+from wbrag.run.pipeline import train
 from wbrag.run.record import RunRecord, open_record
 from wbrag.run.writeback import write_back
 from wbrag.schema import LEFT, PREDICTION, UNIT, WRITTEN

@@ -26,8 +26,10 @@ from wbrag.report.run_report import QUESTION_COLUMNS, measure
 from wbrag.retrieval.merge import check_merge
 from wbrag.run import folder, pipeline
 from wbrag.run.actors import Stage
+from wbrag.run.failures import check_errors, drop_failed
 from wbrag.run.inputs import Identity, cache_of, check_units, identity_of, refuse_other_settings
 from wbrag.run.job import Job, Session, complete, generate, opened
+from wbrag.run.lease import leased
 from wbrag.run.record import open_record
 from wbrag.run.writeback import publish_units, requests, write_back
 from wbrag.schema import REQUEST, TRACE, UNIT, WRITTEN
@@ -50,12 +52,15 @@ class Trained:
 
 
 def trained(run: Path, session: Session) -> Trained:
-    """The finished run in a folder. ConfigError where it has no metrics.json, or where its inputs have changed."""
+    """The finished run in a folder, whose variants are this session's alone until it ends. ConfigError where it has no
+    metrics.json, where its inputs have changed, or where another process measures variants of it.
+    """
     run = run.absolute()
     if not (run / "metrics.json").is_file():
         raise ConfigError(f"runs: {run} holds no trained knowledge base (no metrics.json)")
     cfg = folder.load_config(run)
     refuse_other_settings(run, folder.read_record(run / "run.json")["identity"], identity_of(cfg))
+    session.enter_context(leased(run / "variants"))
     inputs = pipeline.read_or_quarantine(cfg, run)
     with opened(cfg, session) as generators:
         base = pipeline.base_index(cfg, inputs, generators.encoders)
@@ -168,9 +173,11 @@ def asked(own: Trained, job: Job, name: str, session: Session) -> list[Row]:
 
 
 def variant_job(own: Trained, name: str, more: Identity) -> Job:
-    """The job of a variant: its folder, and the run's identity with the variant's own."""
+    """The job of a variant: its folder, and the run's identity with the variant's own. What failed is asked again."""
     run = own.run / "variants" / name
-    return Job(own.cfg, run, open_record(run, own.cfg, {**identity_of(own.cfg), "variant": name, **more}))
+    job = Job(own.cfg, run, open_record(run, own.cfg, {**identity_of(own.cfg), "variant": name, **more}))
+    drop_failed(job)
+    return job
 
 
 def written_rows(job: Job, requests: list[Row], session: Session) -> list[Row]:
@@ -182,6 +189,7 @@ def written_rows(job: Job, requests: list[Row], session: Session) -> list[Row]:
         with opened(job.cfg, session) as generators, job.record.timed("write"):
             pq.write_table(pa.Table.from_pylist(list(known.values()), REQUEST), file)
             generate(job, generators, Stage(job.cfg, "write"), file, "written", len(known))
+    check_errors(job, "written")
     wanted = {row["id"] for row in requests}
     return [row for row in folder.read_rows(job.run / "written", WRITTEN) if row["id"] in wanted]
 
@@ -223,7 +231,7 @@ def predicted(
         told = measure([], folder.read_predictions(job.run), setting, training, folder.read_units(job.run))
         told |= {"seconds": job.record.facts["seconds"]}
         folder.write_text(file, json.dumps(told, indent=2, allow_nan=False) + "\n")
-    pipeline.check_errors(job)
+    check_errors(job)
     return folder.read_record(file)
 
 

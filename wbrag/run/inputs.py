@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
@@ -19,6 +20,7 @@ from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoder import folder_hash, model_folder
 from wbrag.retrieval.merge import check_merge
 from wbrag.run.folder import write_text
+from wbrag.run.lease import in_turn
 from wbrag.run.shared import content_hash
 from wbrag.schema import Example
 from wbrag.store.files import sha256_file
@@ -33,6 +35,11 @@ Identity = dict[str, Any]
 LEAST = {"k": 1, "gates.n_min": 1, "train_limit": 0, "test_limit": 0, "backbone.retries": 0, "backbone.max_num_seqs": 1}
 LEAST |= {"cluster.block_rows": 1, "cluster.engines": 1, "cluster.encoders": 1, "cluster.examples_in_flight": 1}
 LEAST |= {"cluster.logical_cpus": 4}
+#: What Ray's job supervisor sets for the driver of a submitted job.
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+#: Settings that are paths: what a job writes, or other nodes read; and what its driver alone reads.
+SHARED_PATHS = ("run_dir", "store", "cache_dir", "report_dir", "runs", "base")
+READ_PATHS = ("world", "data_dir", "corpus", "adopt", "benchmark.train", "benchmark.test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,7 @@ class Inputs:
 
 def check_settings(cfg: TrainConfig) -> None:
     """Raise ConfigError, naming key and value, for what the types of the configuration cannot exclude."""
+    check_paths(cfg)
     benchmarks.check_benchmark(cfg.benchmark)
     check_method(cfg.method, cfg.backbone)
     check_merge(cfg.merge)
@@ -70,6 +78,29 @@ def check_backbone(backbone: Backbone) -> None:
     """ConfigError for engine arguments that cannot be given, and for a model that no hub gives: nothing is loaded."""
     check_engine_args(backbone)
     check_hub(backbone)
+
+
+def check_paths(cfg: object) -> None:
+    """ConfigError for a relative path among the settings of any job, where it is a submitted Ray job: that runs in a
+    temporary copy of the working directory. What is only read may lie in that copy.
+    """
+    if SUBMITTED not in os.environ:
+        return
+    for key in (*SHARED_PATHS, *READ_PATHS):
+        for path in _paths(cfg, key):
+            if not path or Path(path).is_absolute() or "://" in path or (key in READ_PATHS and Path(path).exists()):
+                continue
+            told = " and not among the files that were submitted" if key in READ_PATHS else ""
+            where = "a submitted Ray job runs in a temporary copy of its working directory"
+            raise ConfigError(f"{key}={path!r} is relative{told}: {where}; give an absolute path that every node sees")
+
+
+def _paths(cfg: object, key: str) -> list[str]:
+    """The paths that a setting of a job names; none where it has no such setting."""
+    value: Any = cfg
+    for name in key.split("."):
+        value = getattr(value, name, [])
+    return [value] if isinstance(value, str) else list(value)
 
 
 def _check(cfg: object, within: str, known: Mapping[str, Sequence[str]], least: Mapping[str, int]) -> None:
@@ -243,13 +274,17 @@ def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> N
 
 
 def read_corpus(path: Path, cache: Path, max_error_rate: float) -> tuple[Path, list[Rejected]]:
-    """The corpus as Parquet in `cache`, made once per content, and the rows left out; errors as `write_corpus`."""
+    """The corpus as Parquet in `cache`, made once per content however many runs need it, and the rows left out; errors
+    as `write_corpus`.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     folder = cache / f"corpus-{fingerprint(content_hash(path, cache), max_error_rate)}"
     parquet, left_out = folder / "passages.parquet", folder / "quarantine.jsonl"
     if not left_out.exists():  # written last, so that it says the other is whole
-        write_quarantine(benchmarks.write_corpus(path, parquet, max_error_rate).rejected, left_out)
+        with in_turn(Path(f"{folder}.lock")):
+            if not left_out.exists():  # not made while this run waited
+                write_quarantine(benchmarks.write_corpus(path, parquet, max_error_rate).rejected, left_out)
     with left_out.open(encoding="utf-8") as lines:
         return parquet, [Rejected(**{**json.loads(line), "file": str(path)}) for line in lines]
 
@@ -264,4 +299,5 @@ def over_budget(name: str, errors: Sequence[str], rows: int, max_error_rate: flo
     if not errors or len(errors) / rows <= max_error_rate:
         return None
     share = f"{len(errors)} of {rows} rows failed ({len(errors) / rows:.2%})"
-    return OverErrorBudget(f"{name}: {share}, max_error_rate={max_error_rate}; the first: {errors[0]}")
+    told = f"{name}: {share}, max_error_rate={max_error_rate}; the first: {errors[0]}"
+    return OverErrorBudget(f"{told}; the same command asks for them again")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -26,7 +29,12 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray Data's own actors draw an "error" of each run (ray-project/ray#53727)
+    "RAY_LOG_TO_DRIVER": "0",  # what libraries print in the workers while they load; errors say where it is
+    # Actors that take no logical CPU are more processes than Ray expects.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
 }
+#: What Ray's C++ writes to the stderr of each driver before it heeds RAY_BACKEND_LOG_LEVEL.
+LEVEL_IS_SET = b"Set ray log level from environment variable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +51,13 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
     """Ray for the block: the cluster of RAY_ADDRESS or of an earlier ray.init, else one of this machine's own."""
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
-    import ray
-    import ray.data
+    with _starting():
+        import ray
+        import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    owned, logs = not ray.is_initialized(), ""
-    if owned and "RAY_ADDRESS" in os.environ:
-        ray.init(logging_level=logging.ERROR)
-    elif owned:
-        # Logical CPUs, not cores: too few, and a resumed plan waits for ever (wbrag.run.inputs.LEAST).
-        context: Any = ray.init(
-            address="local",
-            num_cpus=cluster.logical_cpus,
-            object_store_memory=cluster.object_store_mib << 20,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,  # what libraries print while they load; the note below says where it is
-        )
-        logs = f"{context.address_info['session_dir']}/logs"
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        owned = not ray.is_initialized()
+        logs = _joined(cluster) if owned else ""
     try:
         yield
     except Exception as error:
@@ -70,6 +67,47 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
     finally:
         if owned:
             ray.shutdown()
+
+
+def _joined(cluster: Cluster) -> str:
+    """Join the cluster of RAY_ADDRESS, or start one; returns where the workers' own output is."""
+    import ray
+
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(logging_level=logging.ERROR)
+        return "logs/ of Ray's session folder on each node; RAY_LOG_TO_DRIVER=1 brings it here"
+    # Logical CPUs, not cores: too few, and a resumed plan waits for ever (wbrag.run.inputs.LEAST).
+    context: Any = ray.init(
+        address="local",
+        num_cpus=cluster.logical_cpus,
+        object_store_memory=cluster.object_store_mib << 20,
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+    )
+    return f"{context.address_info['session_dir']}/logs"
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Ray starts in the block: without LEVEL_IS_SET on stderr (of which the rest is held back until the end), and with
+    this process's own handler of SIGTERM afterwards, which ray.init takes away.
+    """
+    handler, stderr = signal.getsignal(signal.SIGTERM), os.dup(2)
+    try:
+        with TemporaryFile() as said:
+            os.dup2(said.fileno(), 2)
+            try:
+                yield
+            finally:
+                os.dup2(stderr, 2)
+                said.seek(0)
+                for line in said:
+                    if LEVEL_IS_SET not in line:
+                        os.write(2, line)
+    finally:
+        os.close(stderr)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 class Session(ExitStack):

