@@ -54,3 +54,10 @@ def statistic(name: str, benchmark: str) -> str:
     """What the paper's Table 3 says of a construction statistic of a benchmark, or of all; "-" where nothing."""
     known = paper()["table3"].get(name, {})
     return str(known.get(family(benchmark), known.get("all", "-")))
+
+
+def threshold(name: str) -> float | None:
+    """The paper's score (Table 4) with one threshold changed, as in "tau_doc=0.05", None where it has none."""
+    key, _, value = name.partition("=")
+    found = paper()["table4"].get(key, {}).get(value)
+    return None if found is None else float(found)
