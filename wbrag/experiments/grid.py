@@ -380,7 +380,7 @@ def fates(point: Point) -> dict[str, Any]:
     before, after = (answers[f"retrieval_recall_{side}"] for side in SIDES)
     of_worse = {"lost": (before > 0) & (after == 0), "there": after > 0, "never": (before == 0) & (after == 0)}
     known = not np.isnan(before).any()
-    fate = {
+    fate: dict[str, Any] = {
         **{key: construction[key] for key in ("units", "kept", "examples")},
         "gated_by": next(iter(construction["reasons"].items()), None),
         **{"read": int(units.sum()), "better": int(np.sum(answers["gain"] > 0)), "worse": int(worse.sum())},

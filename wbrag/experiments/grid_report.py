@@ -53,10 +53,17 @@ def with_interval(record: Record) -> str:
 
 #: How a column's value is told, by the names that report.toml gives.
 FORMS: Mapping[str, Callable[[Any], str]] = {
-    **{"count": count, "number": number, "hundredths": hundredths, "percent": percent, "points": points},
-    **{"interval": interval, "p_value": p_value, "with_interval": with_interval, "text": str},
+    "text": str,
+    "count": count,
+    "number": number,
+    "hundredths": hundredths,
+    "percent": percent,
+    "points": points,
     "signed": "{:+.2f}".format,
+    "p_value": p_value,
+    "interval": interval,
     "between": partial(interval, low="difference_low", high="difference_high"),
+    "with_interval": with_interval,
     "gain": lambda record: f"{points(record['gain'])} ({interval(record)})",
     "place": lambda record: f"{Path(record['run']).name} {record['example'] or ''}",
     "counts": lambda values: " -> ".join(map(count, values)),
