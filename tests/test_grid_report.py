@@ -16,7 +16,7 @@ from synthetic_run import CONFIG, RUN, gated, population, prediction, write_run,
 from wbrag import schema
 from wbrag.experiments.grid import compared, measure_grid, read_point, read_points
 from wbrag.experiments.grid_report import BLOCKS, FORMS, ROWS, SECTIONS, headline, summary, write_grid_report
-from wbrag.experiments.paper import called, cell, family, gain, place, statistic
+from wbrag.experiments.paper import called, cell, family, known, place, statistic
 from wbrag.report.evaluation import answers_of, evaluate
 from wbrag.report.run_report import measure
 from wbrag.run.folder import RunError, read_config, read_units, setting_of, trained_run
@@ -297,8 +297,8 @@ def test_the_command_writes_the_report_and_names_what_it_cannot_read(runs: list[
 
 def test_the_papers_figures_are_found_by_our_names() -> None:
     assert (family("flashrag_nq"), called("flashrag_nq"), called("micro_small")) == ("nq", "NQ", "micro_small")
-    assert gain("benchmark", "flashrag_fever") == 4.79
-    assert gain("backbone", "micro_small") is None
+    assert known("table2", "benchmark", "flashrag_fever") == 4.79
+    assert known("table2", "backbone", "micro_small") is known("table4", "tau_x", "0.1") is None
     found = cell("gemma3_12b", "flare", "nq")
     assert found is not None
     assert (found["score"], found["gain"]) == (42.83, 3.41)

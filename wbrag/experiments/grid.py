@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wbrag.experiments import paper
-from wbrag.experiments.paper import called, place
+from wbrag.experiments.paper import called, cell, known, paper, place
 from wbrag.report import statistics
 from wbrag.report.construction import SPENT, spent
 from wbrag.report.evaluation import BINARY, SIDES, Answers, Setting, answers_of
@@ -125,7 +124,7 @@ def measure_grid(points: Sequence[Point]) -> dict[str, Any]:
     everything, splits = pooled(points), classes("overlap", OVERLAPS)
     return {
         "points": records,
-        "pooled": everything | {"paper": paper.paper()["table2"]["mean"]},
+        "pooled": everything | {"paper": paper()["table2"]["mean"]},
         "groups": {kind: _group(points, kind) for kind in ("benchmark", "method", "backbone")},
         "splits": splits,
         "exposure": classes("exposure", (*list(EXPOSURES)[1:], "unit")),
@@ -157,7 +156,7 @@ def _record(point: Point) -> dict[str, Any]:
     record, gains = point.metrics["results"][0], point.answers["gain"]
     binary, seed = point.setting.metric in BINARY, point.setting.seed
     return {
-        **{**record, "run": str(point.run), "setting": called(*point.key), "paper": paper.cell(*point.key)},
+        **{**record, "run": str(point.run), "setting": called(*point.key), "paper": cell(*point.key)},
         **{"better": int(np.sum(gains > 0)), "worse": int(np.sum(gains < 0))},
         "p": record["mcnemar_p"] if binary else statistics.sign_flips(gains, seed=seed),
         "unseen": pooled([point], overlap="none"),
@@ -206,7 +205,7 @@ def pooled(points: Sequence[Point], **wanted: str) -> dict[str, Any]:
 
 
 def _group(points: Sequence[Point], kind: str) -> dict[str, Any]:
-    return {name: pooled(some) | {"paper": paper.gain(kind, name)} for (name,), some in grouped(points, kind)}
+    return {name: pooled(some) | {"paper": known("table2", kind, name)} for (name,), some in grouped(points, kind)}
 
 
 def _means(points: Sequence[Point]) -> dict[str, Any]:
@@ -256,10 +255,8 @@ def ablation(point: Point) -> list[dict[str, Any]]:
     """The variants of a run's gates (`ablation.ablate`), each `compared`."""
     file = point.run / "ablation.json"
     records = folder.read_record(file)["variants"] if file.is_file() else []
-    return [
-        record | compared(point, point.run / record["folder"]) | {"paper": paper.threshold(record["name"])}
-        for record in records
-    ]
+    told = [one | {"paper": known("table4", *one["name"].split("="))} for one in records]
+    return [one | compared(point, point.run / one["folder"]) for one in told]
 
 
 def judge(point: Point) -> dict[str, Any] | None:
@@ -379,12 +376,12 @@ def fates(point: Point) -> dict[str, Any]:
     units, worse = answers["writeback_hits"] > 0, answers["gain"] < 0
     before, after = (answers[f"retrieval_recall_{side}"] for side in SIDES)
     of_worse = {"lost": (before > 0) & (after == 0), "there": after > 0, "never": (before == 0) & (after == 0)}
-    known = not np.isnan(before).any()
+    told = not np.isnan(before).any()
     fate: dict[str, Any] = {
         **{key: construction[key] for key in ("units", "kept", "examples")},
         "gated_by": next(iter(construction["reasons"].items()), None),
         **{"read": int(units.sum()), "better": int(np.sum(answers["gain"] > 0)), "worse": int(worse.sum())},
-        **{name: int(np.sum(worse & units & found)) if known else None for name, found in of_worse.items()},
+        **{name: int(np.sum(worse & units & found)) if told else None for name, found in of_worse.items()},
         "unread": int((worse & ~units).sum()),
         "example": next(iter(answers["id"][worse if worse.any() else units]), None),
     }
