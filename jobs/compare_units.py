@@ -15,7 +15,7 @@ from command_line import measure_ways, point, settings, start
 from omegaconf import DictConfig
 
 from wbrag.config import CompareConfig
-from wbrag.experiments.unit_variants import text_table, write_comparison
+from wbrag.experiments.grid_report import text_table, write_comparison
 from wbrag.experiments.variants import trained
 
 

@@ -11,8 +11,8 @@ import pytest
 from synthetic_run import PASSAGES, UNIT, write_run, write_table
 
 from wbrag import schema
-from wbrag.experiments.grid import Point, read_point
-from wbrag.experiments.unit_variants import compared, record, text_table, unit_blocks, write_comparison
+from wbrag.experiments.grid import Point, pooled_way, read_point, ways
+from wbrag.experiments.grid_report import blocks_of, text_table, write_comparison
 from wbrag.report.evaluation import Setting, answers_of
 
 #: Questions of a run: id, whether it overlaps with training, right over base, right over the run's own write-back.
@@ -65,7 +65,7 @@ def point(tmp_path: Path) -> Point:
 
 
 def test_each_way_is_held_against_the_runs_own_units_question_by_question(point: Point) -> None:
-    own, way = compared([point])
+    own, way = ways([point])
     assert (own["way"], way["way"]) == ("own", "subject")
     assert (own["all"]["mean"], own["unseen"]["mean"], own["seen"]["mean"]) == (0.25, 0.5, 0.0)
     assert (way["all"]["mean"], way["unseen"]["mean"], way["seen"]["mean"]) == (0.5, 0.5, 0.5)
@@ -78,18 +78,18 @@ def test_each_way_is_held_against_the_runs_own_units_question_by_question(point:
 
 def test_a_way_is_pooled_over_the_runs_that_have_it(point: Point, tmp_path: Path) -> None:
     second = finished(tmp_path / "second", [prediction("t1", "none", 0, 0, unit=False)])
-    own, way = compared([point, second])
+    own, way = ways([point, second])
     assert (own["n"], own["runs"], own["unseen"]["n"]) == (5, 2, 3)
     assert (way["n"], way["runs"], way["unseen"]["n"]) == (4, 1, 2)
 
 
 def test_questions_of_one_corpus_share_topics_and_those_of_two_do_not(point: Point, tmp_path: Path) -> None:
     second = finished(tmp_path / "second", [prediction(*told, unit=True) for told in QUESTIONS])
-    assert compared([point, second])[0]["all"]["topics"] == 4
+    assert ways([point, second])[0]["all"]["topics"] == 4
     record_file = second.run / "run.json"
     told = json.loads(record_file.read_text())
     record_file.write_text(json.dumps(told | {"identity": {"corpus": "another"}}))
-    assert compared([point, second])[0]["all"]["topics"] == 8
+    assert ways([point, second])[0]["all"]["topics"] == 8
 
 
 def test_the_table_has_a_line_for_each_way_and_the_file_holds_the_figures(point: Point, tmp_path: Path) -> None:
@@ -102,16 +102,16 @@ def test_the_table_has_a_line_for_each_way_and_the_file_holds_the_figures(point:
 
 
 def test_a_grid_without_other_ways_says_nothing_of_them(point: Point, tmp_path: Path) -> None:
-    grid: dict[str, object] = {}
-    assert len(unit_blocks([point], grid)) == 3
+    assert len(blocks_of("units", [point], {"units": ways([point])})) == 3
     alone = finished(tmp_path / "alone", [prediction(*told, unit=True) for told in QUESTIONS])
-    assert unit_blocks([alone], grid) == []
-    assert len(grid["units"]) == 1  # type: ignore[arg-type]
+    grid = {"units": ways([alone])}
+    assert blocks_of("units", [alone], grid) == []
+    assert len(grid["units"]) == 1
 
 
 def test_without_a_question_that_does_not_overlap_the_gain_is_zero_and_not_a_number_is_nowhere() -> None:
     row = prediction("t1", "question", 0, 1, unit=True)
     answers = answers_of([row], Setting("toy_nq", "naive", "m", "acc"))
-    told = record([({**answers, "more": answers["gain"]}, {"units": 1, "left_out": 0, "calls": 0})])
+    told = pooled_way([({**answers, "more": answers["gain"]}, {"units": 1, "left_out": 0, "calls": 0})])
     assert told["unseen"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 0, "topics": 0}
     json.dumps(told, allow_nan=False)

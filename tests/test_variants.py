@@ -29,6 +29,7 @@ from wbrag.experiments.variants import (
     repeat,
     trained,
     transfer,
+    variant,
 )
 from wbrag.run.folder import RunError, load_config, read_rows, read_units
 from wbrag.run.inputs import check_rows
@@ -128,7 +129,7 @@ def test_a_placebo_is_measured_beside_the_run_and_not_published_in_it(
     published = latest(folder / "store")
     assert published is not None
     assert 0 < published.rows <= before.rows
-    assert published.note["placebo"] == name
+    assert published.note["variant"] == f"placebo-{name}"
     mine, theirs = table(own.run / "predictions"), table(folder / "predictions")
     for key, row in theirs.items():
         assert {name: row[name] for name in UNTOUCHED} == {name: mine[key][name] for name in UNTOUCHED}
@@ -278,10 +279,11 @@ def test_a_judge_trains_the_run_once_more_and_leaves_the_run_as_it_is(own: Train
 
 
 def test_another_runs_store_is_read_and_both_are_reported(own: Trained, data: Path, session: Session) -> None:
-    predicted(own, "transfer-other", data / "second" / "writeback", {"writeback": "x"}, session)
+    job = variant(own, "transfer-other", {"writeback": "x"})
+    predicted(own, job, data / "second" / "writeback", session)
     grid = write_grid_report(data / "report", [own.run])
     (pairs,) = grid["transfer"].values()
-    assert pairs["naive <- other"]["difference"] == 0.0
+    assert pairs["other"]["difference"] == 0.0
     assert grid["exposure"].get("none", {"gain": 0.0})["gain"] == 0.0
     with pytest.raises(ConfigError, match="two or more runs of different methods, given naive, naive"):
         transfer([own, own], session)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,15 +17,15 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from wbrag.config import ConfigError, Gates, fingerprint, one_unit_an_example
-from wbrag.experiments.variants import Trained, predicted, stored, variant_job, written_rows
+from wbrag.experiments.variants import Trained, variant, with_units, written_rows
 from wbrag.gates import DocumentDecision, document_gate, utility_gate, with_documents_needed
 from wbrag.report.statistics import mean
-from wbrag.run.actors import Stage
-from wbrag.run.folder import read_rows, write_rows, write_text
-from wbrag.run.job import Session, complete, generate, opened
-from wbrag.run.retrieve import ASKED, READ_ROWS, lent_search
+from wbrag.run import pipeline
+from wbrag.run.folder import QUESTIONS, read_rows, write_rows, write_text
+from wbrag.run.job import Session, complete, opened
+from wbrag.run.retrieve import ASKED, READ_ROWS
 from wbrag.run.writeback import unit_of
-from wbrag.schema import TRACE
+from wbrag.schema import TRACE, UNIT
 
 Row = Mapping[str, Any]
 
@@ -110,22 +109,25 @@ def ablate(own: Trained, thresholds: Mapping[str, Sequence[float]], session: Ses
     took, `folder` with its predictions. Variants that keep the same units are measured once. ConfigError where the
     run's units are not those of Algorithm 1 as they were written: what other gates would keep is not known of others.
     """
-    units = own.cfg.units
-    if not one_unit_an_example(units) or units.validate:
-        told = f"units.form={units.form}, scope={units.scope}, faithful={units.faithful}, validate={units.validate}"
+    how = own.cfg.units
+    if not one_unit_an_example(how) or how.validate:
+        told = f"units.form={how.form}, scope={how.scope}, faithful={how.faithful}, validate={how.validate}"
         raise ConfigError(f"runs: {own.run} has {told}; gates are varied for units=paper alone")
     traces = list(read_rows(own.run / "traces", TRACE, TRACE_COLUMNS))
-    records = []
+    kept, records = {row["unit_id"] for row in traces if row["status"] == "kept"}, []
     for name, gates in gates_of(own.cfg.gates, thresholds).items():
         rows, new_calls = selected(own, traces, name, gates, session)
+        units, run = {row["id"]: {key: row[key] for key in UNIT.names} for row in reversed(rows)}, own.run
+        if set(units) != kept:
+            job = variant(own, f"gates-{fingerprint(sorted(units))[:8]}")
+            with_units(own, job, [units[key] for key in sorted(units)], session)
+            run = job.run
         records.append(
             {
-                **{"name": name, "gates": asdict(gates), "selected": len(rows)},
-                "units": len({row["id"] for row in rows}),
+                **{"name": name, "gates": asdict(gates), "selected": len(rows), "units": len(units)},
                 "retained_documents": mean(len(row["source_ids"]) for row in rows),
                 "fallback_rate": mean(row["fallback"] for row in rows),
-                "new_calls": new_calls,
-                "folder": str(_measured(own, traces, rows, session).relative_to(own.run)),
+                **{"new_calls": new_calls, "folder": str(run.relative_to(own.run))},
             }
         )
     write_text(own.run / "ablation.json", json.dumps({"variants": records}, indent=2) + "\n")
@@ -140,8 +142,7 @@ def selected(
     of = {row["id"]: row for row in traces}
     distilled = {row["id"]: row for row in _distilled(own, of, chosen, session)}
     asked = _asked(own, chosen, name, gates, session)
-    rows = [unit_of(of[key]) for key in chosen.reused]
-    rows += [unit_of(row) for row in asked if row["status"] == "kept"]
+    rows = [unit_of(row) for row in (*(of[key] for key in chosen.reused), *asked) if row["status"] == "kept"]
     for key, ranks in chosen.to_distil:
         rows += [unit | {"example_ids": [key]} for unit in distilled[request_id(key, ranks)]["units"] or []]
     fallback = {key: found.fallback for key, row in of.items() if (found := replay(row, gates))}
@@ -159,7 +160,7 @@ def _distilled(own: Trained, of: Mapping[str, Row], chosen: Plan, session: Sessi
         }
         for key, ranks in chosen.to_distil
     ]
-    return written_rows(variant_job(own, "distilled", {}), requests, session) if requests else []
+    return written_rows(variant(own, "distilled"), requests, session) if requests else []
 
 
 def _asked(own: Trained, chosen: Plan, name: str, gates: Gates, session: Session) -> list[dict[str, Any]]:
@@ -167,26 +168,11 @@ def _asked(own: Trained, chosen: Plan, name: str, gates: Gates, session: Session
     goal = len(chosen.to_train)
     if not goal:
         return []
-    job = variant_job(own, f"asked-{name}", {f"gates.{key}": value for key, value in asdict(gates).items()})
+    job = variant(own, f"asked-{name}", gates=gates)
     if not complete(job, "traces", goal):
-        source = job.run / "questions.parquet"
-        where, questions = pc.field("id").isin(chosen.to_train), ds.dataset(own.questions / "train.parquet")
-        some = questions.to_batches(filter=where, batch_size=READ_ROWS)
-        write_rows(source, ASKED, (pa.Table.from_batches([rows]) for rows in some if rows.num_rows))
-        with opened(own.cfg, session) as generators, job.record.timed("train"):
-            with lent_search(own.cfg, own.base, encoders=generators.encoders) as found:
-                stage = Stage(replace(own.cfg, gates=gates), "train", method_search=found)
-                generate(job, generators, stage, source, "traces", goal)
+        where, train = pc.field("id").isin(chosen.to_train), ds.dataset(own.questions / "train.parquet")
+        some = (pa.Table.from_batches([rows]) for rows in train.to_batches(filter=where, batch_size=READ_ROWS))
+        write_rows(job.run / QUESTIONS / "train.parquet", ASKED, (rows for rows in some if rows.num_rows))
+        with opened(job.cfg, session) as generators, job.record.timed("train"):
+            pipeline.train_examples(job, job.run / QUESTIONS, own.base, goal, generators)
     return list(read_rows(job.run / "traces", TRACE, (*TRACE_COLUMNS, "fallback", "calls")))
-
-
-def _measured(own: Trained, traces: Sequence[Row], rows: Sequence[Row], session: Session) -> Path:
-    """The folder with the predictions over these units: the run's own where they are its own."""
-    units = {row["id"]: {key: value for key, value in row.items() if key != "fallback"} for row in reversed(rows)}
-    if set(units) == {row["unit_id"] for row in traces if row["status"] == "kept"}:
-        return own.run
-    name = f"gates-{fingerprint(sorted(units))[:8]}"
-    job = variant_job(own, name, {})
-    store = stored(job, [units[key] for key in sorted(units)], {"variant": name}, own.base, session)
-    predicted(own, name, store, {}, session)
-    return job.run

@@ -38,10 +38,12 @@ def place(name: str) -> tuple[int, str]:
     return (ORDER.index(known) if known in ORDER else len(ORDER), name)
 
 
-def gain(kind: str, name: str) -> float | None:
-    """The paper's mean gain in points for one benchmark, method or backbone (`kind`), None where it has none."""
-    value = paper()["table2"][kind].get(family(name))
-    return None if value is None else float(value)
+def known(*keys: str) -> Any:  # noqa: ANN401 - a part of paper.json
+    """What paper.json has under these keys, benchmarks by our names, None where it has nothing."""
+    found: Any = paper()
+    for key in keys:
+        found = None if found is None else found.get(family(key))
+    return found
 
 
 def cell(backbone: str, method: str, benchmark: str) -> dict[str, Any] | None:
@@ -52,5 +54,4 @@ def cell(backbone: str, method: str, benchmark: str) -> dict[str, Any] | None:
 
 def statistic(name: str, benchmark: str) -> str:
     """What the paper's Table 3 says of a construction statistic of a benchmark, or of all; "-" where nothing."""
-    known = paper()["table3"].get(name, {})
-    return str(known.get(family(benchmark), known.get("all", "-")))
+    return str(known("table3", name, benchmark) or known("table3", name, "all") or "-")

@@ -68,44 +68,52 @@ def trained(run: Path, session: Session) -> Trained:
     return Trained(cfg, run, base, questions, len(inputs.test))
 
 
-def repeat(own: Trained, session: Session) -> dict[str, Any]:
+def variant(own: Trained, name: str, more: Identity | None = None, **changes: Any) -> Job:  # noqa: ANN401
+    """The job of a variant: its folder, the run's settings with these `changes`, and their identity with what `more`
+    makes the variant what it is. What failed in it is asked again.
+    """
+    cfg, run = replace(own.cfg, **changes), own.run / "variants" / name
+    job = Job(cfg, run, open_record(run, cfg, {**identity_of(cfg), "variant": name, **(more or {})}))
+    drop_failed(job)
+    return job
+
+
+def repeat(own: Trained, session: Session) -> Row:
     """A/A: the same three answers to the same questions, asked anew in the opposite order. What differs is noise."""
-    return predicted(own, "repeat", own.run / "writeback", {}, session, anew=True)
+    return predicted(own, variant(own, "repeat"), own.run / "writeback", session, anew=True)
 
 
-def other_temperature(own: Trained, temperature: float, session: Session) -> dict[str, Any]:
+def other_temperature(own: Trained, temperature: float, session: Session) -> Row:
     """A run of REPLUG's answered anew with its documents weighed at another temperature, base and with its own units.
 
     ConfigError for a temperature that is not above 0.
     """
     method = replace(own.cfg.method, temperature=temperature)
     check_method(method, own.cfg.backbone)
-    colder = replace(own, cfg=replace(own.cfg, method=method))
-    return predicted(colder, f"temperature-{temperature:g}", own.run / "writeback", {}, session, anew=True)
+    job = variant(own, f"temperature-{temperature:g}", method=method)
+    return predicted(own, job, own.run / "writeback", session, anew=True)
 
 
-def other_units(own: Trained, name: str, units: Units, merge: Merge, session: Session) -> dict[str, Any]:
+def other_units(own: Trained, name: str, units: Units, merge: Merge, session: Session) -> Row:
     """The run measured with other units of the same kept examples, merged in another way (`wbrag.run.writeback`).
 
     ConfigError for units that nobody can write, or a merge that is none.
     """
     check_units(units)
     check_merge(merge)
-    changed = replace(own, cfg=replace(own.cfg, units=units, merge=merge))
-    job = variant_job(changed, f"units-{name}", {})
+    job = variant(own, f"units-{name}", units=units, merge=merge)
     if not (job.run / "metrics.json").is_file():
-        with opened(changed.cfg, session) as generators, job.record.timed("write_back"):
+        with opened(job.cfg, session) as generators, job.record.timed("write_back"):
             write_back(job, own.run / "traces", own.questions, own.base, generators)
-    return predicted(changed, f"units-{name}", job.run / "writeback", {}, session)
+    return predicted(own, job, job.run / "writeback", session)
 
 
-def judge(own: Trained, session: Session) -> dict[str, Any]:
+def judge(own: Trained, session: Session) -> Row:
     """The run trained and measured anew with the generator as judge; returns what its metrics.json holds.
 
     Its traces say how far the judge decides as the labels do (`construction.construction`).
     """
-    run = own.run / "variants" / "judge"
-    cache = str(cache_of(own.cfg))
+    run, cache = own.run / "variants" / "judge", str(cache_of(own.cfg))
     cfg = replace(own.cfg, judge="llm", run_dir=str(run), cache_dir=cache)
     return folder.read_record(run / "metrics.json") if pipeline.finished(cfg) else pipeline.train(cfg, session)
 
@@ -119,7 +127,8 @@ def transfer(runs: Sequence[Trained], session: Session) -> None:
     for reader, writer in permutations(runs, 2):
         store = writer.run / "writeback"
         version = fingerprint(newest) if (newest := latest(store)) else "none"
-        predicted(reader, f"transfer-{writer.cfg.method.name}", store, {"writeback": version}, session)
+        job = variant(reader, f"transfer-{writer.cfg.method.name}", {"writeback": version})
+        predicted(reader, job, store, session)
 
 
 def check_transfer(runs: Sequence[tuple[str, Identity]]) -> None:
@@ -135,49 +144,41 @@ def check_transfer(runs: Sequence[tuple[str, Identity]]) -> None:
                 raise ConfigError(f"runs: they have to differ in their method alone; {values}")
 
 
-def placebo(own: Trained, name: str, session: Session) -> dict[str, Any]:
+def placebo(own: Trained, name: str, session: Session) -> Row:
     """The run measured with a placebo (`wbrag.experiments.placebos`) of the size of its knowledge base."""
     placebos.check_placebos([name])
-    job = variant_job(own, f"placebo-{name}", {"seed": own.cfg.seed})
+    job = variant(own, f"placebo-{name}", {"seed": own.cfg.seed})
     traces, units = folder.read_traces(own.run, placebos.TRACE_COLUMNS), folder.read_units(own.run)
     if name in placebos.WRITTEN_ONES:
-        made = placebos.written_units(name, written_rows(job, asked(own, job, name, session), session), units)
+        asked = placebo_requests(own, job, name, traces, units, session)
+        made = placebos.written_units(name, written_rows(job, asked, session), units)
     elif name == "raw":
         ids = {key for unit in units for key in unit["source_ids"]}
         made = placebos.raw_units(units, folder.read_passages(own.run, ids))
     else:
         made = placebos.cheat_sheet(units, traces)
-    store = stored(job, made, {"placebo": name}, own.base, session)
-    return predicted(own, f"placebo-{name}", store, {"seed": own.cfg.seed}, session)
+    return with_units(own, job, made, session)
 
 
-def asked(own: Trained, job: Job, name: str, session: Session) -> list[Row]:
+def placebo_requests(
+    own: Trained, job: Job, name: str, traces: Sequence[Row], units: Sequence[Row], session: Session
+) -> list[Row]:
     """The requests for a placebo's units (`schema.REQUEST`), in the order in which the units are to be taken, made as
     the run's own are; no request carries a golden answer.
     """
     if (job.run / "requests.parquet").exists():
         return list(folder.read_rows(job.run, REQUEST, pattern="requests.parquet"))
     cfg, by_subject = own.cfg, own.cfg.units.scope == "subject"
-    traces, units = folder.read_traces(own.run, placebos.TRACE_COLUMNS), folder.read_units(own.run)
     if name == "no_documents":
         rows = [request("", [], row["question"], "", []) for row in placebos.asked_about(units, traces)]
     else:
         passages = passages_of(own.base) if name == "random" else []
-        n_min = cfg.gates.n_min if by_subject else cfg.k
-        count = placebos.to_draw(units, by_subject)
+        n_min, count = cfg.gates.n_min if by_subject else cfg.k, placebos.to_draw(units, by_subject)
         drawn = placebos.drawn(name, count, n_min, traces, passages, cfg.seed)
         with opened(cfg, session) as generators:
             rows = requests(cfg, drawn, own.base, generators.encoders)
     judged = name == "ungated" and not by_subject  # the generator says which documents of a question are relevant
     return [row | {"id": f"{name}-{number:06d}", "judged": judged} for number, row in enumerate(rows)]
-
-
-def variant_job(own: Trained, name: str, more: Identity) -> Job:
-    """The job of a variant: its folder, and the run's identity with the variant's own. What failed is asked again."""
-    run = own.run / "variants" / name
-    job = Job(own.cfg, run, open_record(run, own.cfg, {**identity_of(own.cfg), "variant": name, **more}))
-    drop_failed(job)
-    return job
 
 
 def written_rows(job: Job, requests: list[Row], session: Session) -> list[Row]:
@@ -194,37 +195,34 @@ def written_rows(job: Job, requests: list[Row], session: Session) -> list[Row]:
     return [row for row in folder.read_rows(job.run / "written", WRITTEN) if row["id"] in wanted]
 
 
-def stored(job: Job, units: list[Row], note: dict[str, Any], base: Path, session: Session) -> Path:
-    """The units (`schema.UNIT` rows) as a store in the variant's own folder, beside the `base`; nothing is there
-    without units.
+def with_units(own: Trained, job: Job, units: list[Row], session: Session) -> Row:
+    """The run measured with these units (`schema.UNIT` rows), a store in the variant's own folder; without units there
+    is none, and the base alone is read.
     """
-    store = job.run / "store"
+    store, file = job.run / "store", job.run / folder.UNITS
     if units and latest(store) is None:
-        cfg, file = job.cfg, job.run / "units.parquet"
         pq.write_table(pa.Table.from_pylist(units, UNIT), file)
-        with opened(cfg, session) as generators, job.record.timed("index"):
-            if cfg.cluster.gpus:
+        with opened(job.cfg, session) as generators, job.record.timed("index"):
+            if job.cfg.cluster.gpus:
                 generators.stop()  # the encoder needs the GPUs
-            publish_units(file, store, cfg, {**note, "run": job.record.hash}, base, generators.encoders)
-    return store
+            note = {"variant": job.run.name, "run": job.record.hash}
+            publish_units(file, store, job.cfg, note, own.base, generators.encoders)
+    return predicted(own, job, store, session)
 
 
-def predicted(
-    own: Trained, name: str, store: Path, more: Identity, session: Session, anew: bool = False
-) -> dict[str, Any]:
+def predicted(own: Trained, job: Job, store: Path, session: Session, anew: bool = False) -> Row:
     """Answer the run's test questions with `store` beside its base, and measure; returns what metrics.json holds.
 
     The run's own closed-book and base answers are taken over unless all is to be asked `anew` (in the opposite order).
     A variant that is measured already is read.
     """
-    job = variant_job(own, name, more)
     file = job.run / "metrics.json"
     if not file.is_file():
         if not complete(job, "predictions", own.tested):
             source = own.questions / "test.parquet"
             source = backwards(source, job.run / "questions.parquet") if anew else source
             known = None if anew else own.run / "predictions"
-            with opened(own.cfg, session) as generators, job.record.timed("predict"):
+            with opened(job.cfg, session) as generators, job.record.timed("predict"):
                 pipeline.predict_missing(job, generators, (own.base, store), source, known, own.tested)
         setting = folder.setting_of(folder.read_config(job.run))
         training = list(folder.read_rows(own.run / "traces", TRACE, QUESTION_COLUMNS))
