@@ -195,8 +195,6 @@ def stored(job: Job, units: list[Row], note: dict[str, Any], base: Path, session
         cfg, file = job.cfg, job.run / "units.parquet"
         pq.write_table(pa.Table.from_pylist(units, UNIT), file)
         with opened(cfg, session) as generators, job.record.timed("index"):
-            if cfg.cluster.gpus:
-                generators.stop()  # the encoder needs the GPUs
             publish_units(file, store, cfg, {**note, "run": job.record.hash}, base, generators.encoders)
     return store
 
