@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from nodes import Nodes, started
 from tiny_model import build_tiny_model
 
 from wbrag.config import Backbone
@@ -26,7 +27,8 @@ def ray_session() -> Iterator[None]:
     """One small Ray for all tests: 4 logical CPUs (a resumed Ray Data run hangs with fewer), 200 MB of objects."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200 * 1024**2, log_to_driver=False)
+    sizes = {"num_cpus": 4, "object_store_memory": 200 * 1024**2}
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, **sizes)
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()
@@ -45,6 +47,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "session" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def ray_nodes() -> Iterator[Nodes]:
+    """A Ray of a head without CPUs and two workers, one of which declares a GPU: for jobs, started as users do."""
+    with started() as nodes:
+        yield nodes
 
 
 @pytest.fixture(scope="session")

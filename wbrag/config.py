@@ -149,7 +149,9 @@ class Cluster:
     engines: int = 1
     encoders: int = 1
     gpus: bool = False
+    encoder_gpus: float = 0.1  # 0: encoders on CPUs, 1: GPUs of their own, between: of an engine's GPU
     accelerator: str = ""  # "": any; as Ray names it: H200, A100
+    min_engines: int = 0  # that there has to be room for at the start; 0: all
     logical_cpus: int = 4  # fewer than 4 and a resumed run hangs (checkpoint filter + read + write + engine)
     block_rows: int = 64
     examples_in_flight: int = 256

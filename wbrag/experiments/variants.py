@@ -203,8 +203,6 @@ def with_units(own: Trained, job: Job, units: list[Row], session: Session) -> Ro
     if units and latest(store) is None:
         pq.write_table(pa.Table.from_pylist(units, UNIT), file)
         with opened(job.cfg, session) as generators, job.record.timed("index"):
-            if job.cfg.cluster.gpus:
-                generators.stop()  # the encoder needs the GPUs
             note = {"variant": job.run.name, "run": job.record.hash}
             publish_units(file, store, job.cfg, note, own.base, generators.encoders)
     return predicted(own, job, store, session)

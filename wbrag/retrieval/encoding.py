@@ -12,6 +12,11 @@ from wbrag.retrieval.encoder import open_encoder
 
 #: Times an encoder that died is started again before the run gives up.
 MAX_RESTARTS = 10
+#: Logical CPUs of an actor that holds an engine or an encoder. It is no measure of its work: of four, a resumed plan
+#: needs three and a half. But what asks for none at all may land on a head that is there for the driver alone.
+ACTOR_CPUS = 0.01
+#: What Ray is told of such an actor where no GPU is used.
+ON_CPUS: dict[str, Any] = {"num_cpus": ACTOR_CPUS, "scheduling_strategy": "SPREAD"}
 
 Made = TypeVar("Made")
 
@@ -31,11 +36,18 @@ class HeldEncoder:
 class Encoders:
     """The encoder actors of a run or of a session: started when first asked for, ended with `stop`.
 
-    On CPUs they take no logical CPU, of which a resumed plan needs all there are.
+    `on_gpus` says what Ray is told of each actor that is to have one (`run.placement.Places`); without it they are on
+    CPUs. `make_room`, where it is set, ends what holds their devices before they start.
     """
 
-    def __init__(self, encoder: config.Encoder, cluster: config.Cluster) -> None:
-        self.encoder, self.cluster = encoder, cluster
+    def __init__(
+        self,
+        encoder: config.Encoder,
+        cluster: config.Cluster,
+        on_gpus: Callable[[], list[dict[str, Any]]] | None = None,
+    ) -> None:
+        self.encoder, self.cluster, self.on_gpus = encoder, cluster, on_gpus
+        self.make_room: Callable[[], None] | None = None
         self.handles: list[Any] = []
 
     def start(self) -> list[Any]:
@@ -43,10 +55,13 @@ class Encoders:
         import ray
 
         if not self.handles:
-            gpus, count = self.cluster.gpus, self.cluster.encoders
-            device = {"num_gpus": 1} if gpus else {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
-            actor: Any = ray.remote(HeldEncoder).options(max_restarts=MAX_RESTARTS, max_task_retries=-1, **device)
-            self.handles = [actor.remote(self.encoder, "cuda" if gpus else "cpu", count) for _ in range(count)]
+            if self.make_room:
+                self.make_room()
+            actor: Any = ray.remote(HeldEncoder)
+            again: dict[str, Any] = {"max_restarts": MAX_RESTARTS, "max_task_retries": -1}
+            given = (self.encoder, "cuda" if self.on_gpus else "cpu", self.cluster.encoders)
+            where = self.on_gpus() if self.on_gpus else [ON_CPUS] * self.cluster.encoders
+            self.handles = [actor.options(**again, **options).remote(*given) for options in where]
         return self.handles
 
     def stop(self) -> None:
@@ -76,13 +91,10 @@ def on_encoder(
 
 @contextmanager
 def lent(encoder: config.Encoder, cluster: config.Cluster, kept: Encoders | None = None) -> Iterator[list[Any]]:
-    """Handles of encoder actors for the block: the `kept` ones, else some of its own.
-
-    On GPUs they end with the block in any case: the engines need the memory.
-    """
+    """Handles of encoder actors for the block: the `kept` ones, which stay, else some of its own, on CPUs."""
     encoders = kept or Encoders(encoder, cluster)
     try:
         yield encoders.start()
     finally:
-        if cluster.gpus or encoders is not kept:
+        if encoders is not kept:
             encoders.stop()

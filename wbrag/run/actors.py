@@ -3,12 +3,14 @@
 A generator holds one engine and takes whole blocks of examples, each example a coroutine of its own, so that the
 calls of many examples share one continuous batch. It belongs to the driver and not to a Ray Data plan: training and
 evaluation are two plans (write-back lies between them) and an engine takes most of a minute to start. A block is one
-call and comes back as one table in input order, so whatever dies, a block is written whole or asked again.
+call and comes back as one table in input order, so whatever dies, a block is written whole or asked again, by whichever
+engine is up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -23,15 +25,18 @@ from wbrag import metrics
 from wbrag.algorithm import CountedLLM, answer_question, train_example
 from wbrag.config import Backbone, ConfigError, TrainConfig, one_unit_an_example
 from wbrag.llm import LLM
-from wbrag.llm.engine import gpus_of, model_path
+from wbrag.llm.engine import model_path
 from wbrag.methods import Tools
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoding import Encoders
 from wbrag.retrieval.searching import BatchedSearch
+from wbrag.run.placement import Placement, Places
 from wbrag.run.progress import Counts
 from wbrag.run.retrieve import Knowledge, KnownAnswers, MergedDocuments, MethodSearch
 from wbrag.schema import PREDICTION, TRACE, WRITTEN, Example, documents_of
 from wbrag.units.write import write_units
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 RowWork = Callable[[Row], Awaitable[Row]]
@@ -40,6 +45,12 @@ RowWork = Callable[[Row], Awaitable[Row]]
 MAX_RESTARTS = 10
 #: An engine that takes longer to close is killed.
 CLOSE_SECONDS = 30.0
+#: A generator that does not say in this time what it has done is being restarted, and will count anew.
+COUNT_SECONDS = 30.0
+#: A generator that has had a block for so long, and then does not say in as long again how far it is, is lost.
+SILENT_SECONDS = 30.0
+#: Between two looks at which engines have come up meanwhile.
+LOOK_SECONDS = 1.0
 #: What can be done with a block: the generator's method for it, and the table that it makes. `validate` is `predict`
 #: for training questions, read with units that they did not make.
 WORKS = {
@@ -161,13 +172,21 @@ def _example(row: Row) -> Example:
 
 
 class Generators:
-    """The generator actors of a run: started when first asked for, stopped with `stop`, counted over restarts."""
+    """The generator actors of a run: started when first asked for, stopped with `stop`, counted over restarts.
 
-    def __init__(self, cfg: TrainConfig) -> None:
+    They are in `places`, on CPUs without. `make_room`, where it is set, ends what holds their GPUs before they start.
+    """
+
+    def __init__(self, cfg: TrainConfig, places: Places | None = None) -> None:
+        self.places = places or Places(Placement(cfg.cluster.engines))
+        memory = cfg.backbone.gpu_memory_utilization * min(1.0, self.places.plan.engine_gpus or 1.0)
         # A relative checkpoint folder means another one in the actor's working directory.
-        self.cfg = replace(cfg, backbone=replace(cfg.backbone, model=model_path(cfg.backbone), gguf=""))
+        sent = replace(cfg.backbone, model=model_path(cfg.backbone), gguf="", gpu_memory_utilization=memory)
+        self.cfg = replace(cfg, backbone=sent)
         self.encoders: Encoders | None = None  # the session's, which outlive them; None: whoever needs one starts it
+        self.make_room: Callable[[], None] | None = None
         self.handles: list[Any] = []
+        self.starts: list[Any] = []  # of each, the seconds that its engine took, once it is up
         self.start_seconds = 0.0
 
     def start(self) -> list[Any]:
@@ -175,42 +194,50 @@ class Generators:
         import ray
 
         if not self.handles:
-            on_gpu = self.cfg.cluster.gpus and self.cfg.backbone.kind == "vllm"
-            device = {"num_gpus": gpus_of(self.cfg.backbone)} if on_gpu else {"num_cpus": 0}
-            again: dict[str, Any] = {"max_restarts": MAX_RESTARTS, "max_task_retries": -1}
-            actor: Any = ray.remote(Generator).options(max_concurrency=1000, **again, **device)
-            self.handles = [actor.remote(self.cfg) for _ in range(self.cfg.cluster.engines)]
+            if self.make_room:
+                self.make_room()
+            actor: Any = ray.remote(Generator)
+            how: dict[str, Any] = {"max_concurrency": 1000, "max_restarts": MAX_RESTARTS, "max_task_retries": -1}
+            self.handles = [actor.options(**how, **where).remote(self.cfg) for where in self.places.engines()]
+            self.starts = [handle.started.remote() for handle in self.handles]
         return self.handles
 
     def wait(self) -> None:
-        """Until every engine is ready; an engine that cannot start raises here what it said."""
+        """Until an engine is ready; others join as they come. One that cannot start raises here what it said."""
         import ray
 
-        self.start_seconds = max(ray.get([handle.started.remote() for handle in self.start()]))
+        self.start()
+        ray.wait(self.starts, num_returns=1)
+        up = self._up()
+        self.start_seconds = max(ray.get(list(up)))
+        if len(up) < len(self.handles):
+            log.info("%d of %d engines are ready; the others join as they come", len(up), len(self.handles))
 
-    def counts(self) -> Counts:
-        """The sum over all generators; waits for one that is being restarted."""
+    def counts(self, seconds: float = COUNT_SECONDS) -> Counts | None:
+        """The sum over the generators that have started and answer in so many seconds; None where none does."""
         import ray
 
-        return sum(ray.get([handle.progress.remote() for handle in self.handles]), Counts())
-
-    def counts_now(self) -> Counts | None:
-        """`counts` for a display: None where a generator does not answer within a second (starting, restarting)."""
-        import ray
-
-        asked = [handle.progress.remote() for handle in self.handles]
-        _, late = ray.wait(asked, num_returns=len(asked), timeout=1.0)
-        return None if late else sum(ray.get(asked), Counts())
+        asked = [handle.progress.remote() for handle in self._up().values()]
+        told, _ = ray.wait(asked, num_returns=len(asked), timeout=seconds) if asked else ([], [])
+        return sum(ray.get(told), Counts()) if told else None
 
     def stop(self) -> None:
         """End the actors and their engines' processes; on GPUs their memory is free on return."""
         import ray
 
-        if self.cfg.cluster.gpus and self.handles:
-            ray.wait([h.close.remote() for h in self.handles], num_returns=len(self.handles), timeout=CLOSE_SECONDS)
+        closed = [handle.close.remote() for handle in self._up().values()] if self.cfg.cluster.gpus else []
+        if closed:
+            ray.wait(closed, num_returns=len(closed), timeout=CLOSE_SECONDS)
         for handle in self.handles:
             ray.kill(handle)
-        self.handles = []
+        self.handles, self.starts = [], []
+
+    def _up(self) -> dict[Any, Any]:
+        """Of those that have started, or failed to: the reference to how long that took, and the handle."""
+        import ray
+
+        done, _ = ray.wait(self.starts, num_returns=len(self.starts), timeout=0) if self.starts else ([], [])
+        return {ref: handle for ref, handle in zip(self.starts, self.handles, strict=True) if ref in done}
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,15 +258,16 @@ class Stage:
 class Dispatcher:
     """A Ray Data actor of many threads: takes blocks to the generator with the fewest of them, and waits.
 
-    There is one for all generators, so that it knows who is busy; a generator that restarts keeps its blocks (Ray asks
-    it again) and gets no new ones meanwhile. With `stage.knowledge`, questions that `retrieve_block` encoded first gain
-    Top-K(R(q, K) u R(q, K_wb)).
+    There is one for all generators, so that it knows who is busy. A generator has at most `most` blocks, and none
+    before its engine is up: what is left waits here for whoever comes. The blocks of one that died go to others. With
+    `stage.knowledge`, questions that `retrieve_block` encoded first gain Top-K(R(q, K) u R(q, K_wb)).
     """
 
-    def __init__(self, generators: list[Any], stage: Stage) -> None:
-        self.generators, self.stage = generators, stage
-        self.blocks = [0] * len(generators)
-        self.lock = threading.Lock()
+    def __init__(self, generators: list[Any], stage: Stage, most: int) -> None:
+        self.generators, self.stage, self.most = generators, stage, most
+        self.blocks: dict[int, int] = {}  # of the generators that are up, by number
+        self.starting = {handle.started.remote(): number for number, handle in enumerate(generators)}
+        self.changed = threading.Condition()
         self.merged = MergedDocuments(stage.knowledge) if stage.knowledge else None
         self.known = KnownAnswers(stage.known) if stage.known else None
 
@@ -251,12 +279,58 @@ class Dispatcher:
             return made.empty_table()
         block = self.merged(block) if self.merged else block
         block = self.known(block) if self.known else block
-        with self.lock:
-            chosen = min(range(len(self.blocks)), key=self.blocks.__getitem__)
-            self.blocks[chosen] += 1
-        try:
-            asked = getattr(self.generators[chosen], work).remote(block, self.stage.cfg, self.stage.method_search)
-            return ray.get(asked)
-        finally:
-            with self.lock:
-                self.blocks[chosen] -= 1
+        while True:
+            chosen = self._choose()
+            # Ray itself would ask this very generator again, which may wait for a node that never comes back.
+            ask = getattr(self.generators[chosen], work).options(max_task_retries=0)
+            try:
+                asked = ask.remote(block, self.stage.cfg, self.stage.method_search)
+                if self._comes_back(chosen, asked):
+                    return ray.get(asked)
+                self._lost(chosen)
+            except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError):
+                self._lost(chosen)
+            finally:
+                self._left(chosen)
+
+    def _choose(self) -> int:
+        """The generator with the fewest blocks, once one has a place for another; an engine that cannot start raises
+        here what it said.
+        """
+        import ray
+
+        with self.changed:
+            while True:
+                refs = list(self.starting)
+                for ref in ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else []:
+                    ray.get(ref)
+                    self.blocks[self.starting.pop(ref)] = 0
+                chosen = min(self.blocks, key=self.blocks.__getitem__, default=None)
+                if chosen is not None and self.blocks[chosen] < self.most:
+                    self.blocks[chosen] += 1
+                    return chosen
+                self.changed.wait(LOOK_SECONDS)
+
+    def _comes_back(self, number: int, asked: Any) -> bool:  # noqa: ANN401 - Ray's reference
+        """Wait for a block; False where its generator does not answer any more. One that Ray is starting again keeps
+        what it is asked, without an error, until there is a node for it.
+        """
+        import ray
+
+        while not ray.wait([asked], timeout=SILENT_SECONDS)[0]:
+            if not ray.wait([self.generators[number].progress.remote()], timeout=SILENT_SECONDS)[0]:
+                return False
+        return True
+
+    def _lost(self, number: int) -> None:
+        """A generator died, or its node: Ray starts it again, and until then it gets nothing."""
+        with self.changed:
+            if self.blocks.pop(number, None) is not None:
+                self.starting[self.generators[number].started.remote()] = number
+
+    def _left(self, number: int) -> None:
+        """A generator has a block less."""
+        with self.changed:
+            if self.blocks.get(number):
+                self.blocks[number] -= 1
+            self.changed.notify()

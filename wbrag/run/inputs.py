@@ -34,7 +34,7 @@ Identity = dict[str, Any]
 #: a dispatcher (0.5) at once; with fewer logical CPUs it waits for ever without a word.
 LEAST = {"k": 1, "gates.n_min": 1, "train_limit": 0, "test_limit": 0, "backbone.retries": 0, "backbone.max_num_seqs": 1}
 LEAST |= {"cluster.block_rows": 1, "cluster.engines": 1, "cluster.encoders": 1, "cluster.examples_in_flight": 1}
-LEAST |= {"cluster.logical_cpus": 4}
+LEAST |= {"cluster.logical_cpus": 4, "cluster.min_engines": 0}
 #: What Ray's job supervisor sets for the driver of a submitted job.
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 #: Settings that are paths: what a job writes, or other nodes read; and what its driver alone reads.

@@ -16,10 +16,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from wbrag.config import Cluster, TrainConfig, fingerprint
+from wbrag.config import Cluster, Encoder, TrainConfig, fingerprint
 from wbrag.retrieval.encoding import Encoders
 from wbrag.run.actors import Dispatcher, Generators, Stage
-from wbrag.run.progress import shown
+from wbrag.run.placement import NODES_SECONDS, Places, gpus_of_engine, placed
+from wbrag.run.progress import Counts, shown
 from wbrag.run.record import RunRecord
 
 log = logging.getLogger(__name__)
@@ -115,36 +116,70 @@ class Session(ExitStack):
 
     Ray starts with the first point. The generators stay for the next point where backbone and cluster are the same;
     a point of another backbone replaces them, so that two models never hold one device's memory. So do the encoders.
+    What they run on is reserved for as long as points ask for the same.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.generators: Generators | None = None
         self.encoders: Encoders | None = None
-        self.key = ""
+        self.places: Places | None = None
+        self.keys = {"places": "", "generators": ""}
+        self.patience: float | None = None  # None: Ray has not started
+
+    def room(self, cluster: Cluster, engine_gpus: int) -> Places:
+        """Places for engines of so many GPUs and for encoders; Ray is started if need be. Nothing is reserved yet.
+
+        ConfigError, with both numbers, where the cluster cannot hold them.
+        """
+        if self.patience is None:
+            self.enter_context(ray_session(cluster))
+            self.callback(self.stop)
+            self.patience = NODES_SECONDS
+        key = fingerprint(cluster, engine_gpus)
+        if self.places is None or key != self.keys["places"]:
+            patience, self.patience = self.patience, 0.0  # nodes are waited for once, not in each point of a sweep
+            plan = placed(cluster, engine_gpus, patience)
+            self.stop()
+            self.generators, self.encoders, self.places, self.keys["places"] = None, None, Places(plan), key
+        return self.places
 
     def open(self, cfg: TrainConfig) -> Generators:
-        """Ray, started if need be, and the generators for this configuration; their engines start when asked for."""
-        if self.generators is None:
-            self.enter_context(ray_session(cfg.cluster))
-            self.callback(self.stop)
+        """The generators for this configuration, with the session's encoders; their engines start when asked for."""
+        engine_gpus = gpus_of_engine(cfg.cluster, cfg.backbone)
+        places, encoders = self.room(cfg.cluster, engine_gpus), self.lend(cfg.encoder, cfg.cluster, engine_gpus)
         key = fingerprint(cfg.backbone, cfg.cluster)
-        if self.generators is None or key != self.key:
+        if self.generators is None or key != self.keys["generators"]:
             if self.generators:
                 self.generators.stop()
-            self.generators, self.key = Generators(cfg), key
-        if self.encoders is None or (self.encoders.encoder, self.encoders.cluster) != (cfg.encoder, cfg.cluster):
-            if self.encoders:
-                self.encoders.stop()
-            self.encoders = Encoders(cfg.encoder, cfg.cluster)
-        self.generators.encoders = self.encoders
+            self.generators, self.keys["generators"] = Generators(cfg, places), key
+        if places.plan.turns:
+            self.generators.make_room, encoders.make_room = encoders.stop, self.generators.stop
+        self.generators.encoders = encoders
         return self.generators
 
+    def lend(self, encoder: Encoder, cluster: Cluster, engine_gpus: int = 0) -> Encoders:
+        """The encoders of this kind, beside engines of so many GPUs; they start when asked for."""
+        places = self.room(cluster, engine_gpus)
+        if self.encoders is None or self.encoders.encoder != encoder:
+            if self.encoders:
+                self.encoders.stop()
+            self.encoders = Encoders(encoder, cluster, places.encoders if places.plan.encoders else None)
+        return self.encoders
+
     def stop(self) -> None:
-        """End generators and encoders; the next point starts new ones."""
+        """End generators and encoders and give their places back; the next point starts new ones."""
         for actors in (self.generators, self.encoders):
             if actors:
                 actors.stop()
+        if self.places:
+            self.places.give_back()
+
+
+def check_room(cfg: TrainConfig, session: Session | None) -> None:
+    """ConfigError where the cluster of a session has too few GPUs for a run, before a large corpus is read for it."""
+    if session and cfg.cluster.gpus:
+        session.room(cfg.cluster, gpus_of_engine(cfg.cluster, cfg.backbone))
 
 
 @contextmanager
@@ -205,16 +240,17 @@ def generate(job: Job, generators: Generators, stage: Stage, source: Path, table
     if done := written_ids(job, table):
         log.info("resuming: %d of %d examples already done (%s)", done, goal, stage.work)
     cluster = job.cfg.cluster
-    blocks_in_flight = cluster.engines * (cluster.examples_in_flight // cluster.block_rows + 1)
+    each = cluster.examples_in_flight // cluster.block_rows + 1  # blocks that one engine has at once
+    blocks_in_flight = cluster.engines * each
     handles = generators.start()
-    with shown(stage.work, done, goal, generators.counts_now):
+    with shown(stage.work, done, goal, lambda: generators.counts(1.0)):
         generators.wait()
-        started, first = time.perf_counter(), generators.counts()
+        started, first = time.perf_counter(), generators.counts() or Counts()
         with checkpoints(checkpoint_folder(job, table)):
             rows = ray.data.read_parquet(str(source))
             rows.repartition(target_num_rows_per_block=cluster.block_rows).map_batches(
                 Dispatcher,
-                fn_constructor_args=(handles, stage),
+                fn_constructor_args=(handles, stage, each),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(
@@ -225,7 +261,7 @@ def generate(job: Job, generators: Generators, stage: Stage, source: Path, table
                 ),
                 num_cpus=0.5,
             ).write_parquet(str(job.run / table), mode=ray.data.SaveMode.APPEND)
-        counts = generators.counts() - first
+        counts = (generators.counts() or Counts()) - first
     job.record.add_work(stage.work, counts, time.perf_counter() - started, generators.start_seconds)
     ids = pq.read_table(job.run / table, columns=["id"])["id"]
     if not len(ids) == len(ids.unique()) == goal:

@@ -26,7 +26,7 @@ from wbrag.run import inputs
 from wbrag.run.actors import Generators, Stage
 from wbrag.run.failures import check_errors, drop_failed, first_over
 from wbrag.run.folder import QUESTIONS, write_rows
-from wbrag.run.job import Job, Session, complete, generate, opened, ray_session
+from wbrag.run.job import Job, Session, check_room, complete, generate, opened
 from wbrag.run.lease import in_turn, leased
 from wbrag.run.plan import planned
 from wbrag.run.record import RunRecord, open_record
@@ -54,6 +54,7 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
     questions after the report. The same call again goes on where a killed one stopped, and asks for such rows again.
     """
     inputs.check_settings(cfg)
+    check_room(cfg, session)
     run = Path(cfg.run_dir).absolute()
     with leased(run):
         given = read_or_quarantine(cfg, run)
@@ -63,7 +64,7 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
         drop_failed(job)
         with opened(cfg, session) as generators:
             if not cfg.cluster.gpus and not complete(job, "predictions", len(given.test)):
-                generators.start()  # its engine loads beside the encoding; on GPUs it would hold what the encoder needs
+                generators.start()  # loads beside the encoding; on GPUs vLLM fails where others free memory meanwhile
             with job.record.timed("index"):
                 base = base_index(cfg, given, generators.encoders)
                 (run / "base").unlink(missing_ok=True)  # a link, so that `KnowledgeBase.open(run)` finds both stores
@@ -103,6 +104,7 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
     trained = Path(cfg.run_dir).absolute()
     if not (trained / "metrics.json").is_file():
         raise ConfigError(f"run_dir={trained} holds no trained knowledge base (no metrics.json)")
+    check_room(cfg, session)
     given = inputs.read_inputs(cfg, training=False)
     version = latest(trained / "writeback")
     identity = {**inputs.identity_of(cfg, training=False), "writeback": fingerprint(version) if version else "none"}
@@ -176,8 +178,9 @@ def build_index(cfg: BuildConfig) -> Version:
         if cfg.adopt:
             return adopt(Path(cfg.corpus), Path(cfg.adopt), store, cfg.encoder, note)
         corpus, _ = inputs.read_corpus(Path(cfg.corpus), Path(cache).absolute(), cfg.max_error_rate)
-        with ray_session(cfg.cluster):
-            return build_store(corpus, store, cfg.encoder, cfg.index, cfg.cluster, note)
+        with Session() as session:
+            encoders = session.lend(cfg.encoder, cfg.cluster)
+            return build_store(corpus, store, cfg.encoder, cfg.index, cfg.cluster, note, encoders)
 
 
 def retrieve(cfg: TrainConfig, given: inputs.Inputs, base: Path, out: Path, encoders: Encoders | None = None) -> Path:
@@ -200,8 +203,6 @@ def train_examples(job: Job, questions: Path, base: Path, goal: int, generators:
             with lent_search(job.cfg, base, encoders=generators.encoders) as found:
                 stage = Stage(job.cfg, "train", known=known, method_search=found)
                 generate(job, generators, stage, questions / "train.parquet", "traces", goal)
-    if job.cfg.cluster.gpus:
-        generators.stop()  # write-back encodes on the same GPUs
 
 
 def predict(job: Job, questions: Path, stores: tuple[Path, Path], goal: int, generators: Generators) -> None:

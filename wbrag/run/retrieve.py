@@ -37,7 +37,7 @@ RETRIEVE_ROWS = 256
 FILE_BATCHES = 4
 #: Questions with their documents that are in memory at once.
 READ_ROWS = 1024
-#: Vectors that lie on a GPU at once, beside the encoder: a larger index is searched block by block.
+#: Vectors that lie on a GPU at once, at most: a larger index is searched block by block.
 GPU_BLOCK_BYTES = 8 << 30
 #: Encoded queries travel as bytes: float16 lists do not survive every Arrow and Parquet path, bytes do.
 VECTOR = pa.field("vector", pa.binary())
@@ -92,11 +92,12 @@ def retrieve_all(
         asked = SharedRows(folder, FOUND).missing(questions)
         if not asked:
             return SharedRows(folder, FOUND)
-        stores, opening, cluster = knowledge_of(cfg, base, versions=versions), uuid4().hex, cfg.cluster
+        stores, opening = knowledge_of(cfg, base, versions=versions), uuid4().hex
+        sharers, gpu = cfg.cluster.encoders, bool(encoders and encoders.on_gpus)
 
         def ask(actor: Any, start: int) -> Any:  # noqa: ANN401 - Ray's handle and reference
             batch = pa.table({"question": pa.array(asked[start : start + RETRIEVE_ROWS], pa.string())})
-            return actor.apply.remote(retrieve_block, batch, stores, opening, cluster.encoders, cluster.gpus)
+            return actor.apply.remote(retrieve_block, batch, stores, opening, sharers, gpu)
 
         with lent(cfg.encoder, cfg.cluster, encoders) as actors:
             found = ActorPool(actors).map(ask, list(range(0, len(asked), RETRIEVE_ROWS)))
@@ -157,7 +158,7 @@ def lent_search(
         yield None
         return
     on_cpu = replace(cfg.cluster, gpus=False, encoders=1 if cfg.cluster.gpus else cfg.cluster.encoders)
-    lenders = None if cfg.cluster.gpus else encoders
+    lenders = None if encoders and encoders.on_gpus else encoders
     with reading(base, writeback) as versions, lent(cfg.encoder, on_cpu, lenders) as actors:
         yield MethodSearch(actors[0], knowledge_of(cfg, base, writeback, versions), uuid4().hex)
 
@@ -175,8 +176,16 @@ def _opened(opening: str, stores: Knowledge, encoder: str, sharers: int = 1, gpu
     """The stores, opened once for all calls that name this `opening`; a version is pinned, files are checked then."""
     from wbrag.store.topk import gpus
 
-    block_bytes = GPU_BLOCK_BYTES if gpu and gpus() else 0
+    block_bytes = _gpu_block_bytes() if gpu and gpus() else 0
     return stores.open(encoder=encoder, threads=threads_of(sharers), block_bytes=block_bytes)
+
+
+def _gpu_block_bytes() -> int:
+    """Half of what is free at most: an engine may have the rest, and the encoder needs the other half."""
+    import torch
+
+    free, _ = torch.cuda.mem_get_info()
+    return min(GPU_BLOCK_BYTES, free // 2)
 
 
 class MergedDocuments:

@@ -76,8 +76,6 @@ def written_units(job: Job, traces: Path, base: Path, generators: Generators) ->
     goal = pq.read_metadata(source).num_rows
     if goal and not complete(job, "written", goal):
         generate(job, generators, Stage(cfg, "write"), source, "written", goal)
-        if cfg.cluster.gpus:
-            generators.stop()  # what follows encodes on the same GPUs
     check_errors(job, "written")
     rows = pq.read_table(job.run / "written", schema=WRITTEN).to_pylist() if goal else []
     rows.sort(key=lambda row: str(row["id"]))  # files are named at random
@@ -126,8 +124,6 @@ def validated(
     if goal and not complete(job, "readings", goal):
         with lent_search(job.cfg, base, encoders=generators.encoders) as found:
             generate(job, generators, Stage(job.cfg, "validate", None, known, found), source, "readings", goal)
-        if job.cfg.cluster.gpus:
-            generators.stop()
     check_errors(job, "readings")
     answered = sorted(read_fields(job.run / "readings", READ), key=lambda row: str(row["id"]))
     told = balances(units, [_reading(row, job.cfg) for row in answered])

@@ -53,9 +53,9 @@ def build_store(
     `passages`: a Parquet file, or a folder of them in order of name, with id, title, text and any other columns, which
     stay. Ids that are live already are skipped; when all are, the current version is returned. `base`: what a version
     of units belongs to (`versions.named`). The note is `note` and the encoder's settings. `ray.init` is the caller's,
-    and so are `encoders`, actors that hold this encoder; without them the build starts its own. StoreError, naming file
-    and row: null or duplicate ids, null text, no passage at all, an id that is live with another text, another encoder,
-    kind of index or dimension than the store's. ConfigError: more lists than rows.
+    and so are `encoders`, actors that hold this encoder; without them the build starts its own, on CPUs. StoreError,
+    naming file and row: null or duplicate ids, null text, no passage at all, an id that is live with another text,
+    another encoder, kind of index or dimension than the store's. ConfigError: more lists than rows.
     """
     import ray
 
