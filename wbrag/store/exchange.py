@@ -5,8 +5,8 @@ flat.index                 FAISS, inner product; float32 is what FlashRAG makes 
 dataset/passages.parquet   the same rows with provenance: `datasets.load_dataset("<folder>/dataset")`
 export.json                rows, versions, encoder, sha256 of each file
 
-`export` writes these, `adopt` makes a store of such a corpus and index, without encoding it again: whether the vectors
-are what the encoder would make of the passages is tried on a few rows before anything is published.
+`export` writes these; `adopt` makes a store of the first two without encoding the corpus again, once a few rows have
+shown that the vectors are the encoder's.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ from wbrag.store import rows
 from wbrag.store.build import new_rows, read_rows
 from wbrag.store.changes import Content, publish, write_piece
 from wbrag.store.files import StoreError, dump_json, move_into_place, scratch_folder, sha256_file
-from wbrag.store.place import Place, Where, place_of
-from wbrag.store.rows import Piece
+from wbrag.store.place import Where, place_of
 from wbrag.store.vectors import Spec, check_vectors, codes_of, empty_index, mapped, spec_of
 from wbrag.store.versions import Version, current, encoder_note, latest, noted_encoder
 
@@ -50,19 +49,18 @@ def export(stores: Sequence[Where], out: Path, dtype: str = "float32") -> dict[s
     """Write the live passages of these stores, one after the other, into the new folder `out`; returns export.json.
 
     dtype: float32 or float16, of the index, which is held in memory. The folder appears whole or not at all.
-    StoreError: `out` is there already, a store without a version, stores of unlike encoders or dimensions, an id twice.
+    StoreError: `out` is there already, a store without a version, stores of unlike encoders, an id twice.
     """
     if out.exists():
         raise StoreError(f"{out}: is there already")
     sources = [(place_of(store), current(store)) for store in stores]
     _, first = sources[0]
     for place, version in sources:
-        here, wanted = ((one.encoder, one.spec.space) for one in (version, first))
-        if here != wanted:
-            raise StoreError(f"{place}: (encoder, space) is {here}, that of the first {wanted}")
+        if version.encoder != first.encoder:
+            raise StoreError(f"{place}: encoder is {version.encoder!r}, that of the first store {first.encoder!r}")
     opened = [rows.opened(place, version) for place, version in sources]
-    ids = [chunk for data in opened for chunk in rows.ids_of(data).chunks]
-    rows.check_ids(pa.chunked_array(ids, type=pa.string()), " and ".join(map(str, stores)))
+    ids = pa.concat_tables([data.to_table(columns=["id"]) for data in opened])["id"]
+    rows.check_ids(ids, " and ".join(map(str, stores)))
     encoder = noted_encoder(*sources[0])
     with scratch_folder(out.absolute().parent) as scratch:
         folder = scratch / "export"
@@ -119,31 +117,24 @@ def adopt(corpus: Path, index: Path, store: Where, encoder: config.Encoder, note
     if made.shape[1] != opened.dimension:
         raise StoreError(f"{index}: dimension is {made.shape[1]}, encoder {encoder.name!r} has {opened.dimension}")
     _probe(corpus, index, made, opened)
-    spec = spec_of("flat_fp16", opened.dimension)
+    spec, size, pieces = spec_of("flat_fp16", opened.dimension), config.Index.fragment_rows, []
     with place.scratch() as scratch:
         table = scratch / "corpus.parquet"
         lines = write_corpus(corpus, table, max_error_rate=0.0).passages
         if lines != len(made):
             raise StoreError(f"{index}: {len(made)} vectors for the {lines} passages of {corpus}")
         parent = latest(place)
-        schema = rows.schema_of(pq.read_schema(table), spec.dimension)
-        schema = rows.joined(rows.opened(place, parent).schema, schema, str(place)) if parent else schema
-        new = new_rows(place, [table], parent)
-        pieces = tuple(_pieces(place, table, schema, index, made, new, spec))
+        schema, new = (
+            rows.schema_in(place, parent, pq.read_schema(table), spec.dimension),
+            new_rows(place, table, parent),
+        )
+        for numbers in (new[start : start + size] for start in range(0, len(new), size)):
+            vectors = made[numbers].astype(np.float16)
+            check_vectors(vectors, f"{index}: from row {numbers[0]} on")
+            pieces.append(write_piece(place, rows.with_vectors(read_rows(table, numbers), vectors, schema), spec))
     if not pieces:
         return current(place)
-    return publish(place, Content(pieces, spec, opened.fingerprint), {**note, **encoder_note(encoder)})
-
-
-def _pieces(
-    place: Place, table: Path, schema: pa.Schema, index: Path, made: np.ndarray, new: np.ndarray, spec: Spec
-) -> Iterator[Piece]:
-    """The `new` rows of the table with their vectors, rounded to fp16, as fragments of `schema`."""
-    for start in range(0, len(new), config.Index.fragment_rows):
-        numbers = new[start : start + config.Index.fragment_rows]
-        vectors = made[numbers].astype(np.float16)
-        check_vectors(vectors, f"{index}: from row {numbers[0]} on")
-        yield write_piece(place, rows.with_vectors(read_rows([table], numbers), vectors, schema), spec)
+    return publish(place, Content(tuple(pieces), spec, opened.fingerprint), {**note, **encoder_note(encoder)})
 
 
 def _open_flat(index: Path) -> Any:  # noqa: ANN401 - one of two classes

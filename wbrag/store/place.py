@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -92,7 +91,7 @@ class Place:
             return []
         return sorted(one.rstrip("/").rpartition("/")[2] for one in found)
 
-    def _stat(self, name: str) -> tuple[int, float] | None:
+    def stat(self, name: str) -> tuple[int, float] | None:
         """Bytes of a file and when it was written, seconds since the epoch; None where it is absent."""
         try:
             if not self.remote:
@@ -103,14 +102,6 @@ class Place:
                 return int(told["size"]), float(told["LastModified"].timestamp())
         except FileNotFoundError:
             return None
-
-    def size(self, name: str) -> int | None:
-        """Bytes of a file; None where it is absent."""
-        return found[0] if (found := self._stat(name)) else None
-
-    def age(self, name: str) -> float:
-        """Seconds since a file was written; infinite where it is absent."""
-        return time.time() - found[1] if (found := self._stat(name)) else float("inf")
 
     def read(self, name: str) -> bytes:
         """The content of a small file; StoreError names it when it is absent."""
@@ -133,6 +124,18 @@ class Place:
         except FileNotFoundError:
             raise StoreError(f"{self}/{name}: no such file") from None
 
+    def fault(self, name: str, facts: Facts, full: bool = False) -> str:
+        """What is wrong with a file that was written with these facts, "" for nothing; `full`: hashed, or only asked
+        for its size.
+        """
+        if (told := self.stat(name)) is None:
+            return f"{self}/{name}: no such file"
+        if told[0] != facts[0]:
+            return f"{self}/{name}: has {told[0]:,} bytes, was written with {facts[0]:,}"
+        if full and (sha := self.facts(name)[1]) != facts[1]:
+            return f"{self}/{name}: sha256 is {sha}, was written with {facts[1]}"
+        return ""
+
     def create(self, name: str, data: bytes) -> bool:
         """Make a file appear, whole and flushed; False, and nothing changed, where it is there already."""
         if not self.remote:
@@ -140,7 +143,7 @@ class Place:
         try:
             self._files.pipe_file(self._key(name), data, mode="create")  # a conditional PUT
         except OSError:  # which error a refused condition becomes depends on the server
-            if self.size(name) is None:
+            if self.stat(name) is None:
                 raise
             return False
         return True
