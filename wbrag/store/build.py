@@ -1,14 +1,12 @@
 """A store's new version, built on Ray: passages -> fp16 vectors -> fragments with their indices -> one version.
 
 An encoder actor turns 1,024 passages into a file of vectors, a task turns the rows of one fragment into Lance and FAISS
-files; the driver passes numbers of rows and names of files. Rows are always encoded in the same groups, so that the
-bytes of an index do not depend on how many actors there are. The vectors lie in the store's own place until the version
-is published, in S3 too: a build that was killed encodes what is missing when it is asked for again.
+files; the driver passes numbers of rows and names of files. Rows are always encoded in the same groups, so that bytes
+do not depend on how many actors there are, and a build that was killed finds what is encoded when it is asked again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +23,7 @@ from wbrag.retrieval.encoding import Encoders, lent
 from wbrag.schema import PASSAGE
 from wbrag.store import rows
 from wbrag.store.changes import Content, LiveError, publish, write_piece
-from wbrag.store.files import StoreError, sha256_file
+from wbrag.store.files import StoreError, sha256_bytes, sha256_file
 from wbrag.store.place import Place, Where, place_of
 from wbrag.store.rows import BLOCK, Piece, check_ids, conform
 from wbrag.store.vectors import TRAINING_ROWS, Spec, check_index, spec_of, template_name, train_template
@@ -51,8 +49,8 @@ def build_store(
     skipped; when all are, the current version is returned. `base`: what a version of units belongs to
     (`versions.named`). The note is `note` and the encoder's settings. `ray.init` is the caller's, and so are
     `encoders`, actors that hold this encoder; without them the build starts its own. StoreError, naming file and row:
-    null or duplicate ids, null text, no passage at all, an id that is live with another text, another encoder, kind of
-    index or dimension than the store's. ConfigError: more lists than rows.
+    null or duplicate ids, null text, no passage at all, an id that is live with another text, another encoder or kind
+    of index than the store's. ConfigError: more lists than rows.
     """
     import ray
 
@@ -67,13 +65,13 @@ def build_store(
         new = ray.get(ray.remote(new_rows).remote(place, file, parent))
         if not len(new):
             return current(place)
-        groups = {f"pieces/{name}-{_hash(some)}.npy": some for some in _cut(new, ROW_GROUP)}
+        groups = {f"pieces/{name}-{sha256_bytes(some.tobytes())[:16]}.npy": some for some in cut(new, ROW_GROUP)}
         with lent(encoder, cluster, encoders) as actors:
             dimension, fingerprint = _encoded(place, file, groups, parent.encoder if parent else "", actors)
         spec = parent.spec if parent else ray.get(ray.remote(new_spec).remote(place, list(groups), index, dimension))
         schema = rows.schema_in(place, parent, pq.read_schema(file), dimension)
-        cuts, task = _cut(list(groups), max(1, index.fragment_rows // ROW_GROUP)), ray.remote(make_piece)
-        wanted = [task.remote(place, file, {name: groups[name] for name in cut}, schema, spec) for cut in cuts]
+        parts, task = cut(list(groups), max(1, index.fragment_rows // ROW_GROUP)), ray.remote(make_piece)
+        wanted = [task.remote(place, file, {one: groups[one] for one in part}, schema, spec) for part in parts]
         content = Content(tuple(ray.get(wanted)), spec, fingerprint, base)
         try:
             made = publish(place, content, {**note, **encoder_note(encoder)})
@@ -117,16 +115,12 @@ def new_rows(place: Place, file: Path, parent: Version | None) -> np.ndarray:
         numbers = np.asarray(at.drop_null().to_numpy(), dtype=np.int64)
         if len(numbers):
             live[numbers] = True
-            _check_text(block.filter(at.is_valid()), read_rows(file, numbers), f"{place}: {file}")
+            both = [one.select(PASSAGE.names) for one in (block.filter(at.is_valid()), read_rows(file, numbers))]
+            same = pc.and_(*(pc.equal(both[0][name], both[1][name]) for name in ("title", "text"))).to_numpy()
+            if not same.all():
+                told, given = (one.slice(int(np.flatnonzero(~same)[0]), 1).to_pylist()[0] for one in both)
+                raise StoreError(f"{place}: {file}: an id is live with another text: live {told}, given {given}")
     return np.flatnonzero(~live)
-
-
-def _check_text(live: pa.Table, given: pa.Table, where: str) -> None:
-    same = pc.and_(pc.equal(live["title"], given["title"]), pc.equal(live["text"], given["text"])).to_numpy()
-    if not same.all():
-        row = int(np.flatnonzero(~same)[0])
-        both = [table.select(PASSAGE.names).slice(row, 1).to_pylist()[0] for table in (live, given)]
-        raise StoreError(f"{where}: an id is live with another text: live {both[0]}, given {both[1]}")
 
 
 def read_rows(file: Path, numbers: np.ndarray) -> pa.Table:
@@ -181,9 +175,6 @@ def new_spec(place: Place, groups: Sequence[str], index: config.Index, dimension
     return spec
 
 
-def _hash(numbers: np.ndarray) -> str:
-    return hashlib.sha256(numbers.astype(np.int64).tobytes()).hexdigest()[:16]
-
-
-def _cut(some: Any, size: int) -> list[Any]:  # noqa: ANN401 - an array's or a list's parts
+def cut(some: Any, size: int) -> list[Any]:  # noqa: ANN401 - an array or a list
+    """Its parts of `size` each, the last one of what is left."""
     return [some[start : start + size] for start in range(0, len(some), size)]

@@ -58,7 +58,7 @@ def write_piece(place: Place, table: pa.Table, spec: Spec) -> Piece:
     from lance.fragment import write_fragments
 
     options, size = place.lance_options, max(1, len(table))
-    with ThreadPoolExecutor(1) as beside, place.scratch() as folder:
+    with place.scratch() as folder, ThreadPoolExecutor(1) as beside:
         index = beside.submit(vectors.index_file, place, folder / "index", rows.vectors_of(table), spec)
         # "overwrite": columns are numbered by their place in this schema, not by Lance's newest version
         (fragment,) = write_fragments(
@@ -169,17 +169,6 @@ def collect(where: Where, keep: int = 0, grace: float = DAY, dry_run: bool = Fal
             return replace(parent, oldest=oldest, restored_from=None, note={"made_by": "clean-up"})
 
         oldest = commit(place, change).oldest
-    names = _leftovers(place, oldest, grace)
-    for name in names if not dry_run else []:
-        place.remove(name)
-    return names
-
-
-def _needed(place: Place, oldest: int) -> set[str]:
-    return {name for version in kept(place, oldest) for name in version.files}
-
-
-def _leftovers(place: Place, oldest: int, grace: float) -> list[str]:
     needed, alive, found = _needed(place, oldest), pins(place), []
     for folder, ours in OURS.items():
         for name in place.names(folder):
@@ -187,7 +176,13 @@ def _leftovers(place: Place, oldest: int, grace: float) -> list[str]:
             held = path in needed or (folder == "pins" and int(name.partition("-")[0]) in alive)
             if re.fullmatch(ours, name) and not held and (told := place.stat(path)) and time.time() - told[1] >= grace:
                 found.append(path)
+    for path in found if not dry_run else []:
+        place.remove(path)
     return sorted(found)
+
+
+def _needed(place: Place, oldest: int) -> set[str]:
+    return {name for version in kept(place, oldest) for name in version.files}
 
 
 def _child(

@@ -12,7 +12,7 @@ shown that the vectors are the encoder's.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -28,7 +28,7 @@ from wbrag.data.flashrag import BadRow, parse_passage
 from wbrag.retrieval.encoder import Encoder, open_encoder
 from wbrag.schema import PASSAGE
 from wbrag.store import rows
-from wbrag.store.build import new_rows, read_rows
+from wbrag.store.build import cut, new_rows, read_rows
 from wbrag.store.changes import Content, publish, write_piece
 from wbrag.store.files import StoreError, dump_json, move_into_place, scratch_folder, sha256_file
 from wbrag.store.place import Where, place_of
@@ -117,24 +117,24 @@ def adopt(corpus: Path, index: Path, store: Where, encoder: config.Encoder, note
     if made.shape[1] != opened.dimension:
         raise StoreError(f"{index}: dimension is {made.shape[1]}, encoder {encoder.name!r} has {opened.dimension}")
     _probe(corpus, index, made, opened)
-    spec, size, pieces = spec_of("flat_fp16", opened.dimension), config.Index.fragment_rows, []
+    spec = spec_of("flat_fp16", opened.dimension)
     with place.scratch() as scratch:
         table = scratch / "corpus.parquet"
         lines = write_corpus(corpus, table, max_error_rate=0.0).passages
         if lines != len(made):
             raise StoreError(f"{index}: {len(made)} vectors for the {lines} passages of {corpus}")
         parent = latest(place)
-        schema, new = (
-            rows.schema_in(place, parent, pq.read_schema(table), spec.dimension),
-            new_rows(place, table, parent),
-        )
-        for numbers in (new[start : start + size] for start in range(0, len(new), size)):
+        schema = rows.schema_in(place, parent, pq.read_schema(table), spec.dimension)
+
+        def piece(numbers: np.ndarray) -> rows.Piece:
             vectors = made[numbers].astype(np.float16)
             check_vectors(vectors, f"{index}: from row {numbers[0]} on")
-            pieces.append(write_piece(place, rows.with_vectors(read_rows(table, numbers), vectors, schema), spec))
+            return write_piece(place, rows.with_vectors(read_rows(table, numbers), vectors, schema), spec)
+
+        pieces = tuple(map(piece, cut(new_rows(place, table, parent), config.Index.fragment_rows)))
     if not pieces:
         return current(place)
-    return publish(place, Content(tuple(pieces), spec, opened.fingerprint), {**note, **encoder_note(encoder)})
+    return publish(place, Content(pieces, spec, opened.fingerprint), {**note, **encoder_note(encoder)})
 
 
 def _open_flat(index: Path) -> Any:  # noqa: ANN401 - one of two classes
@@ -153,18 +153,7 @@ def _open_flat(index: Path) -> Any:  # noqa: ANN401 - one of two classes
 def _probe(corpus: Path, index: Path, made: np.ndarray, encoder: Encoder) -> None:
     """StoreError, with both vectors' beginnings, for the first probe row that the encoder makes another vector of."""
     wanted = sorted({int(row) for row in np.linspace(0, len(made) - 1, PROBES)})
-    lines = dict(_contents(corpus, wanted))
-    if len(lines) < len(wanted):
-        raise StoreError(f"{index}: {len(made)} vectors, but {corpus} has no passage {wanted[len(lines)]}")
-    for row, own in zip(wanted, encoder.encode_passages(list(lines.values())), strict=True):
-        agreement = float(made[row].astype(np.float32) @ own.astype(np.float32))
-        if not agreement >= AGREEMENT:
-            both = f"{_shown(made[row])}, the encoder makes {_shown(own)} of its passage in {corpus}"
-            raise StoreError(f"{index}: row {row} is {both}; inner product {agreement:.4f}, {AGREEMENT} is needed")
-
-
-def _contents(corpus: Path, wanted: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """Row and text of these passages, in order, as their lines have them, for as many as there are."""
+    texts = []
     with corpus.open("rb") as lines:
         for row, line in enumerate(islice(filter(bytes.strip, lines), wanted[-1] + 1)):
             if row in wanted:
@@ -172,8 +161,12 @@ def _contents(corpus: Path, wanted: Sequence[int]) -> Iterator[tuple[int, str]]:
                     passage = parse_passage(line)
                 except BadRow as error:
                     raise InputError(f"{corpus}: passage {row}: {error}") from error
-                yield row, json.loads(line).get("contents", passage.contents).strip()
-
-
-def _shown(vector: np.ndarray) -> str:
-    return "[" + ", ".join(f"{value:.4f}" for value in vector[:3]) + ", ...]"
+                texts.append(json.loads(line).get("contents", passage.contents).strip())
+    if len(texts) < len(wanted):
+        raise StoreError(f"{index}: {len(made)} vectors, but {corpus} has no passage {wanted[len(texts)]}")
+    for row, own in zip(wanted, encoder.encode_passages(texts), strict=True):
+        theirs, ours = made[row].astype(np.float32), own.astype(np.float32)
+        if not (agreement := float(theirs @ ours)) >= AGREEMENT:
+            told, wants = (np.round(vector[:3].astype(float), 4).tolist() for vector in (theirs, ours))
+            both = f"is {told}, the encoder makes {wants} of its passage in {corpus}"
+            raise StoreError(f"{index}: row {row} {both}; inner product {agreement:.4f}, {AGREEMENT} is needed")

@@ -114,15 +114,12 @@ class Place:
             raise StoreError(f"{self}/{name}: no such file") from None
 
     def facts(self, name: str) -> Facts:
-        """Bytes and sha256 of a file, and what was hashed is flushed to the disk; StoreError where it is absent."""
-        try:
-            with self._files.open(self._key(name), "rb") if self.remote else Path(self.root, name).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                if not self.remote:
-                    os.fsync(file.fileno())
-                return int(file.tell()), digest
-        except FileNotFoundError:
-            raise StoreError(f"{self}/{name}: no such file") from None
+        """Bytes and sha256 of a file that is there; what was hashed is flushed to the disk."""
+        with self._files.open(self._key(name), "rb") if self.remote else Path(self.root, name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if not self.remote:
+                os.fsync(file.fileno())
+            return int(file.tell()), digest
 
     def fault(self, name: str, facts: Facts, full: bool = False) -> str:
         """What is wrong with a file that was written with these facts, "" for nothing; `full`: hashed, or only asked
@@ -164,16 +161,13 @@ class Place:
             Path(self.root, name).unlink(missing_ok=True)
 
     def local(self, name: str, sha256: str) -> Path:
-        """The file on this machine: itself, or a checked copy in the cache. StoreError: it is absent, or changed."""
+        """A file that is there on this machine: itself, or a checked copy in the cache. StoreError where it changed."""
         if not self.remote:
             return Path(self.root, name)
         kept = self.kept / f"{sha256}{Path(name).suffix}"
         if not kept.is_file():
             with scratch_folder(self.kept) as folder:
-                try:
-                    self._files.get_file(self._key(name), str(folder / "copy"))
-                except FileNotFoundError:
-                    raise StoreError(f"{self}/{name}: no such file") from None
+                self._files.get_file(self._key(name), str(folder / "copy"))
                 if (found := sha256_file(folder / "copy")) != sha256:
                     raise StoreError(f"{self}/{name}: sha256 is {found}, the version says {sha256}")
                 os.replace(folder / "copy", kept)

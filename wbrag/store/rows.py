@@ -149,29 +149,22 @@ def committed(
             place.data, operation, read_version=read, detached=True, storage_options=place.lance_options
         )
 
-    schema = _schema(place, parent, pieces)
+    before = opened(place, parent) if parent.version else None
+    schemas = [*([before.schema] if before is not None else []), *(piece.schema for piece in pieces)]
+    schema = max(schemas, key=len)
+    for one in schemas:  # Lance knows a column by its place
+        if list(one) != list(schema)[: len(one)]:
+            columns = f"columns are {', '.join(one.names)}, and by now {', '.join(schema.names)}"
+            raise StoreError(f"{place}: {columns}: others were published meanwhile; do the same again")
     new = [replace(piece.fragment, id=number) for number, piece in enumerate(pieces)]
-    if not parent.version:
+    if before is None:
         return told(LanceOperation.Overwrite(schema, new), prepared(place))
-    before, read = opened(place, parent), parent.lance
+    read = parent.lance
     if len(schema) > len(before.schema):
         wider = LanceSchema.from_pyarrow(schema)
         read = int(told(LanceOperation.Merge([f.metadata for f in before.get_fragments()], wider), read).version)
     changed = LanceOperation.Update(removed_fragment_ids=list(gone), updated_fragments=list(thinned), new_fragments=new)
     return told(changed, read)
-
-
-def _schema(place: Place, parent: Version, pieces: Sequence[Piece]) -> pa.Schema:
-    """The columns of a version with these pieces. Lance knows a column by its place, so the schema that each was
-    written with has to be the beginning of the longest.
-    """
-    known = [opened(place, parent).schema] if parent.version else []
-    schemas = sorted([*known, *(piece.schema for piece in pieces)], key=len)
-    for schema in schemas:
-        if list(schema) != list(schemas[-1])[: len(schema)]:
-            told = f"columns are {', '.join(schema.names)}, and by now {', '.join(schemas[-1].names)}"
-            raise StoreError(f"{place}: {told}: others were published meanwhile; do the same again")
-    return schemas[-1]
 
 
 def mask_of(table: pa.Table, fragment: int, rows: int) -> np.ndarray:

@@ -26,7 +26,7 @@ from wbrag.schema import PASSAGE, Document, Source
 from wbrag.store import rows as stored
 from wbrag.store.files import StoreError
 from wbrag.store.place import Place, Where, nothing_there, place_of
-from wbrag.store.topk import Search, block_search, candidates, gpu_nearest, gpus, held_search, scan_nearest
+from wbrag.store.topk import Search, block_search, candidates, gpus, held_search
 from wbrag.store.vectors import INDEX, codes_of, open_index, probed, search_parameters
 from wbrag.store.verify import made_again
 from wbrag.store.versions import Version, check_sizes, noted, noted_encoder, pair, read_version, reading
@@ -75,7 +75,10 @@ class Store:
         told = self.version.files[name], (facts.physical_rows, spec.dimension)
         try:
             index = open_index(self.place, name, *told)
-            self._probe(name, facts.id, index)
+            some, vectors = probed(index)
+            rows = self.data._take_rows([(facts.id << 32) | int(row) for row in some], columns=[stored.VECTOR])
+            if len(rows) == len(some) and not np.array_equal(stored.vectors_of(rows), vectors):
+                raise StoreError(f"{self.place}/{name}: its vectors are not those of the rows")
         except StoreError:
             made_again(self.place, self.version, fragment, name)
             index = open_index(self.place, name, *told)
@@ -84,13 +87,6 @@ class Store:
             table = fragment.scanner(columns=[], with_row_address=True).to_table()
             live = stored.mask_of(table, facts.id, facts.physical_rows)
         return Part(facts.id, index, live)
-
-    def _probe(self, name: str, number: int, index: Any) -> None:  # noqa: ANN401 - FAISS's
-        """StoreError where a few rows of the index are not the data's."""
-        places, vectors = probed(index)
-        found = self.data._take_rows([(number << 32) | int(row) for row in places], columns=[stored.VECTOR])
-        if len(found) == len(places) and not np.array_equal(stored.vectors_of(found), vectors):
-            raise StoreError(f"{self.place}/{name}: its vectors are not those of the rows")
 
     def _visible(self, where: Filter | None, columns: pa.Schema) -> list[np.ndarray | None]:
         """For each part the rows that are live and for which `where` is true, (rows,) bool, None: all. `columns`: those
@@ -150,9 +146,8 @@ class Store:
             part.held = part.held or held_search(codes_of(part.index), visible)
             return part.held
         if self.flat and (self.block_bytes or nq >= BATCH):
-            nearest = gpu_nearest if self.block_bytes and gpus() else scan_nearest
             block_rows = max(1, (self.block_bytes or CACHE_BYTES) // (2 * self.version.spec.dimension))
-            return block_search(codes_of(part.index), visible, block_rows, nearest)
+            return block_search(codes_of(part.index), visible, block_rows, bool(self.block_bytes and gpus()))
         parameters = search_parameters(self.version.spec, visible, self.nprobe)
         return lambda xq, n: part.index.search(xq, n, params=parameters)
 

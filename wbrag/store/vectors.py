@@ -44,8 +44,7 @@ def spec_of(kind: str, dimension: int, template: bytes = b"", nlist: int = 0) ->
     """The spec for `config.Index.kind`, an IVF one with its template; ConfigError for a kind that is not known."""
     if kind not in ("flat_fp16", "ivf_fp16"):
         raise ConfigError(f"index.kind: {kind!r} is not known; choose 'flat_fp16' or 'ivf_fp16'")
-    ivf = kind == "ivf_fp16"
-    return Spec(kind, dimension, template=sha256_bytes(template) if ivf else None, nlist=nlist if ivf else 0)
+    return Spec(kind, dimension, template=sha256_bytes(template) if template else None, nlist=nlist)
 
 
 def check_index(index: Index) -> None:

@@ -1,9 +1,8 @@
 """The versions of a store: numbered records, each of which says what it stands on.
 
 The highest number is the current version. Creating `versions/<N+1>.json` exclusively is the only commit: before it the
-old version is current and what was written is unreferenced, after it the new one is. A record names a detached Lance
-version, which nobody finds but by this record, and size and sha256 of every file that it stands on, as Lance reads a
-flipped bit in silence. A version of a write-back store names a version of the base: the two are one pair.
+old version is current and what was written is unreferenced, after it the new one is. A version of a write-back store
+names a version of the base: the two are one pair. Why so: docs/adr/0011-the-store-is-lance.md.
 """
 
 from __future__ import annotations
