@@ -52,10 +52,8 @@ def passages(ids: list[str], text: str = "text", **more: list[Any] | pa.Array) -
 
 def content(place: Place, *tables: pa.Table, spec: Spec = FLAT, encoder: str = ENCODER) -> Content:
     """The tables as a piece each, with all columns that the store has by now."""
-    parent = versions.latest(place)
-    schema = rows.opened(place, parent).schema if parent else rows.schema_of(tables[0].schema, DIMENSION)
-    for table in tables:
-        schema = rows.joined(schema, rows.schema_of(table.schema, DIMENSION), str(place))
+    columns = pa.unify_schemas([table.schema for table in tables])
+    schema = rows.schema_in(place, versions.latest(place), columns, DIMENSION)
     made = [rows.with_vectors(table, vectors_of(table["id"].to_pylist()), schema) for table in tables]
     return Content(tuple(write_piece(place, table, spec) for table in made), spec, encoder)
 
@@ -216,9 +214,10 @@ def test_another_encoder_kind_or_dimension_is_refused_with_both_values(tmp_path:
     place = store(tmp_path, ["a-1"])
     with pytest.raises(StoreError, match="encoder is 'other', version 1 has 'enc'"):
         publish(place, content(place, passages(["b-1"]), encoder="other"), {})
-    with pytest.raises(StoreError, match=r"encoder is 'other', version 1 of .* has 'enc'"):
-        KnowledgeBase(place, encoder="other")
-    with pytest.raises(StoreError, match=r"would be published twice"):
+    other = spec_of("flat_fp16", DIMENSION, nlist=1)
+    with pytest.raises(StoreError, match=r"index is Spec\(.*nlist=1\), version 1 has Spec\(.*nlist=0\)"):
+        publish(place, content(place, passages(["b-1"]), spec=other), {})
+    with pytest.raises(StoreError, match=r"what is to be published: id 'b-1' stands in row 0 and in row 1"):
         publish(place, content(place, passages(["b-1"]), passages(["b-1"])), {})
     with pytest.raises(StoreError, match="nothing to publish"):
         publish(place_of(tmp_path / "new"), Content((), FLAT, ENCODER), {})
