@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from wbrag.store import changes
-from wbrag.store.changes import Content, write_piece
+from wbrag.store.changes import write_piece
 from wbrag.store.place import place_of
 from wbrag.store.rows import conform, opened, schema_in, with_vectors
 from wbrag.store.vectors import Spec, spec_of
@@ -26,7 +26,7 @@ def publish(
     table = conform(table, str(store))
     schema = schema_in(place, parent, table.schema, vectors.shape[1])
     piece = write_piece(place, with_vectors(table, vectors, schema), spec)
-    return changes.publish(store, Content((piece,), spec, encoder), note)
+    return changes.publish(store, [piece], spec, encoder, note)
 
 
 def copy_of(store: Path, target: Path) -> Path:

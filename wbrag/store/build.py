@@ -22,7 +22,7 @@ from wbrag.retrieval.encoder import Encoder, passage_text
 from wbrag.retrieval.encoding import Encoders, lent
 from wbrag.schema import PASSAGE
 from wbrag.store import rows
-from wbrag.store.changes import Content, LiveError, publish, write_piece
+from wbrag.store.changes import LiveError, publish, write_piece
 from wbrag.store.files import StoreError, sha256_bytes, sha256_file
 from wbrag.store.place import Place, Where, place_of
 from wbrag.store.rows import BLOCK, Piece, check_ids, conform
@@ -60,8 +60,8 @@ def build_store(
     while True:
         parent = latest(place)
         if parent and parent.spec.kind != index.kind:
-            told = f"version {parent.version} has {parent.spec.kind!r}"
-            raise StoreError(f"{place}: index.kind is {index.kind!r}, {told}")
+            there = f"version {parent.version} has {parent.spec.kind!r}"
+            raise StoreError(f"{place}: index.kind is {index.kind!r}, {there}")
         new = ray.get(ray.remote(new_rows).remote(place, file, parent))
         if not len(new):
             return current(place)
@@ -72,9 +72,9 @@ def build_store(
         schema = rows.schema_in(place, parent, pq.read_schema(file), dimension)
         parts, task = cut(list(groups), max(1, index.fragment_rows // ROW_GROUP)), ray.remote(make_piece)
         wanted = [task.remote(place, file, {one: groups[one] for one in part}, schema, spec) for part in parts]
-        content = Content(tuple(ray.get(wanted)), spec, fingerprint, base)
+        pieces, told = ray.get(wanted), {**note, **encoder_note(encoder)}
         try:
-            made = publish(place, content, {**note, **encoder_note(encoder)})
+            made = publish(place, pieces, spec, fingerprint, told, base)
         except LiveError:  # another writer published some of them meanwhile
             continue
         for left in place.names("pieces"):

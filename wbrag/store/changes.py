@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -43,16 +43,6 @@ class LiveError(StoreError):
     """An id that was to be published is live already."""
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
-    """What is published: pieces that `write_piece` made, and how their vectors came about."""
-
-    pieces: tuple[Piece, ...]
-    spec: Spec
-    encoder: str
-    base: tuple[int, str] | None = None  # `versions.named` of the base that a write-back version belongs to
-
-
 def write_piece(place: Place, table: pa.Table, spec: Spec) -> Piece:
     """Rows (`rows.with_vectors`) as one fragment, and beside it its index, which no version has yet."""
     from lance.fragment import write_fragments
@@ -71,24 +61,32 @@ def write_piece(place: Place, table: pa.Table, spec: Spec) -> Piece:
     return Piece(fragment, table.schema, files)
 
 
-def publish(where: Where, content: Content, note: dict[str, Any], upsert: bool = False) -> Version:
-    """A new version with these rows more. An id that is live is refused, or with `upsert` its row is replaced.
+def publish(
+    where: Where,
+    pieces: Sequence[Piece],
+    spec: Spec,
+    encoder: str,
+    note: dict[str, Any],
+    base: tuple[int, str] | None = None,
+    upsert: bool = False,
+) -> Version:
+    """A new version with these pieces more, whose vectors an encoder of this fingerprint made; `base`: what a version
+    of units belongs to (`versions.named`). An id that is live is refused, or with `upsert` its row is replaced.
 
     StoreError, with both values: an id twice, or live; another encoder, kind of index or dimension than the store's;
     a column of another type; nothing to publish.
     """
-    place, pieces = place_of(where), content.pieces
+    place = place_of(where)
     if not pieces:
         raise StoreError(f"{place}: nothing to publish")
     ids = _ids(place, pieces)
 
     def change(parent: Version) -> Version:
-        if content.encoder != parent.encoder:
-            told = f"version {parent.version} has {parent.encoder!r}"
-            raise StoreError(f"{place}: encoder is {content.encoder!r}, {told}")
-        if content.spec != parent.spec:
-            raise StoreError(f"{place}: index is {content.spec}, version {parent.version} has {parent.spec}")
-        of = replace(parent, base=content.base)
+        if encoder != parent.encoder:
+            raise StoreError(f"{place}: encoder is {encoder!r}, version {parent.version} has {parent.encoder!r}")
+        if spec != parent.spec:
+            raise StoreError(f"{place}: index is {spec}, version {parent.version} has {parent.spec}")
+        of = replace(parent, base=base)
         if not parent.version:
             return _child(place, of, note, pieces)
         data = rows.opened(place, parent)
@@ -97,7 +95,7 @@ def publish(where: Where, content: Content, note: dict[str, Any], upsert: bool =
             raise LiveError(f"{place}: id {min(live['id'].to_pylist())!r} is live in version {parent.version} already")
         return _child(place, of, note, pieces, *_without(data, live))
 
-    return commit(place, change, Version(0, 0, 0, content.spec, content.encoder, {}))
+    return commit(place, change, Version(0, 0, 0, spec, encoder, {}))
 
 
 def delete(where: Where, ids: Iterable[str], note: dict[str, Any]) -> Version:

@@ -29,7 +29,7 @@ from wbrag.retrieval.encoder import Encoder, open_encoder
 from wbrag.schema import PASSAGE
 from wbrag.store import rows
 from wbrag.store.build import cut, new_rows, read_rows
-from wbrag.store.changes import Content, publish, write_piece
+from wbrag.store.changes import publish, write_piece
 from wbrag.store.files import StoreError, dump_json, move_into_place, scratch_folder, sha256_file
 from wbrag.store.place import Where, place_of
 from wbrag.store.vectors import Spec, check_vectors, codes_of, empty_index, mapped, spec_of
@@ -134,7 +134,7 @@ def adopt(corpus: Path, index: Path, store: Where, encoder: config.Encoder, note
         pieces = tuple(map(piece, cut(new_rows(place, table, parent), config.Index.fragment_rows)))
     if not pieces:
         return current(place)
-    return publish(place, Content(pieces, spec, opened.fingerprint), {**note, **encoder_note(encoder)})
+    return publish(place, pieces, spec, opened.fingerprint, {**note, **encoder_note(encoder)})
 
 
 def _open_flat(index: Path) -> Any:  # noqa: ANN401 - one of two classes

@@ -122,9 +122,7 @@ class Place:
             return int(file.tell()), digest
 
     def fault(self, name: str, facts: Facts, full: bool = False) -> str:
-        """What is wrong with a file that was written with these facts, "" for nothing; `full`: hashed, or only asked
-        for its size.
-        """
+        """What is wrong with a file that was written with these facts, "" for nothing; only `full` reads it."""
         if (told := self.stat(name)) is None:
             return f"{self}/{name}: no such file"
         if told[0] != facts[0]:

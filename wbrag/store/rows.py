@@ -41,18 +41,13 @@ class Piece:
     files: dict[str, Facts]
 
 
-def schema_of(columns: pa.Schema, dimension: int) -> pa.Schema:
-    """The schema of rows with these columns (id, title, text and others) and vectors of `dimension`."""
-    others = [pa.field(f.name, f.type) for f in columns if f.name not in (*PASSAGE.names, VECTOR)]
-    return pa.schema([*PASSAGE, pa.field(VECTOR, pa.list_(pa.float16(), dimension)), *others])
-
-
 def schema_in(place: Place, parent: Version | None, columns: pa.Schema, dimension: int) -> pa.Schema:
-    """As `schema_of`, behind the columns that a store has already; StoreError, with both types, where one differs."""
-    made = schema_of(columns, dimension)
-    if parent is None:
-        return made
-    known = opened(place, parent).schema
+    """The schema of new rows with these columns (id, title, text and others) and vectors of `dimension`: the columns
+    that the store has by `parent`, then those it has not. StoreError, with both types, where one differs.
+    """
+    others = [pa.field(f.name, f.type) for f in columns if f.name not in (*PASSAGE.names, VECTOR)]
+    made = [*PASSAGE, pa.field(VECTOR, pa.list_(pa.float16(), dimension)), *others]
+    known = opened(place, parent).schema if parent else pa.schema([])
     for f in made:
         if f.name in known.names and f.type != (there := known.field(f.name).type):
             raise StoreError(f"{place}: column {f.name!r} is {f.type}, the store's is {there}")

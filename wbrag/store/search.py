@@ -58,9 +58,7 @@ class Store:
     """One version of a store, open to be searched. A damaged or missing index is made again from the rows, and kept."""
 
     def __init__(self, place: Place, version: Version, source: Source, nprobe: int, block_bytes: int) -> None:
-        """`nprobe` and `block_bytes` as in `KnowledgeBase`. StoreError names the first file that is absent, cut, or
-        whose index and rows differ after all.
-        """
+        """`nprobe`, `block_bytes`: `KnowledgeBase`. StoreError: the first file that is absent, cut or of other rows."""
         self.place, self.version, self.source = place, version, source
         self.nprobe, self.block_bytes, self.flat = nprobe, block_bytes, version.spec.template is None
         self.holds = self.flat and 2 * version.spec.dimension * version.rows <= block_bytes
@@ -153,10 +151,8 @@ class Store:
 
 
 class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
-    """A pair of versions, a base's and, if there is one, a write-back store's, for the object's life.
-
-    Open it where it is used (in a Ray actor: in the constructor); it holds memory maps and does not pickle. `refresh`
-    goes to the newest pair, `close` lets clean-up have this one's files.
+    """A pair of versions, a base's and, if there is one, a write-back store's, until `refresh` or `close`. Open it where
+    it is used (in a Ray actor: in the constructor); it holds memory maps and does not pickle.
     """
 
     def __init__(
@@ -191,9 +187,7 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
 
     @classmethod
     def open(cls, path: Where, **how: Any) -> KnowledgeBase:  # noqa: ANN401 - as the constructor has it
-        """The knowledge base in a folder: `base/` and `writeback/` in it, as a run leaves them, or one store; `how`: as
-        the constructor's other arguments.
-        """
+        """The knowledge base in a folder: `base/` and `writeback/` in it, as a run leaves them, or one store."""
         where = place_of(path)
         if base := None if where.remote else base_of(Path(where.root)):
             return cls(base, Path(where.root, "writeback"), **how)

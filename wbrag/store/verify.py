@@ -20,23 +20,20 @@ def verify(where: Where, full: bool = False) -> list[str]:
     there = numbers(place)
     if not there:
         raise nothing_there(place)
-    faults = [fault for number in range(1, there[-1] + 1) if (fault := _broken(place, number))]
+    faults = []
+    for number in range(1, there[-1] + 1):
+        try:
+            told = read_version(place, number).parent
+            found = sha256_bytes(place.read(record_name(number - 1))) if number > 1 else None
+        except StoreError as error:
+            faults.append(str(error))
+            continue
+        if found != told:
+            faults.append(f"{place}/{record_name(number - 1)}: sha256 is {found}, version {number} says {told}")
     if faults:
         return faults
     files = dict.fromkeys(item for version in kept(place) for item in version.files.items())  # each once, in order
     return [fault for name, facts in files if (fault := place.fault(name, facts, full))]
-
-
-def _broken(place: Place, number: int) -> str:
-    """What is wrong with the record of a version, or with what it says of the one before it."""
-    try:
-        version = read_version(place, number)
-        found = sha256_bytes(place.read(record_name(number - 1))) if number > 1 else None
-    except StoreError as error:
-        return str(error)
-    if found == version.parent:
-        return ""
-    return f"{place}/{record_name(number - 1)}: sha256 is {found}, version {number} says {version.parent}"
 
 
 def repair(where: Where) -> list[str]:
