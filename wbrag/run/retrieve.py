@@ -52,7 +52,7 @@ MERGED = pa.schema([*EXAMPLE, ("documents", DOCUMENTS), ("documents_writeback", 
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """The stores that a search reads, and how; no `writeback`: the base alone; a version of 0: the current one."""
+    """The stores that a search reads, and how; no `writeback`: the base alone; no versions: the current ones."""
 
     base: Path
     writeback: Path | None

@@ -74,7 +74,7 @@ def publish(
     of units belongs to (`versions.named`). An id that is live is refused, or with `upsert` its row is replaced.
 
     StoreError, with both values: an id twice, or live; another encoder, kind of index or dimension than the store's;
-    a column of another type; nothing to publish.
+    columns that others published meanwhile; nothing to publish.
     """
     place = place_of(where)
     if not pieces:
@@ -167,12 +167,10 @@ def collect(where: Where, keep: int = 0, grace: float = DAY, dry_run: bool = Fal
             return replace(parent, oldest=oldest, restored_from=None, note={"made_by": "clean-up"})
 
         oldest = commit(place, change).oldest
-    needed, alive, found = _needed(place, oldest), pins(place), []
+    needed, found = _needed(place, oldest) | {f"pins/{name}" for name in pins(place)}, []
     for folder, ours in OURS.items():
-        for name in place.names(folder):
-            path = f"{folder}/{name}"
-            held = path in needed or (folder == "pins" and int(name.partition("-")[0]) in alive)
-            if re.fullmatch(ours, name) and not held and (told := place.stat(path)) and time.time() - told[1] >= grace:
+        for path in (f"{folder}/{name}" for name in place.names(folder) if re.fullmatch(ours, name)):
+            if path not in needed and (told := place.stat(path)) and time.time() - told[1] >= grace:
                 found.append(path)
     for path in found if not dry_run else []:
         place.remove(path)
@@ -198,7 +196,7 @@ def _child(
     names += [vectors.template_name(parent.spec)] if parent.spec.template else []
     for facts in (fragment.metadata for fragment in data.get_fragments()):
         names += [*rows.data_files(facts), rows.index_of(facts, known, parent.spec)]
-        names += [f"{DATA}/{gone_rows.path(facts.id)}"] if (gone_rows := facts.deletion_file) else []
+        names += [f"{DATA}/{deleted.path(facts.id)}"] if (deleted := facts.deletion_file) else []
     files = {name: known.get(name) or place.facts(name) for name in names}
     return replace(parent, lance=int(data.version), rows=data.count_rows(), files=files, restored_from=None, note=note)
 

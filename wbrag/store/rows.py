@@ -163,9 +163,7 @@ def committed(
 
 
 def mask_of(table: pa.Table, fragment: int, rows: int) -> np.ndarray:
-    """(rows,) bool, which rows of a fragment are among those scanned with their addresses: fragment in the upper half
-    of 64 bits, row in the lower.
-    """
+    """(rows,) bool, which rows of a fragment are among those scanned: an address is its number << 32 | the row."""
     found, mask = table["_rowaddr"].to_numpy(), np.zeros(rows, dtype=bool)
     mask[found[found >> 32 == fragment] & 0xFFFF_FFFF] = True
     return mask

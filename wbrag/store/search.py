@@ -151,9 +151,7 @@ class Store:
 
 
 class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
-    """A pair of versions, a base's and, if there is one, a write-back store's, until `refresh` or `close`. Open it where
-    it is used (in a Ray actor: in the constructor); it holds memory maps and does not pickle.
-    """
+    """A pair of versions, open until `refresh` or `close`. It maps files and does not pickle: actors open their own."""
 
     def __init__(
         self,

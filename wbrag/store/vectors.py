@@ -88,9 +88,7 @@ def codes_of(index: Any) -> np.ndarray:  # noqa: ANN401 - a flat index
 
 
 def search_parameters(spec: Spec, visible: np.ndarray | None, nprobe: int) -> Any:  # noqa: ANN401 - FAISS's, or None
-    """Parameters under which FAISS (CPU) sees the rows that are True in `visible` (n,) only, None: all, and looks into
-    `nprobe` lists of an IVF index.
-    """
+    """FAISS's, with which it sees the rows that are True in `visible` (n,), None: all, and `nprobe` lists of an IVF."""
     import faiss
 
     arguments: dict[str, Any] = {}

@@ -183,9 +183,7 @@ def pinned(where: Where, number: int = 0, seconds: float = DAY) -> Iterator[Vers
 
 
 def pair(base: Where, writeback: Where | None) -> tuple[Version | None, Version | None]:
-    """The current version of the write-back store, and that of the base which it belongs to, or the current one. None
-    for a store that is None or empty.
-    """
+    """The current versions of base and write-back store, the base's as the other names it; None where there is none."""
     units = latest(writeback) if writeback else None
     return read_version(place_of(base), units.base[0]) if units and units.base else latest(base), units
 
@@ -203,16 +201,16 @@ def reading(base: Where, writeback: Where | None = None) -> Iterator[tuple[int, 
         yield passages.version if passages else 0, units.version if units else 0
 
 
-def pins(place: Place) -> set[int]:
-    """The versions that somebody has pinned and whose pin has not expired."""
-    told = [pin for name in place.names("pins") if (pin := re.fullmatch(PIN, name))]
-    return {int(pin[1]) for pin in told if int(pin[2]) > time.time()}
+def pins(place: Place) -> dict[str, int]:
+    """The versions that somebody has pinned, by the pin's name; those that have expired are left out."""
+    told = {name: pin for name in place.names("pins") if (pin := re.fullmatch(PIN, name))}
+    return {name: int(pin[1]) for name, pin in told.items() if int(pin[2]) > time.time()}
 
 
 def kept(place: Place, oldest: int = 0) -> list[Version]:
     """The versions whose files stay: from `oldest` on (0: what the current version says), and pinned ones."""
-    oldest, alive = oldest or current(place).oldest, pins(place)
-    return [read_version(place, number) for number in numbers(place) if number >= oldest or number in alive]
+    oldest, pinned_too = oldest or current(place).oldest, pins(place).values()
+    return [read_version(place, number) for number in numbers(place) if number >= oldest or number in pinned_too]
 
 
 def encoder_note(encoder: Encoder) -> dict[str, Any]:
