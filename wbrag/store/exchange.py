@@ -108,9 +108,8 @@ def adopt(corpus: Path, index: Path, store: Where, encoder: config.Encoder, note
 
     Label n of the index is passage n of the corpus; `encoder` is what the vectors were made with. The store holds them
     rounded to fp16, and the titles without FlashRAG's quotes; probe passages are encoded as their line has them.
-    StoreError, with both values: another number of rows, another kind of index, a dimension that is not the encoder's,
-    a probe row that does not agree, vectors that are not unit norm. InputError or OverErrorBudget for a line that is no
-    passage.
+    StoreError, with both values: another number of rows, kind of index or dimension, a probe row that does not agree,
+    vectors that are not unit norm. InputError or OverErrorBudget: a line that is no passage.
     """
     place, flat = place_of(store), _open_flat(index)
     made, opened = codes_of(flat), open_encoder(encoder)

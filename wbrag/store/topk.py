@@ -37,11 +37,9 @@ def candidates(search: Search, rows: int, xq: np.ndarray, k: int) -> list[list[t
 
 
 def block_search(codes: np.ndarray, visible: np.ndarray | None, block_rows: int, gpu: bool = False) -> Search:
-    """A search over (n, d) float16 vectors that looks at `block_rows` of them at a time: by FAISS's fp16 scan, bit for
-    bit with the scores that one flat index over all of them gives, or on the current CUDA device.
-
-    `visible` (n,) bool: the rows that may be found; None: all. They are picked before they are sent, because FAISS's
-    own GPU index takes an IDSelector and ignores it.
+    """A search over (n, d) float16 vectors, `block_rows` of them at a time: by FAISS's fp16 scan, with the very scores
+    that one flat index gives, or on the current CUDA device. `visible` (n,) bool: what may be found, None: all; picked
+    before it is sent, because FAISS's own GPU index takes an IDSelector and ignores it.
     """
     rows = np.arange(len(codes)) if visible is None else np.flatnonzero(visible)
 
