@@ -36,7 +36,7 @@ from synthetic import (
     write_embeddings,
 )
 
-from wbrag.store.changes import Content, publish
+from wbrag.store.changes import publish
 from wbrag.store.place import place_of
 from wbrag.store.rows import opened
 from wbrag.store.search import KnowledgeBase
@@ -84,7 +84,7 @@ def ours(folder: Path, out: Path) -> dict[str, float]:
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as actors:  # wbrag.store.build has tasks here
             pieces = list(actors.map(fragment, np.array_split(np.arange(len(files)), FRAGMENTS)))
-        publish(place, Content(tuple(pieces), spec, "benchmark"), {})
+        publish(place, pieces, spec, "benchmark", {})
 
     return {"seconds": timed(work), "peak": peak_mib()}
 
@@ -102,7 +102,7 @@ def fragments(count: int, rows: int, dimension: int, folder: Path) -> dict[str, 
         for number in range(count):
             vectors = np.concatenate([block.astype(np.float16) for block in blocks(size, dimension, number)])
             made.append(piece(place, vectors, passages(number * size, (number + 1) * size), spec))
-        publish(place, Content(tuple(made), spec, "benchmark"), {})
+        publish(place, made, spec, "benchmark", {})
 
     seconds = timed(work)
     return {"seconds": seconds, "added": peak_mib() - before, "size": 2 * size * dimension / 2**20}
@@ -119,7 +119,7 @@ def big(rows: int, dimension: int, folder: Path) -> dict[str, float]:
             stop = min(start + size, rows)
             vectors = np.concatenate([block.astype(np.float16) for block in blocks(stop - start, dimension, start)])
             made.append(piece(place, vectors, passages(start, stop), spec))
-        publish(place, Content(tuple(made), spec, "benchmark"), {})
+        publish(place, made, spec, "benchmark", {})
 
     found = {"build": timed(build), "open": timed(lambda: KnowledgeBase(base).close())}
     xq, knowledge = queries(64, dimension), KnowledgeBase(base)
@@ -147,7 +147,7 @@ def changing(rows: int, dimension: int, folder: Path) -> dict[str, float]:
         text = passages(turn, turn + 1)
 
         def work() -> None:
-            publish(place, Content((piece(place, vector, text, spec),), spec, "benchmark"), {}, upsert=True)
+            publish(place, [piece(place, vector, text, spec)], spec, "benchmark", {}, upsert=True)
             with KnowledgeBase(place) as knowledge:
                 assert knowledge.search(vector.astype(np.float32), 1)[0][0].id == f"p{turn}"
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from wbrag.store.changes import Content, publish, write_piece
+from wbrag.store.changes import publish, write_piece
 from wbrag.store.place import Place, place_of
-from wbrag.store.rows import Piece, schema_of, with_vectors
+from wbrag.store.rows import Piece, schema_in, with_vectors
 from wbrag.store.vectors import Spec
 from wbrag.store.versions import Version
 
@@ -50,13 +50,14 @@ def passages(first: int, stop: int, prefix: str = "p") -> pa.Table:
 
 def piece(place: Place, vectors: np.ndarray, table: pa.Table, spec: Spec) -> Piece:
     """Rows written as one fragment with its index, which no version has yet."""
-    return write_piece(place, with_vectors(table, vectors, schema_of(table.schema, spec.dimension)), spec)
+    schema = schema_in(place, None, table.schema, spec.dimension)
+    return write_piece(place, with_vectors(table, vectors, schema), spec)
 
 
 def published(folder: Path, vectors: np.ndarray, table: pa.Table, spec: Spec) -> Version:
     """A version of the store in `folder` with these rows more."""
     place = place_of(folder)
-    return publish(place, Content((piece(place, vectors, table, spec),), spec, "benchmark"), {})
+    return publish(place, [piece(place, vectors, table, spec)], spec, "benchmark", {})
 
 
 def write_embeddings(folder: Path, rows: int, dimension: int) -> list[Path]:

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from wbrag.store import changes
-from wbrag.store.changes import Content, write_piece
+from wbrag.store.changes import write_piece
 from wbrag.store.place import place_of
-from wbrag.store.rows import conform, joined, opened, schema_of, with_vectors
+from wbrag.store.rows import conform, opened, schema_in, with_vectors
 from wbrag.store.vectors import Spec, spec_of
 from wbrag.store.versions import Version, current, latest
 
@@ -24,11 +24,9 @@ def publish(
     place, parent = place_of(store), latest(store)
     spec = parent.spec if parent else spec or spec_of("flat_fp16", vectors.shape[1])
     table = conform(table, str(store))
-    schema = schema_of(table.schema, vectors.shape[1])
-    if parent:
-        schema = joined(opened(place, parent).schema, schema, str(store))
+    schema = schema_in(place, parent, table.schema, vectors.shape[1])
     piece = write_piece(place, with_vectors(table, vectors, schema), spec)
-    return changes.publish(store, Content((piece,), spec, encoder), note)
+    return changes.publish(store, [piece], spec, encoder, note)
 
 
 def copy_of(store: Path, target: Path) -> Path:

@@ -13,13 +13,13 @@ import pytest
 
 from wbrag import config
 from wbrag.retrieval.encoder import open_encoder, passage_text
-from wbrag.store import build as building
 from wbrag.store import rows, versions
 from wbrag.store.build import build_store, encode_group, make_piece, new_rows, read_rows
 from wbrag.store.changes import delete
 from wbrag.store.files import StoreError
 from wbrag.store.place import place_of
 from wbrag.store.search import KnowledgeBase
+from wbrag.store.vectors import spec_of
 from wbrag.store.verify import verify
 from wbrag.store.versions import Version
 
@@ -102,25 +102,21 @@ def test_what_is_live_is_not_built_again(tmp_path: Path) -> None:
 def test_bad_passages_are_refused_with_file_and_row(tmp_path: Path, table: pa.Table, told: str) -> None:
     pq.write_table(table, tmp_path / "in.parquet")
     with pytest.raises((StoreError, ValueError, KeyError), match=told):
-        new_rows(place_of(tmp_path / "kb"), [tmp_path / "in.parquet"], None)
+        new_rows(place_of(tmp_path / "kb"), tmp_path / "in.parquet", None)
 
 
 def test_a_build_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place, files = place_of(tmp_path / "kb"), [tmp_path / "a.parquet", tmp_path / "b.parquet"]
-    table = corpus(3000)
-    for file, some in zip(files, (table.slice(0, 1700), table.slice(1700)), strict=True):
-        pq.write_table(some, file, row_group_size=500)
-    numbers = [np.arange(start, min(start + 1024, 3000)) for start in range(0, 3000, 1024)]
-    assert read_rows(files, np.array([2999, 5, 1700, 1699])).equals(table.take([2999, 5, 1700, 1699]))
+    place, file, table = place_of(tmp_path / "kb"), tmp_path / "in.parquet", corpus(3000)
+    pq.write_table(table, file, row_group_size=500)
+    assert read_rows(file, np.array([2999, 5, 1700, 1499, 6])).equals(table.take([2999, 5, 1700, 1499, 6]))
     encoder: Any = open_encoder(HASHING)
-    groups = [f"pieces/{i}.npy" for i in range(3)]
-    for group, some in zip(groups, numbers, strict=True):
-        assert encode_group(encoder, place, files, some, group, "") == (32, encoder.fingerprint)
+    groups = {f"pieces/{i}.npy": np.arange(1024 * i, min(1024 * (i + 1), 3000)) for i in range(3)}
+    for group, numbers in groups.items():
+        assert encode_group(encoder, place, file, numbers, group, "") == (32, encoder.fingerprint)
     monkeypatch.setattr(encoder, "encode_passages", None)  # nothing is encoded again
-    encode_group(encoder, place, files, numbers[0], groups[0], "")
-    spec, schema = building.spec_of("flat_fp16", 32), rows.schema_of(table.schema, 32)
-    piece = make_piece(place, files, numbers, groups, schema, spec)
-    monkeypatch.setattr(building, "write_piece", None)  # nor written
-    assert make_piece(place, files, numbers, groups, schema, spec) == piece
-    assert piece.fragment["physical_rows"] == 3000
+    for group, numbers in groups.items():
+        assert encode_group(encoder, place, file, numbers, group, "") == (32, encoder.fingerprint)
+    schema = rows.schema_in(place, None, table.schema, 32)
+    piece = make_piece(place, file, groups, schema, spec_of("flat_fp16", 32))
+    assert piece.fragment.physical_rows == 3000
     assert versions.latest(place) is None

@@ -20,7 +20,7 @@ from wbrag.store.changes import delete
 from wbrag.store.exchange import adopt, export
 from wbrag.store.files import StoreError, sha256_file
 from wbrag.store.place import place_of
-from wbrag.store.rows import ids_of, opened
+from wbrag.store.rows import opened
 from wbrag.store.search import KnowledgeBase
 from wbrag.store.versions import current, encoder_note, latest
 
@@ -91,7 +91,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(stores: tuple[Pat
         with pytest.raises(StoreError, match=message):
             export(bad, tmp_path / "out")
     publish(tmp_path / "other", np.eye(8, dtype=np.float16), pa.Table.from_pylist(TOWNS[:8]), "another", {})
-    with pytest.raises(StoreError, match=r"other: \(encoder, space\) is \('another'"):
+    with pytest.raises(StoreError, match=r"other: encoder is 'another', that of the first store 'hashing-64d"):
         export([stores[0], tmp_path / "other"], tmp_path / "out")
     export(stores[:1], tmp_path / "out")
     with pytest.raises(StoreError, match="out: is there already"):
@@ -203,4 +203,5 @@ def test_vectors_that_are_not_unit_norm_are_refused_by_row(tmp_path: Path) -> No
 def test_ids_in_order_survive_the_round_trip(stores: tuple[Path, Path], tmp_path: Path) -> None:
     export(stores, tmp_path / "out")
     made = adopt(tmp_path / "out" / "corpus.jsonl", tmp_path / "out" / "flat.index", tmp_path / "s", HASHING, {})
-    assert ids_of(opened(place_of(tmp_path / "s"), made)).to_pylist() == [row["id"] for row in (*TOWNS, *UNITS)]
+    kept = opened(place_of(tmp_path / "s"), made).to_table(columns=["id"])
+    assert kept["id"].to_pylist() == [row["id"] for row in (*TOWNS, *UNITS)]

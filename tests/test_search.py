@@ -19,7 +19,7 @@ from wbrag.store.changes import delete
 from wbrag.store.files import StoreError
 from wbrag.store.place import place_of
 from wbrag.store.search import BATCH, KnowledgeBase
-from wbrag.store.topk import block_search, candidates, scan_nearest
+from wbrag.store.topk import block_search, candidates
 from wbrag.store.vectors import empty_index, search_parameters, spec_of, template_name, train_template
 from wbrag.store.verify import verify
 from wbrag.store.versions import Version, encoder_note, rollback
@@ -350,7 +350,7 @@ def test_any_block_size_finds_the_same(rows: int, block: int, k: int, hidden: se
     visible = ~np.isin(np.arange(rows), sorted(hidden))
     seen = np.flatnonzero(visible)
     scores = xq @ codes.astype(np.float32).T
-    cut = candidates(block_search(codes, visible, block, scan_nearest), len(seen), xq, k)
+    cut = candidates(block_search(codes, visible, block), len(seen), xq, k)
     for query, hits in enumerate(cut):
         found, best = [row for _, row in hits], np.sort(scores[query][seen])[::-1]
         assert len(found) >= min(k, len(seen))
@@ -358,7 +358,7 @@ def test_any_block_size_finds_the_same(rows: int, block: int, k: int, hidden: se
         assert len(found) <= k or hits[-1][0] == hits[k - 1][0]  # ties of the last one, all of them
         assert set(found) <= set(seen)
         assert len(set(found)) == len(found)
-    whole = candidates(block_search(codes, visible, rows, scan_nearest), len(seen), xq, k)
+    whole = candidates(block_search(codes, visible, rows), len(seen), xq, k)
     assert [sorted(hits) for hits in cut] == [sorted(hits) for hits in whole]
 
 
@@ -402,7 +402,7 @@ def test_a_batch_in_blocks_has_the_bits_of_one_index(
     seen = ~np.isin(np.arange(rows), sorted(hidden))
     parameters = search_parameters(spec_of("flat_fp16", D), seen, 1)
     whole = candidates(lambda xq, n: index.search(xq, n, params=parameters), int(seen.sum()), xq, k)
-    cut = candidates(block_search(vectors, seen, block, scan_nearest), int(seen.sum()), xq, k)
+    cut = candidates(block_search(vectors, seen, block), int(seen.sum()), xq, k)
     assert [sorted(hits) for hits in cut] == [sorted(hits) for hits in whole]
 
 

@@ -26,9 +26,10 @@ from hypothesis.stateful import (
 
 from wbrag.config import ConfigError
 from wbrag.store import rows, versions
-from wbrag.store.changes import Content, collect, compact, delete, publish, to_join, write_piece
+from wbrag.store.changes import collect, compact, delete, publish, to_join, write_piece
 from wbrag.store.files import StoreError
 from wbrag.store.place import Place, place_of
+from wbrag.store.rows import Piece
 from wbrag.store.search import KnowledgeBase
 from wbrag.store.vectors import Spec, spec_of, train_template
 from wbrag.store.verify import repair, verify
@@ -50,21 +51,21 @@ def passages(ids: list[str], text: str = "text", **more: list[Any] | pa.Array) -
     )
 
 
-def content(place: Place, *tables: pa.Table, spec: Spec = FLAT, encoder: str = ENCODER) -> Content:
+def content(
+    place: Place, *tables: pa.Table, spec: Spec = FLAT, encoder: str = ENCODER
+) -> tuple[list[Piece], Spec, str]:
     """The tables as a piece each, with all columns that the store has by now."""
-    parent = versions.latest(place)
-    schema = rows.opened(place, parent).schema if parent else rows.schema_of(tables[0].schema, DIMENSION)
-    for table in tables:
-        schema = rows.joined(schema, rows.schema_of(table.schema, DIMENSION), str(place))
+    columns = pa.unify_schemas([table.schema for table in tables])
+    schema = rows.schema_in(place, versions.latest(place), columns, DIMENSION)
     made = [rows.with_vectors(table, vectors_of(table["id"].to_pylist()), schema) for table in tables]
-    return Content(tuple(write_piece(place, table, spec) for table in made), spec, encoder)
+    return [write_piece(place, table, spec) for table in made], spec, encoder
 
 
 def store(folder: Path, *ids: list[str]) -> Place:
     """A store with a version for each list of ids."""
     place = place_of(folder)
     for some in ids:
-        publish(place, content(place, passages(some)), {"ids": len(some)})
+        publish(place, *content(place, passages(some)), {"ids": len(some)})
     return place
 
 
@@ -95,7 +96,7 @@ class Life(RuleBasedStateMachine):
     @initialize(ids=SOME)
     def first(self, ids: list[str]) -> None:
         self.place = place_of(self.folder / os.urandom(8).hex())
-        publish(self.place, content(self.place, passages(ids)), {})
+        publish(self.place, *content(self.place, passages(ids)), {})
         self.told = [{key: f"text {key}" for key in ids}]
         self.oldest = 1
 
@@ -106,9 +107,9 @@ class Life(RuleBasedStateMachine):
         live = self.told[-1]
         if not again and set(ids) & set(live):
             with pytest.raises(StoreError, match=f"id '{min(set(ids) & set(live))}' is live in version"):
-                publish(self.place, made, {})
+                publish(self.place, *made, {})
             return
-        publish(self.place, made, {}, upsert=again)
+        publish(self.place, *made, {}, upsert=again)
         self.told.append(live | {key: f"{text} {key}" for key in ids})
 
     @rule(ids=SOME)
@@ -169,7 +170,7 @@ def test_what_is_deleted_already_is_passed_over_and_what_was_never_there_is_name
     assert delete(place, ["a-1", "a-2"], {}).rows == 0
     with KnowledgeBase(place) as kb:
         assert kb.search(vectors_of(["a-1"]), 3) == [[]]
-    publish(place, content(place, passages(["a-1"], "again")), {})
+    publish(place, *content(place, passages(["a-1"], "again")), {})
     assert everything(place) == {"a-1": "again a-1"}
 
 
@@ -182,7 +183,7 @@ def test_a_batch_a_single_query_and_a_device_find_the_same(tmp_path: Path, kind:
         spec = spec_of(kind, DIMENSION, template, 4)
         place.create(f"templates/{spec.template}.faiss", template)
     parts = [passages(ids[start : start + 75]) for start in range(0, 300, 75)]
-    publish(place, content(place, *parts, spec=spec), {})
+    publish(place, *content(place, *parts, spec=spec), {})
     delete(place, ids[::7], {})
     texts, queries = everything(place), vectors_of([f"q-{number}" for number in range(1000, 1020)])
     wanted = [[key for key, _ in nearest(texts, query, 9)] for query in queries]
@@ -195,7 +196,7 @@ def test_a_batch_a_single_query_and_a_device_find_the_same(tmp_path: Path, kind:
 def test_columns_are_kept_with_their_types_and_can_be_asked_for(tmp_path: Path) -> None:
     place = store(tmp_path, ["a-1", "a-2"])
     labels = pa.array([["x", "y"], ["y"]])
-    publish(place, content(place, passages(["b-1", "b-2"], label=labels, year=pa.array([1999, 2001]))), {})
+    publish(place, *content(place, passages(["b-1", "b-2"], label=labels, year=pa.array([1999, 2001]))), {})
     schema = rows.opened(place, versions.current(place)).schema
     assert (schema.field("label").type, schema.field("year").type) == (pa.list_(pa.string()), pa.int64())
     query = vectors_of(["q-5"])
@@ -210,19 +211,20 @@ def test_columns_are_kept_with_their_types_and_can_be_asked_for(tmp_path: Path) 
         with pytest.raises(ValueError, match=r"where: colour = 'red': .*colour"):
             found("colour = 'red'")
     with pytest.raises(StoreError, match="column 'year' is string, the store's is int64"):
-        publish(place, content(place, passages(["c-1"], year=pa.array(["x"]))), {})
+        publish(place, *content(place, passages(["c-1"], year=pa.array(["x"]))), {})
 
 
 def test_another_encoder_kind_or_dimension_is_refused_with_both_values(tmp_path: Path) -> None:
     place = store(tmp_path, ["a-1"])
     with pytest.raises(StoreError, match="encoder is 'other', version 1 has 'enc'"):
-        publish(place, content(place, passages(["b-1"]), encoder="other"), {})
-    with pytest.raises(StoreError, match=r"encoder is 'other', version 1 of .* has 'enc'"):
-        KnowledgeBase(place, encoder="other")
-    with pytest.raises(StoreError, match=r"would be published twice"):
-        publish(place, content(place, passages(["b-1"]), passages(["b-1"])), {})
+        publish(place, *content(place, passages(["b-1"]), encoder="other"), {})
+    other = spec_of("flat_fp16", DIMENSION, nlist=1)
+    with pytest.raises(StoreError, match=r"index is Spec\(.*nlist=1\), version 1 has Spec\(.*nlist=0\)"):
+        publish(place, *content(place, passages(["b-1"]), spec=other), {})
+    with pytest.raises(StoreError, match=r"what is to be published: id 'b-1' stands in row 0 and in row 1"):
+        publish(place, *content(place, passages(["b-1"]), passages(["b-1"])), {})
     with pytest.raises(StoreError, match="nothing to publish"):
-        publish(place_of(tmp_path / "new"), Content((), FLAT, ENCODER), {})
+        publish(place_of(tmp_path / "new"), [], FLAT, ENCODER, {})
 
 
 def test_what_is_no_store_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,12 +258,8 @@ def test_what_is_no_store_says_what_it_is(tmp_path: Path, monkeypatch: pytest.Mo
 def test_base_and_units_are_one_pair_until_they_are_refreshed(tmp_path: Path) -> None:
     base = store(tmp_path / "base", ["a-1", "a-2"])
     units = place_of(tmp_path / "writeback")
-
-    def told(ids: list[str]) -> Content:
-        made = content(units, passages(ids))
-        return Content(made.pieces, made.spec, made.encoder, versions.named(versions.current(base)))
-
-    publish(units, told(["u-1"]), {"merge": {"policy": "plain"}})
+    belongs = versions.named(versions.current(base))
+    publish(units, *content(units, passages(["u-1"])), {"merge": {"policy": "plain"}}, belongs)
     kb, query = KnowledgeBase.open(tmp_path), vectors_of(["q-3"])
     first = sorted(one.id for one in kb.search(query, 9)[0])
     assert first == ["a-1", "a-2", "u-1"]
@@ -283,7 +281,7 @@ def test_base_and_units_are_one_pair_until_they_are_refreshed(tmp_path: Path) ->
 def test_a_pair_that_cannot_be_refreshed_stays_open_and_pinned(tmp_path: Path) -> None:
     place = store(tmp_path / "base", ["a-1"])
     kb, query = KnowledgeBase(place), vectors_of(["q-3"])
-    made = publish(place, content(place, passages(["b-1"])), {})
+    made = publish(place, *content(place, passages(["b-1"])), {})
     manifest = Path(place.root, next(name for name in made.files if name.endswith(".manifest")))
     whole = manifest.read_bytes()
     manifest.unlink()
@@ -378,7 +376,7 @@ def test_of_many_first_writers_none_is_lost(tmp_path: Path) -> None:
     def write(number: int) -> None:
         try:
             for i in range(3):
-                publish(place, content(place, passages([f"w{number}-{i}"])), {"writer": number})
+                publish(place, *content(place, passages([f"w{number}-{i}"])), {"writer": number})
         except BaseException as error:
             errors.append(error)
 
@@ -434,10 +432,10 @@ def test_a_store_in_s3_is_the_same_store(tmp_path: Path, endpoint: str, monkeypa
     place._files.mkdir("wbrag")
     with pytest.raises(StoreError, match="s3://wbrag/kb: no version was ever published there"):
         KnowledgeBase(place)
-    publish(place, content(place, passages(["a-1", "a-2"])), {})
-    publish(place, content(place, passages(["a-2", "b-1"], "new")), {}, upsert=True)
+    publish(place, *content(place, passages(["a-1", "a-2"])), {})
+    publish(place, *content(place, passages(["a-2", "b-1"], "new")), {}, upsert=True)
     delete(place, ["a-1"], {})
-    publish(place, content(place, passages(["c-1"])), {})
+    publish(place, *content(place, passages(["c-1"])), {})
     compact(place, {})
     delete(place, ["c-1"], {})
     assert everything(place) == {"a-2": "new a-2", "b-1": "new b-1"}

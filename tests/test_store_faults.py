@@ -16,11 +16,11 @@ import pyarrow as pa
 import pytest
 from forked import processes
 
-from wbrag.store.changes import Content, collect, compact, delete, publish, write_piece
+from wbrag.store.changes import collect, compact, delete, publish, write_piece
 from wbrag.store.place import place_of
-from wbrag.store.rows import opened, schema_of, with_vectors
+from wbrag.store.rows import Piece, opened, schema_in, with_vectors
 from wbrag.store.search import KnowledgeBase
-from wbrag.store.vectors import spec_of
+from wbrag.store.vectors import Spec, spec_of
 from wbrag.store.verify import verify
 from wbrag.store.versions import current, history, latest, named
 
@@ -29,12 +29,13 @@ GROUPS, EACH, KILLS = 5, 4, 200
 WRITERS, PUBLISHES, READERS = 4, 50, 4
 
 
-def content(store: Path, ids: Sequence[str], text: str, base: tuple[int, str] | None = None) -> Content:
+def content(store: Path, ids: Sequence[str], text: str) -> tuple[list[Piece], Spec, str]:
     drawn = np.random.default_rng(len(text)).normal(size=(len(ids), 8))
     vectors = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float16)
     table = pa.table({"id": list(ids), "title": list(ids), "text": [text] * len(ids)})
-    piece = write_piece(place_of(store), with_vectors(table, vectors, schema_of(table.schema, 8)), SPEC)
-    return Content((piece,), SPEC, "enc", base)
+    place = place_of(store)
+    rows = with_vectors(table, vectors, schema_in(place, None, table.schema, 8))
+    return [write_piece(place, rows, SPEC)], SPEC, "enc"
 
 
 def texts(store: Path) -> dict[str, str]:
@@ -55,7 +56,7 @@ def work(store: Path, log: Path, first: int, seed: int) -> None:
             lines.write(json.dumps({"number": number, "kind": kind, "group": chosen}) + "\n")
             match kind:
                 case "upsert":
-                    publish(store, content(store, group(chosen), str(number)), {}, upsert=True)
+                    publish(store, *content(store, group(chosen), str(number)), {}, upsert=True)
                 case "delete":
                     gone = set(group(chosen)) & set(texts(store))
                     delete(store, gone, {})
@@ -79,7 +80,7 @@ def after(state: dict[int, str], change: dict[str, Any]) -> dict[int, str]:
 @pytest.mark.slow
 def test_a_process_killed_at_any_moment_leaves_the_old_version_or_the_new_one(tmp_path: Path) -> None:
     store, context, draw = tmp_path / "store", processes(), random.Random(1)
-    publish(store, content(store, group(0), "0"), {})  # stays, so that there is always a row
+    publish(store, *content(store, group(0), "0"), {})  # stays, so that there is always a row
     state, first = {0: "0"}, 1
     for kill in range(KILLS):
         log = tmp_path / f"{kill}.log"
@@ -116,8 +117,8 @@ def write(folder: Path, writer: int) -> None:
     base, units = folder / "base", folder / "writeback"
     for number in range(PUBLISHES):
         told = f"{writer}-{number}"
-        made = publish(base, content(base, ["same", told], told), {"by": told}, upsert=True)
-        publish(units, content(units, ["unit", f"u{told}"], told, named(made)), {"by": told}, upsert=True)
+        made = publish(base, *content(base, ["same", told], told), {"by": told}, upsert=True)
+        publish(units, *content(units, ["unit", f"u{told}"], told), {"by": told}, named(made), upsert=True)
 
 
 def read(folder: Path, until: float, log: Path) -> None:
@@ -166,13 +167,13 @@ def test_many_writers_lose_nothing_and_readers_see_whole_pairs(tmp_path: Path) -
 
 def test_a_full_disk_leaves_the_current_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = tmp_path / "store"
-    publish(store, content(store, group(0), "0"), {})
+    publish(store, *content(store, group(0), "0"), {})
     made = content(store, group(1), "1")
     link = os.link
     monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
-        publish(store, made, {})
+        publish(store, *made, {})
     monkeypatch.setattr(os, "link", link)
     assert (current(store).version, set(texts(store))) == (1, set(group(0)))
-    assert publish(store, made, {}).version == 2
+    assert publish(store, *made, {}).version == 2
     assert not [name for name in os.listdir(store / "versions") if name.startswith(".tmp")]

@@ -52,7 +52,7 @@ MERGED = pa.schema([*EXAMPLE, ("documents", DOCUMENTS), ("documents_writeback", 
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """The stores that a search reads, and how; no `writeback`: the base alone; a version of 0: the current one."""
+    """The stores that a search reads, and how; no `writeback`: the base alone; no versions: the current ones."""
 
     base: Path
     writeback: Path | None
@@ -124,7 +124,7 @@ def retrieve_block(
 ) -> pa.Table:
     """The questions (column `question`) as rows of FOUND; `first_document` is its id, "" without any."""
     xq = encoder.encode_queries(batch["question"].to_pylist())
-    found = _opened(opening, stores, encoder.fingerprint, sharers, gpu).search(xq, stores.k, writeback=False)
+    found = _opened(opening, stores, encoder, sharers, gpu).search(xq, stores.k, writeback=False)
     vectors = pa.array([row.tobytes() for row in xq], VECTOR.type)
     first = [documents[0].id if documents else "" for documents in found]
     return pa.table([batch["question"], _column(found), vectors, pa.array(first, pa.string())], schema=FOUND)
@@ -168,11 +168,11 @@ def search_block(
 ) -> list[list[Document]]:
     """As `MethodSearch.search`, where the encoder is."""
     xq = encoder.encode_queries(queries)
-    return _opened(opening, stores, encoder.fingerprint).search(xq, k, merged, questions=queries)
+    return _opened(opening, stores, encoder).search(xq, k, merged, questions=queries)
 
 
 @lru_cache(maxsize=1)
-def _opened(opening: str, stores: Knowledge, encoder: str, sharers: int = 1, gpu: bool = False) -> KnowledgeBase:
+def _opened(opening: str, stores: Knowledge, encoder: Encoder, sharers: int = 1, gpu: bool = False) -> KnowledgeBase:
     """The stores, opened once for all calls that name this `opening`; a version is pinned, files are checked then."""
     from wbrag.store.topk import gpus
 

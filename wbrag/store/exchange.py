@@ -5,14 +5,14 @@ flat.index                 FAISS, inner product; float32 is what FlashRAG makes 
 dataset/passages.parquet   the same rows with provenance: `datasets.load_dataset("<folder>/dataset")`
 export.json                rows, versions, encoder, sha256 of each file
 
-`export` writes these, `adopt` makes a store of such a corpus and index, without encoding it again: whether the vectors
-are what the encoder would make of the passages is tried on a few rows before anything is published.
+`export` writes these; `adopt` makes a store of the first two without encoding the corpus again, once a few rows have
+shown that the vectors are the encoder's.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -28,11 +28,10 @@ from wbrag.data.flashrag import BadRow, parse_passage
 from wbrag.retrieval.encoder import Encoder, open_encoder
 from wbrag.schema import PASSAGE
 from wbrag.store import rows
-from wbrag.store.build import new_rows, read_rows
-from wbrag.store.changes import Content, publish, write_piece
+from wbrag.store.build import cut, new_rows, read_rows
+from wbrag.store.changes import publish, write_piece
 from wbrag.store.files import StoreError, dump_json, move_into_place, scratch_folder, sha256_file
-from wbrag.store.place import Place, Where, place_of
-from wbrag.store.rows import Piece
+from wbrag.store.place import Where, place_of
 from wbrag.store.vectors import Spec, check_vectors, codes_of, empty_index, mapped, spec_of
 from wbrag.store.versions import Version, current, encoder_note, latest, noted_encoder
 
@@ -50,19 +49,18 @@ def export(stores: Sequence[Where], out: Path, dtype: str = "float32") -> dict[s
     """Write the live passages of these stores, one after the other, into the new folder `out`; returns export.json.
 
     dtype: float32 or float16, of the index, which is held in memory. The folder appears whole or not at all.
-    StoreError: `out` is there already, a store without a version, stores of unlike encoders or dimensions, an id twice.
+    StoreError: `out` is there already, a store without a version, stores of unlike encoders, an id twice.
     """
     if out.exists():
         raise StoreError(f"{out}: is there already")
     sources = [(place_of(store), current(store)) for store in stores]
     _, first = sources[0]
     for place, version in sources:
-        here, wanted = ((one.encoder, one.spec.space) for one in (version, first))
-        if here != wanted:
-            raise StoreError(f"{place}: (encoder, space) is {here}, that of the first {wanted}")
+        if version.encoder != first.encoder:
+            raise StoreError(f"{place}: encoder is {version.encoder!r}, that of the first store {first.encoder!r}")
     opened = [rows.opened(place, version) for place, version in sources]
-    ids = [chunk for data in opened for chunk in rows.ids_of(data).chunks]
-    rows.check_ids(pa.chunked_array(ids, type=pa.string()), " and ".join(map(str, stores)))
+    ids = pa.concat_tables([data.to_table(columns=["id"]) for data in opened])["id"]
+    rows.check_ids(ids, " and ".join(map(str, stores)))
     encoder = noted_encoder(*sources[0])
     with scratch_folder(out.absolute().parent) as scratch:
         folder = scratch / "export"
@@ -110,9 +108,8 @@ def adopt(corpus: Path, index: Path, store: Where, encoder: config.Encoder, note
 
     Label n of the index is passage n of the corpus; `encoder` is what the vectors were made with. The store holds them
     rounded to fp16, and the titles without FlashRAG's quotes; probe passages are encoded as their line has them.
-    StoreError, with both values: another number of rows, another kind of index, a dimension that is not the encoder's,
-    a probe row that does not agree, vectors that are not unit norm. InputError or OverErrorBudget for a line that is no
-    passage.
+    StoreError, with both values: another number of rows, kind of index or dimension, a probe row that does not agree,
+    vectors that are not unit norm. InputError or OverErrorBudget: a line that is no passage.
     """
     place, flat = place_of(store), _open_flat(index)
     made, opened = codes_of(flat), open_encoder(encoder)
@@ -126,24 +123,17 @@ def adopt(corpus: Path, index: Path, store: Where, encoder: config.Encoder, note
         if lines != len(made):
             raise StoreError(f"{index}: {len(made)} vectors for the {lines} passages of {corpus}")
         parent = latest(place)
-        schema = rows.schema_of(pq.read_schema(table), spec.dimension)
-        schema = rows.joined(rows.opened(place, parent).schema, schema, str(place)) if parent else schema
-        new = new_rows(place, [table], parent)
-        pieces = tuple(_pieces(place, table, schema, index, made, new, spec))
+        schema = rows.schema_in(place, parent, pq.read_schema(table), spec.dimension)
+
+        def piece(numbers: np.ndarray) -> rows.Piece:
+            vectors = made[numbers].astype(np.float16)
+            check_vectors(vectors, f"{index}: from row {numbers[0]} on")
+            return write_piece(place, rows.with_vectors(read_rows(table, numbers), vectors, schema), spec)
+
+        pieces = tuple(map(piece, cut(new_rows(place, table, parent), config.Index.fragment_rows)))
     if not pieces:
         return current(place)
-    return publish(place, Content(pieces, spec, opened.fingerprint), {**note, **encoder_note(encoder)})
-
-
-def _pieces(
-    place: Place, table: Path, schema: pa.Schema, index: Path, made: np.ndarray, new: np.ndarray, spec: Spec
-) -> Iterator[Piece]:
-    """The `new` rows of the table with their vectors, rounded to fp16, as fragments of `schema`."""
-    for start in range(0, len(new), config.Index.fragment_rows):
-        numbers = new[start : start + config.Index.fragment_rows]
-        vectors = made[numbers].astype(np.float16)
-        check_vectors(vectors, f"{index}: from row {numbers[0]} on")
-        yield write_piece(place, rows.with_vectors(read_rows([table], numbers), vectors, schema), spec)
+    return publish(place, pieces, spec, opened.fingerprint, {**note, **encoder_note(encoder)})
 
 
 def _open_flat(index: Path) -> Any:  # noqa: ANN401 - one of two classes
@@ -162,18 +152,7 @@ def _open_flat(index: Path) -> Any:  # noqa: ANN401 - one of two classes
 def _probe(corpus: Path, index: Path, made: np.ndarray, encoder: Encoder) -> None:
     """StoreError, with both vectors' beginnings, for the first probe row that the encoder makes another vector of."""
     wanted = sorted({int(row) for row in np.linspace(0, len(made) - 1, PROBES)})
-    lines = dict(_contents(corpus, wanted))
-    if len(lines) < len(wanted):
-        raise StoreError(f"{index}: {len(made)} vectors, but {corpus} has no passage {wanted[len(lines)]}")
-    for row, own in zip(wanted, encoder.encode_passages(list(lines.values())), strict=True):
-        agreement = float(made[row].astype(np.float32) @ own.astype(np.float32))
-        if not agreement >= AGREEMENT:
-            both = f"{_shown(made[row])}, the encoder makes {_shown(own)} of its passage in {corpus}"
-            raise StoreError(f"{index}: row {row} is {both}; inner product {agreement:.4f}, {AGREEMENT} is needed")
-
-
-def _contents(corpus: Path, wanted: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """Row and text of these passages, in order, as their lines have them, for as many as there are."""
+    texts = []
     with corpus.open("rb") as lines:
         for row, line in enumerate(islice(filter(bytes.strip, lines), wanted[-1] + 1)):
             if row in wanted:
@@ -181,8 +160,12 @@ def _contents(corpus: Path, wanted: Sequence[int]) -> Iterator[tuple[int, str]]:
                     passage = parse_passage(line)
                 except BadRow as error:
                     raise InputError(f"{corpus}: passage {row}: {error}") from error
-                yield row, json.loads(line).get("contents", passage.contents).strip()
-
-
-def _shown(vector: np.ndarray) -> str:
-    return "[" + ", ".join(f"{value:.4f}" for value in vector[:3]) + ", ...]"
+                texts.append(json.loads(line).get("contents", passage.contents).strip())
+    if len(texts) < len(wanted):
+        raise StoreError(f"{index}: {len(made)} vectors, but {corpus} has no passage {wanted[len(texts)]}")
+    for row, own in zip(wanted, encoder.encode_passages(texts), strict=True):
+        theirs, ours = made[row].astype(np.float32), own.astype(np.float32)
+        if not (agreement := float(theirs @ ours)) >= AGREEMENT:
+            told, wants = (np.round(vector[:3].astype(float), 4).tolist() for vector in (theirs, ours))
+            both = f"is {told}, the encoder makes {wants} of its passage in {corpus}"
+            raise StoreError(f"{index}: row {row} {both}; inner product {agreement:.4f}, {AGREEMENT} is needed")

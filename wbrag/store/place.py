@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -92,7 +91,7 @@ class Place:
             return []
         return sorted(one.rstrip("/").rpartition("/")[2] for one in found)
 
-    def _stat(self, name: str) -> tuple[int, float] | None:
+    def stat(self, name: str) -> tuple[int, float] | None:
         """Bytes of a file and when it was written, seconds since the epoch; None where it is absent."""
         try:
             if not self.remote:
@@ -103,14 +102,6 @@ class Place:
                 return int(told["size"]), float(told["LastModified"].timestamp())
         except FileNotFoundError:
             return None
-
-    def size(self, name: str) -> int | None:
-        """Bytes of a file; None where it is absent."""
-        return found[0] if (found := self._stat(name)) else None
-
-    def age(self, name: str) -> float:
-        """Seconds since a file was written; infinite where it is absent."""
-        return time.time() - found[1] if (found := self._stat(name)) else float("inf")
 
     def read(self, name: str) -> bytes:
         """The content of a small file; StoreError names it when it is absent."""
@@ -123,15 +114,22 @@ class Place:
             raise StoreError(f"{self}/{name}: no such file") from None
 
     def facts(self, name: str) -> Facts:
-        """Bytes and sha256 of a file, and what was hashed is flushed to the disk; StoreError where it is absent."""
-        try:
-            with self._files.open(self._key(name), "rb") if self.remote else Path(self.root, name).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                if not self.remote:
-                    os.fsync(file.fileno())
-                return int(file.tell()), digest
-        except FileNotFoundError:
-            raise StoreError(f"{self}/{name}: no such file") from None
+        """Bytes and sha256 of a file that is there; what was hashed is flushed to the disk."""
+        with self._files.open(self._key(name), "rb") if self.remote else Path(self.root, name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if not self.remote:
+                os.fsync(file.fileno())
+            return int(file.tell()), digest
+
+    def fault(self, name: str, facts: Facts, full: bool = False) -> str:
+        """What is wrong with a file that was written with these facts, "" for nothing; only `full` reads it."""
+        if (told := self.stat(name)) is None:
+            return f"{self}/{name}: no such file"
+        if told[0] != facts[0]:
+            return f"{self}/{name}: has {told[0]:,} bytes, was written with {facts[0]:,}"
+        if full and (sha := self.facts(name)[1]) != facts[1]:
+            return f"{self}/{name}: sha256 is {sha}, was written with {facts[1]}"
+        return ""
 
     def create(self, name: str, data: bytes) -> bool:
         """Make a file appear, whole and flushed; False, and nothing changed, where it is there already."""
@@ -140,7 +138,7 @@ class Place:
         try:
             self._files.pipe_file(self._key(name), data, mode="create")  # a conditional PUT
         except OSError:  # which error a refused condition becomes depends on the server
-            if self.size(name) is None:
+            if self.stat(name) is None:
                 raise
             return False
         return True
@@ -161,16 +159,13 @@ class Place:
             Path(self.root, name).unlink(missing_ok=True)
 
     def local(self, name: str, sha256: str) -> Path:
-        """The file on this machine: itself, or a checked copy in the cache. StoreError: it is absent, or changed."""
+        """A file that is there on this machine: itself, or a checked copy in the cache. StoreError where it changed."""
         if not self.remote:
             return Path(self.root, name)
         kept = self.kept / f"{sha256}{Path(name).suffix}"
         if not kept.is_file():
             with scratch_folder(self.kept) as folder:
-                try:
-                    self._files.get_file(self._key(name), str(folder / "copy"))
-                except FileNotFoundError:
-                    raise StoreError(f"{self}/{name}: no such file") from None
+                self._files.get_file(self._key(name), str(folder / "copy"))
                 if (found := sha256_file(folder / "copy")) != sha256:
                     raise StoreError(f"{self}/{name}: sha256 is {found}, the version says {sha256}")
                 os.replace(folder / "copy", kept)

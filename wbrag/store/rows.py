@@ -4,10 +4,9 @@ is written once, by whoever has its rows; a version holds a list of fragments, s
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wbrag.schema import PASSAGE
-from wbrag.store.files import StoreError
+from wbrag.store.files import StoreError, dump_json, sha256_bytes
 from wbrag.store.place import DATA, Facts, Place, Where, place_of
+from wbrag.store.vectors import INDEX, Spec
 from wbrag.store.versions import Version, current
 
 if TYPE_CHECKING:
     import lance
+    from lance.fragment import FragmentMetadata
 
 # Lance says of every new store that there was none. Read when it is imported.
 os.environ.setdefault("LANCE_LOG", "error")
@@ -35,26 +36,22 @@ BLOCK = 16_384
 class Piece:
     """A fragment that no version has yet: Lance's description of it, the schema that it was written with, its files."""
 
-    fragment: dict[str, Any]
+    fragment: FragmentMetadata
     schema: pa.Schema
     files: dict[str, Facts]
 
 
-def schema_of(columns: pa.Schema, dimension: int) -> pa.Schema:
-    """The schema of rows with these columns (id, title, text and others) and vectors of `dimension`."""
+def schema_in(place: Place, parent: Version | None, columns: pa.Schema, dimension: int) -> pa.Schema:
+    """The schema of new rows with these columns (id, title, text and others) and vectors of `dimension`: the columns
+    that the store has by `parent`, then those it has not. StoreError, with both types, where one differs.
+    """
     others = [pa.field(f.name, f.type) for f in columns if f.name not in (*PASSAGE.names, VECTOR)]
-    return pa.schema([*PASSAGE, pa.field(VECTOR, pa.list_(pa.float16(), dimension)), *others])
-
-
-def joined(schema: pa.Schema, other: pa.Schema, where: str) -> pa.Schema:
-    """The columns of `schema`, then those that only `other` has; StoreError, with both types, where one differs."""
-    new = []
-    for f in other:
-        if f.name not in schema.names:
-            new.append(f)
-        elif (known := schema.field(f.name).type) != f.type:
-            raise StoreError(f"{where}: column {f.name!r} is {f.type}, the store's is {known}")
-    return pa.schema([*schema, *new])
+    made = [*PASSAGE, pa.field(VECTOR, pa.list_(pa.float16(), dimension)), *others]
+    known = opened(place, parent).schema if parent else pa.schema([])
+    for f in made:
+        if f.name in known.names and f.type != (there := known.field(f.name).type):
+            raise StoreError(f"{place}: column {f.name!r} is {f.type}, the store's is {there}")
+    return pa.schema([*known, *(f for f in made if f.name not in known.names)])
 
 
 def conform(table: pa.Table, where: str, row_start: int = 0) -> pa.Table:
@@ -95,32 +92,25 @@ def with_vectors(passages: pa.Table, vectors: np.ndarray, schema: pa.Schema) -> 
     return filled(passages.append_column(VECTOR, lists), schema)
 
 
-def write_fragment(place: Place, rows: pa.Table) -> Piece:
-    """Write rows as one fragment, which no version has yet."""
-    from lance.fragment import write_fragments
+def data_files(fragment: FragmentMetadata) -> list[str]:
+    """The files of a fragment's rows, deleted ones too."""
+    return [f"{DATA}/data/{file.path}" for file in fragment.files]
 
-    options = place.lance_options
-    # "overwrite": columns are numbered by their place in this schema, not by what Lance takes for the newest version.
-    made = write_fragments(
-        rows, place.data, rows.schema, mode="overwrite", max_rows_per_file=max(1, len(rows)), storage_options=options
-    )
-    (fragment,) = (one.to_json() for one in made)
-    return Piece(fragment, rows.schema, {name: place.facts(name) for name in _names(fragment)})
+
+def index_of(fragment: FragmentMetadata, files: dict[str, Facts], spec: Spec) -> str:
+    """The file of the index over a fragment of a version that stands on `files`, named by what it is made from."""
+    told = {"data": {name: files[name] for name in data_files(fragment)}, "spec": asdict(spec)}
+    return f"{INDEX}/{sha256_bytes(dump_json(told))[:32]}.faiss"
 
 
 def opened(place: Place, version: Version) -> lance.LanceDataset:
-    """The rows of a version."""
-    return at(place, version.lance)
-
-
-def at(place: Place, number: int) -> lance.LanceDataset:
-    """The rows as of a Lance version; StoreError where Lance cannot read it."""
+    """The rows of a version; StoreError where Lance cannot read it."""
     import lance
 
     try:
-        return lance.dataset(place.data, version=number, storage_options=place.lance_options)
+        return lance.dataset(place.data, version=version.lance, storage_options=place.lance_options)
     except (ValueError, OSError) as error:
-        raise StoreError(f"{place.data}: Lance cannot read version {number}: {error}") from error
+        raise StoreError(f"{place.data}: Lance cannot read version {version.lance}: {error}") from error
 
 
 def prepared(place: Place) -> int:
@@ -134,18 +124,16 @@ def prepared(place: Place) -> int:
         return int(lance.dataset(place.data, storage_options=place.lance_options).version)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What a new version has over the one before it: fragments gone, fragments with more rows deleted, pieces."""
-
-    gone: tuple[int, ...] = ()
-    thinned: tuple[dict[str, Any], ...] = ()
-    pieces: tuple[Piece, ...] = ()
-
-
-def committed(place: Place, parent: Version | None, change: Change) -> tuple[int, dict[str, Facts]]:
-    """A detached Lance version that is the parent's with this change, and the files that it stands on. StoreError where
-    a piece was written with columns that do not fit those that the parent has by now.
+def committed(
+    place: Place,
+    parent: Version,
+    pieces: Sequence[Piece],
+    gone: Sequence[int],
+    thinned: Sequence[FragmentMetadata],
+) -> lance.LanceDataset:
+    """A detached Lance version: the parent's with these pieces more, without the fragments that are `gone`, and with
+    more rows of those that are `thinned` deleted. StoreError where a piece was written with columns that do not fit
+    those that the parent has by now.
     """
     import lance
     from lance import LanceOperation
@@ -156,79 +144,29 @@ def committed(place: Place, parent: Version | None, change: Change) -> tuple[int
             place.data, operation, read_version=read, detached=True, storage_options=place.lance_options
         )
 
-    schema = _schema(place, parent, change.pieces)
-    new = [_fragment(piece.fragment, number) for number, piece in enumerate(change.pieces)]
-    if parent is None:
-        made = told(LanceOperation.Overwrite(schema, new), prepared(place))
-    else:
-        before = opened(place, parent)
-        read = parent.lance
-        if len(schema) > len(before.schema):
-            wider = LanceSchema.from_pyarrow(schema)
-            read = int(told(LanceOperation.Merge([f.metadata for f in before.get_fragments()], wider), read).version)
-        thinned = [_fragment(fragment, fragment["id"]) for fragment in change.thinned]
-        made = told(
-            LanceOperation.Update(removed_fragment_ids=list(change.gone), updated_fragments=thinned, new_fragments=new),
-            read,
-        )
-    return int(made.version), _files(place, made, parent, change.pieces)
-
-
-def _schema(place: Place, parent: Version | None, pieces: Sequence[Piece]) -> pa.Schema:
-    """The columns of a version with these pieces. Lance knows a column by its place, so the schema that each was
-    written with has to be the beginning of the longest.
-    """
-    known = [opened(place, parent).schema] if parent else []
-    schemas = sorted([*known, *(piece.schema for piece in pieces)], key=len)
-    for schema in schemas:
-        if list(schema) != list(schemas[-1])[: len(schema)]:
-            told = f"columns are {', '.join(schema.names)}, and by now {', '.join(schemas[-1].names)}"
-            raise StoreError(f"{place}: {told}: others were published meanwhile; do the same again")
-    return schemas[-1]
-
-
-def _fragment(told: dict[str, Any], number: int) -> Any:  # noqa: ANN401 - Lance's
-    from lance.fragment import FragmentMetadata
-
-    return FragmentMetadata.from_json(json.dumps({**told, "id": number}))
-
-
-def _files(place: Place, data: lance.LanceDataset, parent: Version | None, pieces: Sequence[Piece]) -> dict[str, Facts]:
-    """The files of Lance's that a version stands on; what neither the parent nor a piece has is read and hashed."""
-    known = {**(parent.files if parent else {}), **{name: one for piece in pieces for name, one in piece.files.items()}}
-    names = [f"{DATA}/_versions/d{data.version}.manifest"]
-    for fragment in data.get_fragments():
-        names += _names(fragment.metadata.to_json())
-    return {name: known.get(name) or place.facts(name) for name in names}
-
-
-def _names(fragment: dict[str, Any]) -> list[str]:
-    """The files that a fragment is: its data, and which of its rows are deleted."""
-    names = [f"{DATA}/data/{file['path']}" for file in fragment["files"]]
-    if gone := fragment["deletion_file"]:
-        suffix = "arrow" if gone["file_type"] == "array" else "bin"
-        names.append(f"{DATA}/_deletions/{fragment['id']}-{gone['read_version']}-{gone['id']}.{suffix}")
-    return names
-
-
-def live_rows(fragment: Any) -> np.ndarray | None:  # noqa: ANN401 - Lance's
-    """(rows,) bool, which rows of a fragment are there; None where all are."""
-    facts = fragment.metadata
-    if not facts.num_deletions:
-        return None
-    return mask_of(fragment.scanner(columns=[], with_row_address=True).to_table(), facts.id, facts.physical_rows)
+    before = opened(place, parent) if parent.version else None
+    schemas = [*([before.schema] if before is not None else []), *(piece.schema for piece in pieces)]
+    schema = max(schemas, key=len)
+    for one in schemas:  # Lance knows a column by its place
+        if list(one) != list(schema)[: len(one)]:
+            columns = f"columns are {', '.join(one.names)}, and by now {', '.join(schema.names)}"
+            raise StoreError(f"{place}: {columns}: others were published meanwhile; do the same again")
+    new = [replace(piece.fragment, id=number) for number, piece in enumerate(pieces)]
+    if before is None:
+        return told(LanceOperation.Overwrite(schema, new), prepared(place))
+    read = parent.lance
+    if len(schema) > len(before.schema):
+        wider = LanceSchema.from_pyarrow(schema)
+        read = int(told(LanceOperation.Merge([f.metadata for f in before.get_fragments()], wider), read).version)
+    changed = LanceOperation.Update(removed_fragment_ids=list(gone), updated_fragments=list(thinned), new_fragments=new)
+    return told(changed, read)
 
 
 def mask_of(table: pa.Table, fragment: int, rows: int) -> np.ndarray:
-    """(rows,) bool, which rows of a fragment are among those scanned."""
-    found, mask = addresses(table), np.zeros(rows, dtype=bool)
+    """(rows,) bool, which rows of a fragment are among those scanned: an address is its number << 32 | the row."""
+    found, mask = table["_rowaddr"].to_numpy(), np.zeros(rows, dtype=bool)
     mask[found[found >> 32 == fragment] & 0xFFFF_FFFF] = True
     return mask
-
-
-def addresses(table: pa.Table) -> np.ndarray:
-    """The row addresses of scanned rows, (n,) uint64: fragment in the upper half, row in the lower."""
-    return np.asarray(table["_rowaddr"].to_numpy())
 
 
 def vectors_of(table: pa.Table) -> np.ndarray:
@@ -240,11 +178,6 @@ def vectors_of(table: pa.Table) -> np.ndarray:
 def all_vectors(fragment: Any) -> np.ndarray:  # noqa: ANN401 - Lance's
     """The vectors of all rows of a fragment, deleted ones too, (n, d) float16."""
     return vectors_of(fragment.scanner(columns=[VECTOR], with_row_id=True, include_deleted_rows=True).to_table())
-
-
-def ids_of(data: lance.LanceDataset) -> pa.ChunkedArray:
-    """The ids of all live rows, in order."""
-    return data.to_table(columns=["id"])["id"]
 
 
 def passages_of(where: Where) -> list[dict[str, Any]]:

@@ -7,14 +7,13 @@ brought together changes nothing. What becomes of the two stores' lists: `wbrag.
 
 from __future__ import annotations
 
-import heapq
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -25,13 +24,12 @@ from wbrag.retrieval.encoder import Encoder, open_encoder
 from wbrag.retrieval.merge import beside, by_name, check_merge, linked, mentions, plain
 from wbrag.schema import PASSAGE, Document, Source
 from wbrag.store import rows as stored
-from wbrag.store.changes import index_of
 from wbrag.store.files import StoreError
 from wbrag.store.place import Place, Where, nothing_there, place_of
-from wbrag.store.topk import Search, block_search, candidates, gpu_nearest, gpus, held_search, scan_nearest
+from wbrag.store.topk import Search, block_search, candidates, gpus, held_search
 from wbrag.store.vectors import INDEX, codes_of, open_index, probed, search_parameters
 from wbrag.store.verify import made_again
-from wbrag.store.versions import DAY, Version, check_sizes, latest, noted, noted_encoder, pair, pinned
+from wbrag.store.versions import Version, check_sizes, noted, noted_encoder, pair, read_version, reading
 
 #: What a filter may be: SQL over the columns, or an Arrow expression.
 Filter: TypeAlias = str | pc.Expression
@@ -53,51 +51,48 @@ class Part:
     number: int
     index: Any
     live: np.ndarray | None
-    held: tuple[np.ndarray | None, Search] | None = None  # what is visible in it, and its search on a device
+    held: Search | None = None  # of what is live, on a device
 
 
 class Store:
     """One version of a store, open to be searched. A damaged or missing index is made again from the rows, and kept."""
 
-    def __init__(
-        self, place: Place, version: Version, source: Source, nprobe: int, block_bytes: int, vector_bytes: int
-    ) -> None:
-        """`nprobe` and `block_bytes` as in `KnowledgeBase`; `vector_bytes`: what all its vectors have. StoreError names
-        the first file that is absent, cut, or whose index and rows differ after all.
-        """
+    def __init__(self, place: Place, version: Version, source: Source, nprobe: int, block_bytes: int) -> None:
+        """`nprobe`, `block_bytes`: `KnowledgeBase`. StoreError: the first file that is absent, cut or of other rows."""
         self.place, self.version, self.source = place, version, source
-        self.nprobe, self.block_bytes, self.holds = nprobe, block_bytes, 0 < vector_bytes <= block_bytes
+        self.nprobe, self.block_bytes, self.flat = nprobe, block_bytes, version.spec.template is None
+        self.holds = self.flat and 2 * version.spec.dimension * version.rows <= block_bytes
         check_sizes(place, version, [name for name in version.files if name.startswith(INDEX)])
         self.data = stored.opened(place, version)
         self.parts = [self._part(fragment) for fragment in self.data.get_fragments()]
         self._seen: tuple[Filter, list[np.ndarray | None]] | None = None
 
     def _part(self, fragment: Any) -> Part:  # noqa: ANN401 - Lance's
-        name = index_of(fragment.metadata.to_json(), self.version.files, self.version.spec)
-        told = self.version.files[name], self.version.spec, fragment.metadata.physical_rows
+        facts, spec = fragment.metadata, self.version.spec
+        name = stored.index_of(facts, self.version.files, spec)
+        told = self.version.files[name], (facts.physical_rows, spec.dimension)
         try:
             index = open_index(self.place, name, *told)
-            self._probe(name, fragment.metadata.id, index)
+            some, vectors = probed(index)
+            rows = self.data._take_rows([(facts.id << 32) | int(row) for row in some], columns=[stored.VECTOR])
+            if len(rows) == len(some) and not np.array_equal(stored.vectors_of(rows), vectors):
+                raise StoreError(f"{self.place}/{name}: its vectors are not those of the rows")
         except StoreError:
             made_again(self.place, self.version, fragment, name)
             index = open_index(self.place, name, *told)
-        return Part(fragment.metadata.id, index, stored.live_rows(fragment))
-
-    def _probe(self, name: str, number: int, index: Any) -> None:  # noqa: ANN401 - FAISS's
-        """StoreError where a few rows of the index are not the data's."""
-        places, vectors = probed(index)
-        found = self.data._take_rows([(number << 32) | int(row) for row in places], columns=[stored.VECTOR])
-        if len(found) == len(places) and not np.array_equal(stored.vectors_of(found), vectors):
-            raise StoreError(f"{self.place}/{name}: its vectors are not those of the rows")
+        live = None
+        if facts.num_deletions:
+            table = fragment.scanner(columns=[], with_row_address=True).to_table()
+            live = stored.mask_of(table, facts.id, facts.physical_rows)
+        return Part(facts.id, index, live)
 
     def _visible(self, where: Filter | None, columns: pa.Schema) -> list[np.ndarray | None]:
-        """For each part the rows that are live and for which `where` is true, (rows,) bool, None: all; the same arrays
-        while the filter is the same. `columns`: those that it may name; one that this store has not is null in all its
-        rows. ValueError for a filter that cannot be.
+        """For each part the rows that are live and for which `where` is true, (rows,) bool, None: all. `columns`: those
+        that it may name; one that this store has not is null in all its rows. ValueError for a filter that cannot be.
         """
         if where is None:
             return [part.live for part in self.parts]
-        if self._seen is None or not _same(self._seen[0], where):
+        if self._seen is None or self._seen[0] is not where:
             found = self._passing(where, columns)
             self._seen = where, [stored.mask_of(found, part.number, part.index.ntotal) for part in self.parts]
         return self._seen[1]
@@ -120,13 +115,16 @@ class Store:
             raise ValueError(f"where: {where}: {error}") from error
 
     def nearest(self, xq: np.ndarray, k: int, where: Filter | None, columns: pa.Schema) -> list[list[Document]]:
-        """The k best rows, of those `_visible`, for each query (nq, d) float32, best first; of equal scores by id."""
+        """The k best rows, of those `_visible`, for each query (nq, d), best first; of equal scores by id."""
+        xq = np.ascontiguousarray(xq, dtype=np.float32)
         found: list[list[tuple[float, int]]] = [[] for _ in xq]  # score and address
         for part, mask in zip(self.parts, self._visible(where, columns), strict=True):
             count = part.index.ntotal if mask is None else int(mask.sum())
-            for hits, more in zip(found, candidates(self._search(part, mask), count, xq, k), strict=True):
+            for hits, more in zip(found, candidates(self._search(part, mask, len(xq)), count, xq, k), strict=True):
                 hits += [(score, (part.number << 32) | row) for score, row in more]
-        found = [_cut(hits, k) for hits in found]
+        for hits in found:
+            hits.sort(reverse=True)
+        found = [[hit for hit in hits if hit[0] >= hits[min(k, len(hits)) - 1][0]] for hits in found]  # k, and ties
         addresses = sorted({address for hits in found for _, address in hits})
         # By address: `take` counts live rows, and walks over the deletions before each of them.
         rows = self.data._take_rows(addresses, columns=PASSAGE.names).to_pylist() if addresses else []
@@ -138,46 +136,29 @@ class Store:
             for hits in best
         ]
 
-    def _search(self, part: Part, visible: np.ndarray | None) -> Search:
-        """How the `visible` rows of a part are searched: those of a flat index on a device as long as the same are
-        visible, if all fit there; else block by block, where that is faster than FAISS by itself.
+    def _search(self, part: Part, visible: np.ndarray | None, nq: int) -> Search:
+        """How `nq` queries search the `visible` rows of a part: without a filter those of a flat index on a device, if
+        the store fits there; else block by block, where that is faster than FAISS by itself.
         """
-        spec, flat = self.version.spec, self.version.spec.kind == "flat_fp16"
-        if flat and self.holds:
-            if part.held is None or part.held[0] is not visible:
-                part.held = visible, held_search(codes_of(part.index), visible)
-            return part.held[1]
-
-        def search(xq: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-            if flat and (self.block_bytes or len(xq) >= BATCH):
-                nearest = gpu_nearest if self.block_bytes and gpus() else scan_nearest
-                block_rows = max(1, (self.block_bytes or CACHE_BYTES) // (2 * spec.dimension))
-                return block_search(codes_of(part.index), visible, block_rows, nearest)(xq, n)
-            D, found = part.index.search(xq, n, params=search_parameters(spec, visible, self.nprobe))
-            return D, found
-
-        return search
+        if self.holds and visible is part.live:
+            part.held = part.held or held_search(codes_of(part.index), visible)
+            return part.held
+        if self.flat and (self.block_bytes or nq >= BATCH):
+            block_rows = max(1, (self.block_bytes or CACHE_BYTES) // (2 * self.version.spec.dimension))
+            return block_search(codes_of(part.index), visible, block_rows, bool(self.block_bytes and gpus()))
+        parameters = search_parameters(self.version.spec, visible, self.nprobe)
+        return lambda xq, n: part.index.search(xq, n, params=parameters)
 
 
-def _cut(hits: Sequence[tuple[float, int]], k: int) -> list[tuple[float, int]]:
-    """Those of the (score, address) that may be among the k best."""
-    least = min(heapq.nlargest(k, (score for score, _ in hits)), default=0.0)
-    return [hit for hit in hits if hit[0] >= least]
-
-
-class KnowledgeBase:
-    """A pair of versions, a base's and, if there is one, a write-back store's, for the object's life.
-
-    Open it where it is used (in a Ray actor: in the constructor); it holds memory maps and does not pickle. `refresh`
-    goes to the newest pair, `close` lets clean-up have this one's files.
-    """
+class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
+    """A pair of versions, open until `refresh` or `close`. It maps files and does not pickle: actors open their own."""
 
     def __init__(
         self,
         base: Where,
         writeback: Where | None = None,
         *,
-        encoder: str = "",
+        encoder: Encoder | None = None,
         versions: tuple[int, int] = (0, 0),
         threads: int = 0,
         merge: config.Merge | None = None,
@@ -186,100 +167,76 @@ class KnowledgeBase:
     ) -> None:
         """Open these stores; a write-back store that is absent or empty counts as no units.
 
-        `encoder` is the fingerprint of whoever will encode the queries (empty: not checked); `versions` are those of
-        base and write-back, 0: the newest, and of the base the one that the write-back version belongs to. Given ones
-        are pinned by the caller (`versions.reading`), as an actor that is killed would leave its pins behind.
-        `threads`: FAISS's in this process, 0: every core; `merge`: the policy, that of the write-back version's note by
-        default; `nprobe`: lists that an IVF base looks into; `block_bytes`: what of flat vectors may lie on the GPU (if
-        FAISS has one): all if they fit, else block by block, 0: none. StoreError, with both values: nothing in base, a
-        changed file, stores or queries of unlike encoders or dimensions.
+        `encoder`: who encodes the queries, or encoded them; by default, when the first question is asked, the one that
+        the versions' notes name. `versions`: the pair that the caller has pinned (`versions.reading`), as an actor that
+        is killed would leave its pins behind; by default the current one, pinned. `threads`: FAISS's in this process,
+        0: every core; `merge`: the policy, that of the write-back version's note by default; `nprobe`: lists that an
+        IVF base looks into; `block_bytes`: what of a store's flat vectors may lie on the GPU (if FAISS has one): all if
+        they fit, else block by block, 0: none. StoreError, with both values: nothing in base, a changed file, stores or
+        queries of unlike encoders.
         """
         import faiss
 
         faiss.omp_set_num_threads(threads or len(os.sched_getaffinity(0)))  # a Ray actor would get one otherwise
         self._places = place_of(base), place_of(writeback) if writeback else None
-        self._fingerprint, self._merge, self._device = encoder, merge, (nprobe, block_bytes)
-        self._given: Encoder | None = None
+        self._given, self._merge, self._device = encoder, merge, (nprobe, block_bytes)
         self._held = ExitStack()
         self._open(versions)
 
     @classmethod
-    def open(
-        cls,
-        path: Where,
-        *,
-        encoder: Encoder | None = None,
-        merge: config.Merge | None = None,
-        nprobe: int = config.Index.nprobe,
-    ) -> KnowledgeBase:
-        """The knowledge base in a folder: `base/` and `writeback/` in it, as a run leaves them, or one store.
-
-        Questions are encoded by `encoder`, or by the one that the versions' notes name; it is loaded with the first
-        question and refused (StoreError) when its fingerprint is not the stores'.
-        """
+    def open(cls, path: Where, **how: Any) -> KnowledgeBase:  # noqa: ANN401 - as the constructor has it
+        """The knowledge base in a folder: `base/` and `writeback/` in it, as a run leaves them, or one store."""
         where = place_of(path)
-        stores: tuple[Where, Where | None] = where, None
         if base := None if where.remote else base_of(Path(where.root)):
-            stores = base, Path(where.root, "writeback")
-        made = cls(*stores, encoder=encoder.fingerprint if encoder else "", merge=merge, nprobe=nprobe)
-        made._given = encoder
-        return made
+            return cls(base, Path(where.root, "writeback"), **how)
+        return cls(where, **how)
 
-    def _open(self, numbers: tuple[int, int]) -> None:
-        (place, writeback), (base, units) = self._places, pair(*self._places, numbers)
-        if base is None:
-            raise nothing_there(place)
-        _check_encoder("queries", self._fingerprint or base.encoder, place, base)
-        if units:
-            _check_encoder(str(writeback), units.encoder, place, base)
-        if units and units.spec.space != base.spec.space:  # a flat write-back beside an IVF base is fine: equal codes
-            told = f"index is {units.spec}, version {base.version} of {place} has {base.spec}"
-            raise StoreError(f"{writeback}: {told}")
-        vector_bytes = 2 * base.spec.dimension * (base.rows + (units.rows if units else 0))
-        stores: dict[Source, Store] = {}
-        for source, where, version, number in zip(get_args(Source), self._places, (base, units), numbers, strict=True):
-            if where and version:
-                if not number:
-                    self._held.enter_context(pinned(where, version.version, 7 * DAY))
-                stores[source] = Store(where, version, source, *self._device, vector_bytes)
-        columns = pa.unify_schemas([store.data.schema for store in stores.values()])
-        merge = self._merge or config.Merge(**(noted(writeback, units, "merge") if writeback and units else {}))
-        check_merge(merge)
-        self._stores, self._columns, self.merge = stores, columns, merge
-        self.base, self.writeback = base, units
+    def _open(self, numbers: tuple[int, int] = (0, 0)) -> None:
+        """Open this pair (0: no store), or the current one, which is then pinned; what was open before is let go."""
+        place, writeback = self._places
+        units: Version | None = None
+        with ExitStack() as held:
+            if not any(numbers):
+                numbers = held.enter_context(reading(place, writeback))
+            if not numbers[0]:
+                raise nothing_there(place)
+            base, merge = read_version(place, numbers[0]), config.Merge()
+            if self._given:
+                _check_encoder("queries", self._given.fingerprint, place, base)
+            stores: dict[Source, Store] = {"base": Store(place, base, "base", *self._device)}
+            if writeback and numbers[1]:
+                units = read_version(writeback, numbers[1])
+                _check_encoder(str(writeback), units.encoder, place, base)
+                stores["writeback"] = Store(writeback, units, "writeback", *self._device)
+                merge = config.Merge(**noted(writeback, units, "merge"))
+            merge = self._merge or merge
+            check_merge(merge)
+            columns = pa.unify_schemas([store.data.schema for store in stores.values()])
+            before, self._held = self._held, held.pop_all()
+        before.close()
+        self._stores, self._columns, self.merge, self.base, self.writeback = stores, columns, merge, base, units
 
     def refresh(self) -> bool:
         """Go to the newest pair; whether there was a newer one. Nobody may be searching meanwhile."""
-        base, writeback = self._places
-        units = latest(writeback) if writeback else None
-        if units == self.writeback and (units or latest(base) == self.base):
+        if pair(*self._places) == (self.base, self.writeback):
             return False
-        held, self._held = self._held, ExitStack()
-        try:
-            self._open((0, 0))
-        except BaseException:  # the old pair is still the one that is open: it stays pinned
-            self._held.close()
-            self._held = held
-            raise
-        held.close()
+        self._open()
         return True
 
     def close(self) -> None:
         """Let the files of this pair go; what is open stays readable until they are removed."""
         self._held.close()
 
-    def __enter__(self) -> KnowledgeBase:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
     @cached_property
     def _encoder(self) -> Encoder:
-        if (encoder := self._given) is None:
-            if (told := noted_encoder(self._places[0], self.base)) is None:
-                raise StoreError(f"{self._places[0]}: no version says which encoder made it; give one to open")
-            encoder = open_encoder(told)
+        if self._given:
+            return self._given
+        if (told := noted_encoder(self._places[0], self.base)) is None:
+            raise StoreError(f"{self._places[0]}: no version says which encoder made it; give one to open")
+        encoder = open_encoder(told)
         _check_encoder("queries", encoder.fingerprint, self._places[0], self.base)
         return encoder
 
@@ -315,11 +272,10 @@ class KnowledgeBase:
             raise ValueError(f"k is {k}, not at least 1")
         xq, asked = self._vectors(queries), questions if isinstance(queries, np.ndarray) else queries
         switched = np.asarray(writeback, dtype=bool)
-        switched = np.full(len(xq), switched) if switched.ndim == 0 else switched
-        if switched.shape != (len(xq),):
+        if switched.shape not in ((), (len(xq),)):
             raise ValueError(f"writeback has shape {switched.shape} for {len(xq)} queries")
-        found = self._top("base", xq, k, where)
-        if len(on := np.flatnonzero(switched)):
+        found = self._stores["base"].nearest(xq, k, where, self._columns)
+        if len(on := np.flatnonzero(np.broadcast_to(switched, len(xq)))):
             texts = None if asked is None else [asked[query] for query in on]
             folded = self.fold(xq[on], [found[query] for query in on], k, where=where, questions=texts)
             for query, documents in zip(on, folded, strict=True):
@@ -344,6 +300,8 @@ class KnowledgeBase:
         `leave_out`: query by query, ids of units that are to be as if they were not there. ValueError where
         `merge.reach` needs `questions` and they are not given.
         """
+        if "writeback" not in self._stores:
+            return [list(near) for near in passages]
         if by_name(self.merge) and questions is None:
             told = "asks which titles stand in the questions, and only their vectors were given"
             raise ValueError(f"merge.reach={self.merge.reach} {told}")
@@ -385,13 +343,9 @@ class KnowledgeBase:
         self, xq: np.ndarray, k: int, without: Sequence[frozenset[str]], where: Filter | None
     ) -> list[list[Document]]:
         """The k best units of each query but those it is to do `without`."""
-        found = self._top("writeback", xq, k + max(map(len, without), default=0), where)
+        fetched = k + max(map(len, without), default=0)
+        found = self._stores["writeback"].nearest(xq, fetched, where, self._columns)
         return [[u for u in hits if u.id not in ids][:k] for hits, ids in zip(found, without, strict=True)]
-
-    def _top(self, source: Source, xq: np.ndarray, k: int, where: Filter | None) -> list[list[Document]]:
-        if (store := self._stores.get(source)) is None:
-            return [[] for _ in xq]
-        return store.nearest(np.ascontiguousarray(xq, dtype=np.float32), k, where, self._columns)
 
 
 def base_of(run: Path) -> Path | None:
@@ -412,10 +366,3 @@ def _check_encoder(who: str, encoder: str, place: Place, base: Version) -> None:
     """StoreError, with both, where scores of vectors or queries of this encoder do not compare with the base's."""
     if encoder != base.encoder:
         raise StoreError(f"{who}: encoder is {encoder!r}, version {base.version} of {place} has {base.encoder!r}")
-
-
-def _same(one: Filter, other: Filter) -> bool:
-    """Whether two filters are equal; as text, two long expressions are the same that differ in their middle."""
-    if isinstance(one, str) or isinstance(other, str):
-        return type(one) is type(other) and one == other
-    return bool(one.equals(other))

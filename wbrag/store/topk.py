@@ -15,8 +15,6 @@ from wbrag.store.vectors import flat_index
 #: (nq, d) float32 queries and n, at most as many as there are rows, to the scores and rows of the n best of each, both
 #: (nq, n), best first; where the lists of an IVF index hold fewer, the row is -1.
 Search: TypeAlias = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-#: Queries, a block of float16 vectors and n to the n best scores and places in the block, both (nq, n).
-Nearest: TypeAlias = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 #: Vectors that become float32 at once on their way to a device.
 SENT_ROWS = 65_536
 
@@ -38,11 +36,10 @@ def candidates(search: Search, rows: int, xq: np.ndarray, k: int) -> list[list[t
     return found
 
 
-def block_search(codes: np.ndarray, visible: np.ndarray | None, block_rows: int, nearest: Nearest) -> Search:
-    """A search over (n, d) float16 vectors that looks at `block_rows` of them at a time.
-
-    `visible` (n,) bool: the rows that may be found; None: all. They are picked before they are sent, because FAISS's
-    own GPU index takes an IDSelector and ignores it.
+def block_search(codes: np.ndarray, visible: np.ndarray | None, block_rows: int, gpu: bool = False) -> Search:
+    """A search over (n, d) float16 vectors, `block_rows` of them at a time: by FAISS's fp16 scan, with the very scores
+    that one flat index gives, or on the current CUDA device. `visible` (n,) bool: what may be found, None: all; picked
+    before it is sent, because FAISS's own GPU index takes an IDSelector and ignores it.
     """
     rows = np.arange(len(codes)) if visible is None else np.flatnonzero(visible)
 
@@ -51,7 +48,8 @@ def block_search(codes: np.ndarray, visible: np.ndarray | None, block_rows: int,
         for start in range(0, len(rows), block_rows):
             some = rows[start : start + block_rows]
             block = codes[start : start + block_rows] if visible is None else codes[some]
-            scores, places = nearest(xq, block, min(n, len(some)))
+            best = min(n, len(some))
+            scores, places = _gpu_knn(xq, block, best) if gpu else flat_index(block).search(xq, best)
             D, found = np.hstack([D, scores]), np.hstack([found, some[places]])
             order = np.argsort(-D, axis=1)[:, :n]
             D, found = np.take_along_axis(D, order, axis=1), np.take_along_axis(found, order, axis=1)
@@ -83,19 +81,11 @@ def _gpu_index(vectors: np.ndarray) -> Any:  # noqa: ANN401 - a class that only 
     return index
 
 
-def gpu_nearest(xq: np.ndarray, block: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """`Nearest` on the current CUDA device; only `block` and the scores lie there. FAISS allows n <= 2048."""
+def _gpu_knn(xq: np.ndarray, block: np.ndarray, n: int) -> Any:  # noqa: ANN401 - a pair of arrays
     import faiss
 
-    # FAISS wants queries and vectors of one type; those of wbrag's encoders are float16 to begin with.
-    D, places = faiss.knn_gpu(_gpu_resources(), xq.astype(np.float16), block, n, metric=faiss.METRIC_INNER_PRODUCT)
-    return D, places
-
-
-def scan_nearest(xq: np.ndarray, block: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """`Nearest` by FAISS's fp16 scan: bit for bit the scores that one flat fp16 index over all blocks gives."""
-    D, places = flat_index(block).search(xq, n)
-    return D, places
+    # FAISS wants queries and vectors of one type, and n <= 2048; queries of wbrag's encoders are float16 to begin with.
+    return faiss.knn_gpu(_gpu_resources(), xq.astype(np.float16), block, n, metric=faiss.METRIC_INNER_PRODUCT)
 
 
 def gpus() -> int:

@@ -7,14 +7,14 @@ it, so that a search of several looks into the same lists as a search of one.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wbrag.config import ConfigError, Index
-from wbrag.store.files import StoreError, dump_json, sha256_bytes, sha256_file
+from wbrag.store.files import StoreError, sha256_bytes, sha256_file
 from wbrag.store.place import Facts, Place
 
 INDEX, TEMPLATES = "index", "templates"
@@ -24,8 +24,8 @@ PROBES = 3
 TRAINING_ROWS = 64
 #: fp16 rounds each component by at most 2**-11 of itself, so a unit vector's norm by no more than that.
 NORM_TOLERANCE = 1e-3
-#: Rows that are put into lists at once.
-ASSIGNED = 1024
+#: Rows that are decoded, or put into lists, at once: as many as the cache holds.
+ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +39,12 @@ class Spec:
     template: str | None = None  # sha256 of the trained, empty index; a flat one needs none
     nlist: int = 0  # lists of the template
 
-    @property
-    def space(self) -> tuple[int, str, str]:
-        """What has to be equal for scores to be comparable: dimension, metric, codec."""
-        return self.dimension, self.metric, self.codec
-
 
 def spec_of(kind: str, dimension: int, template: bytes = b"", nlist: int = 0) -> Spec:
     """The spec for `config.Index.kind`, an IVF one with its template; ConfigError for a kind that is not known."""
     if kind not in ("flat_fp16", "ivf_fp16"):
         raise ConfigError(f"index.kind: {kind!r} is not known; choose 'flat_fp16' or 'ivf_fp16'")
-    ivf = kind == "ivf_fp16"
-    return Spec(kind, dimension, template=sha256_bytes(template) if ivf else None, nlist=nlist if ivf else 0)
+    return Spec(kind, dimension, template=sha256_bytes(template) if template else None, nlist=nlist)
 
 
 def check_index(index: Index) -> None:
@@ -65,19 +59,14 @@ def check_vectors(vectors: np.ndarray, where: str) -> None:
     """Refuse (StoreError) what is not an (n, d) float16 array of finite unit vectors, naming the first bad row."""
     if vectors.ndim != 2 or vectors.dtype != np.float16:
         raise StoreError(f"{where}: vectors are {vectors.dtype} of shape {vectors.shape}, not float16 of shape (n, d)")
-    norms = _norms(vectors)
-    bad = np.flatnonzero(~(np.abs(norms - 1.0) <= NORM_TOLERANCE))  # written so that NaN is bad
-    if len(bad):
-        raise StoreError(f"{where}: row {bad[0]} has norm {norms[bad[0]]:.6g}, not 1 +- {NORM_TOLERANCE}")
-
-
-def _norms(vectors: np.ndarray) -> np.ndarray:
-    """Norms (n,) of float16 rows, summed in float32; rows are decoded by FAISS, a few at a time, as the cache holds."""
-    codec, norms = empty_index(Spec("flat_fp16", vectors.shape[1])), np.empty(len(vectors), dtype=np.float32)
-    for start in range(0, len(vectors), ASSIGNED):
-        exact = codec.sa_decode(np.ascontiguousarray(vectors[start : start + ASSIGNED]).view(np.uint8))
-        norms[start : start + len(exact)] = np.sqrt(np.einsum("nd,nd->n", exact, exact))
-    return norms
+    codec = empty_index(Spec("flat_fp16", vectors.shape[1]))  # it decodes them, as in a search
+    for start in range(0, len(vectors), ROWS):
+        exact = codec.sa_decode(np.ascontiguousarray(vectors[start : start + ROWS]).view(np.uint8))
+        norms = np.sqrt(np.einsum("nd,nd->n", exact, exact))
+        bad = np.flatnonzero(~(np.abs(norms - 1.0) <= NORM_TOLERANCE))  # written so that NaN is bad
+        if len(bad):
+            told = f"row {start + bad[0]} has norm {norms[bad[0]]:.6g}"
+            raise StoreError(f"{where}: {told}, not 1 +- {NORM_TOLERANCE}")
 
 
 def mapped(path: Path) -> Any:  # noqa: ANN401 - any class that FAISS has
@@ -99,9 +88,7 @@ def codes_of(index: Any) -> np.ndarray:  # noqa: ANN401 - a flat index
 
 
 def search_parameters(spec: Spec, visible: np.ndarray | None, nprobe: int) -> Any:  # noqa: ANN401 - FAISS's, or None
-    """Parameters under which FAISS (CPU) sees the rows that are True in `visible` (n,) only, None: all, and looks into
-    `nprobe` lists of an IVF index.
-    """
+    """FAISS's, with which it sees the rows that are True in `visible` (n,), None: all, and `nprobe` lists of an IVF."""
     import faiss
 
     arguments: dict[str, Any] = {}
@@ -146,72 +133,50 @@ def train_template(vectors: np.ndarray, nlist: int) -> bytes:
     return faiss.serialize_index(index).tobytes()
 
 
-def index_name(data: dict[str, Facts], spec: Spec) -> str:
-    """The file of the index over a fragment with these data files, stored as `spec` says."""
-    return f"{INDEX}/{sha256_bytes(dump_json({'data': data, 'spec': asdict(spec)}))[:32]}.faiss"
-
-
 def template_name(spec: Spec) -> str:
     """The file of a spec's template, the empty index with its lists."""
     return f"{TEMPLATES}/{spec.template}.faiss"
 
 
-def read_template(place: Place, spec: Spec) -> bytes:
-    """The template of a spec, b"" for a flat one; StoreError, with both hashes, for a file that changed."""
-    if spec.template is None:
-        return b""
-    data = place.read(template_name(spec))
-    if (found := sha256_bytes(data)) != spec.template:
-        raise StoreError(f"{place}/{template_name(spec)}: sha256 is {found}, the version says {spec.template}")
-    return data
-
-
-def index_file(path: Path, vectors: np.ndarray, spec: Spec, template: bytes, where: str) -> Facts:
-    """Write the index over (n, d) float16 unit vectors as a file. StoreError, naming `where`, for other vectors."""
+def index_file(place: Place, path: Path, vectors: np.ndarray, spec: Spec) -> Facts:
+    """Write the index over (n, d) float16 vectors as a file; the same vectors give the same bytes. StoreError, naming
+    `place`, for vectors of another kind, and for a template that changed.
+    """
     import faiss
 
-    check_vectors(vectors, where)
+    check_vectors(vectors, str(place))
     if vectors.shape[1] != spec.dimension:
-        raise StoreError(f"{where}: dimension is {vectors.shape[1]}, the store's is {spec.dimension}")
-    faiss.write_index(made_index(vectors, spec, template), str(path))
+        raise StoreError(f"{place}: dimension is {vectors.shape[1]}, the store's is {spec.dimension}")
+    faiss.write_index(_in_lists(place, vectors, spec) if spec.template else flat_index(vectors), str(path))
     return path.stat().st_size, sha256_file(path)
 
 
-def made_index(vectors: np.ndarray, spec: Spec, template: bytes) -> Any:  # noqa: ANN401 - one of two classes
-    """A FAISS index over (n, d) float16 vectors, their bits as they are; the same vectors give the same bytes."""
+def _in_lists(place: Place, vectors: np.ndarray, spec: Spec) -> Any:  # noqa: ANN401 - FAISS's
+    """The template of a spec with these vectors in its lists."""
     import faiss
 
-    if spec.kind == "flat_fp16":
-        return flat_index(vectors)
+    template = place.read(template_name(spec))
+    if (found := sha256_bytes(template)) != spec.template:
+        raise StoreError(f"{place}/{template_name(spec)}: sha256 is {found}, the version says {spec.template}")
     index: Any = faiss.deserialize_index(np.frombuffer(template, dtype=np.uint8))
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)  # BLAS may round another way when threads share a product
     try:
-        for start in range(0, len(vectors), ASSIGNED):
-            index.add(vectors[start : start + ASSIGNED].astype(np.float32))
+        for start in range(0, len(vectors), ROWS):
+            index.add(vectors[start : start + ROWS].astype(np.float32))
     finally:
         faiss.omp_set_num_threads(threads)
     return index
 
 
-def open_index(place: Place, name: str, facts: Facts, spec: Spec, rows: int) -> Any:  # noqa: ANN401 - FAISS's
-    """The index in a file, memory-mapped. StoreError where it is absent, cut, of other rows or of another kind."""
-    path = place.local(name, facts[1])
-    if not path.is_file() or path.stat().st_size != facts[0]:
-        found = f"{path.stat().st_size:,} bytes" if path.is_file() else "no such file"
-        raise StoreError(f"{place}/{name}: {found}, the version says {facts[0]:,} bytes")
-    index = mapped(path)
-    if (kind := _kind(index)) != (wanted := _kind(empty_index(spec))):
-        raise StoreError(f"{path}: (type, dimension, metric, codec) is {kind}, the spec says {wanted}")
-    if index.ntotal != rows:
-        raise StoreError(f"{place}/{name}: holds {index.ntotal:,} vectors, its fragment has {rows:,} rows")
+def open_index(place: Place, name: str, facts: Facts, shape: tuple[int, int]) -> Any:  # noqa: ANN401 - FAISS's
+    """The index in a file over vectors of shape (n, d), memory-mapped. StoreError: absent, cut, another."""
+    if fault := place.fault(name, facts):
+        raise StoreError(fault)
+    index = mapped(place.local(name, facts[1]))
+    if (found := (index.ntotal, index.d)) != shape:
+        raise StoreError(f"{place}/{name}: its vectors have shape {found}, those of its fragment {shape}")
     return index
-
-
-def _kind(index: Any) -> tuple[object, ...]:  # noqa: ANN401 - any class that FAISS has
-    codec = getattr(getattr(index, "sq", None), "qtype", None)
-    lists = f" of {index.nlist} lists" if hasattr(index, "nlist") else ""
-    return type(index).__name__ + lists, index.d, index.metric_type, codec
 
 
 def probed(index: Any) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401 - FAISS's

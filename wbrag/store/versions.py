@@ -1,10 +1,8 @@
 """The versions of a store: numbered records, each of which says what it stands on.
 
 The highest number is the current version. Creating `versions/<N+1>.json` exclusively is the only commit: before it the
-old version is current and what was written is unreferenced, after it the new one is. A record names a detached Lance
-version, which nobody finds but by this record, so that what a killed writer left is never seen, and size and sha256 of
-every file that it stands on, as Lance reads a flipped bit in silence. A version of a write-back store names a version
-of the base: the two are one pair, and a newer base is no part of it.
+old version is current and what was written is unreferenced, after it the new one is. A version of a write-back store
+names a version of the base: the two are one pair. Why so: docs/adr/0011-the-store-is-lance.md.
 """
 
 from __future__ import annotations
@@ -26,13 +24,15 @@ from wbrag.store.vectors import Spec
 
 SCHEMA = 1
 DAY = 86_400.0
+#: What a pin is called: its version, the second at which it expires, and what tells it apart.
+PIN = r"(\d+)-(\d+)-[0-9a-f]{32}"
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
     """One version of a store. `lance` is the Lance version of its rows, `files` what it stands on, by name."""
 
-    version: int
+    version: int  # 0: before the first
     lance: int
     rows: int
     spec: Spec
@@ -64,8 +64,7 @@ def latest(where: Where) -> Version | None:
 
 def current(where: Where) -> Version:
     """The current version; StoreError, saying what is there instead, where there is none."""
-    found = latest(where)
-    if found is None:
+    if (found := latest(where)) is None:
         raise nothing_there(place_of(where))
     return found
 
@@ -108,58 +107,55 @@ def named(version: Version) -> tuple[int, str]:
     return version.version, sha256_bytes(record_of(version))
 
 
-def commit(place: Place, change: Callable[[Version | None], Version | None]) -> Version:
-    """Publish the version that `change` makes of the current one (None: there is none yet), and return it.
+def commit(where: Where, change: Callable[[Version], Version | None], first: Version | None = None) -> Version:
+    """Publish the version that `change` makes of the current one, or of `first` where there is none, and return it.
 
     `change` returns None where nothing is to do; then the current version is returned. It is asked again, with the
-    newer version, whenever another writer came first. StoreError names a file new to the version that is not there.
+    newer version, whenever another writer came first. StoreError: no version and no `first`, or, with its name, a file
+    new to the version that is not there.
     """
+    place = place_of(where)
     while True:
-        parent = latest(place)
-        made = change(parent)
-        if made is None:
-            return current(place)
-        number, told = named(parent) if parent else (0, None)
-        child = replace(made, version=number + 1, parent=told)
-        check_sizes(place, child, parent.files if parent else ())
+        if (parent := latest(place) or first) is None:
+            raise nothing_there(place)
+        if (made := change(parent)) is None:
+            return parent
+        told = named(parent)[1] if parent.version else None
+        child = replace(made, version=parent.version + 1, parent=told)
+        check_sizes(place, child, parent.files)
         if place.create(record_name(child.version), record_of(child)):
             return child
 
 
 def check_sizes(place: Place, version: Version, known: Collection[str] = ()) -> None:
     """StoreError for the first file of a version, other than those `known`, that is absent or of another size."""
-    for name, (size, _) in version.files.items():
-        if name not in known and (found := place.size(name)) != size:
-            told = "no such file" if found is None else f"has {found:,} bytes, not {size:,}"
-            raise StoreError(f"{place}/{name}: {told}; version {version.version} needs it")
+    for name, facts in version.files.items():
+        if name not in known and (fault := place.fault(name, facts)):
+            raise StoreError(f"{fault}; version {version.version} needs it")
 
 
 def rollback(where: Where, number: int, note: dict[str, Any]) -> Version:
     """A new version with the content of an old one. StoreError where that one is not kept any more."""
     place = place_of(where)
 
-    def change(parent: Version | None) -> Version:
-        if parent is None:
-            raise nothing_there(place)
+    def change(parent: Version) -> Version:
         if not parent.oldest <= number <= parent.version:
-            kept = f"kept are {parent.oldest} to {parent.version}"
-            raise StoreError(f"{place}: version {number} is not there to go back to; {kept}")
-        old = read_version(place, number)
-        return replace(old, restored_from=number, oldest=parent.oldest, note=note)
+            there = f"kept are {parent.oldest} to {parent.version}"
+            raise StoreError(f"{place}: version {number} is not there to go back to; {there}")
+        return replace(read_version(place, number), restored_from=number, oldest=parent.oldest, note=note)
 
     return commit(place, change)
 
 
 def paired(where: Where, base: Version, note: dict[str, Any]) -> Version:
     """A new version of a write-back store with the content of the current one, beside another version of the base."""
-    place = place_of(where)
 
-    def change(parent: Version | None) -> Version | None:
-        if parent is None or parent.base == named(base):
+    def change(parent: Version) -> Version | None:
+        if parent.base == named(base):
             return None
         return replace(parent, base=named(base), restored_from=None, note=note)
 
-    return commit(place, change)
+    return commit(where, change)
 
 
 @contextmanager
@@ -169,9 +165,9 @@ def pinned(where: Where, number: int = 0, seconds: float = DAY) -> Iterator[Vers
     """
     place = place_of(where)
     version = read_version(place, number) if number else current(place)
-    pin = f"pins/{version.version:06d}-{uuid.uuid4().hex}.json"
+    pin = f"pins/{version.version:06d}-{int(time.time() + seconds)}-{uuid.uuid4().hex}"
     try:
-        place.create(pin, dump_json({"version": version.version, "expires": time.time() + seconds}))
+        place.create(pin, b"")
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
@@ -186,18 +182,10 @@ def pinned(where: Where, number: int = 0, seconds: float = DAY) -> Iterator[Vers
         place.remove(pin)
 
 
-def pair(
-    base: Where, writeback: Where | None, given: tuple[int, int] = (0, 0)
-) -> tuple[Version | None, Version | None]:
-    """The `given` versions of base and write-back; 0: the current one, of the base that which the write-back version
-    belongs to. None for a store that is None or empty.
-    """
-    units = _numbered(writeback, given[1]) if writeback else None
-    return _numbered(base, given[0] or (units.base[0] if units and units.base else 0)), units
-
-
-def _numbered(where: Where, number: int) -> Version | None:
-    return read_version(place_of(where), number) if number else latest(where)
+def pair(base: Where, writeback: Where | None) -> tuple[Version | None, Version | None]:
+    """The current versions of base and write-back store, the base's as the other names it; None where there is none."""
+    units = latest(writeback) if writeback else None
+    return read_version(place_of(base), units.base[0]) if units and units.base else latest(base), units
 
 
 @contextmanager
@@ -213,25 +201,16 @@ def reading(base: Where, writeback: Where | None = None) -> Iterator[tuple[int, 
         yield passages.version if passages else 0, units.version if units else 0
 
 
-def pins(place: Place) -> set[int]:
-    """The versions that somebody has pinned and whose pin has not expired."""
-    found = set()
-    for name in place.names("pins"):
-        try:
-            pin = json.loads(place.read(f"pins/{name}"))
-        except StoreError:
-            continue  # released meanwhile
-        if pin["expires"] > time.time():
-            found.add(int(pin["version"]))
-    return found
+def pins(place: Place) -> dict[str, int]:
+    """The versions that somebody has pinned, by the pin's name; those that have expired are left out."""
+    told = {name: pin for name in place.names("pins") if (pin := re.fullmatch(PIN, name))}
+    return {name: int(pin[1]) for name, pin in told.items() if int(pin[2]) > time.time()}
 
 
-def kept(place: Place) -> list[Version]:
-    """The versions whose files stay: from `oldest` on, and pinned ones."""
-    found = numbers(place)
-    oldest = read_version(place, found[-1]).oldest if found else 1
-    alive = pins(place)
-    return [read_version(place, number) for number in found if number >= oldest or number in alive]
+def kept(place: Place, oldest: int = 0) -> list[Version]:
+    """The versions whose files stay: from `oldest` on (0: what the current version says), and pinned ones."""
+    oldest, pinned_too = oldest or current(place).oldest, pins(place).values()
+    return [read_version(place, number) for number in numbers(place) if number >= oldest or number in pinned_too]
 
 
 def encoder_note(encoder: Encoder) -> dict[str, Any]:
