@@ -221,7 +221,7 @@ def on_gpus(nodes: Nodes, folder: Path, world: Path, *more: str) -> Ended:
     """A job on the declared GPU, with a scripted generator and a hashing encoder."""
     small = ["train_limit=12", "test_limit=12", "cluster.block_rows=8", "cluster.examples_in_flight=16"]
     models = ["cluster=gpu", "backbone=scripted", "encoder=hashing", f"world={world}", f"cache_dir={folder}/cache"]
-    return nodes.job(folder / "log", "train", *models, *small, *more)
+    return nodes.job(folder / "log", "train", *more, *models, *small)  # Hydra takes -m before all settings or after
 
 
 def measured(folder: Path) -> list[str]:
