@@ -31,17 +31,25 @@ def processes() -> Any:  # noqa: ANN401 - a context of multiprocessing
 
 
 def run_program(script: Path, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """What `python SCRIPT ARGUMENTS` ends with in a folder. For programs that do not get as far as Ray."""
+    """What `python SCRIPT ARGUMENTS` ends with in a folder. For programs that do not get as far as Ray.
+
+    Its environment is that of the test, as of now: a fork has the one that there was when the first was made.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         out, err = Path(scratch, "stdout"), Path(scratch, "stderr")
-        process = processes().Process(target=become, args=(script, arguments, folder, out, err), daemon=True)
+        given = (script, arguments, folder, out, err, dict(os.environ))
+        process = processes().Process(target=become, args=given, daemon=True)
         process.start()
         process.join()
         return subprocess.CompletedProcess(arguments, process.exitcode, out.read_text(), err.read_text())
 
 
-def become(script: Path, arguments: tuple[str, ...], folder: Path, out: Path, err: Path) -> None:
+def become(
+    script: Path, arguments: tuple[str, ...], folder: Path, out: Path, err: Path, environment: dict[str, str]
+) -> None:
     """Go on as this program, which writes to these files."""
+    os.environ.clear()
+    os.environ.update(environment)
     for number, file in ((1, out), (2, err)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -105,6 +106,21 @@ def test_a_holder_on_another_host_is_taken_for_dead_once_it_is_silent(tmp_path: 
     claimed_elsewhere(tmp_path / "short")
     with leased(tmp_path / "short"):
         assert 0.4 < time.monotonic() - began < 10
+
+
+def test_a_lock_that_outlives_its_host_is_waited_for(tmp_path: Path) -> None:
+    with claimed_elsewhere(tmp_path / "run").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        threading.Timer(0.2, fcntl.flock, (lock, fcntl.LOCK_UN)).start()
+        with leased(tmp_path / "run"):
+            assert json.loads((tmp_path / "run" / lease.LEASE).read_text())["pid"] == os.getpid()
+
+
+def test_a_lock_that_stays_is_not_waited_for_without_end(tmp_path: Path) -> None:
+    with claimed_elsewhere(tmp_path / "run").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match=r"7 on elsewhere .*; it gave no sign of life"), leased(tmp_path / "run"):
+            pass
 
 
 def test_a_holder_on_another_host_that_gives_signs_of_life_is_not(tmp_path: Path) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from forked import run_program
 from hypothesis import given
 from hypothesis import strategies as st
 from small_store import passages as rows_of_passages
@@ -196,9 +194,7 @@ def command(data: Path, run: Path) -> list[str]:
 
 def stdout_of(job: str, *given: str) -> str:
     """What a job prints; it has to end with 0."""
-    more = os.environ | {"PYTHONPATH": str(ROOT)}
-    asked = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *given]
-    ended = subprocess.run(asked, env=more, cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = run_program(ROOT / "jobs" / f"{job}.py", *given, folder=ROOT)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
@@ -238,9 +234,7 @@ def test_plan_true_tells_the_points_of_a_grid_that_share_closed_book_answers(dat
 
 def test_an_evaluation_has_no_plan(data: Path, tmp_path: Path) -> None:
     _, *asked = command(data, tmp_path / "run")
-    more = os.environ | {"PYTHONPATH": str(ROOT)}
-    job = [sys.executable, str(ROOT / "jobs" / "evaluate.py"), *asked, "plan=true"]
-    ended = subprocess.run(job, env=more, capture_output=True, text=True, check=False)
+    ended = run_program(ROOT / "jobs" / "evaluate.py", *asked, "plan=true", folder=tmp_path)
     assert (ended.returncode, ended.stderr.splitlines()[-1][:16]) == (2, "error: plan=true")
 
 

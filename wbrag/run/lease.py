@@ -123,7 +123,8 @@ def _beat(file: Path, descriptor: int, text: str, ended: threading.Event) -> Non
 def _taken(file: Path, patient: bool) -> int:
     """A descriptor of the file, locked, once no living process holds it. ConfigError where one does, for the impatient.
 
-    Whether a holder on another host lives is seen by its file's time, which changes or grows old.
+    Whether a holder on another host lives is seen by its file's time, which changes or grows old, with its lock seen
+    here or not.
     """
     here, started, said, first = socket.gethostname(), time.monotonic(), 0.0, 0.0
     while True:
@@ -134,8 +135,11 @@ def _taken(file: Path, patient: bool) -> int:
                 return descriptor
             os.close(descriptor)
         first = first or beat
-        if holder and not patient and (descriptor is None or beat != first):
-            raise ConfigError(_refusal(file, holder, _now(file.parent) - beat))
+        if holder and not patient:
+            silent = _now(file.parent) - beat
+            # The lock of a host that died stays for a while (NFS 4): a job that Slurm queued again is there earlier.
+            if beat != first or (descriptor is None and (holder.host == here or silent >= 2 * SILENT_SECONDS)):
+                raise ConfigError(_refusal(file, holder, silent))
         if time.monotonic() >= said + SECONDS_BETWEEN_LINES or not said:
             said = time.monotonic()
             log.info("waiting for %s, which has %s: %.0f s", holder or "another process", file, said - started)

@@ -77,8 +77,8 @@ def place(cluster: Cluster, engine_gpus: int, nodes: Sequence[Mapping[str, float
         kinds = sorted({name.removeprefix(KIND) for node in nodes for name in node if name.startswith(KIND)})
         only = f" of accelerator={cluster.accelerator} (there are: {', '.join(kinds) or 'none'})" if kind else ""
         told = f"cluster.{asked} needs {need * size} GPUs{together}, and Ray has {sum(gpus)}{only}, room for {room}"
-        advice = "ask for less, start more nodes, or give cluster.min_engines to have engines join as nodes come"
-        raise ConfigError(f"{told}: {advice}")
+        later = ", or give cluster.min_engines to have engines join as nodes come" if least >= alone else ""
+        raise ConfigError(f"{told}: ask for less or start more nodes{later}")
     apart = bool(engines) and not shared and room >= engines + alone
     return Placement(
         engines=cluster.engines,
