@@ -105,10 +105,11 @@ def placed(cluster: Cluster, engine_gpus: int, patience: float) -> Placement:
     """`place` on the nodes that Ray has, given so many seconds for those that are still coming."""
     import ray
 
+    nodes: Any = ray.nodes  # Ray gives it no types
     until = time.monotonic() + patience
     while True:
         try:
-            return place(cluster, engine_gpus, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+            return place(cluster, engine_gpus, [node["Resources"] for node in nodes() if node["Alive"]])
         except ConfigError:
             if time.monotonic() >= until:
                 raise
