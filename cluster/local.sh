@@ -7,8 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 export RAY_AUTH_MODE=token # unset, it would depend on the file below, and on nodes that join it would be off
-umask 077
-test -f ~/.ray/auth_token || .venv/bin/ray get-auth-token --generate >/dev/null
+test -f ~/.ray/auth_token || (umask 077 && .venv/bin/ray get-auth-token --generate >/dev/null)
 
 # 4 logical CPUs a worker whatever the machine has: with fewer in all, a resumed run waits for ever. The nodes share one
 # address: each needs ports of its own, and one log monitor does for all.

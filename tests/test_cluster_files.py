@@ -172,7 +172,7 @@ def test_images_and_ray_have_the_versions_of_the_project() -> None:
     assert len(tags) >= 6
     assert set(tags) == {PROJECT["version"]}
     assert CLUSTER_SPEC["rayVersion"] in RAY
-    assert set(re.findall(r"Ray (\d+\.\d+)", "".join(texts))) <= {".".join(CLUSTER_SPEC["rayVersion"].split(".")[:2])}
+    assert set(re.findall(r"\bRay (\d+\.\d+)", "".join(texts))) <= {".".join(CLUSTER_SPEC["rayVersion"].split(".")[:2])}
     python = re.search(r"^FROM python:(\d+\.\d+)-", (CLUSTER / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
     assert python is not None
     assert python[1] in SpecifierSet(PROJECT["requires-python"])

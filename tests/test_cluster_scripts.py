@@ -245,7 +245,8 @@ def test_local_submits_what_it_is_given_and_ends_with_its_code(local: Callable[.
 
 
 @pytest.mark.parametrize(
-    ("states", "code"), [(["", "Initializing", "Running", "Complete"], 0), (["Running", "Failed"], 1)]
+    ("states", "code"),
+    [(["", "Initializing", "Running", "Complete"], 0), (["Running", "Failed"], 1), (["ValidationFailed"], 1)],
 )
 def test_a_night_makes_a_run_of_its_day_and_waits_for_it(
     states: list[str], code: int, tmp_path: Path, calls: Path
