@@ -1,6 +1,6 @@
-"""What the pipeline does where a rule answers in place of a model: at once (`feed`), or at the rate of a GPU (`scale`).
+"""The pipeline where a rule answers in place of a model: at once (`feed`), or at the rate of a GPU (`scale`).
 
-The examples are made up: five documents of a hundred words each, and one example of KEPT_EVERY passes the gates.
+Its examples are made up: five documents of a hundred words each; one example of KEPT_EVERY passes the gates.
 """
 
 from __future__ import annotations
@@ -9,9 +9,6 @@ import asyncio
 import shutil
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +32,10 @@ Row = dict[str, Any]
 #: Measure, value, bar, whether it holds (None: no bar).
 Told = tuple[str, str, str, bool | None]
 
-ROOT = Path(__file__).resolve().parents[1]
-LOOK_SECONDS = 0.25
-DOCUMENTS, KEPT_EVERY = 5, 6
+CONF = Path(__file__).resolve().parents[1] / "conf"
+LOOK_SECONDS, DOCUMENTS, KEPT_EVERY = 0.25, 5, 6
 CALLS_AN_EXAMPLE = 2 + (DOCUMENTS + 2) / KEPT_EVERY
-#: The paper's 220,000 calls in 30 minutes on two GPUs, calls a second of one.
+#: The paper's 220,000 calls in 30 minutes on two GPUs: calls a second of one.
 GPU_CALLS = 61.0
 ENGINES = (1, 2, 4, 8)
 SENTENCE = "Number {0} is kept by keeper {0}, as the ledger of the old harbour office says."
@@ -48,92 +44,59 @@ FILLER = " ".join(f"Line {i} of this page tells of ships and of their cargo." fo
 
 def settings(run: Path, *overrides: str) -> TrainConfig:
     """conf/train.yaml with these overrides; with the paper's units all of Algorithm 1 is one stage."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        chosen = compose("train", overrides=["units=paper", f"run_dir={run}", *overrides])
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = compose("train", overrides=["units=paper", "benchmark=nq", f"run_dir={run}", *overrides])
     return command_line.settings(chosen, TrainConfig)
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Calls of a plan, and how many a second: from the first example's begin to the last file written (`whole`), and
-    between a tenth and nine tenths of the calls (`steady`), where neither the begin nor the end of a run is felt.
-    """
-
-    calls: int
-    whole: float
-    steady: float
-
-
-def filled(cfg: TrainConfig, generators: Generators, source: Path, table: str, goal: int) -> Rates:
-    """`run.job.generate` with training as its work, into a new run folder; the engines are up before the clock runs.
-
-    ValueError for a run that is too short for a rate.
+def rated(cfg: TrainConfig, generators: Generators, source: Path, goal: int) -> Row:
+    """`run.job.generate` with training as its work, into an empty run folder, once all engines are up: `calls`, and how
+    many a second, from the first example's begin to the last file written (`whole`) and between a tenth and nine tenths
+    of the calls (`steady`), where begin and end of a run are not felt. ValueError for a run that is too short.
     """
     import ray
 
-    run = Path(cfg.run_dir) / table
+    run = Path(cfg.run_dir)
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True)
-    job = Job(cfg, run, RunRecord(run, {"benchmark": table}))
+    job = Job(cfg, run, RunRecord(run, {"benchmark": "rate"}))
     generators.start()
     ray.get(generators.starts)
-    with watched(generators) as seen:
-        generate(job, generators, Stage(cfg, "train"), source, "traces", goal)
-        ended = time.perf_counter()
-    calls: int = job.record.facts["work"]["train"]["calls"]
-    middle = [moment for moment in seen if 0.1 * calls <= moment[1] <= 0.9 * calls]
-    if len(middle) < 2:
-        raise ValueError(
-            f"{run}: {calls} calls in {ended - seen[0][0]:.1f} s are too few for a rate: give more examples"
-        )
-    (since, first), (until, last) = middle[0], middle[-1]
-    return Rates(calls, calls / (ended - seen[0][0]), (last - first) / (until - since))
-
-
-@contextmanager
-def watched(generators: Generators) -> Iterator[list[tuple[float, int]]]:
-    """Moments and the calls that had ended by then, several a second while the block runs; the first moment is the
-    last one at which no example had begun.
-    """
-    before = generators.counts() or Counts()
-    seen, over = [(time.perf_counter(), 0)], threading.Event()
+    before, over = generators.counts() or Counts(), threading.Event()
+    seen = [(time.perf_counter(), 0)]  # moments and the calls ended by then; at the first no example had begun
 
     def look() -> None:
         while not over.wait(LOOK_SECONDS):
-            if (now := generators.counts(1.0)) is None:
-                continue
-            if now["begun"] == before["begun"]:
-                seen.clear()
-            seen.append((time.perf_counter(), now["calls"] - before["calls"]))
+            if now := generators.counts(1.0):
+                moment = (time.perf_counter(), now["calls"] - before["calls"])
+                seen[:] = [*seen, moment] if now["begun"] > before["begun"] else [moment]
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
     try:
-        yield seen
+        generate(job, generators, Stage(cfg, "train"), source, "traces", goal)
+        ended = time.perf_counter()
     finally:
         over.set()
-        thread.join()
-
-
-def examples(n: int) -> Iterator[pa.Table]:
-    """Rows of `schema.RETRIEVED`, in batches."""
-    for start in range(0, n, 1000):
-        yield pa.Table.from_pylist([example(i) for i in range(start, min(n, start + 1000))], RETRIEVED)
+        looking.join()
+    calls = job.record.facts["work"]["train"]["calls"]
+    middle = [moment for moment in seen if 0.1 * calls <= moment[1] <= 0.9 * calls]
+    if len(middle) < 2:
+        raise ValueError(f"{run}: {calls} calls in {ended - seen[0][0]:.1f} s are too few for a rate: ask for more")
+    (since, first), (until, last) = middle[0], middle[-1]
+    return {"calls": calls, "whole": calls / (ended - seen[0][0]), "steady": (last - first) / (until - since)}
 
 
 def example(number: int) -> Row:
-    """Every document answers its question."""
-    text = f"{SENTENCE.format(number)} {FILLER}"
-    documents = [
-        Document(f"{number}-{rank}", f"Ledger {rank}", f"Page {rank}. {text}", 0.9 - rank / 10)
-        for rank in range(DOCUMENTS)
-    ]
+    """A row of `schema.RETRIEVED`; each of its documents holds the answer."""
+    texts = [f"Page {rank}. {SENTENCE.format(number)} {FILLER}" for rank in range(DOCUMENTS)]
+    documents = [Document(f"{number}-{rank}", f"Ledger {rank}", text) for rank, text in enumerate(texts)]
     asked = {"id": f"q{number}", "question": f"Who keeps number {number}?", "golden_answers": [f"keeper {number}"]}
     return {**asked, "metadata": "{}", "documents": document_rows(documents)}
 
 
 def reply(prompt: str) -> str:
-    """What the rule answers; each prompt ends in the question."""
+    """What the rule answers; each prompt ends in its question."""
     number = int(prompt.rpartition(" ")[2].rstrip("?"))
     if prompt.startswith("Evidence:"):
         return f"Number {number}\n{SENTENCE.format(number)}"
@@ -154,7 +117,7 @@ class Paced(ScriptedLLM):
         if self.rate:
             self.free = max(self.free, time.perf_counter()) + 1 / self.rate
             await asyncio.sleep(self.free - time.perf_counter())
-        self.prompts.clear()  # of a long run they fill the memory
+        self.prompts.clear()  # those of a long run fill the memory
         return await super().chat(content, max_tokens, prefix=prefix, logprobs=logprobs)
 
 
@@ -167,36 +130,19 @@ class StubGenerator(Generator):
         self.llm = CountedLLM(self.engine, remember=False)
 
 
-class StubGenerators(Generators):
-    """Actors with such engines, on CPUs."""
+def stub_rates(run: Path, engines: int, rate: float, n: int, *overrides: str) -> Row:
+    """The rates (`rated`) of n made-up examples on so many stub engines; within a Ray session."""
+    import ray
 
-    def __init__(self, cfg: TrainConfig, rate: float) -> None:
-        super().__init__(cfg)
-        self.rate = rate
-
-    def start(self) -> list[Any]:
-        """As `Generators.start`."""
-        import ray
-
-        if not self.handles:
-            actor: Any = ray.remote(StubGenerator)
-            options = {"max_concurrency": 1000, **ON_CPUS}
-            self.handles = [
-                actor.options(**options).remote(self.cfg, self.rate) for _ in range(self.cfg.cluster.engines)
-            ]
-            self.starts = [handle.started.remote() for handle in self.handles]
-        return self.handles
-
-
-def stub_rates(run: Path, engines: int, rate: float, n: int, *overrides: str) -> Rates:
-    """The rates of a run of n made-up examples on so many stub engines; within a Ray session."""
-    given = ("benchmark=nq", "backbone=scripted", f"world={run}", f"cluster.engines={engines}", *overrides)
-    cfg = settings(run, *given)
-    source = run / f"questions-{n}.parquet"
-    write_rows(source, RETRIEVED, examples(n))
-    generators = StubGenerators(cfg, rate)
+    cfg = settings(run, "backbone=scripted", f"world={run}", f"cluster.engines={engines}", *overrides)
+    source, actor = run.with_suffix(".parquet"), ray.remote(StubGenerator)  # type: ignore[call-overload]
+    batches = (range(start, min(n, start + 1000)) for start in range(0, n, 1000))
+    write_rows(source, RETRIEVED, (pa.Table.from_pylist([example(i) for i in some], RETRIEVED) for some in batches))
+    generators = Generators(cfg)
+    generators.handles = [actor.options(max_concurrency=1000, **ON_CPUS).remote(cfg, rate) for _ in range(engines)]
+    generators.starts = [handle.started.remote() for handle in generators.handles]
     try:
-        return filled(cfg, generators, source, f"{engines}-engines", n)
+        return rated(cfg, generators, source, n)
     finally:
         generators.stop()
 
@@ -205,25 +151,22 @@ def feed(out: Path, n: int) -> tuple[list[Told], Row]:
     """Calls a second that the pipeline can feed to one engine that answers at once, its traces written as Parquet."""
     with ray_session(Cluster()):
         rates = stub_rates(out / "feed", 1, 0.0, n)
-    shown: list[Told] = [
-        (f"{rates.calls:,} calls fed to a stub", f"{rates.whole:,.0f} calls/s", ">= 2,500", rates.whole >= 2500),
-        ("  without begin and end", f"{rates.steady:,.0f} calls/s", "", None),
-    ]
-    return shown, asdict(rates)
+    told = f"{rates['calls']:,} calls fed to a stub, Parquet written"
+    shown: list[Told] = [(told, f"{rates['whole']:,.0f} calls/s", ">= 2,500", rates["whole"] >= 2500)]
+    return [*shown, ("  without begin and end", f"{rates['steady']:,.0f} calls/s", "", None)], rates
 
 
 def scale(out: Path, seconds: int) -> tuple[list[Told], Row]:
     """What share of n engines' calls a second is had, on engines of GPU_CALLS each that are kept busy for so long."""
     shown: list[Told] = []
     facts: Row = {}
+    small = ("cluster.block_rows=16", "cluster.examples_in_flight=64")  # a second's work of such an engine
     with ray_session(Cluster()):
         for engines in ENGINES:
             n = engines * round(seconds * GPU_CALLS / CALLS_AN_EXAMPLE)
-            small = ("cluster.block_rows=16", "cluster.examples_in_flight=64")
-            rates = stub_rates(out / "scale", engines, GPU_CALLS, n, *small)
-            steady, whole = (rate / (engines * GPU_CALLS) for rate in (rates.steady, rates.whole))
+            rates = facts[f"{engines} engines"] = stub_rates(out / f"scale-{engines}", engines, GPU_CALLS, n, *small)
+            steady, whole = (rates[key] / (engines * GPU_CALLS) for key in ("steady", "whole"))
             bar, held = (">= 0.97", steady >= 0.97) if engines == ENGINES[-1] else ("", None)
-            what = f"{engines} engines of {GPU_CALLS:g} calls/s, {rates.calls:,} calls"
-            shown.append((what, f"{steady:.3f} ({whole:.3f} with begin and end)", bar, held))
-            facts[str(engines)] = asdict(rates) | {"of_steady": steady, "of_whole": whole}
+            value = f"{steady:.3f} (with begin and end {whole:.3f})"
+            shown.append((f"{engines} engines of {GPU_CALLS:g} calls/s: share that is had", value, bar, held))
     return shown, facts
