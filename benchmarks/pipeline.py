@@ -317,10 +317,10 @@ def gpu(out: Path, n: int) -> tuple[list[Told], Row]:
 
 
 PARTS: dict[str, tuple[Callable[..., tuple[list[Told], Row]], tuple[int, ...]]] = {
-    "engine": (engine, (1100, 400)),  # examples of the pipeline, of the chained processors
+    "engine": (engine, (1100, 300)),  # examples of the pipeline, of the chained processors
     "feed": (feed, (12_000,)),  # examples
-    "plan": (plan, (60,)),  # examples of each benchmark
-    "scale": (scale, (20,)),  # seconds of work for each number of engines
+    "plan": (plan, (50,)),  # examples of each benchmark
+    "scale": (scale, (15,)),  # seconds of work for each number of engines
     "gpu": (gpu, (2000,)),  # examples
 }
 
