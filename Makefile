@@ -3,6 +3,7 @@
 #   EXTRA=gpu           vLLM and FAISS for CUDA in place of those for the CPU, in a new .venv
 #   SEED=n              the world that `make demo` and `make reproduce` generate; what `make real` draws
 #   DATA=DIR            the files that `make real` reads
+#   PARTS=a,b           the parts of `make bench`: engine, feed, plan, scale, gpu; without it all
 PYTHON ?= python3.11
 EXTRA ?= cpu
 SEED ?= 7
@@ -14,7 +15,7 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 RUN := runs/demo-$(SEED)
 NAME = $(notdir $(abspath $(DATA)))
 
-.PHONY: help demo real reproduce test check fix clean
+.PHONY: help demo real reproduce bench test check fix clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -34,6 +35,9 @@ real: $(if $(DATA),.venv/.installed-real) ## a real model on real text: DATA=DIR
 reproduce: .venv/.installed ## the paper's grid in a microworld: every table and figure in one report
 	$(PY) -m microworld.generate --seed $(SEED) --out runs/reproduce-$(SEED)/world
 	$(PY) jobs/reproduce.py world=runs/reproduce-$(SEED)/world run_dir=runs/reproduce-$(SEED)
+
+bench: .venv/.installed ## calls a second and tokens: beside bare engines, Ray's own processors, the paper's plan
+	$(PY) benchmarks/pipeline.py $(if $(PARTS),--parts $(PARTS))
 
 test: .venv/.installed-test ## every test, real vLLM on the tiny models included
 	$(PY) -m pytest
