@@ -221,6 +221,7 @@ def checkpoints(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     context = DataContext.get_current()
     context.enable_progress_bars = False
+    context.use_datasource_v2 = False  # it starts 32 processes to read the footers of one file
     config = CheckpointConfig(id_column="id", checkpoint_path=str(folder), delete_checkpoint_on_success=False)
     config.checkpoint_actor_pool_max_size = 1  # each takes a logical CPU; one filters a hundred thousand ids at once
     context.checkpoint_config = config
