@@ -395,7 +395,7 @@ def test_flare_searches_where_the_reader_is_not_sure_and_says_how_often(
 
 @pytest.mark.slow
 def test_kill_9_of_generator_and_driver_loses_and_doubles_nothing(tmp_path: Path, ray_session: None) -> None:
-    big = world(tmp_path / "world", train_rows=640, test_rows=8)
+    big = world(tmp_path / "world", train_rows=400, test_rows=8)
     run = tmp_path / "killed"
     job = [sys.executable, str(JOB), *arguments(big, run)]
     with (tmp_path / "log").open("wb") as log:
@@ -419,18 +419,18 @@ def test_kill_9_of_generator_and_driver_loses_and_doubles_nothing(tmp_path: Path
         process.kill()
     done = sum(pq.read_metadata(path).num_rows for path in committed(run))
     files = {path: path.stat().st_mtime_ns for path in (run / "traces").glob("*.parquet")}
-    assert 0 < done < 640
+    assert 0 < done < 400
 
     again = subprocess.run(job, env=environment(), capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    assert f"resuming: {done} of 640 examples already done" in again.stderr
-    assert json.loads((run / "run.json").read_text())["work"]["train"]["begun"] == 640 - done
-    assert ids_of(run / "traces") == sorted(f"train{i}" for i in range(640))
+    assert f"resuming: {done} of 400 examples already done" in again.stderr
+    assert json.loads((run / "run.json").read_text())["work"]["train"]["begun"] == 400 - done
+    assert ids_of(run / "traces") == sorted(f"train{i}" for i in range(400))
     kept = {path: when for path, when in files.items() if path.exists()}
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(kept) >= len(files) - 3  # a file whose write was cut off is written anew
 
-    few = Cluster(block_rows=160, examples_in_flight=160)
+    few = Cluster(block_rows=100, examples_in_flight=100)
     straight = settings(big, tmp_path / "straight", cache_dir=str(tmp_path / "cache"), cluster=few)
     train(straight)
     assert rows_in(run / "writeback") == rows_in(tmp_path / "straight" / "writeback")
@@ -438,7 +438,7 @@ def test_kill_9_of_generator_and_driver_loses_and_doubles_nothing(tmp_path: Path
 
 @pytest.mark.slow
 def test_sigterm_ends_a_run_with_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    big, run, said = world(tmp_path / "world", train_rows=600, test_rows=8), tmp_path / "run", tmp_path / "said"
+    big, run, said = world(tmp_path / "world", train_rows=240, test_rows=8), tmp_path / "run", tmp_path / "said"
     job = [sys.executable, str(JOB), *arguments(big, run)]
     with said.open("wb") as log:
         driver = subprocess.Popen(job, env=environment(), stdout=log, stderr=log)
@@ -455,8 +455,8 @@ def test_sigterm_ends_a_run_with_one_line_and_the_same_command_goes_on(tmp_path:
 
     again = subprocess.run(job, env=environment(), capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    assert "of 600 examples already done" in again.stderr
-    assert ids_of(run / "traces") == sorted(f"train{i}" for i in range(600))
+    assert "of 240 examples already done" in again.stderr
+    assert ids_of(run / "traces") == sorted(f"train{i}" for i in range(240))
     for noise in ("logging.cc", "(raylet)", "InterruptedError", "WARNING", "fontManager", "\x1b"):
         assert noise not in again.stderr + again.stdout
 
