@@ -91,10 +91,6 @@ def measure_more(typed: ReproduceConfig, out: Path, backbone: str, session: Sess
     """What conf/reproduce.yaml says is measured in one backbone's finished runs, each on its own."""
     if backbone == typed.backbones[0]:
         measure_as_the_paper(typed, out, backbone, session)
-    replug = [name for name in typed.benchmarks if "replug" in typed.methods and is_done(out, backbone, name, "replug")]
-    for benchmark, temperature in product(replug, typed.temperatures):
-        with noted(f"temperature {temperature} {backbone}/{benchmark}"):
-            other_temperature(trained(run_of(out, backbone, benchmark, "replug"), session), temperature, session)
     for benchmark, method in product(typed.benchmarks, typed.compare):
         with noted(f"units {backbone}/{benchmark}/{method}"):
             if is_done(out, backbone, benchmark, method):
@@ -102,7 +98,7 @@ def measure_more(typed: ReproduceConfig, out: Path, backbone: str, session: Sess
 
 
 def measure_as_the_paper(typed: ReproduceConfig, out: Path, backbone: str, session: Session) -> None:
-    """Transfer, ablation, placebos, A/A and judge in the named runs, of one backbone as in the paper."""
+    """Transfer, ablation, placebos, A/A and judge in the named runs, and REPLUG's temperatures: of one backbone."""
     for benchmark in typed.transfer:
         with noted(f"transfer {backbone}/{benchmark}"):
             methods = [method for method in typed.methods if is_done(out, backbone, benchmark, method)]
@@ -121,6 +117,10 @@ def measure_as_the_paper(typed: ReproduceConfig, out: Path, backbone: str, sessi
     for name in typed.judge:
         with noted(f"judge {backbone}/{name}"):
             judge(trained(named(out, backbone, name), session), session)
+    replug = [name for name in typed.benchmarks if "replug" in typed.methods and is_done(out, backbone, name, "replug")]
+    for benchmark, temperature in product(replug, typed.temperatures):
+        with noted(f"temperature {temperature} {backbone}/{benchmark}"):
+            other_temperature(trained(run_of(out, backbone, benchmark, "replug"), session), temperature, session)
 
 
 def check_named(typed: ReproduceConfig) -> None:
