@@ -20,5 +20,6 @@ if ! .venv/bin/ray status --address 127.0.0.1:6379 >/dev/null 2>&1; then
     done
 fi
 
-exec .venv/bin/python cluster/submit.py --address http://127.0.0.1:8265 --working-dir . -- \
-    "$PWD/.venv/bin/python" jobs/train.py "$@"
+# Without --working-dir, as the nodes share this folder: they would share its copy too, and one of them removes it.
+exec .venv/bin/python cluster/submit.py --address http://127.0.0.1:8265 -- \
+    "$PWD/.venv/bin/python" "$PWD/jobs/train.py" "$@"
