@@ -31,7 +31,9 @@ GIT_COMMIT = "WBRAG_GIT_COMMIT"
 
 
 class RunRecord:
-    """run.json of a run, saved after every stage. Seconds and counts add up over the times a run was resumed."""
+    """run.json of a run, saved after every stage. Seconds add up over the times a run was resumed; what engines did in
+    a stage (`work`) is told of the last time that they were asked.
+    """
 
     def __init__(self, run: Path, identity: Identity) -> None:
         self.path = run / "run.json"
@@ -73,7 +75,7 @@ class RunRecord:
         self.save()
 
     def add_work(self, stage: str, counts: Counts, seconds: float, start_seconds: float) -> None:
-        """Record what the engines did in a plan of `seconds` without their start-up; rates are over all plans."""
+        """Record what the engines did in a plan of `seconds` without their start-up; rates are over all recorded."""
         told = {key: counts[key] for key in ("begun", "calls", "calls_saved")}
         told["tokens"] = counts["prompt_tokens"] + counts["completion_tokens"]
         self.facts["work"][stage] = {**told, "seconds": seconds}
