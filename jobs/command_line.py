@@ -33,6 +33,7 @@ from wbrag.config import (
     TrainConfig,
     TransferConfig,
     Units,
+    UpdateConfig,
 )
 from wbrag.data.benchmarks import InputError, OverErrorBudget
 from wbrag.experiments.variants import Trained, other_units
@@ -46,11 +47,20 @@ from wbrag.run.sample import measured
 from wbrag.store.files import StoreError
 
 Config = TypeVar(
-    "Config", AblateConfig, BuildConfig, CompareConfig, PlaceboConfig, ReproduceConfig, TrainConfig, TransferConfig
+    "Config",
+    AblateConfig,
+    BuildConfig,
+    CompareConfig,
+    PlaceboConfig,
+    ReproduceConfig,
+    TrainConfig,
+    TransferConfig,
+    UpdateConfig,
 )
 
 for _name, _schema in {
     "train_schema": TrainConfig,
+    "update_schema": UpdateConfig,
     "build_index_schema": BuildConfig,
     "transfer_schema": TransferConfig,
     "placebo_schema": PlaceboConfig,

@@ -201,6 +201,27 @@ class TrainConfig:
 
 
 @dataclass
+class Questions:
+    """Files of questions."""
+
+    train: str = ""
+    test: str = ""
+
+
+@dataclass
+class UpdateConfig:
+    """Root of `jobs/update.py`: all other settings are those of the run. "": the file that the run has read last."""
+
+    run_dir: str = MISSING
+    corpus: str = ""
+    benchmark: Questions = field(default_factory=Questions)
+    cluster: Cluster = field(default_factory=Cluster)
+    cache_dir: str = ""
+    max_error_rate: float = 0.01
+    dry_run: bool = False  # tell how corpus and base differ, and end
+
+
+@dataclass
 class BuildConfig:
     """Root of `jobs/build_index.py`."""
 

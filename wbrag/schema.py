@@ -90,6 +90,11 @@ TRACE = pa.schema(
         ("seconds", FLOAT64),
     ]
 )
+#: Of an example's trace what still holds when some of its documents have changed.
+EARLIER = pa.struct(
+    [TRACE.field(name) for name in ("documents", "rag_answer", "retrievals", "document_answers", "kept_ranks")]
+    + [TRACE.field(name) for name in ("evidence", "unit_id", "unit_title", "unit_text", "source_tokens", "unit_tokens")]
+)
 #: One row per test question: three answers and what was retrieved for two of them.
 PREDICTION = pa.schema(
     [

@@ -58,6 +58,7 @@ def trained(run: Path, session: Session) -> Trained:
     run = run.absolute()
     if not (run / "metrics.json").is_file():
         raise ConfigError(f"runs: {run} holds no trained knowledge base (no metrics.json)")
+    folder.refuse_updated(run)
     cfg = folder.load_config(run)
     refuse_other_settings(run, folder.read_record(run / "run.json")["identity"], identity_of(cfg))
     session.enter_context(leased(run / "variants"))

@@ -95,7 +95,7 @@ class Generator:
         self.start_seconds = time.perf_counter() - started
 
     async def train(self, block: pa.Table, cfg: TrainConfig, method_search: MethodSearch | None = None) -> pa.Table:
-        """`schema.RETRIEVED` rows to `schema.TRACE` rows (Algorithm 1)."""
+        """`schema.RETRIEVED` rows, and `earlier` beside them in an update, to `schema.TRACE` rows (Algorithm 1)."""
         tools = self._tools(cfg, method_search)
         metric = partial(metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels)
         how: dict[str, Any] = {"judge": cfg.judge == "llm", "distils": one_unit_an_example(cfg.units)}
@@ -103,7 +103,7 @@ class Generator:
         async def work(row: Row) -> Row:
             known = (row.get("known") or {}).get("answer_closed_book")
             given = (_example(row), documents_of(row["documents"]), tools, cfg.gates, metric)
-            made = await train_example(*given, closed_book_answer=known, **how)
+            made = await train_example(*given, closed_book_answer=known, earlier=row.get("earlier"), **how)
             self.counts["calls_saved"] += made["calls_saved"]
             return made
 

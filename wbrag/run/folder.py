@@ -28,6 +28,8 @@ Row = dict[str, Any]
 UNITS = "units.parquet"
 #: The folder of a run's questions with what was retrieved for them: train.parquet and test.parquet.
 QUESTIONS = "questions"
+#: The folder of a run's updates, each a folder of the same tables; and the file that says that one is finished.
+UPDATES, UPDATED = "updates", "update.json"
 CONFIG_KEYS = ("benchmark", "method", "backbone", "gates", "k", "seed")
 
 
@@ -58,6 +60,19 @@ def load_config(run: Path) -> TrainConfig:
         raise RunError(f"{run / 'config.yaml'}: {error}") from error
     assert isinstance(typed, TrainConfig)
     return replace(typed, run_dir=str(run.absolute()))
+
+
+def updates_of(run: Path) -> list[Path]:
+    """The folders of a run's finished updates, in order."""
+    return sorted(file.parent for file in (run / UPDATES).glob(f"*/{UPDATED}"))
+
+
+def refuse_updated(run: Path) -> None:
+    """RunError for a run whose knowledge base has followed its documents since: its own tables are not of it."""
+    if (run / UPDATES).is_dir():
+        raise RunError(
+            f"{run}: was updated since it was trained; jobs/update.py goes on, and its tables are in {UPDATES}/"
+        )
 
 
 def trained_run(run: Path) -> Path:

@@ -22,6 +22,7 @@ from wbrag.run.actors import Dispatcher, Generators, Stage
 from wbrag.run.placement import NODES_SECONDS, Places, gpus_of_engine, placed
 from wbrag.run.progress import Counts, shown
 from wbrag.run.record import RunRecord
+from wbrag.run.reuse import reuse
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +41,14 @@ LEVEL_IS_SET = b"Set ray log level from environment variable"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A run in progress: its settings, its folder, its record."""
+    """A run in progress: its settings, its folder, its record; `before`: of an update, the folder of the tables as they
+    were, whose rows stay where nothing that they were made of has changed (`wbrag.run.reuse`).
+    """
 
     cfg: TrainConfig
     run: Path
     record: RunRecord
+    before: Path | None = None
 
 
 @contextmanager
@@ -238,6 +242,10 @@ def generate(job: Job, generators: Generators, stage: Stage, source: Path, table
     """
     import ray.data
 
+    if job.before:
+        stage, source = reuse(stage, source, job.before, job.run / table, checkpoint_folder(job, table))
+        if complete(job, table, goal):
+            return
     if done := written_ids(job, table):
         log.info("resuming: %d of %d examples already done (%s)", done, goal, stage.work)
     cluster = job.cfg.cluster

@@ -25,7 +25,7 @@ from wbrag.retrieval.encoding import Encoders
 from wbrag.run import inputs
 from wbrag.run.actors import Generators, Stage
 from wbrag.run.failures import check_errors, drop_failed, first_over
-from wbrag.run.folder import QUESTIONS, write_rows
+from wbrag.run.folder import QUESTIONS, UPDATES, refuse_updated, write_rows
 from wbrag.run.job import Job, Session, check_room, complete, generate, opened
 from wbrag.run.lease import in_turn, leased
 from wbrag.run.plan import planned
@@ -38,6 +38,7 @@ from wbrag.store.build import build_store
 from wbrag.store.exchange import adopt
 from wbrag.store.files import move_into_place, scratch_folder
 from wbrag.store.place import place_of
+from wbrag.store.search import base_of
 from wbrag.store.vectors import check_index
 from wbrag.store.versions import Version, latest, reading
 
@@ -56,6 +57,7 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
     inputs.check_settings(cfg)
     check_room(cfg, session)
     run = Path(cfg.run_dir).absolute()
+    refuse_updated(run)
     with leased(run):
         given = read_or_quarantine(cfg, run)
         job = Job(cfg, run, open_record(run, cfg, inputs.identity_of(cfg)))
@@ -115,7 +117,8 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
         drop_failed(job)
         with opened(cfg, session) as generators:
             with job.record.timed("index"):
-                base = base_index(cfg, given, generators.encoders)
+                own = base_of(trained) if (trained / UPDATES).is_dir() else None  # a base that follows its documents
+                base = own or base_index(cfg, given, generators.encoders)
             with job.record.timed("retrieve"):
                 questions = retrieve(cfg, given, base, run / QUESTIONS, generators.encoders)
             with job.record.timed("predict"):

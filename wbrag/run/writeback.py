@@ -23,12 +23,15 @@ from wbrag.retrieval.encoder import nearest_sentences
 from wbrag.retrieval.encoding import Encoders, on_encoder
 from wbrag.run.actors import Generators, Stage
 from wbrag.run.failures import check_errors
-from wbrag.run.folder import read_fields, write_rows
+from wbrag.run.folder import UNITS, read_fields, write_rows
 from wbrag.run.job import Job, complete, generate
 from wbrag.run.retrieve import MERGED, READ_ROWS, MergedDocuments, knowledge_of, lent_search, retrieve_all
+from wbrag.run.review import decisions_of, what_is_said
 from wbrag.schema import LEFT, REQUEST, UNIT, WRITTEN, Document, documents_of
-from wbrag.store.build import build_store
+from wbrag.store.build import follow_passages
+from wbrag.store.changes import copy_store
 from wbrag.store.versions import current, latest, named, reading
+from wbrag.units.decisions import decided
 from wbrag.units.requests import TRACE_COLUMNS, by_question, by_subject
 from wbrag.units.validate import Reading, balances
 
@@ -50,17 +53,27 @@ def write_back(job: Job, traces: Path, questions: Path, base: Path, generators: 
     The units come in order of their id, so that however the examples were scheduled, the store has the same bytes. A
     published store is left alone: what was deleted from it since must not come back.
     """
-    store, file = job.run / "writeback", job.run / "units.parquet"
+    store, file = job.run / "writeback", made_units(job, traces, questions, base, generators)
+    if pq.read_metadata(file).num_rows and latest(store) is None:
+        publish_units(file, store, job.cfg, {"run": job.record.hash}, base, generators.encoders)
+    return store
+
+
+def made_units(job: Job, traces: Path, questions: Path, base: Path, generators: Generators) -> Path:
+    """The file of the units that are to be published, and beside it that of what was left out."""
+    file = job.run / UNITS
     if not file.exists():
         units, left_out = written_units(job, traces, base, generators)
         if job.cfg.units.validate and units:
             units, harmful = validated(job, units, traces, questions, base, generators)
             left_out += harmful
+        decisions = decisions_of(job.run / "writeback")
+        if decisions:
+            units, refused = decided(units, decisions, what_is_said(base, decisions))
+            left_out += refused
         _write(job.run / "left_out.parquet", left_out, LEFT)
         _write(file, units, UNIT)
-    if pq.read_metadata(file).num_rows and latest(store) is None:
-        publish_units(file, store, job.cfg, {"run": job.record.hash}, base, generators.encoders)
-    return store
+    return file
 
 
 def written_units(job: Job, traces: Path, base: Path, generators: Generators) -> tuple[list[Row], list[Row]]:
@@ -111,8 +124,9 @@ def validated(
     """
     candidates, file = job.run / "candidates", job.run / "candidates.parquet"
     _write(file, units, UNIT)
-    if latest(candidates) is None:
-        publish_units(file, candidates, job.cfg, {"run": job.record.hash}, base, generators.encoders)
+    if latest(candidates) is None and job.before and (job.before / "candidates").is_dir():
+        copy_store(job.before / "candidates", candidates)  # units that are as they were are not encoded again
+    publish_units(file, candidates, job.cfg, {"run": job.record.hash}, base, generators.encoders)
     source, known = job.run / "readers.parquet", job.run / "readers_known.parquet"
     if not source.exists():
         answers = pq.read_table(traces, columns=["id", *ANSWERS], filters=pc.field("rag_answer").is_valid())
@@ -178,11 +192,11 @@ def _reading(row: Row, cfg: TrainConfig) -> Reading:
 def publish_units(
     units: Path, store: Path, cfg: TrainConfig, note: Mapping[str, Any], base: Path, encoders: Encoders | None = None
 ) -> None:
-    """Build a store of units (a Parquet file of `schema.UNIT`) that belongs to the current version of `base`. It is
+    """Bring a store of units to those of a Parquet file (`schema.UNIT`) and to the current version of `base`. It is
     searched exactly, whatever kind of index the base is: thousands of units need no lists.
     """
     index, note = replace(cfg.index, kind="flat_fp16"), {**note, "merge": asdict(cfg.merge)}
-    build_store(units, store, cfg.encoder, index, cfg.cluster, note, encoders, named(current(base)))
+    follow_passages(units, store, cfg.encoder, index, cfg.cluster, note, encoders, named(current(base)))
 
 
 def units_of(traces: Path) -> list[Row]:

@@ -8,7 +8,9 @@ do not depend on how many actors there are, and a build that was killed finds wh
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from wbrag.retrieval.encoder import Encoder, passage_text
 from wbrag.retrieval.encoding import Encoders, lent
 from wbrag.schema import PASSAGE
 from wbrag.store import rows
-from wbrag.store.changes import LiveError, publish, write_piece
+from wbrag.store.changes import LiveError, MovedOnError, exchange, publish, write_piece
 from wbrag.store.files import StoreError, sha256_bytes, sha256_file
 from wbrag.store.place import Place, Where, place_of
 from wbrag.store.rows import BLOCK, Piece, check_ids, conform
@@ -31,6 +33,21 @@ from wbrag.store.versions import Version, current, encoder_note, latest
 
 #: Rows that are encoded together, and the unit in which a killed build goes on.
 ROW_GROUP = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a file of passages has over a version of a store: rows of the file, by number, whose ids are not live, rows
+    that differ from the live ones of their ids, the ids that are live and in no row, and how many rows are as they are.
+    """
+
+    added: np.ndarray
+    changed: np.ndarray
+    gone: pa.Array
+    untouched: int
+
+    def __bool__(self) -> bool:
+        return bool(len(self.added) or len(self.changed) or len(self.gone))
 
 
 def build_store(
@@ -56,31 +73,89 @@ def build_store(
 
     check_index(index)
     place, file = place_of(where), passages.resolve()
-    name = config.fingerprint(sha256_file(file), encoder_note(encoder))
     while True:
         parent = latest(place)
-        if parent and parent.spec.kind != index.kind:
-            there = f"version {parent.version} has {parent.spec.kind!r}"
-            raise StoreError(f"{place}: index.kind is {index.kind!r}, {there}")
+        _check_kind(place, parent, index)
         new = ray.get(ray.remote(new_rows).remote(place, file, parent))
         if not len(new):
             return current(place)
-        groups = {f"pieces/{name}-{sha256_bytes(some.tobytes())[:16]}.npy": some for some in cut(new, ROW_GROUP)}
-        with lent(encoder, cluster, encoders) as actors:
-            dimension, fingerprint = _encoded(place, file, groups, parent.encoder if parent else "", actors)
-        spec = parent.spec if parent else ray.get(ray.remote(new_spec).remote(place, list(groups), index, dimension))
-        schema = rows.schema_in(place, parent, pq.read_schema(file), dimension)
-        parts, task = cut(list(groups), max(1, index.fragment_rows // ROW_GROUP)), ray.remote(make_piece)
-        wanted = [task.remote(place, file, {one: groups[one] for one in part}, schema, spec) for part in parts]
-        pieces, told = ray.get(wanted), {**note, **encoder_note(encoder)}
+        with _made(place, file, new, parent, encoder, index, cluster, encoders) as (pieces, spec, fingerprint):
+            try:
+                return publish(place, pieces, spec, fingerprint, {**note, **encoder_note(encoder)}, base)
+            except LiveError:  # another writer published some of them meanwhile
+                continue
+
+
+def follow_passages(
+    passages: Path,
+    where: Where,
+    encoder: config.Encoder,
+    index: config.Index,
+    cluster: config.Cluster,
+    note: dict[str, Any],
+    encoders: Encoders | None = None,
+    base: tuple[int, str] | None = None,
+) -> Version:
+    """Bring a store to exactly these passages, as one new version; returns the version that holds them.
+
+    Only rows that are new, or that differ in any column from the live one of their id, are encoded; ids that are in no
+    row go. Where nothing differs the current version is returned, or, if it belongs to another `base`, one that differs
+    in that alone. Arguments and errors as `build_store`, but that an id may be live with another text; a store without
+    a version is built.
+    """
+    import ray
+
+    place, file = place_of(where), passages.resolve()
+    while (parent := latest(place)) is not None:
+        _check_kind(place, parent, index)
+        found: Difference = ray.get(ray.remote(difference).remote(place, file, parent))
+        if not found and parent.base == base:
+            return parent
+        told, new = {**note, **encoder_note(encoder)}, np.concatenate([found.added, found.changed])
         try:
-            made = publish(place, pieces, spec, fingerprint, told, base)
-        except LiveError:  # another writer published some of them meanwhile
+            if not len(new):
+                return exchange(place, parent, [], found.gone, told, base)
+            with _made(place, file, new, parent, encoder, index, cluster, encoders) as (pieces, _, _):
+                return exchange(place, parent, pieces, found.gone, told, base)
+        except MovedOnError:
             continue
-        for left in place.names("pieces"):
-            if left.startswith(name):
-                place.remove(f"pieces/{left}")
-        return made
+    return build_store(passages, where, encoder, index, cluster, note, encoders, base)
+
+
+def _check_kind(place: Place, parent: Version | None, index: config.Index) -> None:
+    if parent and parent.spec.kind != index.kind:
+        there = f"version {parent.version} has {parent.spec.kind!r}"
+        raise StoreError(f"{place}: index.kind is {index.kind!r}, {there}")
+
+
+@contextmanager
+def _made(
+    place: Place,
+    file: Path,
+    new: np.ndarray,
+    parent: Version | None,
+    encoder: config.Encoder,
+    index: config.Index,
+    cluster: config.Cluster,
+    encoders: Encoders | None,
+) -> Iterator[tuple[list[Piece], Spec, str]]:
+    """The rows `new` of a file as pieces beside `parent`, for the block to publish; how their vectors are stored, and
+    the encoder's fingerprint. Once they are published, the vectors that a killed build would go on with are removed.
+    """
+    import ray
+
+    name = config.fingerprint(sha256_file(file), encoder_note(encoder))
+    groups = {f"pieces/{name}-{sha256_bytes(some.tobytes())[:16]}.npy": some for some in cut(new, ROW_GROUP)}
+    with lent(encoder, cluster, encoders) as actors:
+        dimension, fingerprint = _encoded(place, file, groups, parent.encoder if parent else "", actors)
+    spec = parent.spec if parent else ray.get(ray.remote(new_spec).remote(place, list(groups), index, dimension))
+    schema = rows.schema_in(place, parent, pq.read_schema(file), dimension)
+    parts, task = cut(list(groups), max(1, index.fragment_rows // ROW_GROUP)), ray.remote(make_piece)
+    wanted = [task.remote(place, file, {one: groups[one] for one in part}, schema, spec) for part in parts]
+    yield ray.get(wanted), spec, fingerprint
+    for left in place.names("pieces"):
+        if left.startswith(name):
+            place.remove(f"pieces/{left}")
 
 
 def _encoded(
@@ -99,28 +174,58 @@ def _encoded(
 
 
 def new_rows(place: Place, file: Path, parent: Version | None) -> np.ndarray:
-    """The rows of a Parquet file, by number, whose ids are not live in `parent`."""
+    """The rows of a Parquet file, by number, whose ids are not live in `parent`. StoreError for one that is live with
+    another title or text.
+    """
+    values = _checked_ids(file)
+    if not len(values):
+        raise StoreError(f"{file}: no passages")
+    live = np.zeros(len(values), dtype=bool)
+    for block in rows.blocks(rows.opened(place, parent), PASSAGE.names) if parent else ():
+        here, numbers = _in_file(block, values)
+        if len(numbers):
+            live[numbers] = True
+            given = read_rows(file, numbers)
+            if len(differ := np.flatnonzero(~rows.alike(here, given, PASSAGE))):
+                told, other = (t.select(PASSAGE.names).slice(int(differ[0]), 1).to_pylist()[0] for t in (here, given))
+                raise StoreError(f"{place}: {file}: an id is live with another text: live {told}, given {other}")
+    return np.flatnonzero(~live)
+
+
+def difference(place: Place, file: Path, parent: Version) -> Difference:
+    """What the passages of a Parquet file, with all their columns, have over those live in `parent`."""
+    values, schema = _checked_ids(file), rows.schema_in(place, parent, pq.read_schema(file), parent.spec.dimension)
+    kept = pa.schema([f for f in schema if f.name != rows.VECTOR])
+    data = rows.opened(place, parent)
+    there = [name for name in data.schema.names if name != rows.VECTOR]
+    live, other = np.zeros(len(values), dtype=bool), np.zeros(len(values), dtype=bool)
+    gone: list[pa.Array] = [pa.array([], pa.string())]
+    for block in rows.blocks(data, there):
+        here, numbers = _in_file(block, values)
+        gone += block.filter(pc.invert(pc.is_in(block["id"], value_set=values)))["id"].chunks
+        if len(numbers):
+            live[numbers] = True
+            other[numbers] = ~rows.alike(here, read_rows(file, numbers), kept)
+    untouched = int((live & ~other).sum())
+    return Difference(np.flatnonzero(~live), np.flatnonzero(other), pa.concat_arrays(gone), untouched)
+
+
+def _checked_ids(file: Path) -> pa.Array:
+    """The ids of a Parquet file of passages. StoreError: null in one of its columns, an id twice."""
     chunks: list[pa.Array] = []
     row = 0
     for batch in pq.ParquetFile(file).iter_batches(BLOCK, columns=PASSAGE.names):
         chunks += conform(pa.Table.from_batches([batch]), str(file), row)["id"].chunks
         row += len(batch)
-    if not row:
-        raise StoreError(f"{file}: no passages")
     ids = pa.chunked_array(chunks, pa.string())
     check_ids(ids, str(file))
-    live, values = np.zeros(row, dtype=bool), ids.combine_chunks()
-    for block in rows.blocks(rows.opened(place, parent), PASSAGE.names) if parent else ():
-        at = pc.index_in(block["id"], value_set=values)
-        numbers = np.asarray(at.drop_null().to_numpy(), dtype=np.int64)
-        if len(numbers):
-            live[numbers] = True
-            both = [one.select(PASSAGE.names) for one in (block.filter(at.is_valid()), read_rows(file, numbers))]
-            same = pc.and_(*(pc.equal(both[0][name], both[1][name]) for name in ("title", "text"))).to_numpy()
-            if not same.all():
-                told, given = (one.slice(int(np.flatnonzero(~same)[0]), 1).to_pylist()[0] for one in both)
-                raise StoreError(f"{place}: {file}: an id is live with another text: live {told}, given {given}")
-    return np.flatnonzero(~live)
+    return ids.combine_chunks()
+
+
+def _in_file(block: pa.Table, values: pa.Array) -> tuple[pa.Table, np.ndarray]:
+    """The rows of a block whose ids are among those of the file, and for each the file's row."""
+    at = pc.index_in(block["id"], value_set=values)
+    return block.filter(at.is_valid()), np.asarray(at.drop_null().to_numpy(), dtype=np.int64)
 
 
 def read_rows(file: Path, numbers: np.ndarray) -> pa.Table:

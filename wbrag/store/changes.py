@@ -5,22 +5,25 @@ Each makes its files first and commits last; a change that finds another version
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from wbrag.store import rows, vectors
-from wbrag.store.files import StoreError
+from wbrag.store.files import StoreError, move_into_place, scratch_folder
 from wbrag.store.place import DATA, Place, Where, place_of
 from wbrag.store.rows import Piece
 from wbrag.store.vectors import Spec
-from wbrag.store.versions import DAY, PIN, Version, commit, current, kept, pins
+from wbrag.store.versions import DAY, PIN, Version, commit, current, kept, pinned, pins
 
 if TYPE_CHECKING:
     import lance
@@ -41,6 +44,10 @@ OURS = {
 
 class LiveError(StoreError):
     """An id that was to be published is live already."""
+
+
+class MovedOnError(StoreError):
+    """A version that a change was made for is not the current one any more."""
 
 
 def write_piece(place: Place, table: pa.Table, spec: Spec) -> Piece:
@@ -96,6 +103,47 @@ def publish(
         return _child(place, of, note, pieces, *_without(data, live))
 
     return commit(place, change, Version(0, 0, 0, spec, encoder, {}))
+
+
+def exchange(
+    where: Where,
+    of: Version,
+    pieces: Sequence[Piece],
+    gone: pa.Array,
+    note: dict[str, Any],
+    base: tuple[int, str] | None = None,
+) -> Version:
+    """A new version in which the ids of these pieces have the pieces' rows, whether they were live or not, and the ids
+    `gone` (strings) have none; all else is as in `of`. MovedOnError where that is not the current version any more.
+    """
+    place = place_of(where)
+    out = pa.concat_arrays([_ids(place, pieces), gone.cast(pa.string())])
+
+    def change(parent: Version) -> Version:
+        if parent.version != of.version:
+            raise MovedOnError(
+                f"{place}: version {parent.version} was published meanwhile, this is made for {of.version}"
+            )
+        data = rows.opened(place, parent)
+        return _child(place, replace(parent, base=base), note, pieces, *_without(data, _live(data, out)))
+
+    return commit(place, change)
+
+
+def copy_store(store: Path, target: Path) -> None:
+    """A store of its own with all that is in another one: files are never changed in place, so those on one file system
+    are linked. Whole or not at all; one that is there already stays.
+    """
+
+    def link(source: str, copy: str) -> None:
+        try:
+            os.link(source, copy)
+        except OSError:  # another file system, or one without links
+            shutil.copy2(source, copy)
+
+    with pinned(store), scratch_folder(target.absolute().parent) as scratch:
+        shutil.copytree(store, scratch / "store", copy_function=link, ignore=shutil.ignore_patterns("pins", ".tmp-*"))
+        move_into_place(scratch / "store", target.absolute())
 
 
 def delete(where: Where, ids: Iterable[str], note: dict[str, Any]) -> Version:

@@ -5,7 +5,7 @@ is written once, by whoever has its rows; a version holds a list of fragments, s
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,21 @@ def filled(table: pa.Table, schema: pa.Schema) -> pa.Table:
         if f.name not in table.column_names:
             table = table.append_column(f, pa.nulls(len(table), f.type))
     return table.select(schema.names).cast(schema)
+
+
+def alike(some: pa.Table, others: pa.Table, schema: pa.Schema) -> np.ndarray:
+    """Which rows of two tables, one beside the other, have the same values in all columns of `schema`, (n,) bool; null
+    is like null alone.
+    """
+    same, some, others = np.ones(len(some), dtype=bool), filled(some, schema), filled(others, schema)
+    for f in schema:
+        a, b = some[f.name], others[f.name]
+        if pa.types.is_nested(f.type):
+            same &= np.fromiter((x == y for x, y in zip(a.to_pylist(), b.to_pylist(), strict=True)), bool, len(same))
+        else:
+            both = pc.and_(a.is_null(), b.is_null())
+            same &= pc.or_(both, pc.fill_null(pc.equal(a, b), False)).to_numpy()
+    return same
 
 
 def with_vectors(passages: pa.Table, vectors: np.ndarray, schema: pa.Schema) -> pa.Table:
@@ -185,6 +200,12 @@ def passages_of(where: Where) -> list[dict[str, Any]]:
     place = place_of(where)
     found: list[dict[str, Any]] = opened(place, current(place)).to_table(columns=PASSAGE.names).to_pylist()
     return found
+
+
+def rows_of(where: Where, version: Version, ids: Collection[str]) -> pa.Table:
+    """The live rows of these ids in a version, vectors too."""
+    wanted = pc.field("id").isin(pa.array(sorted(ids), pa.string()))
+    return opened(place_of(where), version).to_table(filter=wanted)
 
 
 def blocks(data: lance.LanceDataset, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

@@ -1,0 +1,158 @@
+"""Look at a knowledge base's units and say which of them are good.
+
+    python jobs/units.py list RUN                       all units, those that changed answers for the worse first
+    python jobs/units.py search RUN "words"             those nearest to a question
+    python jobs/units.py show RUN ID                    one unit beside its sources, its examples' gates, who reads it
+    python jobs/units.py reject RUN ID --why "..."      it is not found any more, and no update brings it back
+    python jobs/units.py accept RUN ID                  somebody has read it
+    python jobs/units.py edit RUN ID --title T --text T --why "..."    another text, until one of its sources changes
+    python jobs/units.py restore RUN ID                 as training wrote it
+    python jobs/units.py decisions RUN                  what was rejected, accepted and edited, and why
+
+RUN is a run's folder. Each decision is a new version: `python jobs/kb.py log RUN/writeback`. `--json` prints data. Exit
+codes: 0 done, 2 it cannot be done (the message says why).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from wbrag.report.unit_life import Told, readers, unit_life, unit_line
+from wbrag.run.folder import RunError, read_config, read_units, setting_of, updates_of
+from wbrag.run.review import accept, decisions_of, edit, reject, restore
+from wbrag.store.files import StoreError
+from wbrag.store.rows import passages_of
+from wbrag.store.search import KnowledgeBase, base_of
+from wbrag.store.versions import Version, current
+
+
+def tables(run: Path) -> Path:
+    """Where a run's tables are as they are now: in its last update, or in itself."""
+    return updates_of(run)[-1] if updates_of(run) else run
+
+
+def live(run: Path) -> dict[str, dict[str, Any]]:
+    """The units that are live, by id; of those that training wrote with all that is known of them."""
+    written = {unit["id"]: unit for unit in read_units(tables(run))}
+    decided = {one.unit["id"]: one.unit for one in decisions_of(run / "writeback").values()}
+    return {row["id"]: (decided | written).get(row["id"], row) for row in passages_of(run / "writeback")}
+
+
+def listed(run: Path, args: argparse.Namespace) -> Told:
+    """All units, those that changed answers for the worse first, then those that nobody read."""
+    units, read = live(run), readers(tables(run))
+    order = sorted(units.values(), key=lambda unit: (read.get(unit["id"], (0, 0, 0))[2:] or (0,))[0], reverse=True)
+    lines = [unit_line(unit, read.get(unit["id"])) for unit in order]
+    return Told(order, [f"{len(order):,} units", *lines])
+
+
+def searched(run: Path, args: argparse.Namespace) -> Told:
+    """The units nearest to a question."""
+    with KnowledgeBase(run / "writeback") as store:
+        found = store.search_one(args.words, args.k)
+    return Told(
+        [asdict(one) for one in found], [f"{one.score:.3f}  {one.id}  {one.title}: {one.text}" for one in found]
+    )
+
+
+def shown(run: Path, args: argparse.Namespace) -> Told:
+    """One unit beside its sources."""
+    units = live(run)
+    if args.id not in units:
+        raise StoreError(f"{run / 'writeback'}: version {current(run / 'writeback').version} has no unit {args.id!r}")
+    base = base_of(run)
+    assert base is not None  # a run with units has one
+    where = tables(run)
+    return unit_life(units[args.id], where, base, setting_of(read_config(where)), decisions_of(run / "writeback"))
+
+
+def told(run: Path, made: Version, what: str) -> Told:
+    """What a decision has made."""
+    return Told({"version": made.version}, [f"{run / 'writeback'}: version {made.version} {what}"])
+
+
+def rejected(run: Path, args: argparse.Namespace) -> Told:
+    """Not found any more, and not brought back by an update."""
+    return told(run, reject(run / "writeback", args.id, args.why), f"is without {args.id}")
+
+
+def accepted(run: Path, args: argparse.Namespace) -> Told:
+    """Somebody has read it and found it good."""
+    return told(run, accept(run / "writeback", args.id, args.why), f"says that {args.id} was accepted")
+
+
+def edited(run: Path, args: argparse.Namespace) -> Told:
+    """Another title or text."""
+    unit = live(run).get(args.id, {})
+    title, text = args.title or unit.get("title", ""), args.text or unit.get("text", "")
+    base = base_of(run)
+    assert base is not None  # a run with units has one
+    return told(run, edit(run / "writeback", base, args.id, title, text, args.why), f"has another text of {args.id}")
+
+
+def restored(run: Path, args: argparse.Namespace) -> Told:
+    """As training wrote it."""
+    return told(run, restore(run / "writeback", args.id), f"has {args.id} as it was written")
+
+
+def decisions(run: Path, args: argparse.Namespace) -> Told:
+    """What was decided, the newest last."""
+    found = sorted(decisions_of(run / "writeback").items(), key=lambda one: one[1].at)
+    lines = [f"{one.at}  {one.state:<8}  {key}  {one.unit['title']}: {one.why}" for key, one in found]
+    return Told({key: asdict(one) for key, one in found}, lines or ["nothing was decided"])
+
+
+WHY = {"help": "for whoever asks later"}
+ID = {"id": {"help": "of a unit"}}
+COMMANDS: list[tuple[str, Callable[[Path, argparse.Namespace], Told], dict[str, dict[str, Any]]]] = [
+    ("list", listed, {}),
+    ("search", searched, {"words": {"help": "a question"}, "-k": {"type": int, "default": 10, "help": "how many"}}),
+    ("show", shown, ID),
+    ("reject", rejected, {**ID, "--why": {**WHY, "required": True}}),
+    ("accept", accepted, {**ID, "--why": {**WHY, "default": ""}}),
+    (
+        "edit",
+        edited,
+        {**ID, "--title": {"default": ""}, "--text": {"default": ""}, "--why": {**WHY, "required": True}},
+    ),
+    ("restore", restored, ID),
+    ("decisions", decisions, {}),
+]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="units.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    added = made.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, arguments in COMMANDS:
+        command = added.add_parser(name, help=run.__doc__)
+        command.add_argument("folder", type=Path, help="a run's folder")
+        for key, how in arguments.items():
+            command.add_argument(key, **how)
+        command.add_argument("--json", action="store_true", help="print data")
+        command.set_defaults(run=run)
+    return made
+
+
+def main(words: list[str] | None = None) -> int:
+    """Carry out one command, print what it says and return the exit code."""
+    args = parser().parse_args(words)
+    try:
+        found = args.run(args.folder, args)
+    except (StoreError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(found.data, indent=2, ensure_ascii=False) if args.json else "\n".join(found.lines))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

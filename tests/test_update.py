@@ -1,0 +1,255 @@
+"""A knowledge base that follows its documents, end to end on a scripted generator and a hashing encoder with Ray: an
+update is a rebuild that asks only for what reads otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_store import rows_in
+from test_algorithm import HELPFUL, TWIN, USELESS, exact, replies, tools_for
+from test_writeback import TEST, TRAIN, TREES, passages, settings, write_lines
+
+from wbrag.algorithm import train_example
+from wbrag.config import Cluster, ConfigError, Gates, Questions, Units, UpdateConfig
+from wbrag.run import update as updates
+from wbrag.run.folder import UPDATES, RunError, read_units, updates_of
+from wbrag.run.job import Session
+from wbrag.run.pipeline import evaluate, train
+from wbrag.run.reuse import digest
+from wbrag.run.update import Changes, Updated, update
+from wbrag.schema import EARLIER, Document, Example
+from wbrag.store.search import KnowledgeBase
+from wbrag.store.versions import history, named, pair
+
+Passages = dict[str, tuple[str, str]]
+#: The seed of the edits that most updates here are about.
+FIRST = 10
+
+
+def lines(some: Passages) -> list[dict[str, Any]]:
+    return [{"id": key, "contents": f"{title}\n{text}"} for key, (title, text) in some.items()]
+
+
+def world() -> Passages:
+    return {key: (title, text) for key, title, text in passages()}
+
+
+def edited(some: Passages, seed: int) -> Passages:
+    """Some towns get another mayor, river or hill, one passage goes, one comes; the rest stays, in another order."""
+    rng, made = random.Random(seed), dict(some)
+    for key in rng.sample(sorted(made), 4):
+        title, text = made[key]
+        made[key] = title, text.replace(" is ", f" is New{rng.randrange(9)} ", rng.randrange(1, 3))
+    del made[rng.choice(sorted(made))]
+    tree = rng.choice(TREES)
+    made[f"new{seed}"] = f"Walks {seed}", f"{tree}ton's bridge is Span{seed}. {tree}ton's hill is Top{seed}."
+    return dict(rng.sample(sorted(made.items()), len(made)))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, session: Session) -> Path:
+    """A folder with a finished run `run`, its inputs and its cache; whoever changes something copies it."""
+    folder = tmp_path_factory.mktemp("update")
+    write_lines(folder / "corpus.jsonl", lines(world()))
+    write_lines(folder / "train.jsonl", TRAIN)
+    write_lines(folder / "test.jsonl", TEST)
+    train(settings(folder, "run"), session)
+    return folder
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it; its run finds its base in the cache beside it."""
+    shutil.copytree(trained, tmp_path / "copy", symlinks=True)
+    return tmp_path / "copy"
+
+
+def changed_to(folder: Path, some: Passages, session: Session, name: str = "run", **more: object) -> Updated | Changes:
+    corpus = write_lines(folder / "corpus-now.jsonl", lines(some))
+    given = UpdateConfig(str(folder / name), str(corpus), cluster=Cluster(block_rows=8, examples_in_flight=16))
+    return update(replace(given, cache_dir=str(folder / "cache"), **more), session)
+
+
+def rebuilt(folder: Path, some: Passages, session: Session, name: str, **changes: object) -> Path:
+    """A run from nothing on these passages, which shares nothing with others."""
+    corpus = write_lines(folder / f"{name}.jsonl", lines(some))
+    cfg = settings(folder, name, corpus=str(corpus), cache_dir=str(folder / f"{name}-cache"), **changes)
+    train(cfg, session)
+    return folder / name
+
+
+def content(run: Path) -> list[list[dict[str, Any]]]:
+    """What the pair of a run holds, vectors and all: passages and units, by id."""
+    stores = run / "base", run / "writeback"
+    return [sorted(rows_in(store), key=lambda row: str(row["id"])) for store in stores]
+
+
+def read_by(run: Path) -> dict[str, list[tuple[str, str, str]]]:
+    """The documents of each training example of a run."""
+    rows = pq.read_table(run / "traces").to_pylist()
+    return {row["id"]: [(d["id"], d["title"], d["text"]) for d in row["documents"]] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def again(trained: Path, session: Session) -> Path:
+    """A run from nothing on the passages that FIRST makes of the world."""
+    return rebuilt(trained, edited(world(), FIRST), session, "again")
+
+
+def test_an_update_is_a_rebuild_that_asks_only_for_what_reads_otherwise(
+    folder: Path, again: Path, session: Session
+) -> None:
+    run, now = folder / "run", edited(world(), FIRST)
+    shared, before = (run / "base").resolve(), read_by(run)
+    kept = history(shared)
+    assert changed_to(folder, dict(reversed(world().items())), session) == Changes(0, 0, 0, len(world()))
+    told = changed_to(folder, now, session, dry_run=True)
+    assert isinstance(told, Changes)
+    assert (told.added, told.removed) == (1, 1)
+    assert told.changed + told.untouched == len(now) - 1
+    assert not (run / UPDATES).exists()
+
+    with KnowledgeBase.open(run) as reader:
+        found = changed_to(folder, now, session)
+        assert reader.writeback is not None
+        assert reader.writeback.version == 1
+        assert reader.refresh()
+        assert (reader.base.version, reader.writeback.version, reader.writeback.base) == (2, 2, named(reader.base))
+    assert isinstance(found, Updated)
+    assert (found.passages, found.versions) == (told, (1, 2))
+    assert content(run) == content(again)
+    check_asked(found, before, again)
+    assert history(shared) == kept  # what other runs share is as it was
+    assert {unit["id"] for unit in read_units(found.folder)} == {row["id"] for row in rows_in(run / "writeback")}
+    made = [history(run / name) for name in ("base", "writeback")]
+    assert changed_to(folder, now, session) == Changes(0, 0, 0, len(now))
+    assert [history(run / name) for name in ("base", "writeback")] == made
+
+    before, now = read_by(found.folder), edited(now, FIRST + 1)
+    once_more = changed_to(folder, now, session)
+    assert isinstance(once_more, Updated)
+    other = rebuilt(folder, now, session, "other")
+    assert content(run) == content(other)
+    check_asked(once_more, before, other)
+    assert not (found.folder / "traces").exists()  # the newer one has taken over what still holds
+
+    with pytest.raises(RunError, match="was updated since"):
+        train(settings(folder, "run"), session)
+    _, metrics = evaluate(settings(folder, "run"), session)
+    measured = json.loads((once_more.folder / "metrics.json").read_text())
+    assert metrics["results"][0]["writeback"] == measured["results"][0]["writeback"]
+    assert (once_more.folder / "report.html").is_file()
+
+
+def check_asked(found: Updated, before: dict[str, Any], again: Path) -> None:
+    """Those examples were asked that read otherwise than before, and no other; every unit's sources are there."""
+    otherwise = {key for key, read in read_by(again).items() if read != before[key]}
+    assert set(pq.read_table(found.folder / "traces_asked.parquet", columns=["id"])["id"].to_pylist()) == otherwise
+    assert found.asked == len(otherwise) < len(TRAIN)
+    live = {row["id"] for row in rows_in(again / "base")}
+    assert all(set(unit["source_ids"]) <= live for unit in rows_in(again / "writeback"))
+
+
+def test_the_law_holds_for_the_papers_units_too(folder: Path, session: Session) -> None:
+    train(settings(folder, "paper", units=Units()), session)
+    now = edited(world(), 5)
+    found = changed_to(folder, now, session, "paper")
+    assert isinstance(found, Updated)
+    assert content(folder / "paper") == content(rebuilt(folder, now, session, "other", units=Units()))
+
+
+def test_new_training_questions_are_asked_and_no_other(folder: Path, session: Session) -> None:
+    more = {"id": "more", "question": f"What is {TREES[9]}ton's river?", "golden_answers": [f"{TREES[9]}wasser"]}
+    write_lines(folder / "train-now.jsonl", [*TRAIN[1:], more])
+    found = changed_to(folder, world(), session, benchmark=Questions(train=str(folder / "train-now.jsonl")))
+    assert isinstance(found, Updated)
+    assert found.asked == 1
+    assert not found.passages
+    shutil.copy(folder / "train-now.jsonl", folder / "train.jsonl")
+    assert content(folder / "run") == content(rebuilt(folder, world(), session, "other"))
+
+
+@pytest.mark.parametrize("stage", ["made_units", "publish_units"])
+def test_an_update_that_ends_midway_leaves_the_old_pair_or_the_new_and_goes_on(
+    folder: Path, again: Path, session: Session, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, now = folder / "run", edited(world(), FIRST)
+    old = pair(run / "base", run / "writeback")
+    done: Callable[..., Any] = getattr(updates, stage)
+
+    def broken(*given: object, **named: object) -> None:
+        done(*given, **named)
+        raise RuntimeError("midway")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(updates, stage, broken)
+        with pytest.raises(RuntimeError, match="midway"):
+            changed_to(folder, now, session)
+    assert (pair(run / "base", run / "writeback") == old) == (stage == "made_units")
+    found = changed_to(folder, now, session)
+    assert isinstance(found, Updated)
+    assert content(run) == content(again)
+    assert updates_of(run) == [run / UPDATES / "0001"]
+
+
+def test_other_settings_than_the_runs_are_refused_by_name(folder: Path, session: Session) -> None:
+    (folder / "run" / "config.yaml").write_text(
+        (folder / "run" / "config.yaml").read_text().replace("\nk: 3", "\nk: 4")
+    )
+    with pytest.raises(ConfigError, match="k was 3, now 4"):
+        changed_to(folder, edited(world(), 1), session)
+    with pytest.raises(ConfigError, match="no trained knowledge base"):
+        changed_to(folder, world(), session, name="nothing")
+
+
+def test_what_was_said_of_unchanged_documents_is_not_asked_again() -> None:
+    example = Example("q1", "Where is the Alder bridge?", ("Norvale",))
+
+    def row_of(
+        documents: Sequence[Document], earlier: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], list[str]]:
+        llm = replies()
+        given = (example, documents, tools_for(llm), Gates(), exact)
+        told = asyncio.run(train_example(*given, closed_book_answer="?", earlier=earlier))
+        return told, llm.prompts
+
+    spent = ("calls", "calls_saved", "prompt_tokens", "completion_tokens", "seconds")
+    first, _ = row_of([HELPFUL, USELESS])
+    earlier = {one.name: first[one.name] for one in EARLIER}
+    fresh, asked = row_of([HELPFUL, TWIN])
+    again, less = row_of([HELPFUL, TWIN], earlier)
+    assert {k: v for k, v in again.items() if k not in spent} == {k: v for k, v in fresh.items() if k not in spent}
+    assert len(less) < len(asked)
+    assert set(less) <= set(asked)
+    same, none = row_of([HELPFUL, USELESS], earlier)
+    assert none == []
+    assert {k: v for k, v in same.items() if k not in spent} == {k: v for k, v in first.items() if k not in spent}
+
+
+DOCUMENTS = st.lists(
+    st.fixed_dictionaries({"id": st.text(), "title": st.just("t"), "text": st.text(), "score": st.floats(0, 1)}),
+    max_size=2,
+)
+
+
+@given(st.text(), DOCUMENTS, st.text(), DOCUMENTS)
+def test_inputs_are_told_apart_by_their_values_and_not_by_versions(
+    a: str, some: list[dict[str, Any]], b: str, others: list[dict[str, Any]]
+) -> None:
+    rows = [{"question": a, "documents": some}, {"question": b, "documents_base": others}]
+    told = [(one["question"], [(d["id"], d["text"], d["score"]) for d in list(one.values())[1]]) for one in rows]
+    assert (digest(rows[0]) == digest(rows[1])) == (told[0] == told[1])
+    later = {"question": a, "documents": [one | {"version": 2} for one in some]}
+    assert digest(later) == digest(rows[0])
