@@ -16,6 +16,7 @@ from tiny_model import build_tiny_model
 from wbrag.config import Backbone
 from wbrag.llm.vllm import VllmEngine
 from wbrag.run.job import Session
+from wbrag.store.vectors import gpus
 
 # The same examples in every run, however slow the machine: a failure can be repeated.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -47,6 +48,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "session" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What is marked `gpu` is left out where there is no CUDA device."""
+    if item.get_closest_marker("gpu") and not gpus():
+        pytest.skip("needs a CUDA device")
 
 
 @pytest.fixture(scope="session")

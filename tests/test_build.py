@@ -13,6 +13,7 @@ import pytest
 
 from wbrag import config
 from wbrag.retrieval.encoder import open_encoder, passage_text
+from wbrag.retrieval.encoding import ON_CPUS, Encoders
 from wbrag.store import rows, versions
 from wbrag.store.build import build_store, encode_group, make_piece, new_rows, read_rows
 from wbrag.store.changes import delete
@@ -120,3 +121,19 @@ def test_a_build_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Mo
     piece = make_piece(place, file, groups, schema, spec_of("flat_fp16", 32))
     assert piece.fragment.physical_rows == 3000
     assert versions.latest(place) is None
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_encoder_actors_make_the_lists_that_tasks_make(tmp_path: Path) -> None:
+    """As where they have GPUs; FAISS has none here."""
+    pq.write_table(corpus(2500), tmp_path / "in.parquet")
+    index, cluster = config.Index("ivf_fp16", fragment_rows=1024, nlist=8), config.Cluster(encoders=2)
+    on_gpus, files = Encoders(HASHING, cluster, lambda: [ON_CPUS] * 2), []
+    for name, kept in (("tasks", None), ("actors", on_gpus)):
+        made = build_store(tmp_path / "in.parquet", tmp_path / name, HASHING, index, cluster, {}, kept)
+        assert made.fragments == 3
+        files.append(sorted(facts for file, facts in made.files.items() if file.endswith(".faiss")))
+    on_gpus.stop()
+    assert files[0] == files[1]
+    assert len(files[0]) == 4

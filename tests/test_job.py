@@ -1,13 +1,17 @@
-"""How Ray is started: what is said meanwhile, and who handles SIGTERM afterwards."""
+"""How Ray is started: what is said meanwhile, who handles SIGTERM afterwards; and what a session keeps."""
 
 from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
-from wbrag.run.job import LEVEL_IS_SET, _starting
+from wbrag.config import Cluster, Encoder
+from wbrag.run.job import LEVEL_IS_SET, Session, _starting
+
+HASHING = Encoder(name="hashing", kind="hashing", model="hashing", dimension=64)
 
 
 def test_one_line_of_what_is_said_while_ray_starts_is_left_out(capfd: pytest.CaptureFixture[str]) -> None:
@@ -33,3 +37,13 @@ def test_a_handler_of_sigterm_outlives_the_start_of_ray() -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert received == [signal.SIGTERM]
+
+
+def test_encoders_stay_where_a_setting_changes_that_does_not_say_what_runs_where(ray_session: None) -> None:
+    cluster = Cluster(encoders=2)
+    with Session() as session:
+        first = session.lend(HASHING, cluster)
+        assert session.lend(HASHING, replace(cluster, block_rows=8, examples_in_flight=32)) is first
+        assert session.lend(replace(HASHING, batch_size=3), cluster) is not first
+        second = session.lend(HASHING, cluster)
+        assert session.lend(HASHING, replace(cluster, encoders=3)) is not second

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wbrag.config import ConfigError, Merge
-from wbrag.retrieval.merge import beside, check_merge, is_named, linked, mentions, plain
+from wbrag.retrieval.merge import beside, best_of, check_merge, is_named, linked, mentions, plain
 from wbrag.schema import Document, Source
 
 #: Few distinct scores make many ties; as float32 holds them exactly, so do margins between them.
@@ -35,6 +36,18 @@ ROOMS = st.sampled_from([0.25, 0.5, 1.0, 2.0]) | st.floats(0, 2)
 
 def characters(documents: Sequence[Document]) -> int:
     return sum(len(document.contents) for document in documents)
+
+
+@given(st.lists(st.tuples(st.sampled_from(SCORES), st.integers(0, 4)), max_size=40), PLACES, st.randoms())
+def test_the_best_of_shards_are_the_best_of_all(told: list[tuple[float, int]], k: int, order: random.Random) -> None:
+    """Ties included, across shards and at the last place."""
+    documents = [Document(f"d{i:02d}", "", "", score) for i, (score, _) in enumerate(told)]
+    shards: list[list[Document]] = [[] for _ in range(5)]
+    for document, (_, shard) in zip(documents, told, strict=True):
+        shards[shard].append(document)
+    ranked_shards = [sorted(some, key=lambda one: (-one.score, one.id))[:k] for some in shards]
+    order.shuffle(ranked_shards)
+    assert best_of(ranked_shards, k) == sorted(documents, key=lambda one: (-one.score, one.id))[:k]
 
 
 @given(PASSAGES, UNITS, PLACES)

@@ -101,13 +101,16 @@ def test_what_is_up_together_in_a_place_fits_there(cluster: Cluster, engine_gpus
 
 def test_an_encoder_shares_an_engines_gpu_has_its_own_or_takes_turns() -> None:
     cluster = Cluster(gpus=True)
-    assert place(cluster, 1, [node(4, 1)]).engine_gpus == 0.9
+    both = place(cluster, 1, [node(4, 1)])
+    assert (both.engine_gpus, both.encoder_gpus) == (0.9, 0.1)
     one_each = place(Cluster(gpus=True, encoder_gpus=1.0), 1, [node(4, 2)])
     assert (one_each.places, one_each.first, one_each.turns) == (2, 1, False)
     assert place(Cluster(gpus=True, encoder_gpus=1.0), 1, [node(4, 1)]).turns
     beside = place(cluster, 4, [node(4, 8)])  # Ray does not give a part of several GPUs
     assert (beside.places, beside.first, beside.engine_gpus, beside.turns) == (2, 1, 4, False)
     assert place(cluster, 4, [node(4, 4)]).turns
+    alone = [beside, place(cluster, 4, [node(4, 4)]), place(cluster, 0, [node(4, 4)])]
+    assert [plan.encoder_gpus for plan in alone] == [1.0, 1.0, 1.0]  # no engine is on its GPU
     on_cpus = place(Cluster(gpus=True, encoder_gpus=0.0), 4, [node(4, 4)])
     assert (on_cpus.places, on_cpus.encoders, on_cpus.engine_gpus) == (1, 0, 4)
 

@@ -19,7 +19,7 @@ from wbrag.retrieval.encoder import open_encoder
 from wbrag.run import retrieve as retrieval
 from wbrag.run import writeback
 from wbrag.run.folder import write_rows
-from wbrag.run.retrieve import ASKED, DOCUMENTS, FOUND, MERGED, in_order, knowledge_of, retrieve_block
+from wbrag.run.retrieve import ASKED, DOCUMENTS, FOUND, MERGED, Opening, in_order, knowledge_of, retrieve_block
 from wbrag.run.shared import SharedRows, share
 from wbrag.run.writeback import readers
 from wbrag.schema import DOCUMENT, Example
@@ -114,12 +114,13 @@ def test_questions_shared_piece_by_piece_are_those_retrieved_at_once(
     """As the whole table was: sorted by first document and id, however it is cut; and backwards for A/A."""
     publish_passages(tmp_path / "base", "p", [f"{a} and {b}" for a in WORDS for b in WORDS])
     encoder, stores = open_encoder(HASHING), knowledge_of(TrainConfig(encoder=HASHING, k=3), tmp_path / "base")
+    opening = Opening(stores)
     examples = [Example(f"q{i:02d}", f"the {WORDS[i * 5 % 7]} of {WORDS[i % 3]}", (str(i),)) for i in range(24)]
     texts = list(dict.fromkeys(example.question for example in examples))
     assert len(texts) < len(examples)  # one question under two ids
 
     def found(questions: list[str]) -> pa.Table:
-        return retrieve_block(encoder, pa.table({"question": questions}), stores, "shared")
+        return retrieve_block(encoder, opening, questions, stores.k)
 
     for start in range(0, len(texts), batch):
         share(tmp_path / "cache", found(SharedRows(tmp_path / "cache", FOUND).missing(texts[: start + batch])))
@@ -147,8 +148,8 @@ def test_readers_are_the_same_however_many_questions_are_in_memory(
     publish_passages(tmp_path / "units", "wb-", [f"the {WORDS[0]} of the town"])
     cfg, stores = TrainConfig(encoder=HASHING, k=2), (tmp_path / "base", tmp_path / "units")
     examples = [Example(f"q{i}", f"the {WORDS[i % 7]} of the town", ("x",)) for i in range(9)]
-    asked = pa.table({"question": list(dict.fromkeys(example.question for example in examples))})
-    share(tmp_path / "cache", retrieve_block(open_encoder(HASHING), asked, knowledge_of(cfg, *stores), "readers"))
+    asked = list(dict.fromkeys(example.question for example in examples))
+    share(tmp_path / "cache", retrieve_block(open_encoder(HASHING), Opening(knowledge_of(cfg, *stores)), asked, cfg.k))
     file, out = tmp_path / "train.parquet", tmp_path / "readers.parquet"
     write_rows(file, ASKED, in_order(examples, SharedRows(tmp_path / "cache", FOUND)))
 

@@ -37,7 +37,8 @@ class Encoders:
     """The encoder actors of a run or of a session: started when first asked for, ended with `stop`.
 
     `on_gpus` says what Ray is told of each actor that is to have one (`run.placement.Places`); without it they are on
-    CPUs. `make_room`, where it is set, ends what holds their devices before they start.
+    CPUs. `gpu_share`: how much of its GPU's memory each may fill, 0.0 on CPUs. `make_room`, where it is set, ends what
+    holds their devices before they start: they and the engines take turns.
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class Encoders:
         encoder: config.Encoder,
         cluster: config.Cluster,
         on_gpus: Callable[[], list[dict[str, Any]]] | None = None,
+        gpu_share: float = 1.0,
     ) -> None:
         self.encoder, self.cluster, self.on_gpus = encoder, cluster, on_gpus
+        self.gpu_share = gpu_share if on_gpus else 0.0
         self.make_room: Callable[[], None] | None = None
         self.handles: list[Any] = []
 
@@ -59,6 +62,8 @@ class Encoders:
                 self.make_room()
             actor: Any = ray.remote(HeldEncoder)
             again: dict[str, Any] = {"max_restarts": MAX_RESTARTS, "max_task_retries": -1}
+            # A call that waits for what another actor makes lets those behind it pass.
+            again["allow_out_of_order_execution"] = True
             given = (self.encoder, "cuda" if self.on_gpus else "cpu", self.cluster.encoders)
             where = self.on_gpus() if self.on_gpus else [ON_CPUS] * self.cluster.encoders
             self.handles = [actor.options(**again, **options).remote(*given) for options in where]

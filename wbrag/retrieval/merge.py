@@ -8,6 +8,7 @@ with `linked` those that these name, as a question of two steps names only where
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 from wbrag.config import ConfigError, Merge
 from wbrag.schema import Document
@@ -29,6 +30,13 @@ def check_merge(merge: Merge) -> None:
 def by_name(merge: Merge) -> bool:
     """Whether the words of a question say which units it is given."""
     return merge.policy == "beside" and merge.reach != "near"
+
+
+def best_of(lists: Sequence[Sequence[Document]], k: int) -> list[Document]:
+    """The k best of a store, given the k best of each of its shards: score descending, of equal scores by id, which is
+    the order of a search of all (`wbrag.store.search`).
+    """
+    return sorted(chain(*lists), key=lambda document: (-document.score, document.id))[:k]
 
 
 def plain(passages: Sequence[Document], units: Sequence[Document], k: int) -> list[Document]:

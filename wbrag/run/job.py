@@ -37,6 +37,8 @@ QUIET = {
 }
 #: What Ray's C++ writes to the stderr of each driver before it heeds RAY_BACKEND_LOG_LEVEL.
 LEVEL_IS_SET = b"Set ray log level from environment variable"
+#: The settings of a cluster that say what runs where: where one changes, places and all that is in them are given up.
+PLACING = ("engines", "encoders", "gpus", "encoder_gpus", "accelerator", "min_engines")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +121,8 @@ class Session(ExitStack):
     """Ray, one set of generators and one of encoders, for one run or for all points of a sweep in this process.
 
     Ray starts with the first point. The generators stay for the next point where backbone and cluster are the same;
-    a point of another backbone replaces them, so that two models never hold one device's memory. So do the encoders.
-    What they run on is reserved for as long as points ask for the same.
+    a point of another backbone replaces them, so that two models never hold one device's memory. The encoders stay
+    where the encoder is the same. What they run on is reserved for as long as points ask for the same (PLACING).
     """
 
     def __init__(self) -> None:
@@ -140,7 +142,7 @@ class Session(ExitStack):
             self.enter_context(ray_session(cluster))
             self.callback(self.stop)
             self.patience = NODES_SECONDS
-        key = fingerprint(cluster, engine_gpus)
+        key = fingerprint([getattr(cluster, name) for name in PLACING], engine_gpus)
         if self.places is None or key != self.keys["places"]:
             patience, self.patience = self.patience, 0.0  # nodes are waited for once, not in each point of a sweep
             plan = placed(cluster, engine_gpus, patience)
@@ -168,7 +170,8 @@ class Session(ExitStack):
         if self.encoders is None or self.encoders.encoder != encoder:
             if self.encoders:
                 self.encoders.stop()
-            self.encoders = Encoders(encoder, cluster, places.encoders if places.plan.encoders else None)
+            on_gpus = places.encoders if places.plan.encoders else None
+            self.encoders = Encoders(encoder, cluster, on_gpus, places.plan.encoder_gpus)
         return self.encoders
 
     def stop(self) -> None:

@@ -1,18 +1,19 @@
 """A store's new version, built on Ray: passages -> fp16 vectors -> fragments with their indices -> one version.
 
 An encoder actor turns 1,024 passages into a file of vectors, a task turns the rows of one fragment into Lance and FAISS
-files; the driver passes numbers of rows and names of files. Rows are always encoded in the same groups, so that bytes
-do not depend on how many actors there are, and a build that was killed finds what is encoded when it is asked again.
+files; the lists of an IVF base are trained and found on GPUs, by the encoder actors there, where these are. The driver
+passes numbers of rows and names of files. Rows are always encoded in the same groups, so that bytes do not depend on
+how many actors there are, and a build that was killed finds what is encoded when it is asked again.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +34,8 @@ from wbrag.store.versions import Version, current, encoder_note, latest
 
 #: Rows that are encoded together, and the unit in which a killed build goes on.
 ROW_GROUP = 1024
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def build_store(
         new = ray.get(ray.remote(new_rows).remote(place, file, parent))
         if not len(new):
             return current(place)
-        with _made(place, file, new, parent, encoder, index, cluster, encoders) as (pieces, spec, fingerprint):
+        with _pieces(place, file, new, parent, encoder, index, cluster, encoders) as (pieces, spec, fingerprint):
             try:
                 return publish(place, pieces, spec, fingerprint, {**note, **encoder_note(encoder)}, base)
             except LiveError:  # another writer published some of them meanwhile
@@ -115,7 +118,7 @@ def follow_passages(
         try:
             if not len(new):
                 return exchange(place, parent, [], found.gone, told, base)
-            with _made(place, file, new, parent, encoder, index, cluster, encoders) as (pieces, _, _):
+            with _pieces(place, file, new, parent, encoder, index, cluster, encoders) as (pieces, _, _):
                 return exchange(place, parent, pieces, found.gone, told, base)
         except MovedOnError:
             continue
@@ -129,7 +132,7 @@ def _check_kind(place: Place, parent: Version | None, index: config.Index) -> No
 
 
 @contextmanager
-def _made(
+def _pieces(
     place: Place,
     file: Path,
     new: np.ndarray,
@@ -142,17 +145,17 @@ def _made(
     """The rows `new` of a file as pieces beside `parent`, for the block to publish; how their vectors are stored, and
     the encoder's fingerprint. Once they are published, the vectors that a killed build would go on with are removed.
     """
-    import ray
-
     name = config.fingerprint(sha256_file(file), encoder_note(encoder))
     groups = {f"pieces/{name}-{sha256_bytes(some.tobytes())[:16]}.npy": some for some in cut(new, ROW_GROUP)}
     with lent(encoder, cluster, encoders) as actors:
         dimension, fingerprint = _encoded(place, file, groups, parent.encoder if parent else "", actors)
-    spec = parent.spec if parent else ray.get(ray.remote(new_spec).remote(place, list(groups), index, dimension))
-    schema = rows.schema_in(place, parent, pq.read_schema(file), dimension)
-    parts, task = cut(list(groups), max(1, index.fragment_rows // ROW_GROUP)), ray.remote(make_piece)
-    wanted = [task.remote(place, file, {one: groups[one] for one in part}, schema, spec) for part in parts]
-    yield ray.get(wanted), spec, fingerprint
+        makers = actors if encoders and encoders.on_gpus and index.kind == "ivf_fp16" else []
+        spec = parent.spec if parent else _made(new_spec, [(place, list(groups), index, dimension)], makers)[0]
+        schema = rows.schema_in(place, parent, pq.read_schema(file), dimension)
+        parts = cut(list(groups), max(1, index.fragment_rows // ROW_GROUP))
+        wanted = [(place, file, {one: groups[one] for one in part}, schema, spec) for part in parts]
+        pieces = _made(make_piece, wanted, makers)
+    yield pieces, spec, fingerprint
     for left in place.names("pieces"):
         if left.startswith(name):
             place.remove(f"pieces/{left}")
@@ -171,6 +174,23 @@ def _encoded(
     if len(made) != 1:
         raise StoreError(f"{place}: encoder actors disagree: {sorted(made)}")
     return made.pop()
+
+
+def _made(work: Callable[..., Made], calls: Sequence[tuple[Any, ...]], makers: list[Any]) -> list[Made]:
+    """What `work` makes of the arguments of each call: in tasks on CPUs, or, with `makers`, on encoder actors' GPUs."""
+    import ray
+    from ray.util import ActorPool
+
+    if not makers:
+        task = ray.remote(work)
+        made: list[Made] = ray.get([task.remote(*call) for call in calls])
+        return made
+    return list(ActorPool(makers).map(lambda actor, call: actor.apply.remote(_on_gpu, work, *call), list(calls)))
+
+
+def _on_gpu(encoder: Encoder, work: Callable[..., Made], *given: object) -> Made:
+    """`work` where an encoder's GPU is."""
+    return work(*given, gpu=True)
 
 
 def new_rows(place: Place, file: Path, parent: Version | None) -> np.ndarray:
@@ -258,23 +278,27 @@ def encode_group(
     return encoder.dimension, encoder.fingerprint
 
 
-def make_piece(place: Place, file: Path, groups: Mapping[str, np.ndarray], schema: pa.Schema, spec: Spec) -> Piece:
-    """The rows of some groups, whose vectors are there, as one fragment with its index."""
+def make_piece(
+    place: Place, file: Path, groups: Mapping[str, np.ndarray], schema: pa.Schema, spec: Spec, gpu: bool = False
+) -> Piece:
+    """The rows of some groups, whose vectors are there, as one fragment with its index; `gpu` as `index_file`."""
     table = read_rows(file, np.concatenate(list(groups.values())))
-    return write_piece(place, rows.with_vectors(table, _vectors(place, groups), schema), spec)
+    return write_piece(place, rows.with_vectors(table, _vectors(place, groups), schema), spec, gpu)
 
 
 def _vectors(place: Place, groups: Iterable[str]) -> np.ndarray:
     return np.concatenate([np.load(io.BytesIO(place.read(group))) for group in groups])
 
 
-def new_spec(place: Place, groups: Sequence[str], index: config.Index, dimension: int) -> Spec:
-    """How a new store's vectors are stored: as `index` says, with a template trained on a sample of them."""
+def new_spec(place: Place, groups: Sequence[str], index: config.Index, dimension: int, gpu: bool = False) -> Spec:
+    """How a new store's vectors are stored: as `index` says, with a template trained on a sample of them; `gpu` as
+    `train_template`.
+    """
     if index.kind == "flat_fp16":
         return spec_of(index.kind, dimension)
     wanted = max(1, index.nlist * TRAINING_ROWS // ROW_GROUP)
     some = [groups[i] for i in np.unique(np.linspace(0, len(groups) - 1, min(wanted, len(groups))).astype(int))]
-    template = train_template(_vectors(place, some), index.nlist)
+    template = train_template(_vectors(place, some), index.nlist, gpu)
     spec = spec_of(index.kind, dimension, template, index.nlist)
     place.create(template_name(spec), template)
     return spec

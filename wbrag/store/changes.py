@@ -50,13 +50,15 @@ class MovedOnError(StoreError):
     """A version that a change was made for is not the current one any more."""
 
 
-def write_piece(place: Place, table: pa.Table, spec: Spec) -> Piece:
-    """Rows (`rows.with_vectors`) as one fragment, and beside it its index, which no version has yet."""
+def write_piece(place: Place, table: pa.Table, spec: Spec, gpu: bool = False) -> Piece:
+    """Rows (`rows.with_vectors`) as one fragment, and beside it its index, which no version has yet; `gpu` as
+    `vectors.index_file`.
+    """
     from lance.fragment import write_fragments
 
     options, size = place.lance_options, max(1, len(table))
     with place.scratch() as folder, ThreadPoolExecutor(1) as beside:
-        index = beside.submit(vectors.index_file, place, folder / "index", rows.vectors_of(table), spec)
+        index = beside.submit(vectors.index_file, place, folder / "index", rows.vectors_of(table), spec, gpu)
         # "overwrite": columns are numbered by their place in this schema, not by Lance's newest version
         (fragment,) = write_fragments(
             table, place.data, table.schema, mode="overwrite", max_rows_per_file=size, storage_options=options

@@ -26,8 +26,8 @@ from wbrag.schema import PASSAGE, Document, Source
 from wbrag.store import rows as stored
 from wbrag.store.files import StoreError
 from wbrag.store.place import Place, Where, nothing_there, place_of
-from wbrag.store.topk import Search, block_search, candidates, gpus, held_search
-from wbrag.store.vectors import INDEX, codes_of, open_index, probed, search_parameters
+from wbrag.store.topk import Search, block_search, candidates, held_search
+from wbrag.store.vectors import INDEX, codes_of, gpus, open_index, probed, search_parameters
 from wbrag.store.verify import made_again
 from wbrag.store.versions import Version, check_sizes, noted, noted_encoder, pair, read_version, reading
 
@@ -53,18 +53,36 @@ class Part:
     live: np.ndarray | None
     held: Search | None = None  # of what is live, on a device
 
+    @property
+    def rows(self) -> int:
+        """How many are live."""
+        return int(self.index.ntotal if self.live is None else self.live.sum())
+
 
 class Store:
-    """One version of a store, open to be searched. A damaged or missing index is made again from the rows, and kept."""
+    """One version of a store, or a shard of it, open to be searched. A damaged or missing index is made again from the
+    rows, and kept.
+    """
 
-    def __init__(self, place: Place, version: Version, source: Source, nprobe: int, block_bytes: int) -> None:
-        """`nprobe`, `block_bytes`: `KnowledgeBase`. StoreError: the first file that is absent, cut or of other rows."""
+    def __init__(
+        self,
+        place: Place,
+        version: Version,
+        source: Source,
+        nprobe: int,
+        block_bytes: int,
+        shard: tuple[int, int] = (0, 1),
+    ) -> None:
+        """`nprobe`, `block_bytes`, `shard`: `KnowledgeBase`. StoreError: the first file that is absent, cut or of other
+        rows.
+        """
         self.place, self.version, self.source = place, version, source
         self.nprobe, self.block_bytes, self.flat = nprobe, block_bytes, version.spec.template is None
-        self.holds = self.flat and 2 * version.spec.dimension * version.rows <= block_bytes
         check_sizes(place, version, [name for name in version.files if name.startswith(INDEX)])
         self.data = stored.opened(place, version)
-        self.parts = [self._part(fragment) for fragment in self.data.get_fragments()]
+        number, of = shard
+        self.parts = [self._part(fragment) for fragment in self.data.get_fragments()[number::of]]
+        self.holds = self.flat and 2 * version.spec.dimension * sum(part.rows for part in self.parts) <= block_bytes
         self._seen: tuple[Filter, list[np.ndarray | None]] | None = None
 
     def _part(self, fragment: Any) -> Part:  # noqa: ANN401 - Lance's
@@ -164,6 +182,7 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
         merge: config.Merge | None = None,
         nprobe: int = config.Index.nprobe,
         block_bytes: int = 0,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         """Open these stores; a write-back store that is absent or empty counts as no units.
 
@@ -172,14 +191,15 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
         is killed would leave its pins behind; by default the current one, pinned. `threads`: FAISS's in this process,
         0: every core; `merge`: the policy, that of the write-back version's note by default; `nprobe`: lists that an
         IVF base looks into; `block_bytes`: what of a store's flat vectors may lie on the GPU (if FAISS has one): all if
-        they fit, else block by block, 0: none. StoreError, with both values: nothing in base, a changed file, stores or
-        queries of unlike encoders.
+        they fit, else block by block, 0: none. `shard` (i, n): of the base only every n-th fragment from number i on;
+        what the n shards find alone, `merge.best_of` makes into what all find. StoreError, with both values: nothing in
+        base, a changed file, stores or queries of unlike encoders.
         """
         import faiss
 
         faiss.omp_set_num_threads(threads or len(os.sched_getaffinity(0)))  # a Ray actor would get one otherwise
         self._places = place_of(base), place_of(writeback) if writeback else None
-        self._given, self._merge, self._device = encoder, merge, (nprobe, block_bytes)
+        self._given, self._merge, self._device, self._shard = encoder, merge, (nprobe, block_bytes), shard
         self._held = ExitStack()
         self._open(versions)
 
@@ -203,7 +223,7 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
             base, merge = read_version(place, numbers[0]), config.Merge()
             if self._given:
                 _check_encoder("queries", self._given.fingerprint, place, base)
-            stores: dict[Source, Store] = {"base": Store(place, base, "base", *self._device)}
+            stores: dict[Source, Store] = {"base": Store(place, base, "base", *self._device, self._shard)}
             if writeback and numbers[1]:
                 units = read_version(writeback, numbers[1])
                 _check_encoder(str(writeback), units.encoder, place, base)
@@ -271,20 +291,33 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
         if k < 1:
             raise ValueError(f"k is {k}, not at least 1")
         xq, asked = self._vectors(queries), questions if isinstance(queries, np.ndarray) else queries
-        switched = np.asarray(writeback, dtype=bool)
-        if switched.shape not in ((), (len(xq),)):
-            raise ValueError(f"writeback has shape {switched.shape} for {len(xq)} queries")
-        found = self._stores["base"].nearest(xq, k, where, self._columns)
-        if len(on := np.flatnonzero(np.broadcast_to(switched, len(xq)))):
-            texts = None if asked is None else [asked[query] for query in on]
-            folded = self.fold(xq[on], [found[query] for query in on], k, where=where, questions=texts)
-            for query, documents in zip(on, folded, strict=True):
-                found[query] = documents
-        return found
+        passages = self._stores["base"].nearest(xq, k, where, self._columns)
+        return self.fold_some(xq, passages, k, writeback, where, asked)
 
     def search_one(self, question: str, k: int, writeback: bool = True, where: Filter | None = None) -> list[Document]:
         """The k best documents of one question; otherwise as `search`."""
         return self.search([question], k, writeback, where)[0]
+
+    def fold_some(
+        self,
+        xq: np.ndarray,
+        passages: Sequence[list[Document]],
+        k: int,
+        writeback: bool | Sequence[bool],
+        where: Filter | None = None,
+        questions: Sequence[str] | None = None,
+    ) -> list[list[Document]]:
+        """`fold` for the queries that `writeback` switches on, as in `search`; the others keep their passages."""
+        switched = np.asarray(writeback, dtype=bool)
+        if switched.shape not in ((), (len(xq),)):
+            raise ValueError(f"writeback has shape {switched.shape} for {len(xq)} queries")
+        found = list(passages)
+        if len(on := np.flatnonzero(np.broadcast_to(switched, len(xq)))):
+            texts = None if questions is None else [questions[query] for query in on]
+            folded = self.fold(xq[on], [found[query] for query in on], k, where=where, questions=texts)
+            for query, documents in zip(on, folded, strict=True):
+                found[query] = documents
+        return found
 
     def fold(
         self,

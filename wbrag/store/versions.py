@@ -20,7 +20,7 @@ from typing import Any
 from wbrag.config import Encoder
 from wbrag.store.files import StoreError, dump_json, sha256_bytes
 from wbrag.store.place import VERSIONS, Facts, Place, Where, nothing_there, place_of
-from wbrag.store.vectors import Spec
+from wbrag.store.vectors import INDEX, Spec
 
 SCHEMA = 1
 DAY = 86_400.0
@@ -43,6 +43,11 @@ class Version:
     base: tuple[int, str] | None = None  # of a write-back store: the base's version and its record's sha256
     oldest: int = 1  # versions before it are not kept: clean-up may have removed their files
     note: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def fragments(self) -> int:
+        """How many its rows lie in: each has an index file of its own."""
+        return sum(name.startswith(f"{INDEX}/") for name in self.files)
 
 
 def record_name(version: int) -> str:
