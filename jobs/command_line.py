@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -39,7 +40,7 @@ from wbrag.data.benchmarks import InputError, OverErrorBudget
 from wbrag.experiments.variants import Trained, other_units
 from wbrag.report.run_report import recall_line, terminal_table
 from wbrag.run.folder import RunError
-from wbrag.run.inputs import check_paths, check_settings
+from wbrag.run.inputs import check_paths, check_secrets, check_settings
 from wbrag.run.job import Session
 from wbrag.run.lease import own_command
 from wbrag.run.plan import Plan, Sizes, planned, told
@@ -76,21 +77,43 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
 #: Ray and engine of this process: Hydra's basic launcher runs all points of a sweep in it.
 SESSION = Session()
-#: Points that failed, each with its error; the job names them at its end and leaves with 1.
-failed: list[str] = []
+#: Points that failed, each with its error, and the code that a single run so failed ends with; the job names them at
+#: its end.
+failed: dict[str, int] = {}
 #: Errors that say in one line what is wrong with settings, inputs or stores; any other also shows where it happened.
 TOLD = (ConfigError, InputError, StoreError, HydraException, OmegaConfBaseException, OverErrorBudget, RunError)
 #: What a job that is told to stop may take to end engines and Ray; then it leaves them to end by themselves.
 STOP_SECONDS = 8.0
+#: Overrides whose value may be a secret, as one that is refused for it.
+SECRET = re.compile(r"api_key|hf_token|://[^/]*@")
+#: How Hydra ends what it says of a key that there is not: the override once more.
+APPEND = "To append to your config use "
+#: Who prints the overrides of each point of a sweep before it begins.
+LAUNCHER = "hydra._internal.core_plugins.basic_launcher"
 
 
 def start(main: Callable[[], None]) -> None:
     """Run a job: its Hydra main with one session for all its points, then the exit code."""
+    logging.getLogger(LAUNCHER).addFilter(_masked)
     with stoppable(), exit_codes(), SESSION:
         main()
     if failed:
         print(f"\nfailed points ({len(failed)}):", *failed, sep="\n  ", file=sys.stderr)
-        raise SystemExit(1)
+        raise SystemExit(sweep_code(failed.values()))
+
+
+def code_of(error: Exception) -> int:
+    """What a job that this error ends leaves with: 2 for settings, inputs or stores that cannot work, 3 over the error
+    budget, 1 for any other.
+    """
+    return 3 if isinstance(error, OverErrorBudget) else 2 if isinstance(error, TOLD) else 1
+
+
+def sweep_code(codes: Collection[int]) -> int:
+    """What a sweep leaves with whose failed points would have left with these: 1 with any other failure among them, 2
+    where all were refused, else 3: to ask again helps some.
+    """
+    return 1 if 1 in codes else max(codes)
 
 
 @contextmanager
@@ -132,7 +155,7 @@ def point() -> Iterator[Session]:
     settings = HydraConfig.get()
     logging.captureWarnings(True)  # so that log.txt has them too
     if settings.mode is RunMode.MULTIRUN:
-        with noted(" ".join(settings.overrides.task)):
+        with noted(" ".join(map(_shown, settings.overrides.task))):
             yield SESSION
     else:
         with exit_codes():
@@ -147,15 +170,16 @@ def noted(name: str) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, TOLD):
             traceback.print_exc()
-        failed.append(f"{name}: {type(error).__name__}: {_line(error)}")
-        print(f"failed: {failed[-1]}", file=sys.stderr, flush=True)
+        told = f"{name}: {type(error).__name__}: {_line(error)}"
+        failed[told] = code_of(error)
+        print(f"failed: {told}", file=sys.stderr, flush=True)
 
 
 def settings(cfg: DictConfig, schema: type[Config]) -> Config:
     """The composed configuration as typed data; OmegaConf's errors name the key that is of a wrong type.
 
-    ConfigError for keys that have no value, for relative paths in a submitted job, and for keys that the schema does
-    not have: Hydra itself lets a `+` before a key add it to any schema.
+    ConfigError for keys that have no value, for relative paths in a submitted job, for secrets, and for keys that the
+    schema does not have: Hydra itself lets a `+` before a key add it to any schema.
     """
     given = OmegaConf.to_container(cfg)
     try:
@@ -167,6 +191,7 @@ def settings(cfg: DictConfig, schema: type[Config]) -> Config:
     if unknown := list(_beyond(given, asdict(typed))):
         raise ConfigError(f"no such setting: {', '.join(unknown)}")
     check_paths(typed)
+    check_secrets(typed)
     return typed
 
 
@@ -234,16 +259,22 @@ def exit_codes() -> Iterator[None]:
     """
     try:
         yield
-    except OverErrorBudget as error:
-        raise SystemExit(_told(error, 3)) from error
     except TOLD as error:
-        raise SystemExit(_told(error, 2)) from error
-
-
-def _told(error: Exception, code: int) -> int:
-    print(f"error: {_line(error)}", file=sys.stderr)
-    return code
+        print(f"error: {_line(error)}", file=sys.stderr)
+        raise SystemExit(code_of(error)) from error
 
 
 def _line(error: Exception) -> str:
-    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(_shown(line) if line.startswith(APPEND) else line for line in lines)
+
+
+def _shown(override: str) -> str:
+    """An override as it is told: without its value where that may be a secret."""
+    return f"{override.partition('=')[0]}=..." if SECRET.search(override) else override
+
+
+def _masked(record: logging.LogRecord) -> bool:
+    """Has overrides that are logged shown; the record is kept."""
+    record.msg = " ".join(map(_shown, str(record.msg).split(" ")))
+    return True

@@ -5,7 +5,7 @@
     python jobs/reproduce.py world=DIR run_dir=runs/reproduce plan=true    # what it would ask for and cost
 
 The same command again goes on where it stopped; what is done is not run again. A point that fails does not stop the
-others: it is named in the report and at the end, with exit code 1. Other exit codes as jobs/train.py.
+others: it is named in the report and at the end. Exit codes as jobs/train.py has them of a sweep.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main(cfg: DictConfig) -> None:
                     with noted("/".join(name)):
                         run_point(settings_of[name], session)
                 measure_more(typed, out, backbone, session)
-            grid = write_grid_report(out / "report", done(typed, out), failed)
+            grid = write_grid_report(out / "report", done(typed, out), list(failed))
         print(f"\n{summary(grid)}\nreport: {out}/report/report.html")
 
 

@@ -8,9 +8,9 @@
 A sweep runs its points one after another in one Ray session, the first override varying slowest: with `backbone` first
 each engine starts once. A point that fails does not stop the others.
 
-Exit codes: 0 done, 1 failed (a sweep: at least one point, all named at the end), 2 settings or inputs that cannot
-work (a run that another process works on, too), 3 more rows failed than max_error_rate allows, 130 and 143 stopped by
-Ctrl-C and SIGTERM.
+Exit codes: 0 done, 1 failed, 2 settings or inputs that cannot work (a run that another process works on, too), 3 more
+rows failed than max_error_rate allows, 130 and 143 stopped by Ctrl-C and SIGTERM. A sweep names the points that failed
+at its end: 2 where all of them ended with 2, 3 where some ended with 3 and none with 1, else 1.
 """
 
 from __future__ import annotations

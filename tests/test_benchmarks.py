@@ -230,6 +230,18 @@ def test_integer_and_string_form_of_an_id_are_the_same_id(tmp_path: Path) -> Non
     refused(write(tmp_path / "data.jsonl", *rows), "id '1' is on line 1 and again on line 2")
 
 
+def test_any_text_is_an_id_twins_of_unicode_are_two_and_a_passage_may_be_long(tmp_path: Path) -> None:
+    ids = ["../../etc/passwd", "a/b", "a\\b", "..", "caf\u00e9", "cafe\u0301", "long"]
+    rows = [both(row_id) for row_id in ids]
+    rows[-1]["contents"] = "Ada\n" + "word " * 250_000
+    path = write(tmp_path / "data.jsonl", *rows)
+    assert [e.id for e in read_examples(path)[0]] == ids
+    assert write_corpus(path, tmp_path / "c.parquet") == benchmarks.CorpusReport(len(ids), [])
+    made = passage_rows(tmp_path / "c.parquet")
+    assert [row[0] for row in made] == ids
+    assert len(made[-1][2]) == 5 * 250_000
+
+
 def test_the_id_of_a_quarantined_row_is_no_duplicate(tmp_path: Path) -> None:
     bad = both("a") | {"question": "", "contents": ""}
     path = write(tmp_path / "data.jsonl", both("a"), bad)

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -24,10 +25,13 @@ from types import ModuleType
 
 import pytest
 import yaml
-from test_cluster_files import CLUSTER, composed, documents
+from canaries import KEY, SECRETS, leaks
+from test_cluster_files import CLUSTER, ROOT, composed, documents
+from test_openai import Server
 
 SBATCH = CLUSTER / "slurm" / "wbrag.sbatch"
-SHELL = [CLUSTER / "local.sh", SBATCH]
+SHELL = [*sorted(CLUSTER.rglob("*.sh")), *sorted(CLUSTER.rglob("*.sbatch")), ROOT / ".ci" / "run"]
+SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 WORLD = ["world=/w", "run_dir=/r"]
 
 #: Runs the command once for each node, one after another, and ends with the worst code, as srun does.
@@ -123,10 +127,10 @@ def test_shell_parses(path: Path) -> None:
     subprocess.run(["bash", "-n", str(path)], check=True)
 
 
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+@pytest.mark.skipif(SHELLCHECK is None, reason="no shellcheck: its package has none for this machine")
 @pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
 def test_shellcheck_finds_nothing(path: Path) -> None:
-    done = subprocess.run(["shellcheck", "--shell=bash", str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([str(SHELLCHECK), "--shell=bash", str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -337,33 +341,60 @@ def answers(address: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def job_server() -> Iterator[dict[str, str]]:
+def ray_folder() -> Iterator[Path]:
+    """Where the job server's Ray keeps its logs."""
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:  # for sockets
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def job_server(ray_folder: Path) -> Iterator[dict[str, str]]:
     """A Ray of one node with job server and token, apart from any other Ray here: the environment of its clients."""
     pytest.importorskip("aiohttp_cors", reason="Ray's job server needs ray[default]")
     port, address = free_port(), f"http://127.0.0.1:{free_port()}"
     given = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_API_SERVER_ADDRESS": address}
     ports = ["--port", str(port), "--dashboard-port", address.rpartition(":")[2], "--dashboard-agent-listen-port", "0"]
-    ports += ["--min-worker-port", "0", "--max-worker-port", "0"]
+    ports += ["--min-worker-port", "0", "--max-worker-port", "0", "--temp-dir", str(ray_folder)]
     sizes = ["--num-cpus", "1", "--num-gpus", "0", "--object-store-memory", str(100 * 1024**2)]
-    with tempfile.TemporaryDirectory(
-        prefix="r", dir="/tmp", ignore_cleanup_errors=True
-    ) as folder:  # short, for sockets
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--temp-dir", folder]
-        with subprocess.Popen([*command, *ports, *sizes], env=os.environ | given, stdout=subprocess.DEVNULL) as head:
-            try:
-                until(lambda: answers(address), 120)
-                yield os.environ | given
-            finally:
-                head.terminate()
-                head.wait(timeout=60)
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *ports, *sizes]
+    own = os.environ | given | SECRETS | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL) as head:
+        try:
+            until(lambda: answers(address), 120)
+            yield os.environ | given
+        finally:
+            head.terminate()
+            head.wait(timeout=60)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 2", 2), ("exit 3", 3), ("kill -9 $$", 137)])
+@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", 137)])
 def test_a_real_job_server_gives_the_exit_code(script: str, code: int, job_server: dict[str, str]) -> None:
     command = [sys.executable, str(CLUSTER / "submit.py"), "--", "bash", "-c", script]
     done = subprocess.run(command, env=job_server, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == code, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_submitted_job_that_is_refused_ends_with_2_and_nobody_tells_its_secrets(
+    job_server: dict[str, str], ray_folder: Path, tmp_path: Path
+) -> None:
+    """The endpoint quotes the key that it was sent, which the nodes have in their environment."""
+    files = [f"benchmark.train={tmp_path}/a", f"benchmark.test={tmp_path}/b", f"corpus={tmp_path}/c"]
+    own = ["benchmark=files", "backbone=openai", "backbone.model=m", f"backbone.api_key_env={KEY}", *files]
+    server = Server()
+    server.faults = [f"401 Incorrect API key provided: {SECRETS[KEY]}"]
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    job = [sys.executable, str(ROOT / "jobs" / "train.py"), *own, f"backbone.base_url={server.url}"]
+    command = [sys.executable, str(CLUSTER / "submit.py"), "--", *job, f"run_dir={tmp_path}/run"]
+    done = subprocess.run(command, env=job_server, capture_output=True, text=True, check=False, timeout=120)
+    server.shutdown()
+    server.server_close()
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "refuses: status 401: " in done.stdout + done.stderr
+    assert server.headers[0]["authorization"] == f"Bearer {SECRETS[KEY]}"
+    assert leaks(done.stdout, done.stderr, ray_folder, tmp_path) == []
+    assert job_server["RAY_AUTH_TOKEN"] not in done.stdout + done.stderr
 
 
 @pytest.mark.slow

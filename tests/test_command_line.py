@@ -6,11 +6,11 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
-from forked import run_program
+from forked import run_program, start_program
 
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = {
@@ -25,9 +25,14 @@ GIVEN = {
 }
 
 
+#: How a job begins that lies elsewhere.
+BEGINS = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT / "jobs")!r})
+import command_line
+"""
 #: A job that is told to stop, and takes so many seconds to end.
-STOPPED = """
-import sys, time, command_line
+STOPPED = f"""{BEGINS}
 command_line.STOP_SECONDS = 0.3
 with command_line.stoppable():
     print("ready", flush=True)
@@ -35,6 +40,20 @@ with command_line.stoppable():
         time.sleep(60)
     finally:
         time.sleep(float(sys.argv[1]))
+"""
+#: A job whose points end as they are called.
+SWEEP = f"""{BEGINS}
+from wbrag.config import ConfigError
+from wbrag.data.benchmarks import InputError, OverErrorBudget
+from wbrag.store.files import StoreError
+kinds = dict(config=ConfigError, input=InputError, store=StoreError, budget=OverErrorBudget, other=RuntimeError)
+def main():
+    for number, name in enumerate(sys.argv[1:]):
+        with command_line.noted(f"{{number}}-{{name}}"):
+            print(name)
+            if name in kinds:
+                raise kinds[name]("so it is")
+command_line.start(main)
 """
 
 
@@ -92,20 +111,65 @@ def test_a_typo_in_what_all_points_of_the_grid_are_told_ends_it_before_the_first
 
 @pytest.mark.parametrize(("number", "seconds", "code"), [(signal.SIGINT, "0", 130), (signal.SIGTERM, "50", 143)])
 def test_who_stops_a_job_is_told_in_one_line_how_to_go_on_however_long_it_takes_to_end(
-    number: signal.Signals, seconds: str, code: int
+    number: signal.Signals, seconds: str, code: int, tmp_path: Path
 ) -> None:
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'jobs'}{os.pathsep}{ROOT}"}
-    command = [sys.executable, "-c", STOPPED, seconds, "run_dir=my run"]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(number)
-        _, said = process.communicate(timeout=30)
-    goes_on = shlex.join(["python", "-c", seconds, "run_dir=my run"])
-    assert said == f"stopped by {number.name}; the same command goes on from here: {goes_on}\n"
-    assert process.returncode == code
+    script, out, err = (tmp_path / name for name in ("job.py", "out", "err"))
+    script.write_text(STOPPED)
+    process = start_program(script, seconds, "run_dir=my run", folder=tmp_path, out=out, err=err)
+    while not (out.exists() and out.read_text() == "ready\n"):
+        assert process.is_alive(), err.read_text()
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join(30)
+    goes_on = shlex.join(["python", str(script), seconds, "run_dir=my run"])
+    assert err.read_text() == f"stopped by {number.name}; the same command goes on from here: {goes_on}\n"
+    assert process.exitcode == code
+
+
+@pytest.mark.parametrize(
+    ("points", "code"),
+    [
+        (["fine", "fine"], 0),
+        (["fine", "config", "input", "store"], 2),
+        (["budget", "fine"], 3),
+        (["config", "budget", "input"], 3),
+        (["config", "budget", "other"], 1),
+    ],
+)
+def test_a_sweep_ends_with_the_code_of_its_failed_points(points: list[str], code: int, tmp_path: Path) -> None:
+    script = tmp_path / "job.py"
+    script.write_text(SWEEP)
+    run = run_program(script, *points, folder=tmp_path)
+    assert run.returncode == code, run.stderr
+    assert run.stdout.split() == points  # no point stops the others
+    failed = [f"{number}-{name}: " for number, name in enumerate(points) if name != "fine"]
+    told = run.stderr.partition(f"failed points ({len(failed)}):\n")[2].splitlines()
+    assert [line.strip()[: len(name)] for line, name in zip(told, failed, strict=True)] == failed
+    assert ("Traceback" in run.stderr) == ("other" in points)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("backbone.api_key_env={}", "backbone.api_key_env: give the name of the environment variable"),
+        ("backbone.base_url=http://me:{}@127.0.0.1/v1", "backbone.base_url: a URL with a user before @"),
+        ("backbone.api_key={}", "Could not override 'backbone.api_key'"),
+        ("+backbone.api_key={}", "no such setting: backbone.api_key"),
+        ("+backbone.engine_args.hf_token={}", "backbone.engine_args.hf_token cannot be given"),
+        ("base=s3://me:{}@bucket/base", "base: a URL with a user before @"),
+    ],
+)
+@pytest.mark.parametrize("sweep", [False, True])
+def test_a_secret_among_the_settings_is_refused_and_not_repeated(
+    given: str, told: str, sweep: bool, tmp_path: Path
+) -> None:
+    secret = "sk-canary-0b5e"
+    more = ["seed=1,2", "-m"] if sweep else []
+    run = ended("train", tmp_path / "run", given.format(secret), *more)
+    assert run.returncode == 2, run.stderr
+    assert told in run.stderr
+    assert secret not in run.stdout + run.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_relative_path_in_a_submitted_job_is_refused_by_every_job(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import run_program
 from test_pipeline import settings, world
 
 from wbrag.config import Backbone, ConfigError
@@ -252,10 +253,8 @@ def test_a_job_tells_it_before_anything_is_built(
     job: str, given: list[str], told: str, hub: str, tmp_path: Path
 ) -> None:
     (empty := tmp_path / "empty").mkdir()
-    command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), "world=w", f"run_dir={empty / 'run'}", *given]
-    ended = subprocess.run(
-        command, env=environment(hub, tmp_path), cwd=empty, capture_output=True, text=True, check=False
-    )
+    script, own = ROOT / "jobs" / f"{job}.py", ["world=w", f"run_dir={empty / 'run'}", *given]
+    ended = run_program(script, *own, folder=empty, environment=environment(hub, tmp_path))
     assert ended.returncode == 2, ended.stderr
     assert any(told in line for line in ended.stderr.splitlines() if line.startswith("error: "))
     assert list(empty.iterdir()) == []

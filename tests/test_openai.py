@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from canaries import KEY, SECRETS, leaks
 from test_pipeline import settings, world
 
 from wbrag.algorithm import train_example
@@ -238,10 +239,15 @@ def test_an_outage_fails_one_example_with_its_reason_and_not_the_next(server: Se
     assert (kept["status"], kept["unit_title"]) == ("kept", "The Alder bridge")
 
 
-def test_a_whole_run_over_a_flaky_endpoint_loses_nothing(server: Server, tmp_path: Path, session: Session) -> None:
+def test_a_whole_run_over_a_flaky_endpoint_loses_nothing_and_tells_no_secret(
+    server: Server, tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(KEY, SECRETS[KEY])
     server.faults = ["", *["500 oops", "", "", "", "reset", "", "", "", "429 wait", "junk"] * 8]
-    data = world(tmp_path / "world", train_rows=20, test_rows=8)
-    metrics = train(settings(data, tmp_path / "run", backbone=backbone(server, retries=8)), session)
+    data, remote = world(tmp_path / "world", train_rows=20, test_rows=8), backbone(server, retries=8, api_key_env=KEY)
+    metrics = train(settings(data, tmp_path / "run", backbone=remote), session)
+    assert {told["authorization"] for told in server.headers} == {f"Bearer {SECRETS[KEY]}"}
+    assert leaks(tmp_path, *capfd.readouterr()) == []
     assert metrics["questions"] == {"n": 8, "failed": 0}
     construction, cost = metrics["construction"], metrics["cost"]
     assert (construction["examples"], construction["failed"]) == (20, 0)
@@ -253,21 +259,26 @@ def test_a_whole_run_over_a_flaky_endpoint_loses_nothing(server: Server, tmp_pat
 
 
 def test_what_an_outage_failed_is_asked_again_by_the_same_call_and_nothing_else_is(
-    server: Server, tmp_path: Path, ray_session: None
+    server: Server, tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """The server that fails quotes the key that it was sent; no file and no line does."""
     data = world(tmp_path / "world", train_rows=12, test_rows=4)
+    monkeypatch.setenv(KEY, SECRETS[KEY])
 
     def cfg(name: str) -> TrainConfig:
-        changed = {"backbone": backbone(server, retries=0), "cache_dir": str(tmp_path / f"cache-{name}")}
-        return settings(data, tmp_path / name, **changed)
+        remote = backbone(server, retries=0, api_key_env=KEY)
+        return settings(data, tmp_path / name, backbone=remote, cache_dir=str(tmp_path / f"cache-{name}"))
 
-    results = train(cfg("straight"))["results"]
+    results = train(cfg("straight"), session)["results"]
     straight = len(server.requests)
-    server.faults = ["", *["500 down"] * 5]  # the first request of all asks whether the endpoint works
-    with pytest.raises(OverErrorBudget, match=r"5 of 12 rows failed .*; the same command asks for them again"):
-        train(cfg("outage"))
+    # The first request of all asks whether the endpoint works.
+    server.faults = ["", *[f"500 down, no more for Bearer {SECRETS[KEY]}"] * 5]
+    with pytest.raises(OverErrorBudget, match=r"5 of 12 rows failed .*; the same command asks for them again") as told:
+        train(cfg("outage"), session)
     assert not (tmp_path / "outage" / "units.parquet").exists()
-    metrics = train(cfg("outage"))
+    assert "no more for Bearer (the key)" in str(told.value)
+    assert leaks(tmp_path, *capfd.readouterr(), "".join(traceback.format_exception(told.value))) == []
+    metrics = train(cfg("outage"), session)
     assert metrics["results"] == results
     assert metrics["construction"]["failed"] == 0
     assert len(server.requests) == 2 * straight + 5 + 1  # what failed, and the one at the start

@@ -113,8 +113,7 @@ async def algorithm_1(
     if not (paper_plan or with_documents_needed(s_nr, gates)):
         row |= {"status": "gated", "reason": reason_without_documents(s_nr, gates)}
         return
-    told = earlier.over(documents) if earlier else None
-    answer = told or await method(question, documents, tools)
+    answer = (earlier.over(documents) if earlier else None) or await method(question, documents, tools)
     s_rag = await score(answer)
     row |= {"rag_answer": answer.text, "s_rag": s_rag, "retrievals": answer.retrievals}
     row |= {"dropped_documents": answer.dropped_documents}
@@ -127,8 +126,8 @@ async def algorithm_1(
 
     # Step 5: document gate over s_j, the score with document j alone: nothing is searched beside it.
     async def alone(one: Document) -> Answer:
-        told = earlier.alone(one) if earlier else None
-        return told or await method(question, [one], replace(tools, search=None))
+        known = earlier.alone(one) if earlier else None
+        return known or await method(question, [one], replace(tools, search=None))
 
     answers = await _together([alone(one) for one in documents])
     scores = await _together([score(answer) for answer in answers])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from typing import Any, TypeVar
 from wbrag import config
 from wbrag.retrieval.encoder import open_encoder
 
+log = logging.getLogger(__name__)
+
 #: Times an encoder that died is started again before the run gives up.
 MAX_RESTARTS = 10
 #: Logical CPUs of an actor that holds an engine or an encoder. It is no measure of its work: of four, a resumed plan
@@ -17,6 +20,8 @@ MAX_RESTARTS = 10
 ACTOR_CPUS = 0.01
 #: What Ray is told of such an actor where no GPU is used.
 ON_CPUS: dict[str, Any] = {"num_cpus": ACTOR_CPUS, "scheduling_strategy": "SPREAD"}
+#: An encoder that is to be used again, and does not answer for so long, is lost.
+SILENT_SECONDS = 60.0
 
 Made = TypeVar("Made")
 
@@ -31,6 +36,10 @@ class HeldEncoder:
     def apply(self, work: Callable[..., Made], *given: object, **named: object) -> Made:
         """`work(encoder, ...)`."""
         return work(self.encoder, *given, **named)
+
+    def answers(self) -> bool:
+        """True; of an actor that is lost nothing comes."""
+        return True
 
 
 class Encoders:
@@ -54,9 +63,14 @@ class Encoders:
         self.handles: list[Any] = []
 
     def start(self) -> list[Any]:
-        """The actors' handles; does not wait until they are ready."""
+        """The actors' handles; does not wait until they are ready. Where one is lost since they were used last, new
+        ones: Ray would start it again in the very place that went with its node, and wait for that without a word.
+        """
         import ray
 
+        if self.handles and not self._all_answer():
+            log.warning("an encoder gave no answer for %.0f s: encoders are started anew", SILENT_SECONDS)
+            self.stop()
         if not self.handles:
             if self.make_room:
                 self.make_room()
@@ -76,6 +90,12 @@ class Encoders:
         for handle in self.handles:
             ray.kill(handle)
         self.handles = []
+
+    def _all_answer(self) -> bool:
+        import ray
+
+        asked = [handle.answers.remote() for handle in self.handles]
+        return len(ray.wait(asked, num_returns=len(asked), timeout=SILENT_SECONDS)[0]) == len(asked)
 
 
 def threads_of(sharers: int) -> int:

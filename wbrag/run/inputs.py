@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
@@ -40,6 +41,10 @@ SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 #: Settings that are paths: what a job writes, or other nodes read; and what its driver alone reads.
 SHARED_PATHS = ("run_dir", "store", "cache_dir", "report_dir", "runs", "base")
 READ_PATHS = ("world", "data_dir", "corpus", "adopt", "benchmark.train", "benchmark.test")
+#: The name of an environment variable, as people write them: a key has small letters or a hyphen.
+VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+#: How a URL begins that names a user, and may name a password.
+WITH_USER = re.compile(r"\w+://[^/]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class Inputs:
 def check_settings(cfg: TrainConfig) -> None:
     """Raise ConfigError, naming key and value, for what the types of the configuration cannot exclude."""
     check_paths(cfg)
+    check_secrets(cfg)
     benchmarks.check_benchmark(cfg.benchmark)
     check_method(cfg.method, cfg.backbone)
     check_merge(cfg.merge)
@@ -87,7 +93,7 @@ def check_paths(cfg: object) -> None:
     if SUBMITTED not in os.environ:
         return
     for key in (*SHARED_PATHS, *READ_PATHS):
-        for path in _paths(cfg, key):
+        for path in _texts(cfg, key):
             if not path or Path(path).is_absolute() or "://" in path or (key in READ_PATHS and Path(path).exists()):
                 continue
             told = " and not among the files that were submitted" if key in READ_PATHS else ""
@@ -95,8 +101,21 @@ def check_paths(cfg: object) -> None:
             raise ConfigError(f"{key}={path!r} is relative{told}: {where}; give an absolute path that every node sees")
 
 
-def _paths(cfg: object, key: str) -> list[str]:
-    """The paths that a setting of a job names; none where it has no such setting."""
+def check_secrets(cfg: object) -> None:
+    """ConfigError, which does not repeat it, for a secret among the settings of any job: all of them are written into
+    its run folder.
+    """
+    if any(name and not VARIABLE.fullmatch(name) for name in _texts(cfg, "backbone.api_key_env")):
+        told = "give the name of the environment variable (A-Z, 0-9, _) that holds the key, not the key"
+        raise ConfigError(f"backbone.api_key_env: {told}")
+    for key in (*SHARED_PATHS, "backbone.base_url"):
+        if any(WITH_USER.match(url) for url in _texts(cfg, key)):
+            where = "an endpoint's key in the variable that backbone.api_key_env names, S3's in the AWS variables"
+            raise ConfigError(f"{key}: a URL with a user before @; secrets belong in the environment, {where}")
+
+
+def _texts(cfg: object, key: str) -> list[str]:
+    """What a setting of a job says, one text or several; none where it has no such setting."""
     value: Any = cfg
     for name in key.split("."):
         value = getattr(value, name, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import threading
 import time
@@ -83,6 +84,9 @@ def _joined(cluster: Cluster) -> str:
     if "RAY_ADDRESS" in os.environ:
         ray.init(logging_level=logging.ERROR)
         return "logs/ of Ray's session folder on each node; RAY_LOG_TO_DRIVER=1 brings it here"
+    # Ray guards itself with a token. Where none is given it keeps one in the home directory, which may be read-only.
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     # Logical CPUs, not cores: too few, and a resumed plan waits for ever (wbrag.run.inputs.LEAST).
     context: Any = ray.init(
         address="local",
