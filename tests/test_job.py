@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from wbrag.run.job import LEVEL_IS_SET, _starting
+from wbrag.run.job import LEVEL_IS_SET, _starting, file_rows
 
 
 def test_one_line_of_what_is_said_while_ray_starts_is_left_out(capfd: pytest.CaptureFixture[str]) -> None:
@@ -33,3 +33,20 @@ def test_a_handler_of_sigterm_outlives_the_start_of_ray() -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert received == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize(
+    ("goal", "block_rows", "rows"),
+    [
+        (1200, 64, None),
+        (6400, 64, None),
+        (6500, 64, 65),
+        (100_000, 64, 1000),
+        (1_000_000, 64, 2048),
+        (50_000, 512, None),
+    ],
+)
+def test_small_tables_have_a_file_for_each_block_and_large_ones_some_hundred_files(
+    goal: int, block_rows: int, rows: int | None
+) -> None:
+    assert file_rows(goal, block_rows) == rows
