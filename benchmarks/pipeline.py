@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import shutil
 import sys
 import time
@@ -27,7 +26,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from stub_engine import Paced, Row, Told, example, feed, rated, scale, settings
-from synthetic import apart, table
+from synthetic import apart, environment, table
 
 from microworld.generate import Plan, generate
 from microworld.questions import BENCHMARKS
@@ -42,7 +41,6 @@ from wbrag.prompts import prompts_of
 from wbrag.run import inputs
 from wbrag.run.job import Session, ray_session
 from wbrag.run.pipeline import base_index, retrieve
-from wbrag.run.record import git_commit, versions
 from wbrag.schema import RETRIEVED, Example, documents_of
 
 #: A prompt and the most tokens of its reply.
@@ -71,7 +69,7 @@ def asked(cfg: TrainConfig, session: Session, splits: Sequence[str]) -> dict[str
     retrieve(cfg, given, base_index(cfg, given, encoders), folder, encoders)
     tables = [pq.read_table(folder / f"{split}.parquet", columns=RETRIEVED.names) for split in splits]
     rows = [row for table in tables for row in table.to_pylist()]
-    place = {one.id: i for i, one in enumerate([*given.train, *given.test])}
+    place = {one["id"]: i for i, one in enumerate(given.train + given.test)}
     return {FILE: sorted(rows, key=lambda row: place[row["id"]]), FIRST: rows}
 
 
@@ -343,12 +341,7 @@ def main() -> int:
         return 0
     if unknown := set(chosen := args.parts.split(",")) - set(PARTS):
         given.error(f"--parts: {', '.join(sorted(unknown))} is none of {', '.join(PARTS)}")
-    import torch
-
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    told: Row = {"versions": versions(), "commit": git_commit(), "cores": len(os.sched_getaffinity(0))}
-    told["cpu"] = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    told["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or "none"
+    told = environment()
     print(*(f"{key}: {value}" for key, value in told.items()), sep="\n")
     held = True
     for name in chosen:

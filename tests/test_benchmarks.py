@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from wbrag.config import Benchmark, ConfigError
 from wbrag.data import benchmarks
-from wbrag.data.benchmarks import InputError, OverErrorBudget, Rejected, drawn, read_examples, write_corpus
+from wbrag.data.benchmarks import InputError, OverErrorBudget, Rejected, drawn, examples_table, write_corpus
 from wbrag.data.flashrag import parse_example
 from wbrag.run.inputs import write_quarantine
 from wbrag.schema import EXAMPLE, PASSAGE, Example
@@ -89,6 +90,14 @@ def passage_rows(path: Path) -> list[tuple[str, str, str]]:
     return [(row["id"], row["title"], row["text"]) for row in table.to_pylist()]
 
 
+def read_examples(path: Path, max_error_rate: float = 0.01) -> tuple[list[Example], list[Rejected]]:
+    """The examples of a file, and the rows left out."""
+    rejected: list[Rejected] = []
+    tables = list(benchmarks.read_examples(path, rejected, max_error_rate))
+    rows = [row for table in tables for row in table.to_pylist()]
+    return [Example(**row | {"golden_answers": tuple(row["golden_answers"])}) for row in rows], rejected
+
+
 @given(st.lists(examples, min_size=1, max_size=4, unique_by=lambda e: e.id), st.booleans())
 @files
 def test_examples_come_back_as_written(tmp_path: Path, wanted: list[Example], ascii_only: bool) -> None:
@@ -98,7 +107,7 @@ def test_examples_come_back_as_written(tmp_path: Path, wanted: list[Example], as
     ]
     path = write(tmp_path / "q.jsonl", *(json.dumps(row, ensure_ascii=ascii_only).encode() for row in rows))
     assert read_examples(path) == (wanted, [])
-    table = benchmarks.examples_table(wanted)
+    table = examples_table(wanted)
     assert table.schema.equals(EXAMPLE)
     assert [Example(**row | {"golden_answers": tuple(row["golden_answers"])}) for row in table.to_pylist()] == wanted
 
@@ -154,15 +163,16 @@ def test_integer_ids_become_strings_and_null_metadata_an_empty_object(tmp_path: 
 def test_a_limit_draws_examples_that_keep_their_order_and_the_same_for_the_same_seed(
     rows: int, limit: int, seed: int
 ) -> None:
-    every = [Example(str(i), "Who?", ("Ada",)) for i in range(rows)]
-    found = drawn(every, limit, seed)
+    found = drawn(rows, limit, seed).tolist()
     assert len(found) == (min(limit, rows) if limit else rows)
-    assert found == [example for example in every if example in found] == drawn(every, limit, seed)
+    assert found == sorted(set(found)) == drawn(rows, limit, seed).tolist()
+    assert set(found) <= set(range(rows))
+    if 0 < limit < rows:  # as the examples themselves would be drawn
+        assert found == sorted(random.Random(seed).sample(list(range(rows)), limit))
 
 
 def test_a_limit_draws_from_the_whole_file() -> None:
-    every = [Example(str(i), "Who?", ("Ada",)) for i in range(100)]
-    last = [max(int(example.id) for example in drawn(every, 10, seed)) for seed in range(20)]
+    last = [drawn(100, 10, seed)[-1] for seed in range(20)]
     assert min(last) >= 50
     assert len(set(last)) > 5
 
@@ -354,7 +364,8 @@ def test_a_benchmark_that_cannot_work_names_key_and_value(changed: dict[str, Any
 
 def test_an_unknown_golden_label_names_file_and_id() -> None:
     known = Example("t1", "Ada wrote it.", ("SUPPORTS",))
-    benchmarks.check_labels([known, Example("t2", "Ada wrote it.", ("false", "yes"))], CLAIM, Path("dev.jsonl"))
+    good, bad = Example("t2", "Ada wrote it.", ("false", "yes")), Example("t3", "Ada wrote it.", ("MAYBE",))
+    benchmarks.check_labels([examples_table([known, good])], CLAIM, Path("dev.jsonl"))
     message = r"dev\.jsonl: example 't3': unknown golden label 'MAYBE'; known labels are SUPPORTS, REFUTES"
     with pytest.raises(InputError, match=message):
-        benchmarks.check_labels([known, Example("t3", "Ada wrote it.", ("MAYBE",))], CLAIM, Path("dev.jsonl"))
+        benchmarks.check_labels([examples_table([known]), examples_table([good, bad])], CLAIM, Path("dev.jsonl"))

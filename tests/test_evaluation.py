@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -269,7 +270,7 @@ def test_the_rule_of_an_error_is_its_kind(reason: str, rule: str) -> None:
 @given(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=5, unique=True), min_size=1, max_size=20))
 @settings(deadline=None)
 def test_shares_by_rank_add_up_to_one(ranks: list[list[int]]) -> None:
-    shares = retained_by_rank([{"kept_ranks": some} for some in ranks])
+    shares = retained_by_rank(Counter(rank for some in ranks for rank in some))
     assert sum(shares.values()) == pytest.approx(1.0)
     assert list(shares) == [str(rank) for rank in range(1, max(map(max, ranks)) + 1)]
 

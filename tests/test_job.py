@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from wbrag.config import Cluster, Encoder
-from wbrag.run.job import LEVEL_IS_SET, Session, _starting
+from wbrag.run.job import LEVEL_IS_SET, Session, _starting, file_rows
 
 HASHING = Encoder(name="hashing", kind="hashing", model="hashing", dimension=64)
 
@@ -47,3 +47,20 @@ def test_encoders_stay_where_a_setting_changes_that_does_not_say_what_runs_where
         assert session.lend(replace(HASHING, batch_size=3), cluster) is not first
         second = session.lend(HASHING, cluster)
         assert session.lend(HASHING, replace(cluster, encoders=3)) is not second
+
+
+@pytest.mark.parametrize(
+    ("goal", "block_rows", "rows"),
+    [
+        (1200, 64, None),
+        (6400, 64, None),
+        (6500, 64, 65),
+        (100_000, 64, 1000),
+        (1_000_000, 64, 2048),
+        (50_000, 512, None),
+    ],
+)
+def test_small_tables_have_a_file_for_each_block_and_large_ones_some_hundred_files(
+    goal: int, block_rows: int, rows: int | None
+) -> None:
+    assert file_rows(goal, block_rows) == rows

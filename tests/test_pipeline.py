@@ -35,6 +35,7 @@ from wbrag.config import (
     Units,
 )
 from wbrag.data.benchmarks import OverErrorBudget
+from wbrag.run import job
 from wbrag.run.actors import Generator
 from wbrag.run.folder import read_left_out, read_units
 from wbrag.run.inputs import (
@@ -133,10 +134,10 @@ def test_run_folder_is_complete(trained: TrainConfig) -> None:
     assert facts["versions"]["ray"]
 
 
-def test_kept_units_are_published_and_found(trained: TrainConfig) -> None:
+def test_kept_units_are_published_and_found(trained: TrainConfig, tmp_path: Path) -> None:
     run = Path(trained.run_dir)
     units = read_units(run)
-    assert units == units_of(run / "traces")
+    assert units == list(units_of(run / "traces", tmp_path))
     assert read_left_out(run) == []
     published, base = latest(run / "writeback"), latest(run / "base")
     assert published is not None
@@ -351,6 +352,29 @@ def arguments(data: Path, run: Path, *more: str) -> list[str]:
     return [*fixed, *files, *small, f"run_dir={run}", f"cache_dir={run.parent / 'cache'}", *more]
 
 
+def committed(run: Path) -> set[Path]:
+    """The files of traces that are noted as written."""
+    return {p for p in run.glob("checkpoints/*/traces/*.parquet") if ".pending." not in p.name}
+
+
+def test_blocks_of_a_large_table_are_one_file_and_what_a_kill_left_of_one_is_asked_again(
+    data: Path, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "TABLE_FILES", 2)  # of 60 rows in blocks of 16: two blocks or three, and what is left
+    cfg, traces = settings(data, tmp_path / "run"), tmp_path / "run" / "traces"
+    train(cfg, session)
+    spent = ["seconds", "calls", "calls_saved", "prompt_tokens", "completion_tokens"]  # closed book is known by then
+    before = pq.read_table(traces).sort_by("id").drop_columns(spent)
+    rows = {file.stem.removesuffix("-0"): pq.read_metadata(file).num_rows for file in traces.glob("*.parquet")}
+    assert (len(rows), sum(rows.values())) == (2, 60)
+    assert {file.stem for file in committed(tmp_path / "run")} == set(rows)
+    noted = min(committed(tmp_path / "run"))  # its file was written, and then came the kill
+    noted.rename(noted.with_name(f"{noted.stem}.pending.parquet"))
+    train(cfg, session)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["work"]["train"]["begun"] == rows[noted.stem]
+    assert pq.read_table(traces).sort_by("id").drop_columns(spent).equals(before)
+
+
 def test_flare_searches_where_the_reader_is_not_sure_and_says_how_often(
     data: Path, session: Session, tmp_path: Path
 ) -> None:
@@ -481,8 +505,9 @@ def test_equal_units_of_several_examples_are_one(tmp_path: Path) -> None:
     kept = {"status": "kept", "documents": documents, "kept_ranks": [2], **unit}
     rows = [{"id": "b", **kept}, {"id": "a", **kept}, {"id": "c", "status": "gated"}]
     empty = dict.fromkeys(TRACE.names)
-    pq.write_table(pa.Table.from_pylist([{**empty, **row} for row in rows], TRACE), tmp_path / "t.parquet")
-    (found,) = units_of(tmp_path)
+    (tmp_path / "traces").mkdir()
+    pq.write_table(pa.Table.from_pylist([{**empty, **row} for row in rows], TRACE), tmp_path / "traces" / "t.parquet")
+    (found,) = units_of(tmp_path / "traces", tmp_path)
     assert (found["id"], found["example_ids"], found["source_ids"]) == ("wb-1", ["a", "b"], ["p1"])
     assert (found["subject"], found["form"], found["doubt"]) == ("", "distilled", "")
 
@@ -545,7 +570,7 @@ def test_settings_are_refused_just_when_they_differ(before: dict[str, int], now:
 @given(st.integers(0, 50), st.integers(1, 50), st.floats(0, 1))
 def test_the_budget_is_a_share_of_the_rows(failed: int, good: int, rate: float) -> None:
     rows = failed + good
-    error = over_budget("traces", ["e"] * failed, rows, rate)
+    error = over_budget("traces", failed, rows, rate, "e")
     assert (error is not None) == (failed / rows > rate)
 
 

@@ -220,7 +220,7 @@ def test_on_the_microworld_methods_retrieve_when_in_doubt_and_only_then(
     """FLARE's rate of searching is neither 0 nor 1, Self-RAG reads for what is not famous; one searcher serves all."""
     generate(tmp_path, Plan(seed=3, districts=1, train=5, test=40))
     files = [tmp_path / name / "test.jsonl" for name in ("nq", "hotpotqa")]
-    questions = [example.question for file in files for example in read_examples(file)[0]]
+    questions = [text for file in files for some in read_examples(file, []) for text in some["question"].to_pylist()]
     corpus = [parse_passage(line) for line in (tmp_path / "corpus.jsonl").read_bytes().splitlines()]
     encoder = open_encoder(Encoder(name="hashing", kind="hashing", model="hashing", dimension=512))
     xb = encoder.encode_passages([passage_text(d.title, d.text) for d in corpus]).astype("float32")

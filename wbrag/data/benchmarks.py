@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -28,7 +29,7 @@ from wbrag.data.flashrag import BadRow, json_object, parse_example, passage_of
 from wbrag.prompts import TASKS
 from wbrag.schema import EXAMPLE, PASSAGE, Example
 
-#: Passages per Parquet row group: the unit of writing, about 5 MB of 100-word passages.
+#: Passages per Parquet row group, and examples that are read at once: about 5 MB of 100-word passages.
 GROUP_ROWS = 8192
 #: With so many rejected rows the budget is judged on the rows read so far, so that a wrong file fails soon and the
 #: rejected rows, which are held in memory, stay few.
@@ -70,26 +71,31 @@ class OverErrorBudget(RuntimeError):
 
 
 def read_examples(
-    path: Path, max_error_rate: float = 0.01, labelled: bool = True
-) -> tuple[list[Example], list[Rejected]]:
-    """The valid examples of a benchmark file, in file order, and the rows left out; without golden answers a row is
-    valid where it need not be `labelled`. InputError: no such file, no valid example, an id twice. OverErrorBudget:
-    rejected / read rows > `max_error_rate`.
+    path: Path, rejected: list[Rejected], max_error_rate: float = 0.01, labelled: bool = True
+) -> Iterator[pa.Table]:
+    """The valid examples of a benchmark file (schema.EXAMPLE), in file order, some thousands at a time; rows left out
+    go to `rejected`. Without golden answers a row is valid where it need not be `labelled`.
+
+    InputError: no such file, no valid example, an id twice. OverErrorBudget: rejected / read rows > `max_error_rate`.
+    Both may come after the last example. Memory: as `write_corpus`.
     """
-    rejected: list[Rejected] = []
 
     def parse(raw: bytes) -> tuple[str, Example]:
         example = parse_example(raw, labelled)
         return example.id, example
 
-    return list(_read(path, parse, max_error_rate, rejected)), rejected
+    examples = _read(path, parse, max_error_rate, rejected)
+    while group := list(islice(examples, GROUP_ROWS)):
+        yield examples_table(group)
 
 
-def drawn(examples: list[Example], limit: int, seed: int) -> list[Example]:
-    """`limit` of the examples drawn at random by `seed`, in their order; all for 0 or where there are no more."""
-    if not 0 < limit < len(examples):
-        return examples
-    return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), limit))]
+def drawn(count: int, limit: int, seed: int) -> npt.NDArray[np.int64]:
+    """Which of so many examples are taken, ascending: `limit` drawn at random by `seed`; all for 0 or where there are
+    no more.
+    """
+    if not 0 < limit < count:
+        return np.arange(count, dtype=np.int64)
+    return np.sort(np.array(random.Random(seed).sample(range(count), limit), dtype=np.int64))
 
 
 def write_corpus(path: Path, out: Path, max_error_rate: float = 0.01) -> CorpusReport:
@@ -152,14 +158,15 @@ def check_benchmark(benchmark: Benchmark) -> None:
         raise ConfigError(f"benchmark.labels: {error}") from error
 
 
-def check_labels(examples: Iterable[Example], labels: Mapping[str, Sequence[str]], path: Path) -> None:
+def check_labels(examples: Iterable[pa.Table], labels: Mapping[str, Sequence[str]], path: Path) -> None:
     """Raise InputError, naming file and example id, for the first golden answer that is no spelling of a label."""
-    for example in examples:
-        for answer in example.golden_answers:
-            try:
-                metrics.golden_label(answer, labels)
-            except ValueError as error:
-                raise InputError(f"{path}: example {example.id!r}: {error}") from error
+    for some in examples:
+        for key, answers in zip(some["id"].to_pylist(), some["golden_answers"].to_pylist(), strict=True):
+            for answer in answers:
+                try:
+                    metrics.golden_label(answer, labels)
+                except ValueError as error:
+                    raise InputError(f"{path}: example {key!r}: {error}") from error
 
 
 def _read(

@@ -21,6 +21,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wbrag.experiments.grid import ALPHA, Point, grouped, measure_grid, read_point, read_points, ways
 from wbrag.experiments.paper import called, paper, place, statistic
 from wbrag.experiments.placebos import PLACEBOS
@@ -29,7 +31,7 @@ from wbrag.report.evaluation import METRIC_NAMES
 from wbrag.report.overlap import EXPOSURES, OVERLAPS, READ, RULE, without_overlap
 from wbrag.report.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, markdown_table, write_page
 from wbrag.report.plots import ranks_figure, tokens_figure, transfer_figure
-from wbrag.report.statistics import RESAMPLES
+from wbrag.report.statistics import RESAMPLES, Floats
 from wbrag.report.tables import count, hundredths, interval, number, p_value, percent, points, tabled
 from wbrag.run.folder import RunError, read_record, write_text
 
@@ -221,7 +223,7 @@ def _figure_4(runs: Runs, grid: Record) -> list[Block]:
 def _figure_3(runs: Runs, _: Record) -> list[Block]:
     """Nothing where there is no unit."""
     panels: dict[str, dict[str, list[float]]] = defaultdict(dict)
-    for (benchmark, backbone), some in grouped((run for run in runs if run.tokens), "benchmark", "backbone"):
+    for (benchmark, backbone), some in grouped((run for run in runs if len(run.tokens)), "benchmark", "backbone"):
         found = [run.metrics["construction"]["retained_by_rank"].values() for run in some]
         means = [sum(shares) / len(found) for shares in zip_longest(*found, fillvalue=0.0)]
         panels[called(benchmark)][called(backbone)] = means
@@ -232,9 +234,9 @@ def _figure_3(runs: Runs, _: Record) -> list[Block]:
 
 def _figure_5(runs: Runs, _: Record) -> list[Block]:
     """Nothing where there is no unit."""
-    panels: dict[str, dict[str, list[tuple[int, int]]]] = defaultdict(dict)
-    for (benchmark, backbone), some in grouped((run for run in runs if run.tokens), "benchmark", "backbone"):
-        panels[called(benchmark)][called(backbone)] = [pair for run in some for pair in run.tokens]
+    panels: dict[str, dict[str, Floats]] = defaultdict(dict)
+    for (benchmark, backbone), some in grouped((run for run in runs if len(run.tokens)), "benchmark", "backbone"):
+        panels[called(benchmark)][called(backbone)] = np.concatenate([run.tokens for run in some])
     told = "Tokens of each unit against those of the documents it was written from, all methods."
     return [Pictures((Picture("plots/tokens.svg", tokens_figure(panels), told),))] if panels else []
 

@@ -68,14 +68,14 @@ class Setting:
         return [0.0 if one is None else score(metric, one, row["golden_answers"], self.labels) for one in told]
 
 
-def answers_of(predictions: Rows, setting: Setting, training: Rows = (), units: Rows = ()) -> Answers:
+def answers_of(predictions: Rows, setting: Setting, training: Iterable[Row] = (), units: Iterable[Row] = ()) -> Answers:
     """Predictions (rows of `schema.PREDICTION`, one per test question) as columns, one value a question.
 
     `scores` (questions, metrics, 3): closed book, base, write-back, each 0..1, all 0 in a failed row; `gain` in the
     primary metric; `topic` and `overlap` by the functions of these names; `exposure`, one of `EXPOSURES`, or "unit"
     untold; `read`, one of `READ`; the three answers; what retrieval gave (`retrieval_facts`), NaN where that is not
-    known. `training` are the rows behind the `units` (`schema.UNIT`). ValueError on a repeated id, or on a row without
-    an answer and without an error.
+    known. `training` are the rows behind the `units` (`schema.UNIT`), gone through twice and not held. ValueError on a
+    repeated id, or on a row without an answer and without an error.
     """
     repeated = [key for key, times in Counter(row["id"] for row in predictions).items() if times > 1]
     if repeated:  # paired statistics would count it twice
@@ -83,7 +83,7 @@ def answers_of(predictions: Rows, setting: Setting, training: Rows = (), units: 
     for row in predictions:
         if row["error"] is None and (lost := [name for name in ANSWERS if row[name] is None]):
             raise ValueError(f"predictions: row {row['id']!r} has neither {lost[0]} nor an error")
-    asked = TrainingQuestions(training, bool(setting.labels), units) if training else None
+    asked = TrainingQuestions(training, predictions, bool(setting.labels), units) if training else None
 
     def column(told: Callable[[Row], object]) -> npt.NDArray[Any]:
         return np.array([told(row) for row in predictions], dtype=object)

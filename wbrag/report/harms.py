@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from textwrap import shorten
 from typing import Any
 
@@ -20,16 +20,18 @@ WIDTH = 300
 HELD = {None: "not known", True: "yes", False: "no"}
 
 
-def harms(predictions: Sequence[Row], answers: Answers, units: Sequence[Row]) -> list[dict[str, Any]]:
+def harms(predictions: Sequence[Row], answers: Answers, units: Iterable[Row]) -> list[dict[str, Any]]:
     """The questions whose primary score fell, the greatest fall first, of equal ones in order of id.
 
     Each with its golden answers, the three answers, both scores, `overlap` (`evaluation.overlap_of`), whether base and
     write-back documents held a golden answer (None where answers are labels) and the units that were read: their text,
     the examples behind them and the ids of their `sources`, none where `units` (`schema.UNIT`) do not know them.
     """
-    known = {unit["id"]: unit for unit in units}
+    worse = np.flatnonzero(answers["gain"] < 0)
+    read = {unit["id"] for i in worse for unit in units_read(predictions[i])}
+    known = {unit["id"]: unit for unit in units if unit["id"] in read}
     found = []
-    for i in np.flatnonzero(answers["gain"] < 0):
+    for i in worse:
         row = predictions[i]
         held = {side: answers[f"retrieval_recall_{side}"][i] for side in SIDES}
         found.append(

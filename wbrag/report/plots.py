@@ -10,12 +10,13 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from itertools import chain
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from wbrag.report.statistics import Floats
 
 P = ParamSpec("P")
 Record = Mapping[str, Any]
@@ -117,15 +118,16 @@ def ranks_figure(panels: Panels[Sequence[float]]) -> Figure:
 
 
 @_svg
-def tokens_figure(panels: Panels[Sequence[tuple[int, int]]]) -> Figure:
-    """Figure 5: for each benchmark, tokens of the sources (across) against tokens of the unit, one point a unit, a
-    colour a generator, with guides of equal compression.
+def tokens_figure(panels: Panels[Floats]) -> Figure:
+    """Figure 5: for each benchmark, tokens of the sources (across) against tokens of the unit, (n, 2): a point a unit,
+    a colour a generator, with guides of equal compression.
     """
-    every = chain.from_iterable(pairs for panel in panels.values() for pairs in panel.values())
-    sources, units = zip(*every, strict=True)
-    right, top = 1.1 * max(sources), 1.2 * max(units)
+    import numpy as np
 
-    def draw(axes: Axes, dots: Coloured[Sequence[tuple[int, int]]]) -> None:
+    every = np.concatenate([pairs for panel in panels.values() for pairs in panel.values()])
+    right, top = (float(scale * most) for scale, most in zip((1.1, 1.2), every.max(axis=0), strict=True))
+
+    def draw(axes: Axes, dots: Coloured[Floats]) -> None:
         for ratio in (1, 2, 5, 10):
             end, on_top = min(right, top * ratio), top * ratio < right
             axes.plot([0, end], [0, end / ratio], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -133,8 +135,8 @@ def tokens_figure(panels: Panels[Sequence[tuple[int, int]]]) -> Figure:
             style: dict[str, Any] = {"ha": ha, "va": va, "color": QUIET, "fontsize": 8}
             axes.annotate(f"{ratio}:1", (end, end / ratio), at, textcoords="offset points", **style)
         for colour, pairs in dots:
-            across, up = [source for source, _ in pairs], [unit for _, unit in pairs]
-            rasterized = len(sources) > VECTOR_POINTS
+            across, up = pairs.T
+            rasterized = len(every) > VECTOR_POINTS
             axes.scatter(across, up, s=12, color=colour, alpha=0.35, linewidths=0, zorder=3, rasterized=rasterized)
         axes.set(xlim=(0, right), ylim=(0, top))
 

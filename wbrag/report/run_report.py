@@ -5,29 +5,33 @@ pipeline left behind; and what a terminal shows of it. The questions without ove
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 from wbrag import schema
 from wbrag.methods import settings_read
-from wbrag.report.construction import SPENT, TRACE_COLUMNS, beside, construction, cost
+from wbrag.report.construction import SPENT, TRACE_COLUMNS, beside, construction, cost, token_pairs
 from wbrag.report.evaluation import METRIC_NAMES, SIDES, Setting, answers_of, evaluate
 from wbrag.report.harms import harm_blocks, harms, sources_of
 from wbrag.report.overlap import EXPOSURES, OVERLAPS, READ, RULE, without_overlap
 from wbrag.report.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, terminal, write_page
 from wbrag.report.plots import gain_figure, ranks_figure, tokens_figure
-from wbrag.report.statistics import RESAMPLES
+from wbrag.report.statistics import RESAMPLES, Floats
 from wbrag.report.tables import Column, cells, count, hundredths, interval, number, p_value, percent, points, tabled
 from wbrag.report.trace import lives, lives_to_show
 from wbrag.report.unit_sections import drawn, judged, left_out_blocks, sample_page, unit_blocks, verdicts_told
 from wbrag.run import folder
+from wbrag.run.folder import Reread
 from wbrag.store.versions import latest
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 QUESTION_COLUMNS = ("id", "question", "golden_answers")
+#: What tells the fate of a training example, and of a unit all but its text.
+FATE_COLUMNS = ("id", "status", "unit_id", "source_tokens", "unit_tokens")
+UNIT_COLUMNS = ("id", "example_ids", "source_ids", "unit_tokens", "form", "doubt")
 QUARANTINE_SHOWN = 10
 REASONS_SHOWN = 12
 #: What the units took after training, in the order in which `construction.cost` takes it.
@@ -92,32 +96,38 @@ def write_report(run: Path) -> dict[str, Any]:
 
     Reads config.yaml, run.json, the tables of the run folder and quarantine.jsonl; beside the report lie harms.jsonl
     and, of a run that wrote units, units_sample.md. RunError, naming the file, where one cannot be read or there is
-    no prediction.
+    no prediction. Training examples and units are gone through, each time with the columns that are needed, and not
+    held.
     """
     config = folder.read_config(run)
     setting, how = folder.setting_of(config), settings_read(config["method"])
-    traces = sorted(folder.read_traces(run, TRACE_COLUMNS), key=lambda row: str(row["id"]))
+    fates = Reread(lambda: folder.read_traces(run, FATE_COLUMNS))
     predictions = folder.read_predictions(run)
     facts = folder.read_record(run / "run.json")
-    own = run if traces else folder.trained_run(run)
-    training = traces or list(folder.read_rows(own / "traces", schema.TRACE, QUESTION_COLUMNS))
-    units = folder.read_units(own)
-    later = [list(folder.read_rows(run / name, table, SPENT)) for name, table in LATER.items()]
+    trained = bool(fates)
+    own = run if trained else folder.trained_run(run)
+    training = Reread(lambda: folder.read_rows(own / "traces", schema.TRACE, QUESTION_COLUMNS))
+    units = Reread(lambda: folder.unit_rows(own, UNIT_COLUMNS))
     answers = answers_of(predictions, setting, training, units)
-    found = {"construction": construction(traces, len(units)), "cost": cost(traces, predictions, *later)}
+    traces = Reread(lambda: folder.read_traces(run, TRACE_COLUMNS))
+    later = [_spent(run, name, table) for name, table in LATER.items()]
+    found = {"construction": construction(traces, sum(1 for _ in units))}
+    found["cost"] = cost(_spent(run, "traces", schema.TRACE, "calls_saved"), predictions, *later)
     metrics = evaluate(answers, setting) | found | {"seconds": facts.get("seconds", {})}
-    worse, sample = harms(predictions, answers, units), drawn(units, setting.seed) if traces else []
+    worse = harms(predictions, answers, units)
+    sample = drawn(Reread(lambda: folder.unit_rows(own)), setting.seed) if trained else []
     wanted = {source["id"] for source in sources_of(worse)} | {key for unit in sample for key in unit["source_ids"]}
     passages = folder.read_passages(own, wanted)
     for source in sources_of(worse):
         source |= {key: passages.get(source["id"], {}).get(key) for key in ("title", "text")}
     prompts = [str(text) for told in (config["backbone"], config) for text in (told.get("prompts") or {}).values()]
-    checked = judged(sample, passages, {row["id"]: row["question"] for row in training}, prompts)
-    left_out = folder.read_left_out(own)
-    harmful = any(row["kind"] == "harmful" for row in left_out)
-    readings = list(folder.read_rows(own / "readings", schema.PREDICTION)) if harmful else []
+    behind = {key for unit in sample for key in unit["example_ids"]}
+    asked = {row["id"]: row["question"] for row in (training if behind else ()) if row["id"] in behind}
+    checked = judged(sample, passages, asked, prompts)
+    left_out = folder.read_rows(own, schema.LEFT, pattern=folder.LEFT_OUT)
+    readings = folder.read_rows(own / "readings", schema.PREDICTION)
     base = latest(own / "base") if (own / "base").is_dir() else None
-    shown = lives_to_show(traces, predictions, setting)
+    shown = lives_to_show(fates, predictions, setting)
     told = lives(run, [key for _, key in shown], setting, predictions)
     blocks = [
         *result_blocks(metrics),
@@ -125,7 +135,7 @@ def write_report(run: Path) -> dict[str, Any]:
         *unit_blocks(config, units, base.rows if base else None),
         *([Text(f"{verdicts_told(checked)} They are in units_sample.md, beside their sources.")] if checked else []),
         *left_out_blocks(left_out, readings, setting),
-        *_construction_blocks(metrics["construction"], traces, setting),
+        *_construction_blocks(metrics["construction"], token_pairs(fates), setting),
         *_cost_blocks(metrics["cost"], facts),
         *(Heading("The lives of three examples"), Text("Any other: python -m wbrag.report.trace RUN ID", "note")),
         *(Verbatim(text, caption) for text, (caption, _) in zip(told, shown, strict=True)),
@@ -142,13 +152,21 @@ def write_report(run: Path) -> dict[str, Any]:
     return metrics
 
 
-def measure(traces: Rows, predictions: Rows, setting: Setting, training: Rows, units: Rows = ()) -> dict[str, Any]:
+def _spent(run: Path, name: str, table: Any, *more: str) -> Reread:  # noqa: ANN401 - pyarrow has no types
+    """What the rows of a table of the run say of their cost."""
+    return Reread(lambda: folder.read_rows(run / name, table, (*SPENT, *more)))
+
+
+def measure(
+    traces: Iterable[Row], predictions: Rows, setting: Setting, training: Iterable[Row], units: Iterable[Row] = ()
+) -> dict[str, Any]:
     """What metrics.json holds but for the run's seconds: `evaluation.evaluate`, construction statistics and cost.
 
     `training` are the rows behind the units (`QUESTION_COLUMNS`): the run's own traces or, for an evaluation, which has
-    none, those of the run that it measures; `units` those that are searched (`schema.UNIT`).
+    none, those of the run that it measures; `units` those that are searched (`schema.UNIT`). They are gone through, and
+    not held.
     """
-    told = {"construction": construction(traces, len(units)), "cost": cost(traces, predictions)}
+    told = {"construction": construction(traces, sum(1 for _ in units)), "cost": cost(traces, predictions)}
     return evaluate(answers_of(predictions, setting, training, units), setting) | told
 
 
@@ -265,14 +283,14 @@ def _agreed(numbers: Row) -> str:
     return f"{told}, kappa {hundredths(numbers['judge_kappa'])}"
 
 
-def _construction_blocks(numbers: Row, traces: Rows, setting: Setting) -> list[Block]:
-    """Construction statistics, ranks and, where a kept example has a unit, compression."""
-    kept, pictures = [row for row in traces if row["status"] == "kept"], []
-    if kept:
+def _construction_blocks(numbers: Row, pairs: Floats, setting: Setting) -> list[Block]:
+    """Construction statistics, ranks and, where a kept example has a unit, compression (`construction.token_pairs`)."""
+    pictures, pairs = [], pairs[pairs[:, 1] > 0]
+    if numbers["kept"]:
         told = "Where in the retrieved list the retained documents stood, in % (paper, Figure 3)."
         ranks = ranks_figure({setting.benchmark: {setting.backbone: [*numbers["retained_by_rank"].values()]}})
         pictures.append(Picture("plots/ranks.svg", ranks, told))
-    if pairs := [(row["source_tokens"], row["unit_tokens"]) for row in kept if row["unit_tokens"]]:
+    if len(pairs):
         told = "Tokens of each unit against those of the documents it was written from (paper, Figure 5)."
         tokens = tokens_figure({setting.benchmark: {setting.backbone: pairs}})
         pictures.append(Picture("plots/compression.svg", tokens, told))

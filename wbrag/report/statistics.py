@@ -7,6 +7,7 @@ mean gain is bootstrapped over the questions, which all settings of one benchmar
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ COUNTS_AT_ONCE = 2_000_000
 
 def mean(values: Iterable[float | None]) -> float | None:
     """The mean of the values that are known, which are neither None nor NaN; None where none is."""
-    known = [value for value in values if value is not None and not math.isnan(value)]
+    known = array("d", (value for value in values if value is not None and not math.isnan(value)))
     return sum(known) / len(known) if known else None
 
 

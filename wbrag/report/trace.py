@@ -13,14 +13,11 @@ from pathlib import Path
 from textwrap import shorten, wrap
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from wbrag import schema
 from wbrag.report.evaluation import SIDES, Setting
 from wbrag.report.overlap import holding
 from wbrag.report.tables import quoted
-from wbrag.run.folder import RunError, read_config, read_rows, read_traces, read_units, setting_of
+from wbrag.run.folder import RunError, read_config, read_rows, read_traces, setting_of, unit_rows
 
 Row = Mapping[str, Any]
 #: A label and the paragraphs beside it; a label that begins with a new line stands after an empty one.
@@ -45,9 +42,8 @@ def life(run: Path, example_id: str) -> str:
 
 def lives(run: Path, ids: Sequence[str], setting: Setting, predictions: Sequence[Row]) -> list[str]:
     """The lives of these ids of a run, read from its tables but for its `predictions`."""
-    chosen = pc.field("id").isin(pa.array(ids, pa.string()))
-    traces = {row["id"]: row for row in reversed(read_traces(run, schema.TRACE.names, chosen))}
-    tested = {row["id"]: row for row in reversed(predictions)}
+    traces = {row["id"]: row for row in reversed(list(read_traces(run, schema.TRACE.names, ids)))}
+    tested = {row["id"]: row for row in reversed(predictions) if row["id"] in ids}
     if unknown := [key for key in ids if key not in traces and key not in tested]:
         tables = (("traces", schema.TRACE), ("predictions", schema.PREDICTION))
         known = [row["id"] for name, table in tables for row in islice(read_rows(run / name, table, ("id",)), 2)]
@@ -55,14 +51,21 @@ def lives(run: Path, ids: Sequence[str], setting: Setting, predictions: Sequence
         there = some if known else "it has no traces and no predictions yet"
         raise RunError(f"{run}: no example {unknown[0]!r} in this run; {there}")
     told = {key: example_life(trace, predictions, setting) for key, trace in traces.items()}
-    writers = {unit["id"]: unit["example_ids"] for unit in read_units(run)}
+    read = {one["id"] for row in tested.values() for one in row["documents_writeback"] or []}
+    units = unit_rows(run, ("id", "example_ids")) if read else ()
+    writers = {unit["id"]: unit["example_ids"] for unit in units if unit["id"] in read}
     return [told[key] if key in told else question_life(tested[key], writers, setting) for key in ids]
 
 
-def lives_to_show(traces: Sequence[Row], predictions: Sequence[Row], setting: Setting) -> list[tuple[str, str]]:
+def lives_to_show(traces: Iterable[Row], predictions: Sequence[Row], setting: Setting) -> list[tuple[str, str]]:
     """Up to three (caption, id), one for each kind of `SHOWN`; the lowest id is taken, not the most beautiful."""
-    writer = {row["unit_id"]: row["id"] for row in reversed(traces) if row["unit_id"]}
-    first = {row["status"]: row["id"] for row in reversed(traces)}
+    read = {document["id"] for row in predictions for document in row["documents_writeback"] or []}
+    first: dict[str, str] = {}
+    writer: dict[str, str] = {}
+    for row in traces:
+        first[row["status"]] = min(first.get(row["status"], row["id"]), row["id"])
+        if row["unit_id"] in read:
+            writer[row["unit_id"]] = min(writer.get(row["unit_id"], row["id"]), row["id"])
     for row in predictions:
         units = [document["id"] for document in row["documents_writeback"] or [] if document["id"] in writer]
         if units and row["error"] is None:

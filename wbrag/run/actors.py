@@ -71,7 +71,7 @@ def open_llm(backbone: Backbone) -> LLM:
         case "scripted":
             from wbrag.llm.scripted import ScriptedLLM, read
 
-            return ScriptedLLM(read, backbone.max_model_len)
+            return ScriptedLLM(read, backbone.max_model_len, remember=False)
         case "openai":
             from wbrag.llm.openai import Endpoint
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -22,9 +22,10 @@ from wbrag.retrieval.encoder import folder_hash, model_folder
 from wbrag.retrieval.merge import check_merge
 from wbrag.run.folder import write_text
 from wbrag.run.lease import in_turn
+from wbrag.run.lookup import FILES, Rows
 from wbrag.run.shared import content_hash
-from wbrag.schema import Example
-from wbrag.store.files import sha256_file
+from wbrag.schema import EXAMPLE
+from wbrag.store.files import move_into_place, scratch_folder, sha256_file
 from wbrag.store.place import place_of
 from wbrag.store.vectors import check_index
 from wbrag.store.versions import current, encoder_note, named, noted_encoder
@@ -45,14 +46,19 @@ READ_PATHS = ("world", "data_dir", "corpus", "adopt", "benchmark.train", "benchm
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 #: How a URL begins that names a user, and may name a password.
 WITH_USER = re.compile(r"\w+://[^/]*@")
+#: What a corpus and a file of questions become in their folders of the cache: a Parquet file, and a folder of Arrow
+#: files, whose rows can be taken in any order.
+PASSAGES, EXAMPLES = "passages.parquet", "examples"
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Validated inputs: labelled questions in memory, the corpus as a Parquet file, the rows left out of all three."""
+    """Validated inputs: labelled questions (schema.EXAMPLE) in Arrow files, the corpus as a Parquet file, and the rows
+    left out of all three.
+    """
 
-    train: list[Example]
-    test: list[Example]
+    train: Rows
+    test: Rows
     corpus: Path | None  # as Parquet; None where the base is given
     rejected: list[Rejected]
 
@@ -160,17 +166,20 @@ def check_units(units: Units) -> None:
 
 
 def cache_of(cfg: TrainConfig) -> Path:
-    """The folder of what runs can share: corpora as Parquet, base indices, retrieved documents, closed-book answers."""
+    """The folder of what runs can share: questions and corpora as they were validated, base indices, retrieved
+    documents, closed-book answers.
+    """
     return Path(cfg.cache_dir).absolute() if cfg.cache_dir else Path(cfg.run_dir).absolute().parent / "cache"
 
 
 def read_inputs(cfg: TrainConfig, training: bool = True) -> Inputs:
-    """Read and validate the question files, and make the corpus a Parquet file in the cache (once per content).
+    """Read and validate the question files and the corpus into the cache, each once per content.
 
     Without `training` the training file is not read; with a judge its rows may lack golden answers.
-    InputError or OverErrorBudget as `wbrag.data.benchmarks` raises them; nothing is written for a file that is refused.
+    InputError or OverErrorBudget as `wbrag.data.benchmarks` raises them, before anything is written into the run.
     """
-    train, rejected = read_questions(cfg, "train", cfg.judge == "labels") if training else ([], [])
+    nothing: tuple[Rows, list[Rejected]] = (Rows.of([], EXAMPLE), [])
+    train, rejected = read_questions(cfg, "train", cfg.judge == "labels") if training else nothing
     test, rejected_test = read_questions(cfg, "test", True)
     path, rate = Path(cfg.corpus), cfg.max_error_rate
     corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(path, cache_of(cfg), rate)
@@ -275,14 +284,28 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:12]}...{text[-4:]}"
 
 
-def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[list[Example], list[Rejected]]:
-    """The questions of a split, as many as its limit takes, and the rows left out; errors as `read_inputs`."""
-    path = Path(getattr(cfg.benchmark, split))
-    examples, rejected = benchmarks.read_examples(path, cfg.max_error_rate, labelled)
+def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[Rows, list[Rejected]]:
+    """The questions of a split (schema.EXAMPLE), as many as its limit takes, and the rows left out; errors as
+    `read_inputs`. They are validated once per content and lie in the cache.
+    """
+    path, cache = Path(getattr(cfg.benchmark, split)), cache_of(cfg)
+
+    def write(folder: Path) -> list[Rejected]:
+        rejected: list[Rejected] = []
+        examples = benchmarks.read_examples(path, rejected, cfg.max_error_rate, labelled)
+        with scratch_folder(cache) as scratch:
+            (scratch / "out").mkdir()
+            Rows.written(scratch / "out", EXAMPLE, examples)
+            folder.mkdir(parents=True, exist_ok=True)
+            move_into_place(scratch / "out", folder / EXAMPLES)
+        return rejected
+
+    folder, rejected = _once(path, cache, "questions", write, cfg.max_error_rate, labelled)
+    examples = Rows.of(sorted((folder / EXAMPLES).glob(FILES)), EXAMPLE)
     check_rows(path, split, len(examples) + len(rejected), cfg.benchmark.rows)
     if cfg.benchmark.labels:
-        benchmarks.check_labels(examples, cfg.benchmark.labels, path)
-    return benchmarks.drawn(examples, getattr(cfg, f"{split}_limit"), cfg.seed), rejected
+        benchmarks.check_labels(examples.batches(["id", "golden_answers"]), cfg.benchmark.labels, path)
+    return examples.chosen(benchmarks.drawn(len(examples), getattr(cfg, f"{split}_limit"), cfg.seed)), rejected
 
 
 def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> None:
@@ -296,16 +319,30 @@ def read_corpus(path: Path, cache: Path, max_error_rate: float) -> tuple[Path, l
     """The corpus as Parquet in `cache`, made once per content however many runs need it, and the rows left out; errors
     as `write_corpus`.
     """
+
+    def write(folder: Path) -> list[Rejected]:
+        return benchmarks.write_corpus(path, folder / PASSAGES, max_error_rate).rejected
+
+    folder, rejected = _once(path, cache, "corpus", write, max_error_rate)
+    return folder / PASSAGES, rejected
+
+
+def _once(
+    path: Path, cache: Path, kind: str, write: Callable[[Path], list[Rejected]], *how: object
+) -> tuple[Path, list[Rejected]]:
+    """The folder of the cache for what `write` makes of a file's content and `how`, made once however many runs need
+    it, and the rows left out. InputError where there is no file, and what `write` raises.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    folder = cache / f"corpus-{fingerprint(content_hash(path, cache), max_error_rate)}"
-    parquet, left_out = folder / "passages.parquet", folder / "quarantine.jsonl"
-    if not left_out.exists():  # written last, so that it says the other is whole
+    folder = cache / f"{kind}-{fingerprint(content_hash(path, cache), *how)}"
+    left_out = folder / "quarantine.jsonl"
+    if not left_out.exists():  # written last, so that it says the rest is whole
         with in_turn(Path(f"{folder}.lock")):
             if not left_out.exists():  # not made while this run waited
-                write_quarantine(benchmarks.write_corpus(path, parquet, max_error_rate).rejected, left_out)
+                write_quarantine(write(folder), left_out)
     with left_out.open(encoding="utf-8") as lines:
-        return parquet, [Rejected(**{**json.loads(line), "file": str(path)}) for line in lines]
+        return folder, [Rejected(**{**json.loads(line), "file": str(path)}) for line in lines]
 
 
 def write_quarantine(rejected: Iterable[Rejected], path: Path) -> None:
@@ -313,10 +350,10 @@ def write_quarantine(rejected: Iterable[Rejected], path: Path) -> None:
     write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rejected))
 
 
-def over_budget(name: str, errors: Sequence[str], rows: int, max_error_rate: float) -> OverErrorBudget | None:
+def over_budget(name: str, failed: int, rows: int, max_error_rate: float, first: str) -> OverErrorBudget | None:
     """The error to raise where more rows of a stage failed than `max_error_rate` allows; None within the budget."""
-    if not errors or len(errors) / rows <= max_error_rate:
+    if not failed or failed / rows <= max_error_rate:
         return None
-    share = f"{len(errors)} of {rows} rows failed ({len(errors) / rows:.2%})"
-    told = f"{name}: {share}, max_error_rate={max_error_rate}; the first: {errors[0]}"
+    share = f"{failed} of {rows} rows failed ({failed / rows:.2%})"
+    told = f"{name}: {share}, max_error_rate={max_error_rate}; the first: {first}"
     return OverErrorBudget(f"{told}; the same command asks for them again")

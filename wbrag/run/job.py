@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from wbrag.config import Cluster, Encoder, TrainConfig, fingerprint
 from wbrag.retrieval.encoding import Encoders
 from wbrag.run.actors import Dispatcher, Generators, Stage
+from wbrag.run.lookup import distinct
 from wbrag.run.placement import NODES_SECONDS, Places, gpus_of_engine, placed
 from wbrag.run.progress import Counts, shown
 from wbrag.run.record import RunRecord
@@ -40,6 +41,9 @@ QUIET = {
 LEVEL_IS_SET = b"Set ray log level from environment variable"
 #: The settings of a cluster that say what runs where: where one changes, places and all that is in them are given up.
 PLACING = ("engines", "encoders", "gpus", "encoder_gpus", "accelerator", "min_engines")
+#: The files that a table of many rows has, about, and the most rows of one. A file comes into being at once: what a
+#: killed run had not written yet is asked again.
+TABLE_FILES, FILE_ROWS = 100, 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,10 +246,17 @@ def checkpoints(folder: Path) -> Iterator[None]:
         context.checkpoint_config = None
 
 
+def file_rows(goal: int, block_rows: int) -> int | None:
+    """The rows, at least, of a file of a table of `goal` rows; None where each block is one."""
+    rows = min(goal // TABLE_FILES, FILE_ROWS)
+    return rows if rows > block_rows else None
+
+
 def generate(job: Job, generators: Generators, stage: Stage, source: Path, table: str, goal: int) -> None:
     """Fill a table of the run: read `source`, let the generators do `stage.work` block by block, write.
 
-    Ids that are written already are not read again. RuntimeError where the table does not hold `goal` ids, each once.
+    Blocks of a large table are written some together, as one file with one checkpoint. Ids that are written already are
+    not read again. RuntimeError where the table does not hold `goal` ids, each once.
     """
     import ray.data
 
@@ -276,9 +287,14 @@ def generate(job: Job, generators: Generators, stage: Stage, source: Path, table
                     enable_true_multi_threading=True,
                 ),
                 num_cpus=0.5,
-            ).write_parquet(str(job.run / table), mode=ray.data.SaveMode.APPEND)
+            ).write_parquet(
+                str(job.run / table),
+                mode=ray.data.SaveMode.APPEND,
+                min_rows_per_file=file_rows(goal, cluster.block_rows),
+            )
         counts = (generators.counts() or Counts()) - first
     job.record.add_work(stage.work, counts, time.perf_counter() - started, generators.start_seconds)
-    ids = pq.read_table(job.run / table, columns=["id"])["id"]
-    if not len(ids) == len(ids.unique()) == goal:
-        raise RuntimeError(f"{job.run / table}: {len(ids)} rows with {len(ids.unique())} ids for {goal} examples")
+    files = sorted((job.run / table).glob("*.parquet"))
+    count, ids = distinct(lambda: (pq.read_table(file, columns=["id"])["id"] for file in files))
+    if not count == ids == goal:
+        raise RuntimeError(f"{job.run / table}: {count} rows with {ids} ids for {goal} examples")

@@ -28,11 +28,12 @@ from wbrag.run.failures import check_errors, drop_failed, first_over
 from wbrag.run.folder import QUESTIONS, UPDATES, refuse_updated, write_rows
 from wbrag.run.job import Job, Session, check_room, complete, generate, opened
 from wbrag.run.lease import in_turn, leased
+from wbrag.run.lookup import FILES, Rows
 from wbrag.run.plan import planned
 from wbrag.run.record import RunRecord, open_record
 from wbrag.run.retrieve import ASKED, in_order, knowledge_of, lent_search, retrieve_all
 from wbrag.run.sample import sizes_of
-from wbrag.run.shared import FILES, SharedRows, content_hash, share
+from wbrag.run.shared import SharedRows, content_hash, share
 from wbrag.run.writeback import write_back
 from wbrag.store.build import build_store
 from wbrag.store.exchange import adopt
@@ -44,6 +45,8 @@ from wbrag.store.versions import Version, latest, reading
 
 #: What is shared of a question's closed-book answer.
 CLOSED_BOOK = pa.schema([("question", pa.string()), ("answer_closed_book", pa.string())])
+#: Answers that are shared as one file.
+ANSWERS_ROWS = 65_536
 
 
 def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
@@ -190,8 +193,7 @@ def retrieve(cfg: TrainConfig, given: inputs.Inputs, base: Path, out: Path, enco
     """R(q, K) for all questions: the folder `out` with train.parquet and test.parquet, ordered by first document."""
     if out.is_dir():
         return out
-    questions = [example.question for example in (*given.train, *given.test)]
-    found = retrieve_all(cfg, questions, base, encoders)
+    found = retrieve_all(cfg, given.train + given.test, base, encoders)
     with scratch_folder(out.parent) as scratch:
         for split, examples in (("train", given.train), ("test", given.test)):
             write_rows(scratch / "out" / f"{split}.parquet", ASKED, in_order(examples, found))
@@ -240,11 +242,13 @@ def closed_book_answers(job: Job, table: str, column: str) -> Iterator[Path | No
 
 
 def keep_closed_book(table: Path, column: str, folder: Path) -> None:
-    """Share the answers of a finished table of a run. Failed and empty ones are left out and so asked again: a server
-    that was not set up as it should be gives such, and may be mended.
+    """Share the answers of a finished table of a run, of one question the first. Failed and empty ones are left out and
+    so asked again: a server that was not set up as it should be gives such, and may be mended.
     """
-    rows = ds.dataset(table, format="parquet").to_table(["question", column], filter=pc.field(column) != "")
-    answers = dict(zip(rows["question"].to_pylist(), rows[column].to_pylist(), strict=True))
-    if new := SharedRows(folder, CLOSED_BOOK).missing(answers):
-        told = {"question": new, "answer_closed_book": [answers[question] for question in new]}
-        share(folder, pa.table(told, CLOSED_BOOK))
+    there = ds.dataset(table, format="parquet")
+    told = there.to_batches(columns=["question", column], filter=pc.field(column) != "")
+    tables = (pa.table(batch.columns, schema=CLOSED_BOOK) for batch in told)
+    with scratch_folder(folder.parent) as scratch:
+        answers = Rows.written(scratch, CLOSED_BOOK, tables)
+        for rows in SharedRows(folder, CLOSED_BOOK).missing(answers).batches(size=ANSWERS_ROWS):
+            share(folder, rows)

@@ -5,7 +5,7 @@ what methods search with while they answer.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -17,17 +17,18 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from wbrag.config import Merge, TrainConfig, fingerprint
-from wbrag.data.benchmarks import examples_table
 from wbrag.methods import searches
 from wbrag.retrieval.encoder import Encoder
 from wbrag.retrieval.encoding import Encoders, lent, threads_of
 from wbrag.retrieval.merge import best_of
 from wbrag.run.inputs import cache_of, search_identity
-from wbrag.run.shared import FILES, SharedRows, share
-from wbrag.schema import DOCUMENT, EXAMPLE, KNOWN, Document, Example, document_rows, documents_of
+from wbrag.run.lookup import FILES, Keyed, Rows
+from wbrag.run.shared import SharedRows, share
+from wbrag.schema import DOCUMENT, EXAMPLE, KNOWN, Document, document_rows, documents_of
 from wbrag.store.place import place_of
 from wbrag.store.vectors import gpus
 from wbrag.store.versions import named, read_version, reading
@@ -39,8 +40,11 @@ if TYPE_CHECKING:
 RETRIEVE_ROWS = 256
 #: So many times these are shared as one file.
 FILE_BATCHES = 4
-#: Questions with their documents that are in memory at once.
+#: Questions with their documents that are read at once.
 READ_ROWS = 1024
+#: So many times these are in memory while questions are brought into order, so that each file of shared rows is opened
+#: once for all of them.
+SORTED_BATCHES = 8
 #: Batches for each actor that are asked for before the first of them is taken.
 AHEAD = 2
 #: Encoded queries travel as bytes: float16 lists do not survive every Arrow and Parquet path, bytes do.
@@ -52,6 +56,8 @@ FOUND = pa.schema([("question", pa.string()), ("documents", DOCUMENTS), VECTOR, 
 #: A question with what was found for it; `MergedDocuments` makes MERGED of it.
 ASKED = pa.schema([*EXAMPLE, ("documents", DOCUMENTS), VECTOR])
 MERGED = pa.schema([*EXAMPLE, ("documents", DOCUMENTS), ("documents_writeback", DOCUMENTS)])
+#: What questions are ordered by.
+ORDER = pa.schema([("first_document", pa.string()), ("id", pa.string())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +86,15 @@ def knowledge_of(
     return Knowledge(base, writeback, cfg.k, cfg.merge, cfg.index.nprobe, versions)
 
 
-def retrieve_all(
-    cfg: TrainConfig, questions: Iterable[str], base: Path, encoders: Encoders | None = None
-) -> SharedRows:
-    """R(q, K) of all questions (rows of FOUND). What runs share is looked up, and only the rest is searched for, on
-    `encoders` (their own without), each of which holds a shard of the base.
+def retrieve_all(cfg: TrainConfig, questions: Rows, base: Path, encoders: Encoders | None = None) -> SharedRows:
+    """R(q, K) of all questions (the column `question`) as rows of FOUND. What runs share is looked up, and only the
+    rest is searched for, on `encoders` (their own without), each of which holds a shard of the base.
     """
     with reading(base) as versions:
         record = read_version(place_of(base), versions[0])
         folder = cache_of(cfg) / f"retrieved-{fingerprint(named(record), cfg.k, search_identity(cfg.index))}"
         asked = SharedRows(folder, FOUND).missing(questions)
-        if not asked:
+        if not len(asked):
             return SharedRows(folder, FOUND)
         with lent(cfg.encoder, cfg.cluster, encoders) as actors:
             opening = Opening(knowledge_of(cfg, base, versions=versions), len(actors), _gpu_share(encoders))
@@ -100,8 +104,9 @@ def retrieve_all(
     return SharedRows(folder, FOUND)
 
 
-def retrieved(groups: Sequence[Sequence[Any]], opening: Opening, questions: Sequence[str]) -> Iterator[pa.Table]:
-    """Rows of FOUND for the questions, in order, batch by batch; the batches go round the groups (`grouped`).
+def retrieved(groups: Sequence[Sequence[Any]], opening: Opening, questions: Rows) -> Iterator[pa.Table]:
+    """Rows of FOUND for the questions (the column `question`), in order, batch by batch; the batches go round the
+    groups (`grouped`).
 
     Plain actors: a Ray Data plan with its reads, writes and sort starts a dozen processes more.
     """
@@ -110,7 +115,8 @@ def retrieved(groups: Sequence[Sequence[Any]], opening: Opening, questions: Sequ
     most, asked = AHEAD * sum(map(len, groups)), deque[Any]()  # references, in order
     for number, start in enumerate(range(0, len(questions), RETRIEVE_ROWS)):
         turn, group = divmod(number, len(groups))
-        batch = list(questions[start : start + RETRIEVE_ROWS])
+        some = np.arange(start, min(start + RETRIEVE_ROWS, len(questions)))
+        batch = questions.take(some, ["question"])["question"].to_pylist()
         asked.append(ask(groups[group], turn, opening, retrieve_block, batch, opening.stores.k))
         if len(asked) > most:
             yield ray.get(asked.popleft())
@@ -165,17 +171,25 @@ def ask(
     return first.apply.remote(work, own, questions, k, *more, *found)
 
 
-def in_order(examples: Sequence[Example], found: SharedRows) -> Iterator[pa.Table]:
-    """The examples with what was found for them (schema ASKED), ordered by first document and id, batch by batch.
+def in_order(examples: Rows, found: SharedRows) -> Iterator[pa.Table]:
+    """The examples (schema EXAMPLE) with what was found for them (schema ASKED), ordered by first document and id,
+    batch by batch.
 
     Side by side, examples that share their first document share the prefix of their prompts in the engine's cache.
     """
-    first = found.rows([example.question for example in examples], ["first_document"])["first_document"].to_pylist()
-    order = sorted(range(len(examples)), key=lambda i: (first[i], examples[i].id))
-    for start in range(0, len(order), READ_ROWS):
-        some = [examples[i] for i in order[start : start + READ_ROWS]]
-        rows = found.rows([example.question for example in some], ["documents", "vector"])
-        yield pa.table([*examples_table(some).columns, *rows.columns], schema=ASKED)
+    places, keys = [np.empty(0, dtype=np.int64)], [ORDER.empty_table()]
+    for some in examples.batches(["id", "question"]):
+        places.append(found.known(some["question"]))
+        first = found.table.take(places[-1], ["first_document"])
+        keys.append(pa.table([*first.columns, some["id"]], schema=ORDER))
+    at, every = np.concatenate(places), pa.concat_tables(keys).combine_chunks()
+    order = np.asarray(pc.sort_indices(every, [(name, "ascending") for name in ORDER.names]), dtype=np.int64)
+    del keys, every
+    for start in range(0, len(order), SORTED_BATCHES * READ_ROWS):
+        chosen = order[start : start + SORTED_BATCHES * READ_ROWS]
+        columns = [*examples.take(chosen).columns, *found.table.take(at[chosen], ["documents", "vector"]).columns]
+        rows = pa.table(columns, schema=ASKED)
+        yield from (rows.slice(one, READ_ROWS) for one in range(0, len(rows), READ_ROWS))
 
 
 def retrieve_block(
@@ -310,15 +324,18 @@ class KnownAnswers:
     """
 
     def __init__(self, table: Path) -> None:
-        self.key, kind = ("question", "ipc") if any(table.glob(FILES)) else ("id", "parquet")
+        key, kind = ("question", "ipc") if (files := sorted(table.glob(FILES))) else ("id", "parquet")
         there = ds.dataset(table, format=kind)
-        columns = [field.name for field in KNOWN if field.name in there.schema.names]
-        rows = there.to_table(columns=[self.key, *columns]).to_pylist()
-        self.answers = {row[self.key]: {name: row[name] for name in columns} for row in rows}
+        self.columns = [field.name for field in KNOWN if field.name in there.schema.names]
+        schema = pa.schema([there.schema.field(name) for name in (key, *self.columns)])
+        parts = files or there.to_table(columns=schema.names).combine_chunks().to_batches()
+        self.answers = Keyed(Rows.of(parts, schema), key)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The rows with a column `known`; null for a question that is not in the table."""
-        known = [self.answers.get(key) for key in batch[self.key].to_pylist()]
+        places = self.answers.find(batch[self.answers.key])
+        answers = iter(self.answers.table.take(places[places >= 0], self.columns).to_pylist())
+        known = [next(answers) if there else None for there in places >= 0]
         return batch.append_column(pa.field("known", KNOWN), pa.array(known, KNOWN))
 
 

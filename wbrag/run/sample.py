@@ -9,8 +9,10 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 
 from wbrag.config import Backbone, TrainConfig
 from wbrag.data.benchmarks import InputError, drawn
@@ -19,6 +21,7 @@ from wbrag.llm.engine import open_tokenizer, rendered, template_of
 from wbrag.prompts import prompts_of
 from wbrag.run.actors import open_llm
 from wbrag.run.inputs import read_questions
+from wbrag.run.lookup import Rows
 from wbrag.run.plan import Sizes
 from wbrag.schema import PASSAGE, Document, Example
 from wbrag.store.place import place_of
@@ -28,15 +31,19 @@ from wbrag.store.versions import current
 
 def measured(cfg: TrainConfig) -> Sizes:
     """The sizes of a run from its files; errors as those of a run that begins."""
-    train, _ = read_questions(cfg, "train", cfg.judge == "labels")
-    test, _ = read_questions(cfg, "test", True)
-    return sizes_of(cfg, train, test)
+    with TemporaryDirectory() as scratch:  # in place of the cache: a plan leaves nothing behind
+        there = replace(cfg, cache_dir=scratch)
+        train, _ = read_questions(there, "train", cfg.judge == "labels")
+        test, _ = read_questions(there, "test", True)
+        return sizes_of(cfg, train, test)
 
 
-def sizes_of(cfg: TrainConfig, train: Sequence[Example], test: Sequence[Example]) -> Sizes:
-    """The sizes of a run on these questions."""
-    some = drawn([*train, *test], cfg.planning.sample, cfg.seed)
-    return Sizes(len(train), len(test), lengths(cfg, some, passages(cfg, len(some))))
+def sizes_of(cfg: TrainConfig, train: Rows, test: Rows) -> Sizes:
+    """The sizes of a run on these questions (schema.EXAMPLE)."""
+    every = train + test
+    some = every.take(drawn(len(every), cfg.planning.sample, cfg.seed)).to_pylist()
+    questions = [Example(row["id"], row["question"], tuple(row["golden_answers"])) for row in some]
+    return Sizes(len(train), len(test), lengths(cfg, questions, passages(cfg, len(questions))))
 
 
 def lengths(
