@@ -114,7 +114,11 @@ def test_each_job_has_a_schema_and_knows_its_thresholds_and_placebos(root: str) 
 
 @pytest.mark.parametrize("root", sorted(path.stem for path in CONF.glob("*.yaml")))
 def test_what_loggers_say_goes_to_stderr_and_results_alone_to_stdout(root: str) -> None:
-    for name, schema in {"build_index": config.BuildConfig, "compare_units": config.CompareConfig}.items():
+    for name, schema in {
+        "build_index": config.BuildConfig,
+        "compare_units": config.CompareConfig,
+        "update": config.UpdateConfig,
+    }.items():
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         logging = compose(root, return_hydra_config=True).hydra.job_logging

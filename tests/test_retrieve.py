@@ -17,10 +17,16 @@ from wbrag.config import Cluster, Method, TrainConfig
 from wbrag.retrieval.encoder import open_encoder
 from wbrag.retrieval.encoding import Encoders
 from wbrag.run import retrieve as retrieval
+from wbrag.run.lookup import Rows
 from wbrag.run.retrieve import FOUND, Opening, grouped, knowledge_of, lent_search, retrieve_all, retrieved
 from wbrag.store.versions import current
 
 QUESTIONS = [f"the {a} of the {b}" for a in WORDS for b in WORDS]
+SCHEMA = pa.schema([("question", pa.string())])
+
+
+def stored(questions: list[str]) -> Rows:
+    return Rows.of(pa.table({"question": questions}, SCHEMA).to_batches(), SCHEMA)
 
 
 @given(st.integers(1, 40), st.integers(0, 50))
@@ -63,7 +69,9 @@ def test_rows_are_the_same_in_the_same_order_however_many_actors_there_are(
     stores, actors = knowledge_of(TrainConfig(encoder=HASHING, k=7), base), encoders.start()
 
     def rows(count: int, fragments: int) -> pa.Table:
-        return pa.concat_tables(retrieved(grouped(actors[:count], fragments), Opening(stores, count), QUESTIONS))
+        return pa.concat_tables(
+            retrieved(grouped(actors[:count], fragments), Opening(stores, count), stored(QUESTIONS))
+        )
 
     alone = rows(1, FRAGMENTS)
     assert alone["question"].to_pylist() == QUESTIONS
@@ -71,7 +79,7 @@ def test_rows_are_the_same_in_the_same_order_however_many_actors_there_are(
     assert rows(2, FRAGMENTS).equals(alone)
     assert rows(3, FRAGMENTS).equals(alone)
     assert rows(3, 2).equals(alone)  # two groups: one has the base in two shards, one has it whole
-    found = retrieved(grouped(actors, FRAGMENTS), Opening(stores, 3), QUESTIONS)
+    found = retrieved(grouped(actors, FRAGMENTS), Opening(stores, 3), stored(QUESTIONS))
     first = next(found)
     ray.kill(actors[1], no_restart=False)
     assert pa.concat_tables([first, *found]).equals(alone)
@@ -82,7 +90,7 @@ def test_what_runs_share_is_the_same_whoever_retrieved_it(base: Path, encoders: 
     for name, kept in (("own", None), ("kept", encoders)):
         cfg = TrainConfig(encoder=HASHING, run_dir=str(tmp_path / name / "run"))
         for some in (QUESTIONS[:20], QUESTIONS):
-            rows = retrieve_all(cfg, some, base, kept).rows(some, FOUND.names)
+            rows = retrieve_all(cfg, stored(some), base, kept).rows(pa.array(some), FOUND.names)
         tables.append(rows)
     assert tables[0].equals(tables[1])
 

@@ -1,5 +1,5 @@
 """A knowledge base that follows its documents, end to end on a scripted generator and a hashing encoder with Ray: an
-update is a rebuild that asks only for what reads otherwise.
+update is a rebuild that asks only for what reads otherwise, and holds to what people decided about units.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import asyncio
 import json
 import random
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,14 +25,20 @@ from test_writeback import TEST, TRAIN, TREES, passages, settings, write_lines
 from wbrag.algorithm import train_example
 from wbrag.config import Cluster, ConfigError, Gates, Questions, Units, UpdateConfig
 from wbrag.run import update as updates
-from wbrag.run.folder import UPDATES, RunError, read_units, updates_of
+from wbrag.run.folder import UPDATES, RunError, read_left_out, read_units, updates_of
 from wbrag.run.job import Session
 from wbrag.run.pipeline import evaluate, train
 from wbrag.run.reuse import digest
+from wbrag.run.review import accept, decisions_of, edit, reject, restore
 from wbrag.run.update import Changes, Updated, update
 from wbrag.schema import EARLIER, Document, Example
+from wbrag.store.files import StoreError
 from wbrag.store.search import KnowledgeBase
-from wbrag.store.versions import history, named, pair
+from wbrag.store.versions import current, history, named, pair, rollback
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
+
+from units import main
 
 Passages = dict[str, tuple[str, str]]
 #: The seed of the edits that most updates here are about.
@@ -137,9 +144,13 @@ def test_an_update_is_a_rebuild_that_asks_only_for_what_reads_otherwise(
     assert changed_to(folder, now, session) == Changes(0, 0, 0, len(now))
     assert [history(run / name) for name in ("base", "writeback")] == made
 
+    # Questions that change with the passages are no other case.
+    more = {"id": "more", "question": f"What is {TREES[9]}ton's river?", "golden_answers": [f"{TREES[9]}wasser"]}
+    asked = str(write_lines(folder / "train-now.jsonl", [*TRAIN[1:], more]))
     before, now = read_by(found.folder), edited(now, FIRST + 1)
-    once_more = changed_to(folder, now, session)
+    once_more = changed_to(folder, now, session, benchmark=Questions(train=asked))
     assert isinstance(once_more, Updated)
+    write_lines(folder / "train.jsonl", [*TRAIN[1:], more])
     other = rebuilt(folder, now, session, "other")
     assert content(run) == content(other)
     check_asked(once_more, before, other)
@@ -155,7 +166,7 @@ def test_an_update_is_a_rebuild_that_asks_only_for_what_reads_otherwise(
 
 def check_asked(found: Updated, before: dict[str, Any], again: Path) -> None:
     """Those examples were asked that read otherwise than before, and no other; every unit's sources are there."""
-    otherwise = {key for key, read in read_by(again).items() if read != before[key]}
+    otherwise = {key for key, read in read_by(again).items() if read != before.get(key)}
     assert set(pq.read_table(found.folder / "traces_asked.parquet", columns=["id"])["id"].to_pylist()) == otherwise
     assert found.asked == len(otherwise) < len(TRAIN)
     live = {row["id"] for row in rows_in(again / "base")}
@@ -170,21 +181,12 @@ def test_the_law_holds_for_the_papers_units_too(folder: Path, session: Session) 
     assert content(folder / "paper") == content(rebuilt(folder, now, session, "other", units=Units()))
 
 
-def test_new_training_questions_are_asked_and_no_other(folder: Path, session: Session) -> None:
-    more = {"id": "more", "question": f"What is {TREES[9]}ton's river?", "golden_answers": [f"{TREES[9]}wasser"]}
-    write_lines(folder / "train-now.jsonl", [*TRAIN[1:], more])
-    found = changed_to(folder, world(), session, benchmark=Questions(train=str(folder / "train-now.jsonl")))
-    assert isinstance(found, Updated)
-    assert found.asked == 1
-    assert not found.passages
-    shutil.copy(folder / "train-now.jsonl", folder / "train.jsonl")
-    assert content(folder / "run") == content(rebuilt(folder, world(), session, "other"))
-
-
 @pytest.mark.parametrize("stage", ["made_units", "publish_units"])
 def test_an_update_that_ends_midway_leaves_the_old_pair_or_the_new_and_goes_on(
-    folder: Path, again: Path, session: Session, stage: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, again: Path, session: Session, stage: str, monkeypatch: pytest.MonkeyPatch, long: bool
 ) -> None:
+    if stage == "publish_units" and not long:
+        pytest.skip("as the other one: with --long")
     run, now = folder / "run", edited(world(), FIRST)
     old = pair(run / "base", run / "writeback")
     done: Callable[..., Any] = getattr(updates, stage)
@@ -253,3 +255,71 @@ def test_inputs_are_told_apart_by_their_values_and_not_by_versions(
     assert (digest(rows[0]) == digest(rows[1])) == (told[0] == told[1])
     later = {"question": a, "documents": [one | {"version": 2} for one in some]}
     assert digest(later) == digest(rows[0])
+
+
+def test_what_was_rejected_or_edited_stays_so_with_every_update(folder: Path, session: Session) -> None:
+    run = folder / "run"
+    store = run / "writeback"
+    oak, elm = (next(row for row in rows_in(store) if row["title"] == title) for title in ("Oakton", "Elmton"))
+    with KnowledgeBase.open(run) as reader:
+        assert any(one.id == oak["id"] for one in reader.search_one("What is Oakton's river?", 3))
+        reject(store, oak["id"], "it is about another Oakton")
+        edit(store, run / "base", elm["id"], "Elmton", "Elmton's river is called Elmwasser.", "shorter")
+        assert reader.refresh()
+        assert not any(one.id == oak["id"] for one in reader.search_one("What is Oakton's river?", 3))
+        read = reader.search_one("What is Elmton's river called?", 3)
+        assert "Elmton's river is called Elmwasser." in [one.text for one in read]
+    (made,) = [row for row in rows_in(store) if row["form"] == "edited"]
+
+    now = world() | {"m9": ("Lindenson", "Lindenson's trade is Fishing.")}
+    found = changed_to(folder, now, session)
+    assert isinstance(found, Updated)
+    ids = {row["id"] for row in rows_in(store)}
+    assert {oak["id"], elm["id"]} & ids == set()
+    assert [row for row in rows_in(store) if row["form"] == "edited"] == [made]
+    kinds = {row["kind"]: row["reason"] for row in read_left_out(found.folder)}
+    assert kinds["rejected"] == f"{decisions_of(store)[oak['id']].at}: it is about another Oakton"
+
+    key = elm["source_ids"][0]
+    now[key] = now[key][0], f"{now[key][1]} It is an old place."
+    found = changed_to(folder, now, session)
+    assert isinstance(found, Updated)
+    assert not [row for row in rows_in(store) if row["form"] == "edited"]
+    (told,) = [row["reason"] for row in read_left_out(found.folder) if row["kind"] == "review"]
+    assert f"{key} changed since" in told
+    restore(store, oak["id"])
+    assert next(row for row in rows_in(store) if row["id"] == oak["id"]) == oak
+    assert oak["id"] not in decisions_of(store)
+
+
+def test_decisions_are_versions_and_outlive_a_rollback(folder: Path, session: Session) -> None:
+    store = folder / "run" / "writeback"
+    key = rows_in(store)[0]["id"]
+    before = current(store).version
+    accept(store, key, "read it")
+    assert decisions_of(store)[key].state == "accepted"
+    reject(store, key, "on second thoughts")
+    rollback(store, before, {})
+    assert decisions_of(store)[key].state == "rejected"
+    with pytest.raises(StoreError, match="has no unit 'nothing'"):
+        reject(store, "nothing", "")
+    with pytest.raises(StoreError, match="nothing was decided"):
+        restore(store, "nothing")
+
+
+def test_the_command_lists_shows_and_decides(
+    folder: Path, session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(folder / "run")
+    assert main(["list", run]) == 0
+    told = capsys.readouterr().out.splitlines()
+    key = told[1].split()[0]
+    assert main(["show", run, key]) == 0
+    assert ">> " in capsys.readouterr().out
+    assert main(["search", run, "What is Oakton's river?", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["title"] == "Oakton"
+    assert main(["reject", run, key, "--why", "wrong"]) == 0
+    assert main(["show", run, key]) == 2
+    assert f"has no unit '{key}'" in capsys.readouterr().err
+    assert main(["decisions", run]) == 0
+    assert "wrong" in capsys.readouterr().out

@@ -125,11 +125,7 @@ async def algorithm_1(
         return
 
     # Step 5: document gate over s_j, the score with document j alone: nothing is searched beside it.
-    async def alone(one: Document) -> Answer:
-        known = earlier.alone(one) if earlier else None
-        return known or await method(question, [one], replace(tools, search=None))
-
-    answers = await _together([alone(one) for one in documents])
+    answers = await _together([_alone(question, one, tools, earlier) for one in documents])
     scores = await _together([score(answer) for answer in answers])
     kept = document_gate(s_nr, scores, gates)
     row |= {"document_answers": [answer.text for answer in answers], "document_scores": scores}
@@ -151,6 +147,12 @@ async def algorithm_1(
     unit = knowledge_unit([row["id"]], distilled, tools.llm)
     row |= {"unit_id": unit["id"], "unit_title": unit["title"], "unit_text": unit["text"]}
     row |= {"source_tokens": unit["source_tokens"], "unit_tokens": unit["unit_tokens"]}
+
+
+async def _alone(question: str, document: Document, tools: Tools, earlier: Earlier | None) -> Answer:
+    """The answer with one document, as it was given earlier or asked now."""
+    known = earlier.alone(document) if earlier else None
+    return known or await open_method(tools.method)(question, [document], replace(tools, search=None))
 
 
 class Earlier:
