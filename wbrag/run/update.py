@@ -173,6 +173,8 @@ def _updated(
     job.record.save()
     note = {"made_by": "update", "host": socket.gethostname(), "run": job.record.hash, "passages": asdict(passages)}
     with opened(cfg, session) as generators:
+        if not cfg.cluster.gpus:
+            generators.start()  # loads beside the encoding, as in `pipeline.train`
         with job.record.timed("index"):
             if read.corpus is not None:
                 given = {"corpus": cfg.corpus, **note}
