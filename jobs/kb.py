@@ -19,19 +19,12 @@ damage, 2 it cannot be done (the message says why).
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from typing import Any
 
 import kb_commands as commands
 
-from wbrag.config import ConfigError
-from wbrag.data.benchmarks import InputError, OverErrorBudget
-from wbrag.store.files import StoreError
 from wbrag.store.place import place_of
 
-#: Command, the function that carries it out, and the names and settings of its arguments.
-COMMANDS: list[tuple[str, Any, dict[str, dict[str, Any]]]] = [
+COMMANDS: list[commands.Command] = [
     ("log", commands.log, {}),
     ("show", commands.show, {"version": {"type": int, "nargs": "?", "default": 0, "help": "default: the current one"}}),
     ("diff", commands.compare, {"a": {"type": int}, "b": {"type": int}}),
@@ -75,32 +68,12 @@ COMMANDS: list[tuple[str, Any, dict[str, dict[str, Any]]]] = [
 ]
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(
-        prog="kb.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    added = made.add_subparsers(required=True, metavar="COMMAND")
-    for name, run, arguments in COMMANDS:
-        command = added.add_parser(name, help=run.__doc__)
-        command.add_argument("store", help="folder or s3:// URL")
-        for key, settings in arguments.items():
-            command.add_argument(key, **settings)
-        command.add_argument("--json", action="store_true", help="print data")
-        command.set_defaults(run=run)
-    return made
-
-
 def main(words: list[str] | None = None) -> int:
     """Carry out one command, print what it says and return the exit code."""
-    args = parser().parse_args(words)
-    try:
-        told = args.run(place_of(args.store), args)
-    except (StoreError, ConfigError, InputError, OverErrorBudget) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps(told.data, indent=2, ensure_ascii=False) if args.json else "\n".join(told.lines))
-    return int(told.code)
+    parser = argparse.ArgumentParser(
+        prog="kb.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    return commands.carried_out(parser, COMMANDS, ("store", "folder or s3:// URL", place_of), words)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,20 @@
-"""The commands of kb.py: each takes a store's place and the parsed arguments, and says what it did or found."""
+"""The commands of kb.py: each takes a store's place and the parsed arguments, and says what it did or found. How the
+commands of a program are carried out, those of units.py too.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from wbrag.config import Encoder
+from wbrag.config import ConfigError, Encoder
+from wbrag.data.benchmarks import InputError, OverErrorBudget
+from wbrag.run.folder import RunError
 from wbrag.store import rows
 from wbrag.store.files import StoreError
 from wbrag.store.place import Place, place_of
@@ -26,6 +32,38 @@ class Told:
     data: Any
     lines: list[str]
     code: int = 0
+
+
+#: A command's name, the function that carries it out, and the names and settings of its arguments.
+Command = tuple[str, Any, dict[str, dict[str, Any]]]
+
+
+def carried_out(
+    parser: argparse.ArgumentParser,
+    commands: Sequence[Command],
+    where: tuple[str, str, Callable[[str], Any]],
+    words: list[str] | None,
+) -> int:
+    """Carry out the command of a command line, print what it says and return the exit code. `where`: the name of the
+    argument that all commands begin with, its help, and what is made of it.
+    """
+    name, told, made = where
+    added = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command, run, arguments in commands:
+        one = added.add_parser(command, help=run.__doc__)
+        one.add_argument(name, help=told)
+        for key, settings in arguments.items():
+            one.add_argument(key, **settings)
+        one.add_argument("--json", action="store_true", help="print data")
+        one.set_defaults(run=run)
+    args = parser.parse_args(words)
+    try:
+        found = args.run(made(getattr(args, name)), args)
+    except (StoreError, ConfigError, InputError, OverErrorBudget, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(found.data, indent=2, ensure_ascii=False) if args.json else "\n".join(found.lines))
+    return int(found.code)
 
 
 def log(place: Place, args: argparse.Namespace) -> Told:

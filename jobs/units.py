@@ -16,15 +16,14 @@ codes: 0 done, 2 it cannot be done (the message says why).
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from wbrag.report.unit_life import Told, readers, unit_life, unit_line
-from wbrag.run.folder import RunError, read_config, read_units, setting_of, updates_of
+from kb_commands import Command, Told, carried_out
+
+from wbrag.report.unit_life import readers, unit_life, unit_line
+from wbrag.run.folder import read_config, read_units, setting_of, updates_of
 from wbrag.run.review import accept, decisions_of, edit, reject, restore
 from wbrag.store.files import StoreError
 from wbrag.store.rows import passages_of
@@ -47,8 +46,9 @@ def live(run: Path) -> dict[str, dict[str, Any]]:
 def listed(run: Path, args: argparse.Namespace) -> Told:
     """All units, those that changed answers for the worse first, then those that nobody read."""
     units, read = live(run), readers(tables(run))
-    order = sorted(units.values(), key=lambda unit: (read.get(unit["id"], (0, 0, 0))[2:] or (0,))[0], reverse=True)
-    lines = [unit_line(unit, read.get(unit["id"])) for unit in order]
+    counts = {key: read.get(key, (0, 0, 0)) for key in units}  # readers, better, worse
+    order = [units[key] for key in sorted(units, key=lambda key: (-counts[key][2], counts[key][0], key))]
+    lines = [unit_line(unit, counts[unit["id"]]) for unit in order]
     return Told(order, [f"{len(order):,} units", *lines])
 
 
@@ -69,7 +69,8 @@ def shown(run: Path, args: argparse.Namespace) -> Told:
     base = base_of(run)
     assert base is not None  # a run with units has one
     where = tables(run)
-    return unit_life(units[args.id], where, base, setting_of(read_config(where)), decisions_of(run / "writeback"))
+    decided = decisions_of(run / "writeback")
+    return Told(*unit_life(units[args.id], where, base, setting_of(read_config(where)), decided))
 
 
 def told(run: Path, made: Version, what: str) -> Told:
@@ -110,7 +111,7 @@ def decisions(run: Path, args: argparse.Namespace) -> Told:
 
 WHY = {"help": "for whoever asks later"}
 ID = {"id": {"help": "of a unit"}}
-COMMANDS: list[tuple[str, Callable[[Path, argparse.Namespace], Told], dict[str, dict[str, Any]]]] = [
+COMMANDS: list[Command] = [
     ("list", listed, {}),
     ("search", searched, {"words": {"help": "a question"}, "-k": {"type": int, "default": 10, "help": "how many"}}),
     ("show", shown, ID),
@@ -126,32 +127,12 @@ COMMANDS: list[tuple[str, Callable[[Path, argparse.Namespace], Told], dict[str, 
 ]
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(
-        prog="units.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    added = made.add_subparsers(required=True, metavar="COMMAND")
-    for name, run, arguments in COMMANDS:
-        command = added.add_parser(name, help=run.__doc__)
-        command.add_argument("folder", type=Path, help="a run's folder")
-        for key, how in arguments.items():
-            command.add_argument(key, **how)
-        command.add_argument("--json", action="store_true", help="print data")
-        command.set_defaults(run=run)
-    return made
-
-
 def main(words: list[str] | None = None) -> int:
     """Carry out one command, print what it says and return the exit code."""
-    args = parser().parse_args(words)
-    try:
-        found = args.run(args.folder, args)
-    except (StoreError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps(found.data, indent=2, ensure_ascii=False) if args.json else "\n".join(found.lines))
-    return 0
+    parser = argparse.ArgumentParser(
+        prog="units.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    return carried_out(parser, COMMANDS, ("folder", "a run's folder", Path), words)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from forked import run_program, start_program
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = {
     "train": ["world=w", "run_dir={run}"],
+    "update": ["run_dir={run}"],
     "evaluate": ["world=w", "run_dir={run}"],
     "build_index": ["corpus=c.jsonl", "store={run}"],
     "transfer": ["runs=[a]", "report_dir={run}"],

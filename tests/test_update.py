@@ -162,6 +162,11 @@ def test_an_update_is_a_rebuild_that_asks_only_for_what_reads_otherwise(
     measured = json.loads((once_more.folder / "metrics.json").read_text())
     assert metrics["results"][0]["writeback"] == measured["results"][0]["writeback"]
     assert (once_more.folder / "report.html").is_file()
+    rollback(run / "writeback", 2, {})  # to the pair of the first update, whose base is not the newest
+    _, metrics = evaluate(settings(folder, "run"), session)
+    measured = json.loads((found.folder / "metrics.json").read_text())
+    assert metrics["results"][0]["base"] == measured["results"][0]["base"]
+    assert metrics["results"][0]["writeback"] == measured["results"][0]["writeback"]
 
 
 def check_asked(found: Updated, before: dict[str, Any], again: Path) -> None:

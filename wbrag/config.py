@@ -217,7 +217,7 @@ class UpdateConfig:
     benchmark: Questions = field(default_factory=Questions)
     cluster: Cluster = field(default_factory=Cluster)
     cache_dir: str = ""
-    max_error_rate: float = 0.01
+    max_error_rate: float | None = None  # None: the run's
     dry_run: bool = False  # tell how corpus and base differ, and end
 
 

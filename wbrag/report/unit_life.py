@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from textwrap import shorten, wrap
 from typing import Any
@@ -23,14 +23,6 @@ Row = Mapping[str, Any]
 WIDTH, MARK = 100, ">> "
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a command has to say: data for `--json`, and lines for a person."""
-
-    data: Any
-    lines: list[str]
-
-
 def readers(run: Path) -> dict[str, tuple[int, int, int]]:
     """For each unit that test questions read: how many, how many of them got better with write-back, and worse."""
     setting = setting_of(read_config(run))
@@ -44,15 +36,19 @@ def readers(run: Path) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def unit_line(unit: Row, read: tuple[int, int, int] | None) -> str:
-    """A unit in one line: id, readers, title and text."""
-    told = f"read by {read[0]}, +{read[1]} -{read[2]}" if read else "not read"
+def unit_line(unit: Row, read: tuple[int, int, int]) -> str:
+    """A unit in one line: id, its `readers`, title and text."""
+    told = f"read by {read[0]}, +{read[1]} -{read[2]}" if read[0] else "not read"
     text = shorten(f"{unit['title']}: {unit['text']}", WIDTH, placeholder=" ...")
     return f"{unit['id']}  {told:<20}  {text}"
 
 
-def unit_life(unit: Row, run: Path, base: Path, setting: Setting, decisions: Mapping[str, Decision]) -> Told:
-    """One unit (a row of `schema.UNIT`, or what the store has of it) with all that bears on it."""
+def unit_life(
+    unit: Row, run: Path, base: Path, setting: Setting, decisions: Mapping[str, Decision]
+) -> tuple[dict[str, Any], list[str]]:
+    """One unit (a row of `schema.UNIT`, or what the store has of it) with all that bears on it: as data, and as lines
+    for a person.
+    """
     ids = list(unit.get("source_ids") or [])
     sources = {row["id"]: row for row in rows_of(base, current(base), ids).drop_columns(["vector"]).to_pylist()}
     chosen = pc.field("id").isin(pa.array(unit.get("example_ids") or [], pa.string()))
@@ -73,7 +69,7 @@ def unit_life(unit: Row, run: Path, base: Path, setting: Setting, decisions: Map
         before, after = (f"{row[f'answer_{side}']!r} {setting.score(row, side):.2f}" for side in ("base", "writeback"))
         lines.append(f"read by {row['id']}: {row['question']}  {before} -> {after}")
     data = {"unit": dict(unit), "sources": sources, "examples": examples, "decision": decision and asdict(decision)}
-    return Told(data | {"readers": [row["id"] for row in read]}, lines)
+    return data | {"readers": [row["id"] for row in read]}, lines
 
 
 def _source(key: str, row: Row | None, said: list[frozenset[str]]) -> list[str]:

@@ -41,7 +41,7 @@ from wbrag.store.files import move_into_place, scratch_folder
 from wbrag.store.place import place_of
 from wbrag.store.search import base_of
 from wbrag.store.vectors import check_index
-from wbrag.store.versions import Version, latest, reading
+from wbrag.store.versions import Version, latest, pair, reading
 
 #: What is shared of a question's closed-book answer.
 CLOSED_BOOK = pa.schema([("question", pa.string()), ("answer_closed_book", pa.string())])
@@ -122,8 +122,11 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
             with job.record.timed("index"):
                 own = base_of(trained) if (trained / UPDATES).is_dir() else None  # a base that follows its documents
                 base = own or base_index(cfg, given, generators.encoders)
+            # The base may be a version ahead of the pair: an update was cut short, or the pair rolled back.
+            shown = pair(own, trained / "writeback")[0] if own else None
             with job.record.timed("retrieve"):
-                questions = retrieve(cfg, given, base, run / QUESTIONS, generators.encoders)
+                number = shown.version if shown else 0
+                questions = retrieve(cfg, given, base, run / QUESTIONS, generators.encoders, number)
             with job.record.timed("predict"):
                 predict(job, questions, (base, trained / "writeback"), len(given.test), generators)
         metrics = write_report(run)
@@ -189,11 +192,15 @@ def build_index(cfg: BuildConfig) -> Version:
             return build_store(corpus, store, cfg.encoder, cfg.index, cfg.cluster, note, encoders)
 
 
-def retrieve(cfg: TrainConfig, given: inputs.Inputs, base: Path, out: Path, encoders: Encoders | None = None) -> Path:
-    """R(q, K) for all questions: the folder `out` with train.parquet and test.parquet, ordered by first document."""
+def retrieve(
+    cfg: TrainConfig, given: inputs.Inputs, base: Path, out: Path, encoders: Encoders | None = None, number: int = 0
+) -> Path:
+    """R(q, K) for all questions, in version `number` of the base (0: the current one): the folder `out` with
+    train.parquet and test.parquet, ordered by first document.
+    """
     if out.is_dir():
         return out
-    found = retrieve_all(cfg, given.train + given.test, base, encoders)
+    found = retrieve_all(cfg, given.train + given.test, base, encoders, number)
     with scratch_folder(out.parent) as scratch:
         for split, examples in (("train", given.train), ("test", given.test)):
             write_rows(scratch / "out" / f"{split}.parquet", ASKED, in_order(examples, found))

@@ -31,7 +31,7 @@ from wbrag.run.shared import SharedRows, share
 from wbrag.schema import DOCUMENT, EXAMPLE, KNOWN, Document, document_rows, documents_of
 from wbrag.store.place import place_of
 from wbrag.store.vectors import gpus
-from wbrag.store.versions import named, read_version, reading
+from wbrag.store.versions import DAY, named, pinned, read_version, reading
 
 if TYPE_CHECKING:
     from wbrag.store.search import KnowledgeBase
@@ -86,18 +86,21 @@ def knowledge_of(
     return Knowledge(base, writeback, cfg.k, cfg.merge, cfg.index.nprobe, versions)
 
 
-def retrieve_all(cfg: TrainConfig, questions: Rows, base: Path, encoders: Encoders | None = None) -> SharedRows:
-    """R(q, K) of all questions (the column `question`) as rows of FOUND. What runs share is looked up, and only the
-    rest is searched for, on `encoders` (their own without), each of which holds a shard of the base.
+def retrieve_all(
+    cfg: TrainConfig, questions: Rows, base: Path, encoders: Encoders | None = None, number: int = 0
+) -> SharedRows:
+    """R(q, K) of all questions (the column `question`) as rows of FOUND, in version `number` of the base (0: the
+    current one). What runs share is looked up, and only the rest is searched for, on `encoders` (their own without),
+    each of which holds a shard of the base.
     """
-    with reading(base) as versions:
-        record = read_version(place_of(base), versions[0])
+    with pinned(base, number, 7 * DAY) as record:
         folder = cache_of(cfg) / f"retrieved-{fingerprint(named(record), cfg.k, search_identity(cfg.index))}"
         asked = SharedRows(folder, FOUND).missing(questions)
         if not len(asked):
             return SharedRows(folder, FOUND)
         with lent(cfg.encoder, cfg.cluster, encoders) as actors:
-            opening = Opening(knowledge_of(cfg, base, versions=versions), len(actors), _gpu_share(encoders))
+            stores = knowledge_of(cfg, base, versions=(record.version, 0))
+            opening = Opening(stores, len(actors), _gpu_share(encoders))
             found = retrieved(grouped(actors, record.fragments), opening, asked)
             for first in found:  # a killed run has lost what is not yet a file
                 share(folder, pa.concat_tables([first, *islice(found, FILE_BATCHES - 1)]))

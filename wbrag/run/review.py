@@ -5,8 +5,8 @@ whose note keeps all decisions, so that an update holds to them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from wbrag.store.files import StoreError
 from wbrag.store.place import Where, place_of
 from wbrag.store.rows import Piece, rows_of
 from wbrag.store.versions import Version, current, latest, noted, noted_encoder, pair, read_version
-from wbrag.units.decisions import Decision, State
+from wbrag.units.decisions import Decision
 
 Decisions = dict[str, Decision]
 #: What a decision makes of a store: the pieces that come, the ids that go, and the decisions from now on.
@@ -54,11 +54,7 @@ def accept(store: Where, unit: str, why: str = "") -> Version:
     """A version that says that somebody found this unit good. StoreError where it is not live."""
 
     def change(version: Version, known: Decisions) -> Change:
-        row = _unit(store, version, unit)
-        before = known.get(unit)
-        state: State = "edited" if before and before.state == "edited" else "accepted"
-        kept = replace(before, why=why) if before else Decision(state, why, _now(), row, {})
-        return [], [], known | {unit: kept}
+        return [], [], known | {unit: Decision("accepted", why, _now(), _unit(store, version, unit), {})}
 
     return _changed(store, change)
 
@@ -152,7 +148,7 @@ def _encoded(store: Where, version: Version, row: Mapping[str, Any]) -> pa.Table
     return rows.with_vectors(table, vector, rows.schema_in(place, version, UNIT, version.spec.dimension))
 
 
-def _said(base: Where, version: Version, ids: Any) -> dict[str, str]:  # noqa: ANN401 - a collection of strings
+def _said(base: Where, version: Version, ids: Collection[str]) -> dict[str, str]:
     told = rows_of(base, version, ids).select(PASSAGE.names).to_pylist()
     return {one["id"]: hashlib.sha256(f"{one['title']}\n{one['text']}".encode()).hexdigest() for one in told}
 

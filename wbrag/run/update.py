@@ -3,8 +3,9 @@
     corpus against base -> base -> retrieve -> train what reads otherwise -> units -> write-back -> predict -> report
 
 An update is a run of its own, in `updates/<number>/` of the run's folder, whose tables begin with the rows that still
-hold (`wbrag.run.reuse`). So its pair holds what training from nothing on these documents and questions would give. A
-reader sees the pair as it was until the new write-back version names the new base; a killed update goes on.
+hold (`wbrag.run.reuse`). So its pair holds what training from nothing on these documents and questions would give, as
+far as the generator says the same to the same prompt. A reader sees the pair as it was until the new write-back version
+names the new base (a run without units has the base alone, seen at once); a killed update goes on.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def update(given: UpdateConfig, session: Session | None = None) -> Updated | Cha
     how the passages differ, with `dry_run` or where nothing is to do: then nothing is asked or published.
 
     ConfigError where there is no finished run, another process works on it, or a setting that makes its answers is not
-    what it was; InputError, StoreError and OverErrorBudget as `pipeline.train`, the last before anything is visible.
+    what it was; InputError, StoreError and OverErrorBudget as `pipeline.train`: before the pair is published, but for
+    the budget of test questions, which are answered with it.
     """
     started, run = time.perf_counter(), Path(given.run_dir).absolute()
     if not (run / "metrics.json").is_file():
@@ -125,7 +127,8 @@ def settings(given: UpdateConfig, before: Path) -> TrainConfig:
         "benchmark": replace(cfg.benchmark, **questions, rows={}),
         "cluster": given.cluster,
     }
-    return replace(cfg, **changed, cache_dir=cache, max_error_rate=given.max_error_rate, run_dir=given.run_dir)
+    rate = cfg.max_error_rate if given.max_error_rate is None else given.max_error_rate
+    return replace(cfg, **changed, cache_dir=cache, max_error_rate=rate, run_dir=given.run_dir)
 
 
 def compared(run: Path, corpus: Path | None) -> Changes:

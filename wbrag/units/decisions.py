@@ -35,8 +35,9 @@ def decided(
     rejected, those in whose place an edited one stands, and edited ones whose `sources` (what each says now, as a hash
     by id) are gone or say something else.
     """
-    kept = [unit for unit in units if unit["id"] not in decisions or decisions[unit["id"]].state == "accepted"]
-    left_out = [_left(unit, decisions[unit["id"]]) for unit in units if unit not in kept]
+    refused = {key: one for key, one in decisions.items() if one.state != "accepted"}
+    kept = [unit for unit in units if unit["id"] not in refused]
+    left_out = [_left(unit, refused[unit["id"]]) for unit in units if unit["id"] in refused]
     made = {unit["id"] for unit in kept} | {key for key, one in decisions.items() if one.state == "rejected"}
     for one in decisions.values():
         if one.state != "edited" or one.unit["id"] in made:
