@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -62,7 +63,11 @@ def carried_out(
     except (StoreError, ConfigError, InputError, OverErrorBudget, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(found.data, indent=2, ensure_ascii=False) if args.json else "\n".join(found.lines))
+    text = json.dumps(found.data, indent=2, ensure_ascii=False) if args.json else "\n".join(found.lines)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # who reads has seen enough; nor shall Python try again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(found.code)
 
 

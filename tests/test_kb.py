@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -173,3 +174,14 @@ def test_the_script_itself_runs_and_refuses_bad_arguments(store: Path) -> None:
     ran, bad = (run_program(script, command, str(store), folder=folder) for command in ("log", "rollback"))
     assert (ran.returncode, ran.stderr) == (0, "")
     assert bad.returncode == 2
+
+
+def test_a_reader_that_has_seen_enough_draws_no_error(store: Path) -> None:
+    """As `kb.py log STORE | head` does."""
+    command = [sys.executable, str(ROOT / "jobs" / "kb.py"), "log", str(store)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.close()
+        assert program.stderr.read() == ""
+    assert program.returncode == 0

@@ -24,6 +24,7 @@ from test_writeback import TEST, TRAIN, TREES, passages, settings, write_lines
 
 from wbrag.algorithm import train_example
 from wbrag.config import Cluster, ConfigError, Gates, Questions, Units, UpdateConfig
+from wbrag.data.benchmarks import InputError
 from wbrag.run import update as updates
 from wbrag.run.folder import UPDATES, RunError, read_left_out, read_units, updates_of
 from wbrag.run.job import Session
@@ -136,6 +137,9 @@ def test_an_update_is_a_rebuild_that_asks_only_for_what_reads_otherwise(
         assert (reader.base.version, reader.writeback.version, reader.writeback.base) == (2, 2, named(reader.base))
     assert isinstance(found, Updated)
     assert (found.passages, found.versions) == (told, (1, 2))
+    note = current(run / "writeback").note
+    assert (note["made_by"], note["passages"]) == ("update", f"{told.changed} changed, 1 removed, 1 added")
+    assert {"at", "host", "run"} <= set(note)
     assert content(run) == content(again)
     check_asked(found, before, again)
     assert history(shared) == kept  # what other runs share is as it was
@@ -219,6 +223,8 @@ def test_other_settings_than_the_runs_are_refused_by_name(folder: Path, session:
         changed_to(folder, edited(world(), 1), session)
     with pytest.raises(ConfigError, match="no trained knowledge base"):
         changed_to(folder, world(), session, name="nothing")
+    with pytest.raises(InputError, match=r"absent\.jsonl: no such file"):
+        changed_to(folder, world(), session, corpus=str(folder / "absent.jsonl"))
 
 
 def test_what_was_said_of_unchanged_documents_is_not_asked_again() -> None:

@@ -96,9 +96,9 @@ def update(given: UpdateConfig, session: Session | None = None) -> Updated | Cha
         cfg = settings(given, before)
         inputs.check_settings(cfg)
         check_room(cfg, session)
+        read = pipeline.read_or_quarantine(cfg, run)
         identity, known = inputs.identity_of(cfg), read_record(before / "run.json")["identity"]
         inputs.refuse_other_settings(run, _fixed(known), _fixed(identity))
-        read = pipeline.read_or_quarantine(cfg, run)
         passages = compared(run, read.corpus)
         folder = run / UPDATES / f"{int(before.name) + 1 if done else 1:04d}"
         begun = (folder / "run.json").is_file() and read_record(folder / "run.json")["identity"] == identity
@@ -174,7 +174,8 @@ def _updated(
     earlier: dict[str, int] = job.record.facts.setdefault("earlier", _versions(pair(base, writeback)))
     passages = Changes(**job.record.facts.setdefault("passages", asdict(passages)))
     job.record.save()
-    note = {"made_by": "update", "host": socket.gethostname(), "run": job.record.hash, "passages": asdict(passages)}
+    came = f"{passages.changed} changed, {passages.removed} removed, {passages.added} added"
+    note = {"made_by": "update", "at": _now(), "host": socket.gethostname(), "run": job.record.hash, "passages": came}
     with opened(cfg, session) as generators:
         if not cfg.cluster.gpus:
             generators.start()  # loads beside the encoding, as in `pipeline.train`
@@ -197,7 +198,7 @@ def _updated(
     write_report(job.run)
     check_errors(job)
     found = _outcome(job, passages, earlier, (base, writeback), len(read.train), time.perf_counter() - started)
-    told = {**asdict(found), "folder": found.folder.name, "date": datetime.now(UTC).isoformat(" ", "seconds")}
+    told = {**asdict(found), "folder": found.folder.name, "date": _now()}
     write_text(job.run / UPDATED, json.dumps({**told, "host": socket.gethostname()}, indent=2) + "\n")
     return found
 
@@ -225,6 +226,10 @@ def _outcome(
     calls = sum(work["calls"] for work in job.record.facts["work"].values())
     versions = earlier[key], now[key]
     return Updated(job.run, passages, versions, examples, asked, retired, written, left_out, calls, seconds)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(" ", "seconds")
 
 
 def _versions(found: tuple[Version | None, Version | None]) -> dict[str, int]:
