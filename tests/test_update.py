@@ -26,6 +26,7 @@ from wbrag.algorithm import train_example
 from wbrag.config import Cluster, ConfigError, Gates, Questions, Units, UpdateConfig
 from wbrag.data.benchmarks import InputError
 from wbrag.run import update as updates
+from wbrag.run.contribute import contributions, run_name
 from wbrag.run.folder import UPDATES, RunError, read_left_out, read_units, updates_of
 from wbrag.run.job import Session
 from wbrag.run.pipeline import evaluate, train
@@ -182,12 +183,25 @@ def check_asked(found: Updated, before: dict[str, Any], again: Path) -> None:
     assert all(set(unit["source_ids"]) <= live for unit in rows_in(again / "writeback"))
 
 
+def shared_by_runs(kb: Path, run: Path) -> bool:
+    """Whether a knowledge base holds what this run's pair does, and says that the run brought it."""
+    for mine, theirs in zip(content(run), content(kb), strict=True):
+        if [row | {"runs": None} for row in mine] != [row | {"runs": None} for row in theirs]:
+            return False
+    units = len(content(run)[1])
+    return contributions(kb) == {run_name(run): (units, units)}
+
+
 def test_the_law_holds_for_the_papers_units_too(folder: Path, session: Session) -> None:
-    train(settings(folder, "paper", units=Units()), session)
+    """And the knowledge base that the run brings its units to follows it."""
+    kb = folder / "kb"
+    train(settings(folder, "paper", units=Units(), kb=str(kb)), session)
+    assert shared_by_runs(kb, folder / "paper")
     now = edited(world(), 5)
     found = changed_to(folder, now, session, "paper")
     assert isinstance(found, Updated)
     assert content(folder / "paper") == content(rebuilt(folder, now, session, "other", units=Units()))
+    assert shared_by_runs(kb, folder / "paper")
 
 
 @pytest.mark.parametrize("stage", ["made_units", "publish_units"])

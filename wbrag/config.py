@@ -189,6 +189,7 @@ class TrainConfig:
     corpus: str = MISSING
     base: str = ""  # a store in place of the corpus: no passage is encoded
     run_dir: str = MISSING
+    kb: str = ""  # a folder: the knowledge base of many runs that the units come to
     cache_dir: str = ""  # what runs share; default: cache/ beside run_dir
     judge: str = "labels"  # labels | llm
     k: int = 5

@@ -8,6 +8,7 @@ checkpoint (traces, predictions), so the same command goes on where the last one
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -24,6 +25,7 @@ from wbrag.report.run_report import write_report
 from wbrag.retrieval.encoding import Encoders
 from wbrag.run import inputs
 from wbrag.run.actors import Generators, Stage
+from wbrag.run.contribute import contribute
 from wbrag.run.failures import check_errors, drop_failed, first_over
 from wbrag.run.folder import QUESTIONS, UPDATES, refuse_updated, write_rows
 from wbrag.run.job import Job, Session, check_room, complete, generate, opened
@@ -42,6 +44,8 @@ from wbrag.store.place import place_of
 from wbrag.store.search import base_of
 from wbrag.store.vectors import check_index
 from wbrag.store.versions import Version, latest, pair, reading
+
+log = logging.getLogger(__name__)
 
 #: What is shared of a question's closed-book answer.
 CLOSED_BOOK = pa.schema([("question", pa.string()), ("answer_closed_book", pa.string())])
@@ -86,6 +90,8 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
         job.record.note_stores({"base": base, "writeback": writeback})
         metrics = write_report(run)
         check_errors(job)
+        if cfg.kb:
+            log.info("kb=%s: %s", cfg.kb, contribute(run, Path(cfg.kb)))
         return metrics
 
 

@@ -37,7 +37,7 @@ def decisions_of(store: Where) -> Decisions:
 def what_is_said(base: Where, decisions: Mapping[str, Decision]) -> dict[str, str]:
     """What the sources of edited units say now in the current version of a base, as a hash by id."""
     ids = {key for one in decisions.values() for key in one.sources}
-    return _said(base, current(base), ids) if ids else {}
+    return said(base, current(base), ids) if ids else {}
 
 
 def reject(store: Where, unit: str, why: str) -> Version:
@@ -45,7 +45,7 @@ def reject(store: Where, unit: str, why: str) -> Version:
 
     def change(version: Version, known: Decisions) -> Change:
         row = _unit(store, version, unit)
-        return [], [unit], known | {unit: Decision("rejected", why, _now(), row, {})}
+        return [], [unit], known | {unit: Decision("rejected", why, now(), row, {})}
 
     return _changed(store, change)
 
@@ -54,7 +54,7 @@ def accept(store: Where, unit: str, why: str = "") -> Version:
     """A version that says that somebody found this unit good. StoreError where it is not live."""
 
     def change(version: Version, known: Decisions) -> Change:
-        return [], [], known | {unit: Decision("accepted", why, _now(), _unit(store, version, unit), {})}
+        return [], [], known | {unit: Decision("accepted", why, now(), _unit(store, version, unit), {})}
 
     return _changed(store, change)
 
@@ -89,9 +89,9 @@ def edit(store: Where, base: Where, unit: str, title: str, text: str, why: str) 
             raise StoreError(f"{store}: unit {unit!r} would become {made['id']!r}, which is live")
         passages, _ = pair(base, store)
         assert passages is not None  # a write-back store names its base
-        said = _said(base, passages, before["source_ids"])
+        sources = said(base, passages, before["source_ids"])
         first = next((key for key, one in known.items() if one.state == "edited" and one.unit["id"] == unit), unit)
-        decision = Decision("edited", why, _now(), made, said)
+        decision = Decision("edited", why, now(), made, sources)
         return [_piece(store, version, _encoded(store, version, made))], [unit], known | {first: decision}
 
     return _changed(store, change)
@@ -148,10 +148,12 @@ def _encoded(store: Where, version: Version, row: Mapping[str, Any]) -> pa.Table
     return rows.with_vectors(table, vector, rows.schema_in(place, version, UNIT, version.spec.dimension))
 
 
-def _said(base: Where, version: Version, ids: Collection[str]) -> dict[str, str]:
+def said(base: Where, version: Version, ids: Collection[str]) -> dict[str, str]:
+    """What these passages say in a version of a base, as a hash by id; those that are not live are not in it."""
     told = rows_of(base, version, ids).select(PASSAGE.names).to_pylist()
     return {one["id"]: hashlib.sha256(f"{one['title']}\n{one['text']}".encode()).hexdigest() for one in told}
 
 
-def _now() -> str:
+def now() -> str:
+    """The time, in UTC, as notes tell it."""
     return datetime.now(UTC).isoformat(" ", "seconds")

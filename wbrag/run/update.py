@@ -11,13 +11,13 @@ names the new base (a run without units has the base alone, seen at once); a kil
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import socket
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,15 @@ import pyarrow.parquet as pq
 
 from wbrag.config import ConfigError, TrainConfig, UpdateConfig
 from wbrag.report.run_report import write_report
+from wbrag.retrieval.encoding import Encoders
 from wbrag.run import inputs, pipeline
+from wbrag.run.contribute import contribute
 from wbrag.run.failures import check_errors, drop_failed
 from wbrag.run.folder import QUESTIONS, UPDATED, UPDATES, load_config, read_record, updates_of, write_text
 from wbrag.run.job import Job, Session, check_room, opened
-from wbrag.run.lease import leased
+from wbrag.run.lease import LEASE, in_turn, leased
 from wbrag.run.record import open_record
+from wbrag.run.review import now
 from wbrag.run.writeback import made_units, publish_units
 from wbrag.store.build import difference, follow_passages
 from wbrag.store.changes import copy_store
@@ -39,6 +42,8 @@ from wbrag.store.place import place_of
 from wbrag.store.search import base_of
 from wbrag.store.verify import diff
 from wbrag.store.versions import Version, current, latest, pair
+
+log = logging.getLogger(__name__)
 
 #: The run's own base, once it follows its documents: what runs share is left to the others.
 OWN_BASE = "passages"
@@ -175,7 +180,7 @@ def _updated(
     passages = Changes(**job.record.facts.setdefault("passages", asdict(passages)))
     job.record.save()
     came = f"{passages.changed} changed, {passages.removed} removed, {passages.added} added"
-    note = {"made_by": "update", "at": _now(), "host": socket.gethostname(), "run": job.record.hash, "passages": came}
+    note = {"made_by": "update", "at": now(), "host": socket.gethostname(), "run": job.record.hash, "passages": came}
     with opened(cfg, session) as generators:
         if not cfg.cluster.gpus:
             generators.start()  # loads beside the encoding, as in `pipeline.train`
@@ -194,13 +199,27 @@ def _updated(
                 publish_units(units, writeback, cfg, note, base, generators.encoders)
         with job.record.timed("predict"):
             pipeline.predict(job, questions, (base, writeback), len(read.test), generators)
-    job.record.note_stores({"base": base, "writeback": writeback})
-    write_report(job.run)
-    check_errors(job)
+        job.record.note_stores({"base": base, "writeback": writeback})
+        write_report(job.run)
+        check_errors(job)
+        if cfg.kb:
+            if read.corpus is not None:
+                follow(cfg, read.corpus, note, generators.encoders)
+            log.info("kb=%s: %s", cfg.kb, contribute(run, Path(cfg.kb)))
     found = _outcome(job, passages, earlier, (base, writeback), len(read.train), time.perf_counter() - started)
-    told = {**asdict(found), "folder": found.folder.name, "date": _now()}
+    told = {**asdict(found), "folder": found.folder.name, "date": now()}
     write_text(job.run / UPDATED, json.dumps({**told, "host": socket.gethostname()}, indent=2) + "\n")
     return found
+
+
+def follow(cfg: TrainConfig, corpus: Path, note: dict[str, Any], encoders: Encoders | None) -> None:
+    """Bring the base of the knowledge base that runs share to a run's documents; its readers see that with the units
+    that come next.
+    """
+    kb = Path(cfg.kb)
+    if latest(kb / "base") is not None:
+        with in_turn(kb / LEASE):
+            follow_passages(corpus, kb / "base", cfg.encoder, cfg.index, cfg.cluster, note, encoders)
 
 
 def _outcome(
@@ -226,10 +245,6 @@ def _outcome(
     calls = sum(work["calls"] for work in job.record.facts["work"].values())
     versions = earlier[key], now[key]
     return Updated(job.run, passages, versions, examples, asked, retired, written, left_out, calls, seconds)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(" ", "seconds")
 
 
 def _versions(found: tuple[Version | None, Version | None]) -> dict[str, int]:
