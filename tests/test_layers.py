@@ -33,7 +33,7 @@ OWNERS = {
     "lance": ("wbrag.store.rows", "wbrag.store.changes"),
     "s3fs": ("wbrag.store.place",),
     "vllm": ("wbrag.llm.vllm", "wbrag.llm.mixture"),
-    "openai": ("wbrag.llm.openai",),
+    "openai": ("wbrag.llm.openai", "wbrag.retrieval.embeddings"),
     "httpx2": ("wbrag.llm.openai",),
     "sentence_transformers": ("wbrag.retrieval.encoder", "wbrag.units.critics"),
 }

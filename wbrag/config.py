@@ -91,13 +91,15 @@ class Encoder:
     """The retriever's encoder; vectors are unit norm, fp16."""
 
     name: str = MISSING
-    kind: str = "sentence_transformers"  # sentence_transformers | hashing
+    kind: str = "sentence_transformers"  # sentence_transformers | openai | hashing
     model: str = MISSING
     query_prefix: str = ""
     passage_prefix: str = ""
     max_length: int = 256
     batch_size: int = 64
     dimension: int = 0  # 0: what the model says
+    base_url: str = ""  # openai only, as the next
+    api_key_env: str = ""
 
 
 @dataclass

@@ -56,7 +56,12 @@ def open_encoder(cfg: config.Encoder, *, device: str | None = None, threads: int
             return SentenceTransformerEncoder(cfg, device, threads)
         case "hashing":
             return HashingEncoder(cfg, cfg.dimension or 256, "hashing-1")
-    raise config.ConfigError(f"encoder.kind: {cfg.kind!r} is not known; choose 'sentence_transformers' or 'hashing'")
+        case "openai":
+            from wbrag.retrieval.embeddings import EndpointEncoder
+
+            return EndpointEncoder(cfg)
+    known = "'sentence_transformers', 'openai' or 'hashing'"
+    raise config.ConfigError(f"encoder.kind: {cfg.kind!r} is not known; choose {known}")
 
 
 class SentenceTransformerEncoder(Encoder):

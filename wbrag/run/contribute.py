@@ -9,7 +9,7 @@ version of the write-back store, which names its base. No passage or unit is enc
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,7 @@ def _sound(live: list[Row], kb: Path, before: Version | None, base: Version) -> 
     if before is None or before.base is None or before.base == named(base):
         return live
     told = diff(kb / "base", before.base[0], base.version)
-    changed: Collection[str] = {*told["removed"], *told["changed"]}
+    changed = {*told["removed"], *told["changed"]}
     return [row for row in live if changed.isdisjoint(row["source_ids"])]
 
 

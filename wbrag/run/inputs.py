@@ -39,8 +39,10 @@ LEAST |= {"cluster.block_rows": 1, "cluster.engines": 1, "cluster.encoders": 1, 
 LEAST |= {"cluster.logical_cpus": 4, "cluster.min_engines": 0}
 #: What Ray's job supervisor sets for the driver of a submitted job.
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+#: What may be served by an endpoint.
+ENDPOINTS = ("backbone", "encoder")
 #: Settings that are paths: what a job writes, or other nodes read; and what its driver alone reads.
-SHARED_PATHS = ("run_dir", "store", "cache_dir", "report_dir", "runs", "base")
+SHARED_PATHS = ("run_dir", "store", "cache_dir", "report_dir", "runs", "base", "kb")
 READ_PATHS = ("world", "data_dir", "corpus", "adopt", "benchmark.train", "benchmark.test")
 #: The name of an environment variable, as people write them: a key has small letters or a hyphen.
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
@@ -111,10 +113,11 @@ def check_secrets(cfg: object) -> None:
     """ConfigError, which does not repeat it, for a secret among the settings of any job: all of them are written into
     its run folder.
     """
-    if any(name and not VARIABLE.fullmatch(name) for name in _texts(cfg, "backbone.api_key_env")):
-        told = "give the name of the environment variable (A-Z, 0-9, _) that holds the key, not the key"
-        raise ConfigError(f"backbone.api_key_env: {told}")
-    for key in (*SHARED_PATHS, "backbone.base_url"):
+    for part in ENDPOINTS:
+        if any(name and not VARIABLE.fullmatch(name) for name in _texts(cfg, f"{part}.api_key_env")):
+            told = "give the name of the environment variable (A-Z, 0-9, _) that holds the key, not the key"
+            raise ConfigError(f"{part}.api_key_env: {told}")
+    for key in (*SHARED_PATHS, *(f"{part}.base_url" for part in ENDPOINTS)):
         if any(WITH_USER.match(url) for url in _texts(cfg, key)):
             where = "an endpoint's key in the variable that backbone.api_key_env names, S3's in the AWS variables"
             raise ConfigError(f"{key}: a URL with a user before @; secrets belong in the environment, {where}")
@@ -151,7 +154,7 @@ def check_base(cfg: TrainConfig) -> None:
     version = current(place)
     made, own = noted_encoder(place, version), encoder_note(cfg.encoder)["encoder"]
     for key, value in (encoder_note(made)["encoder"] if made else {}).items():
-        if value != own[key]:
+        if value != own[key] and key not in ("base_url", "api_key_env"):  # who serves it changes no vector
             raise ConfigError(f"base={cfg.base}: was made with encoder.{key}={value!r}, the run has {own[key]!r}")
     if version.spec.kind != cfg.index.kind:
         raise ConfigError(f"base={cfg.base}: its index is {version.spec.kind!r}, the run has {cfg.index.kind!r}")
