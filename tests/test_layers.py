@@ -30,7 +30,7 @@ OWNERS = {
     "hydra": ("jobs",),
     "ray": ("wbrag.run", "wbrag.retrieval.encoding", "wbrag.store.build"),
     "faiss": ("wbrag.store",),
-    "lance": ("wbrag.store.rows", "wbrag.store.changes"),
+    "lance": ("wbrag.store.rows", "wbrag.store.changes", "wbrag.store.fulltext"),
     "s3fs": ("wbrag.store.place",),
     "vllm": ("wbrag.llm.vllm", "wbrag.llm.mixture"),
     "openai": ("wbrag.llm.openai", "wbrag.retrieval.embeddings"),

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wbrag.config import ConfigError, Merge
-from wbrag.retrieval.merge import beside, best_of, check_merge, is_named, linked, mentions, plain
+from wbrag.retrieval.merge import beside, best_of, check_merge, fused, is_named, linked, mentions, plain
 from wbrag.schema import Document, Source
 
 #: Few distinct scores make many ties; as float32 holds them exactly, so do margins between them.
@@ -211,3 +211,18 @@ def test_linked_adds_units_that_the_first_ones_mention_behind_them_as_far_as_the
 def test_a_merge_that_cannot_be_is_refused(merge: Merge, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_merge(merge)
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefgh"), unique=True), min_size=1, max_size=3), PLACES)
+def test_a_fusion_counts_every_lists_rank(lists: list[list[str]], k: int) -> None:
+    found = fused(lists, k)
+    every = fused(lists, 99)
+    assert found == every[:k]
+    assert {key for key, _ in every} == {key for some in lists for key in some}
+    assert all(0 < score <= 1 for _, score in every)
+    for key, score in every:
+        there = [some.index(key) + 1 for some in lists if key in some]
+        assert score == pytest.approx(sum(61 / (60 + rank) for rank in there) / len(lists))
+        assert (score == pytest.approx(1)) == (there == [1] * len(lists))
+    assert every == sorted(every, key=lambda pair: (-pair[1], pair[0]))
+    assert [key for key, _ in fused(lists[:1], 99)] == lists[0]

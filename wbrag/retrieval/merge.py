@@ -14,6 +14,8 @@ from wbrag.config import ConfigError, Merge
 from wbrag.schema import Document
 from wbrag.units.sentences import folded, holds, names
 
+#: How much the first ranks count in a fusion: the constant of Cormack et al.
+RANK = 60
 KNOWN = {"policy": ("plain", "beside"), "reach": ("near", "named", "linked")}
 
 
@@ -37,6 +39,17 @@ def best_of(lists: Sequence[Sequence[Document]], k: int) -> list[Document]:
     the order of a search of all (`wbrag.store.search`).
     """
     return sorted(chain(*lists), key=lambda document: (-document.score, document.id))[:k]
+
+
+def fused(lists: Sequence[Sequence[str]], k: int) -> list[tuple[str, float]]:
+    """The k best of several lists of ids, each best first, by reciprocal rank fusion (Cormack et al. 2009), with their
+    scores, scaled so that the first of all lists has 1.0; of equal scores by id.
+    """
+    scores: dict[str, float] = {}
+    for some in lists:
+        for rank, key in enumerate(some, 1):
+            scores[key] = scores.get(key, 0.0) + (RANK + 1) / (RANK + rank) / len(lists)
+    return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:k]
 
 
 def plain(passages: Sequence[Document], units: Sequence[Document], k: int) -> list[Document]:

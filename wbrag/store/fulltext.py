@@ -1,0 +1,79 @@
+"""Search by words: a full-text index (Okapi BM25, Lance's) over the passages of a store's version.
+
+Like FAISS's files it is made of the rows, named by them, and made again where it is missing: beside a store in a
+folder, in this machine's cache for one in S3. Words are what stands between blanks and punctuation, in small letters
+and without accents; nothing is taken for a stop word and nothing is stemmed, so no language is preferred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from wbrag.retrieval.encoder import passage_text
+from wbrag.schema import PASSAGE
+from wbrag.store import rows
+from wbrag.store.files import move_into_place, scratch_folder
+from wbrag.store.place import DATA, Place
+from wbrag.store.versions import Version
+
+FOLDER = "fulltext"
+#: What is indexed of a passage: its id, and what an encoder reads of it.
+INDEXED = pa.schema([("id", pa.string()), ("contents", pa.string())])
+HOW: dict[str, Any] = {"base_tokenizer": "simple", "lower_case": True, "ascii_folding": True}
+HOW |= {"stem": False, "remove_stop_words": False, "with_position": False}
+
+
+def fulltext_name(version: Version) -> str:
+    """What the index of a version is called: by its rows, so that versions with the same rows share it."""
+    return version.files[f"{DATA}/_versions/d{version.lance}.manifest"][1][:32]
+
+
+class FullText:
+    """The passages of a version, searched by words; made if it is not there, which reads them all once."""
+
+    def __init__(self, place: Place, version: Version) -> None:
+        import lance
+
+        self.live = version.rows
+        folder = (place.kept.parent if place.remote else Path(place.root)) / FOLDER / fulltext_name(version)
+        if not folder.is_dir():
+            _made(place, version, folder)
+        self.data = lance.dataset(str(folder))
+
+    def best(self, questions: Sequence[str], n: int) -> list[list[tuple[str, float]]]:
+        """The n best passages of each question, id and BM25 score, best first, of equal scores by id; fewer where fewer
+        share a word with it.
+        """
+        return [self._best(question, n) for question in questions]
+
+    def _best(self, question: str, n: int) -> list[tuple[str, float]]:
+        from lance.query import MatchQuery
+
+        if not n or not self.live:
+            return []
+        asked = self.data.scanner(columns=["id", "_score"], full_text_query=MatchQuery(question, "contents"), limit=n)
+        found = asked.to_table()
+        pairs = zip(found["id"].to_pylist(), found["_score"].to_pylist(), strict=True)
+        return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
+
+
+def _made(place: Place, version: Version, folder: Path) -> None:
+    import lance
+
+    with scratch_folder(folder.parent) as scratch:
+        reader = pa.RecordBatchReader.from_batches(INDEXED, _contents(place, version))
+        data = lance.write_dataset(reader, str(scratch / "made"), schema=INDEXED)
+        if version.rows:
+            data.create_scalar_index("contents", "INVERTED", **HOW)
+        move_into_place(scratch / "made", folder)  # another process may have made it meanwhile
+
+
+def _contents(place: Place, version: Version) -> Iterator[pa.RecordBatch]:
+    for block in rows.blocks(rows.opened(place, version), PASSAGE.names):
+        pairs = zip(block["title"].to_pylist(), block["text"].to_pylist(), strict=True)
+        contents = pa.array([passage_text(*pair) for pair in pairs], pa.string())
+        yield pa.record_batch([block["id"].combine_chunks(), contents], schema=INDEXED)
