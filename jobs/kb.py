@@ -9,7 +9,7 @@
     python jobs/kb.py repair STORE                   make damaged indices again
     python jobs/kb.py compact STORE                  fewer fragments, without the deleted rows
     python jobs/kb.py gc STORE [--grace HOURS] [--keep N] [--dry-run]     remove what no kept version needs
-    python jobs/kb.py export STORE DIR [--with STORE2] [--dtype float16]  FlashRAG's files and a Parquet table
+    python jobs/kb.py export STORE DIR [--with STORE2] [--groups G...]    FlashRAG's files and a Parquet table
     python jobs/kb.py import STORE DIR [--encoder conf/encoder/X.yaml]    a store of FlashRAG's files, not encoded again
 
 STORE is a folder (`runs/demo-7/nq/writeback`) or an S3 URL. `--json` prints data. Exit codes: 0 done, 1 verify found
@@ -53,6 +53,7 @@ COMMANDS: list[commands.Command] = [
             "folder": {"help": "a new folder"},
             "--with": {"action": "append", "default": [], "dest": "beside", "metavar": "STORE", "help": "put after it"},
             "--dtype": {"choices": ["float32", "float16"], "default": "float32", "help": "of the index"},
+            "--groups": {"nargs": "*", "help": "only what a reader with these sees; none: what everybody may see"},
         },
     ),
     (

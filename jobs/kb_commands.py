@@ -171,7 +171,7 @@ def take_out(place: Place, args: argparse.Namespace) -> Told:
     """FlashRAG's corpus and index, and a Parquet table."""
     from wbrag.store.exchange import export
 
-    facts = export([place, *map(place_of, args.beside)], Path(args.folder), args.dtype)
+    facts = export([place, *map(place_of, args.beside)], Path(args.folder), args.dtype, args.groups)
     return Told(facts, [f"{args.folder}: {facts['rows']:,} passages, {facts['dtype']} index of {facts['dimension']}"])
 
 

@@ -1,7 +1,7 @@
 """Look at a knowledge base's units and say which of them are good.
 
     python jobs/units.py list RUN                       all units, those that changed answers for the worse first
-    python jobs/units.py search RUN "words"             those nearest to a question
+    python jobs/units.py search RUN "words" [--groups G...]    those nearest to a question
     python jobs/units.py show RUN ID                    one unit beside its sources, its examples' gates, who reads it
     python jobs/units.py reject RUN ID --why "..."      it is not found any more, and no update brings it back
     python jobs/units.py accept RUN ID                  somebody has read it
@@ -55,7 +55,7 @@ def listed(run: Path, args: argparse.Namespace) -> Told:
 def searched(run: Path, args: argparse.Namespace) -> Told:
     """The units nearest to a question."""
     with KnowledgeBase(run / "writeback") as store:
-        found = store.search_one(args.words, args.k)
+        found = store.search_one(args.words, args.k, groups=args.groups)
     return Told(
         [asdict(one) for one in found], [f"{one.score:.3f}  {one.id}  {one.title}: {one.text}" for one in found]
     )
@@ -99,7 +99,7 @@ def edited(run: Path, args: argparse.Namespace) -> Told:
 
 def restored(run: Path, args: argparse.Namespace) -> Told:
     """As training wrote it."""
-    return told(run, restore(run / "writeback", args.id), f"has {args.id} as it was written")
+    return told(run, restore(run / "writeback", args.id, base_of(run)), f"has {args.id} as it was written")
 
 
 def decisions(run: Path, args: argparse.Namespace) -> Told:
@@ -113,7 +113,15 @@ WHY = {"help": "for whoever asks later"}
 ID = {"id": {"help": "of a unit"}}
 COMMANDS: list[Command] = [
     ("list", listed, {}),
-    ("search", searched, {"words": {"help": "a question"}, "-k": {"type": int, "default": 10, "help": "how many"}}),
+    (
+        "search",
+        searched,
+        {
+            "words": {"help": "a question"},
+            "-k": {"type": int, "default": 10, "help": "how many"},
+            "--groups": {"nargs": "*", "help": "only what a reader with these sees; none: what everybody may see"},
+        },
+    ),
     ("show", shown, ID),
     ("reject", rejected, {**ID, "--why": {**WHY, "required": True}}),
     ("accept", accepted, {**ID, "--why": {**WHY, "default": ""}}),

@@ -429,8 +429,8 @@ def test_shards_find_together_what_the_store_finds(
 def test_a_shard_that_fits_the_device_is_held_though_the_base_does_not(bases: list[Path]) -> None:
     live = 60 - len(range(0, 60, 7))
     room = 2 * D * live // 2
-    assert not KnowledgeBase(bases[4], block_bytes=room)._stores["base"].holds
-    assert KnowledgeBase(bases[4], block_bytes=room, shard=(0, 5))._stores["base"].holds
+    assert not KnowledgeBase(bases[4], block_bytes=room)._pair.stores["base"].holds
+    assert KnowledgeBase(bases[4], block_bytes=room, shard=(0, 5))._pair.stores["base"].holds
 
 
 def test_write_back_is_folded_into_what_shards_found(stores: tuple[Path, Path], bases: list[Path]) -> None:
@@ -484,11 +484,11 @@ def test_a_base_that_fits_the_device_is_sent_once(stores: tuple[Path, Path]) -> 
     xq = unit_vectors(6, seed=3)
     mapped, warm = KnowledgeBase(*stores), KnowledgeBase(*stores, block_bytes=1 << 20)
     assert ids_of(warm.search(xq, 12)) == ids_of(mapped.search(xq, 12))
-    held = [part.held for store in warm._stores.values() for part in store.parts]
+    held = [part.held for store in warm._pair.stores.values() for part in store.parts]
     assert len(held) == 2
     assert None not in held
     assert ids_of(warm.search(xq, 50)) == ids_of(mapped.search(xq, 50))
-    assert [part.held for store in warm._stores.values() for part in store.parts] == held
+    assert [part.held for store in warm._pair.stores.values() for part in store.parts] == held
     kept = pc.field("id").isin([f"p{i}" for i in range(0, 40, 3)])
     assert ids_of(warm.search(xq, 12, where=kept)) == ids_of(mapped.search(xq, 12, where=kept))
 
@@ -565,7 +565,7 @@ def test_shards_on_a_gpu_find_what_the_cpu_finds(tmp_path: Path, block_bytes: in
     delete(tmp_path, [f"p{i}" for i in range(0, 6000, 7)], {})
     whole = KnowledgeBase(tmp_path).search(xq, 10)
     parts = [KnowledgeBase(tmp_path, block_bytes=block_bytes, shard=(i, 2)) for i in range(2)]
-    assert [part._stores["base"].holds for part in parts] == [block_bytes == 1 << 30] * 2
+    assert [part._pair.stores["base"].holds for part in parts] == [block_bytes == 1 << 30] * 2
     found = [best_of(lists, 10) for lists in zip(*[part.search(xq, 10) for part in parts], strict=True)]
     assert ids_of(found) == ids_of(whole)
     scores = [[[one.score for one in documents] for documents in lists] for lists in (found, whole)]

@@ -189,6 +189,7 @@ class TrainConfig:
     world: str = MISSING  # folder of a generated microworld; conf/benchmark/*.yaml point into it
     data_dir: str = MISSING  # folder of the FlashRAG release; conf/benchmark/flashrag_*.yaml point into it
     corpus: str = MISSING
+    access: str = ""  # the corpus' key that says which groups may see a passage (wbrag.units.access); "": no labels
     base: str = ""  # a store in place of the corpus: no passage is encoded
     run_dir: str = MISSING
     kb: str = ""  # a folder: the knowledge base of many runs that the units come to
@@ -232,6 +233,7 @@ class BuildConfig:
     index: Index = field(default_factory=Index)
     cluster: Cluster = field(default_factory=Cluster)
     corpus: str = MISSING
+    access: str = ""  # as TrainConfig's
     store: str = MISSING
     adopt: str = ""  # a flat FAISS index of the corpus: its vectors are taken over
     cache_dir: str = ""  # the corpus as Parquet; default: <store>-cache

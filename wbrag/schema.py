@@ -56,6 +56,8 @@ PASSAGE = pa.schema(_all(TEXT, "id", "title", "text"))
 DOCUMENT = pa.struct([*PASSAGE, ("score", pa.float32()), ("source", TEXT), ("version", INT64)])
 EXAMPLE = pa.schema([("id", TEXT), ("question", TEXT), ("golden_answers", TEXTS), ("metadata", TEXT)])
 RETRIEVED = EXAMPLE.append(pa.field("documents", pa.list_(DOCUMENT)))
+#: Who may see a passage or a unit, a column of stores that have labels (wbrag.units.access).
+SEEN_BY = pa.field("seen_by", pa.list_(TEXTS))
 #: A unit as it lies in the write-back store: a passage plus its provenance. `example_ids`: the kept examples behind
 #: it, none where only the evidence of one mentions its subject. `doubt`: how it came to be faithful (units.write).
 UNIT = pa.schema(

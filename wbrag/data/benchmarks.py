@@ -27,7 +27,8 @@ from wbrag.config import Benchmark, ConfigError
 from wbrag.data.columns import columns_of, fitted
 from wbrag.data.flashrag import BadRow, json_object, parse_example, passage_of
 from wbrag.prompts import TASKS
-from wbrag.schema import EXAMPLE, PASSAGE, Example
+from wbrag.schema import EXAMPLE, PASSAGE, SEEN_BY, Example
+from wbrag.units.access import Label, label_of
 
 #: Passages per Parquet row group, and examples that are read at once: about 5 MB of 100-word passages.
 GROUP_ROWS = 8192
@@ -98,21 +99,28 @@ def drawn(count: int, limit: int, seed: int) -> npt.NDArray[np.int64]:
     return np.sort(np.array(random.Random(seed).sample(range(count), limit), dtype=np.int64))
 
 
-def write_corpus(path: Path, out: Path, max_error_rate: float = 0.01) -> CorpusReport:
+def write_corpus(path: Path, out: Path, max_error_rate: float = 0.01, access: str = "") -> CorpusReport:
     """Stream a corpus file into the Parquet file `out`, in file order: schema.PASSAGE and every other key that its rows
     have as a typed column (`wbrag.data.columns`). It appears whole or not at all.
 
-    The file is read twice: types first. Memory: one row group, 8 bytes a passage for the duplicate check, the rejected
-    rows. Errors as `read_examples`, and InputError for a key that no column can be called.
+    The key `access` (`seen_by`, where none is given and rows have that) becomes the column schema.SEEN_BY, the labels
+    of `wbrag.units.access`. The file is read twice: types first. Memory: one row group, 8 bytes a passage for the
+    duplicate check, the rejected rows. Errors as `read_examples`, and InputError for a key that no column can be
+    called, and for `access` where no row has it or most values are no groups.
     """
     rejected: list[Rejected] = []
     others = _other_columns(path)
-    schema = pa.schema([*PASSAGE, *others])
+    key = access or (SEEN_BY.name if SEEN_BY.name in others.names else "")
+    if key:
+        _check_access(path, key, others)
+        others = pa.schema(field for field in others if field.name != key)
+    schema = pa.schema([*PASSAGE, *others, *([SEEN_BY] if key else [])])
 
     def parse(raw: bytes) -> tuple[str, dict[str, Any]]:
         row = json_object(raw)
         passage = passage_of(row)
-        return passage.id, {name: getattr(passage, name) for name in PASSAGE.names} | fitted(row, others)
+        own = {name: getattr(passage, name) for name in PASSAGE.names} | fitted(row, others)
+        return passage.id, own | ({SEEN_BY.name: _label(row, key)} if key else {})
 
     passages = _read(path, parse, max_error_rate, rejected)
     rows = 0
@@ -135,6 +143,28 @@ def _other_columns(path: Path) -> pa.Schema:
         if not name or "." in name or name == "vector":
             raise InputError(f"{path}: key {name!r}: a column cannot be called so; rename it (no dot, not 'vector')")
     return found
+
+
+def _check_access(path: Path, key: str, others: pa.Schema) -> None:
+    """InputError where a corpus has no such key, or holds something else in it than groups."""
+    if key not in others.names:
+        there = ", ".join(others.names) or "no other"
+        raise InputError(f"{path}: access={key!r}: no row says anything under this key, but under {there}")
+    if key != SEEN_BY.name and SEEN_BY.name in others.names:
+        raise InputError(f"{path}: has a key {SEEN_BY.name!r}, as labels are called, beside access={key!r}; rename it")
+    inner = others.field(key).type
+    while pa.types.is_list(inner):
+        inner = inner.value_type
+    if not pa.types.is_string(inner):
+        told = f"is {others.field(key).type} in most rows, not a group or a list of groups"
+        raise InputError(f"{path}: access={key!r}: {told}")
+
+
+def _label(row: Mapping[str, Any], key: str) -> Label:
+    try:
+        return label_of(row.get(key))
+    except ValueError as error:
+        raise BadRow(f"{key} {error}") from error
 
 
 def examples_table(examples: Sequence[Example]) -> pa.Table:

@@ -37,6 +37,7 @@ LEFT_KINDS = {
     "unusable": "a reply that is no passage",
     "gated": "no passage could be made of the reply",
     "failed": "the request failed",
+    "access": "nobody may see all its sources",
     "harmful": "took more than it gave on other training questions",
 }
 #: Which near units are read, as the end of a sentence, by `merge.reach`.

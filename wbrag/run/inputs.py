@@ -148,6 +148,9 @@ def check_base(cfg: TrainConfig) -> None:
         return
     if cfg.corpus:
         raise ConfigError(f"base={cfg.base} and corpus={cfg.corpus}: give one of them, and corpus='' beside a base")
+    if cfg.access:
+        told = f"base={cfg.base} has the labels that it was built with"
+        raise ConfigError(f"access={cfg.access!r}: is a key of a corpus, and {told}; give access=''")
     place = place_of(cfg.base)
     if place.remote:
         raise ConfigError(f"base={cfg.base}: a run reads its base from a folder; copy the store into one")
@@ -185,7 +188,7 @@ def read_inputs(cfg: TrainConfig, training: bool = True) -> Inputs:
     train, rejected = read_questions(cfg, "train", cfg.judge == "labels") if training else nothing
     test, rejected_test = read_questions(cfg, "test", True)
     path, rate = Path(cfg.corpus), cfg.max_error_rate
-    corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(path, cache_of(cfg), rate)
+    corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(path, cache_of(cfg), rate, cfg.access)
     return Inputs(train, test, corpus, [*rejected, *rejected_test, *rejected_corpus])
 
 
@@ -214,6 +217,7 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         **{f"merge.{key}": value for key, value in asdict(cfg.merge).items() if beside or key == "policy"},
         **{f"prompts.{key}": value for key, value in prompts_of(cfg).templates.items()},
         "k": cfg.k,
+        **({"access": cfg.access} if cfg.access else {}),
         "test_limit": cfg.test_limit,
         **({"seed": cfg.seed} if cfg.train_limit or cfg.test_limit else {}),  # it draws them
     }
@@ -318,15 +322,15 @@ def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> N
         raise InputError(f"{told}; is the file whole? benchmark.rows.{split}=0 takes any other")
 
 
-def read_corpus(path: Path, cache: Path, max_error_rate: float) -> tuple[Path, list[Rejected]]:
+def read_corpus(path: Path, cache: Path, max_error_rate: float, access: str = "") -> tuple[Path, list[Rejected]]:
     """The corpus as Parquet in `cache`, made once per content however many runs need it, and the rows left out; errors
     as `write_corpus`.
     """
 
     def write(folder: Path) -> list[Rejected]:
-        return benchmarks.write_corpus(path, folder / PASSAGES, max_error_rate).rejected
+        return benchmarks.write_corpus(path, folder / PASSAGES, max_error_rate, access).rejected
 
-    folder, rejected = _once(path, cache, "corpus", write, max_error_rate)
+    folder, rejected = _once(path, cache, "corpus", write, max_error_rate, *([access] if access else []))
     return folder / PASSAGES, rejected
 
 

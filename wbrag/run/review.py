@@ -13,13 +13,14 @@ from typing import Any
 import pyarrow as pa
 
 from wbrag.retrieval.encoder import open_encoder, passage_text
-from wbrag.schema import PASSAGE, UNIT, unit_id
+from wbrag.schema import PASSAGE, SEEN_BY, UNIT, unit_id
 from wbrag.store import rows
 from wbrag.store.changes import MovedOnError, exchange, write_piece
 from wbrag.store.files import StoreError
 from wbrag.store.place import Where, place_of
 from wbrag.store.rows import Piece, rows_of
 from wbrag.store.versions import Version, current, latest, noted, noted_encoder, pair, read_version
+from wbrag.units.access import NOBODY
 from wbrag.units.decisions import Decision
 
 Decisions = dict[str, Decision]
@@ -59,9 +60,10 @@ def accept(store: Where, unit: str, why: str = "") -> Version:
     return _changed(store, change)
 
 
-def restore(store: Where, unit: str) -> Version:
-    """A version with this unit as training wrote it, whatever was decided about it. StoreError where nothing was, or no
-    version that is kept holds it any more.
+def restore(store: Where, unit: str, base: Where | None = None) -> Version:
+    """A version with this unit as training wrote it, whatever was decided about it, and seen by whoever may see its
+    sources in the `base` by now (without a base, where units have labels, by nobody until the next update). StoreError
+    where nothing was decided, or no version that is kept holds it any more.
     """
 
     def change(version: Version, known: Decisions) -> Change:
@@ -70,7 +72,8 @@ def restore(store: Where, unit: str) -> Version:
         decision, left = known[unit], {key: one for key, one in known.items() if key != unit}
         gone = [decision.unit["id"]] if decision.state == "edited" else []
         there = rows_of(store, version, [unit])
-        return ([] if len(there) else [_piece(store, version, _once_live(store, version, unit))]), gone, left
+        back = [] if len(there) else [_piece(store, version, _seen_now(store, base, _once_live(store, version, unit)))]
+        return back, gone, left
 
     return _changed(store, change)
 
@@ -114,8 +117,19 @@ def _unit(store: Where, version: Version, unit: str) -> dict[str, Any]:
     found = rows_of(store, version, [unit])
     if not len(found):
         raise StoreError(f"{store}: version {version.version} has no unit {unit!r}")
-    row: dict[str, Any] = found.select(UNIT.names).to_pylist()[0]
+    label = [SEEN_BY.name] if SEEN_BY.name in found.column_names else []
+    row: dict[str, Any] = found.select([*UNIT.names, *label]).to_pylist()[0]
     return row
+
+
+def _seen_now(store: Where, base: Where | None, row: pa.Table) -> pa.Table:
+    """The row of a unit with who may see it by now: what it says may be older than its sources' labels."""
+    if SEEN_BY.name not in row.column_names:
+        return row
+    labels = [NOBODY]
+    if base and (passages := pair(base, store)[0]) and rows.has_labels(base, passages):
+        labels = rows.labels_of(base, passages, row["source_ids"].to_pylist())
+    return row.set_column(row.column_names.index(SEEN_BY.name), SEEN_BY, pa.array(labels, SEEN_BY.type))
 
 
 def _once_live(store: Where, version: Version, unit: str) -> pa.Table:
@@ -143,9 +157,10 @@ def _encoded(store: Where, version: Version, row: Mapping[str, Any]) -> pa.Table
         raise StoreError(
             f"{place}: encoder is {encoder.fingerprint!r}, version {version.version} has {version.encoder!r}"
         )
-    table = pa.Table.from_pylist([dict(row)], UNIT)
+    schema = UNIT.append(SEEN_BY) if SEEN_BY.name in row else UNIT
+    table = pa.Table.from_pylist([dict(row)], schema)
     vector = encoder.encode_passages([passage_text(row["title"], row["text"])])
-    return rows.with_vectors(table, vector, rows.schema_in(place, version, UNIT, version.spec.dimension))
+    return rows.with_vectors(table, vector, rows.schema_in(place, version, schema, version.spec.dimension))
 
 
 def said(base: Where, version: Version, ids: Collection[str]) -> dict[str, str]:

@@ -33,11 +33,13 @@ from wbrag.run.job import Job, complete, generate
 from wbrag.run.lookup import BATCH_ROWS, Keyed, Rows
 from wbrag.run.retrieve import MERGED, READ_ROWS, MergedDocuments, knowledge_of, lent_search, retrieve_all
 from wbrag.run.review import decisions_of, what_is_said
-from wbrag.schema import LEFT, REQUEST, TRACE, UNIT, WRITTEN, Document, documents_of
+from wbrag.schema import LEFT, REQUEST, SEEN_BY, TRACE, UNIT, WRITTEN, Document, documents_of
 from wbrag.store.build import follow_passages
 from wbrag.store.changes import copy_store
 from wbrag.store.files import scratch_folder
+from wbrag.store.rows import has_labels, labels_of
 from wbrag.store.versions import current, latest, named, reading
+from wbrag.units.access import seen_by_nobody
 from wbrag.units.decisions import decided
 from wbrag.units.requests import TRACE_COLUMNS, by_question, by_subject
 from wbrag.units.validate import Reading, balances
@@ -78,7 +80,9 @@ def write_back(job: Job, traces: Path, questions: Path, base: Path, generators: 
 
 
 def made_units(job: Job, traces: Path, questions: Path, base: Path, generators: Generators) -> Path:
-    """The file of the units that are to be published, and beside it that of what was left out."""
+    """The file of the units that are to be published, and beside it that of what was left out. Where the base has
+    labels, units have theirs (schema.SEEN_BY), and those that nobody may see are left out.
+    """
     file = job.run / UNITS
     if file.exists():
         return file
@@ -94,9 +98,33 @@ def made_units(job: Job, traces: Path, questions: Path, base: Path, generators: 
         if decisions := decisions_of(job.run / "writeback"):
             good, refused = decided(list(units), decisions, what_is_said(base, decisions))
             units, left_out = iter(good), chain(left_out, refused)
-        write_rows(job.run / LEFT_OUT, LEFT, tables_of(left_out, LEFT))
-        write_rows(file, UNIT, tables_of(units, UNIT))
+        schema, units, hidden = labelled(units, base, scratch)
+        write_rows(job.run / LEFT_OUT, LEFT, tables_of(chain(left_out, hidden), LEFT))
+        write_rows(file, schema, tables_of(units, schema))
     return file
+
+
+def labelled(units: Iterator[Row], base: Path, scratch: Path) -> tuple[pa.Schema, Iterator[Row], Iterator[Row]]:
+    """The units with who may see them, after their schema, and as rows of `schema.LEFT` those that nobody may: as the
+    current version of the base labels their sources. Where it has no labels, the units as they are.
+    """
+    version = current(base)
+    if not has_labels(base, version):
+        return UNIT, units, iter(())
+    rows = Rows.written(_new(scratch, "unlabelled"), UNIT, tables_of(units, UNIT))
+    labels = labels_of(base, version, rows.column("source_ids").to_pylist())
+
+    def told(hidden: bool) -> Iterator[Row]:
+        both = zip(rows, labels, strict=True)
+        return ({**unit, SEEN_BY.name: label} for unit, label in both if seen_by_nobody(label) == hidden)
+
+    return UNIT.append(SEEN_BY), told(False), (_unseen(unit) for unit in told(True))
+
+
+def _unseen(unit: Row) -> Row:
+    request = ", ".join(unit["example_ids"]) or unit["subject"]
+    reason = f"nobody may see all of its sources: {', '.join(unit['source_ids'])}"
+    return {"request": request, "text": f"{unit['title']}\n{unit['text']}", "kind": "access", "reason": reason}
 
 
 def written_units(
