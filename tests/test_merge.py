@@ -215,9 +215,9 @@ def test_a_merge_that_cannot_be_is_refused(merge: Merge, message: str) -> None:
 
 @given(st.lists(st.lists(st.sampled_from("abcdefgh"), unique=True), min_size=1, max_size=3), PLACES)
 def test_a_fusion_counts_every_lists_rank(lists: list[list[str]], k: int) -> None:
-    found = fused(lists, k)
-    every = fused(lists, 99)
-    assert found == every[:k]
+    given = [[Document(key, "", key, 7.0, "base") for key in some] for some in lists]
+    every = [(one.id, one.score) for one in fused(given, 99)]
+    assert [(one.id, one.score) for one in fused(given, k)] == every[:k]
     assert {key for key, _ in every} == {key for some in lists for key in some}
     assert all(0 < score <= 1 for _, score in every)
     for key, score in every:
@@ -225,4 +225,4 @@ def test_a_fusion_counts_every_lists_rank(lists: list[list[str]], k: int) -> Non
         assert score == pytest.approx(sum(61 / (60 + rank) for rank in there) / len(lists))
         assert (score == pytest.approx(1)) == (there == [1] * len(lists))
     assert every == sorted(every, key=lambda pair: (-pair[1], pair[0]))
-    assert [key for key, _ in fused(lists[:1], 99)] == lists[0]
+    assert [one.id for one in fused(given[:1], 99)] == lists[0]

@@ -193,14 +193,14 @@ def shared_by_runs(kb: Path, run: Path) -> bool:
 
 
 def test_the_law_holds_for_the_papers_units_too(folder: Path, session: Session) -> None:
-    """And the knowledge base that the run brings its units to follows it."""
-    kb = folder / "kb"
-    train(settings(folder, "paper", units=Units(), kb=str(kb)), session)
+    """By vectors and words too; and the knowledge base that the run brings its units to follows it."""
+    kb, how = folder / "kb", {"units": Units(), "retrieval": "hybrid"}
+    train(settings(folder, "paper", kb=str(kb), **how), session)
     assert shared_by_runs(kb, folder / "paper")
     now = edited(world(), 5)
     found = changed_to(folder, now, session, "paper")
     assert isinstance(found, Updated)
-    assert content(folder / "paper") == content(rebuilt(folder, now, session, "other", units=Units()))
+    assert content(folder / "paper") == content(rebuilt(folder, now, session, "other", **how))
     assert shared_by_runs(kb, folder / "paper")
 
 

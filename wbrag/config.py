@@ -190,6 +190,7 @@ class TrainConfig:
     data_dir: str = MISSING  # folder of the FlashRAG release; conf/benchmark/flashrag_*.yaml point into it
     corpus: str = MISSING
     access: str = ""  # the corpus' key that says which groups may see a passage (wbrag.units.access); "": no labels
+    retrieval: str = "dense"  # dense | bm25 | hybrid: passages and units by vectors, by words, or by both
     base: str = ""  # a store in place of the corpus: no passage is encoded
     run_dir: str = MISSING
     kb: str = ""  # a folder: the knowledge base of many runs that the units come to

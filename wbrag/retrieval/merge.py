@@ -8,6 +8,7 @@ with `linked` those that these name, as a question of two steps names only where
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 
 from wbrag.config import ConfigError, Merge
@@ -16,6 +17,8 @@ from wbrag.units.sentences import folded, holds, names
 
 #: How much the first ranks count in a fusion: the constant of Cormack et al.
 RANK = 60
+#: How passages and units are found: by their vectors, by words, or by both.
+RETRIEVALS = ("dense", "bm25", "hybrid")
 KNOWN = {"policy": ("plain", "beside"), "reach": ("near", "named", "linked")}
 
 
@@ -41,15 +44,17 @@ def best_of(lists: Sequence[Sequence[Document]], k: int) -> list[Document]:
     return sorted(chain(*lists), key=lambda document: (-document.score, document.id))[:k]
 
 
-def fused(lists: Sequence[Sequence[str]], k: int) -> list[tuple[str, float]]:
-    """The k best of several lists of ids, each best first, by reciprocal rank fusion (Cormack et al. 2009), with their
-    scores, scaled so that the first of all lists has 1.0; of equal scores by id.
+def fused(lists: Sequence[Sequence[Document]], k: int) -> list[Document]:
+    """The k best of several lists, each best first, by reciprocal rank fusion (Cormack et al. 2009): their scores are
+    its, scaled so that the first of all lists has 1.0; of equal scores by id.
     """
     scores: dict[str, float] = {}
     for some in lists:
-        for rank, key in enumerate(some, 1):
-            scores[key] = scores.get(key, 0.0) + (RANK + 1) / (RANK + rank) / len(lists)
-    return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:k]
+        for rank, one in enumerate(some, 1):
+            scores[one.id] = scores.get(one.id, 0.0) + (RANK + 1) / (RANK + rank) / len(lists)
+    there = {one.id: one for one in chain(*lists)}
+    best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:k]
+    return [replace(there[key], score=score) for key, score in best]
 
 
 def plain(passages: Sequence[Document], units: Sequence[Document], k: int) -> list[Document]:

@@ -164,7 +164,7 @@ def _published(
     pieces = [write_piece(place, _with_vectors(new, known, store, before, source), source.spec)] if new else []
     if before:
         return number, exchange(store, before, pieces, gone, note, named(base)).version
-    kept = {key: noted(place_of(of[0]), source, key) for key in ("encoder", "merge")}
+    kept = {key: noted(place_of(of[0]), source, key) for key in ("encoder", "merge", "retrieval")}
     return 0, publish(store, pieces, source.spec, source.encoder, note | kept, named(base)).version
 
 

@@ -19,7 +19,7 @@ from wbrag.llm.vllm import check_engine_args
 from wbrag.methods import check_method
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoder import folder_hash, model_folder
-from wbrag.retrieval.merge import check_merge
+from wbrag.retrieval.merge import RETRIEVALS, check_merge
 from wbrag.run.folder import write_text
 from wbrag.run.lease import in_turn
 from wbrag.run.lookup import FILES, Rows
@@ -75,7 +75,7 @@ def check_settings(cfg: TrainConfig) -> None:
     check_index(cfg.index)
     check_units(cfg.units)
     check_base(cfg)
-    _check(cfg, "", {"judge": ("labels", "llm")}, LEAST)
+    _check(cfg, "", {"judge": ("labels", "llm"), "retrieval": RETRIEVALS}, LEAST)
     try:
         prompts_of(cfg)
     except KeyError as error:
@@ -213,7 +213,8 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         **{f"method.{key}": value for key, value in asdict(cfg.method).items()},
         **backbone_identity(cfg, "distil_tokens"),
         "encoder": encoder_identity(cfg.encoder),
-        **{f"index.{key}": value for key, value in (index_identity(cfg.index) | search_identity(cfg.index)).items()},
+        **{f"index.{key}": value for key, value in index_identity(cfg.index).items()},
+        **search_identity(cfg),
         **{f"merge.{key}": value for key, value in asdict(cfg.merge).items() if beside or key == "policy"},
         **{f"prompts.{key}": value for key, value in prompts_of(cfg).templates.items()},
         "k": cfg.k,
@@ -273,9 +274,10 @@ def index_identity(index: Index) -> Identity:
     return {"kind": index.kind, **({"nlist": index.nlist} if index.kind == "ivf_fp16" else {})}
 
 
-def search_identity(index: Index) -> Identity:
+def search_identity(cfg: TrainConfig) -> Identity:
     """What changes what is found in it."""
-    return {"nprobe": index.nprobe} if index.kind == "ivf_fp16" else {}
+    ivf: Identity = {"index.nprobe": cfg.index.nprobe} if cfg.index.kind == "ivf_fp16" else {}
+    return ivf | ({"retrieval": cfg.retrieval} if cfg.retrieval != "dense" else {})
 
 
 def refuse_other_settings(run: Path, before: Identity, now: Identity) -> None:

@@ -29,9 +29,10 @@ from wbrag.run.inputs import cache_of, search_identity
 from wbrag.run.lookup import FILES, Keyed, Rows
 from wbrag.run.shared import SharedRows, share
 from wbrag.schema import DOCUMENT, EXAMPLE, KNOWN, Document, document_rows, documents_of
+from wbrag.store.fulltext import FullText
 from wbrag.store.place import place_of
 from wbrag.store.vectors import gpus
-from wbrag.store.versions import DAY, named, pinned, read_version, reading
+from wbrag.store.versions import DAY, Version, named, pinned, read_version, reading
 
 if TYPE_CHECKING:
     from wbrag.store.search import KnowledgeBase
@@ -70,12 +71,14 @@ class Knowledge:
     merge: Merge
     nprobe: int
     versions: tuple[int, int] = (0, 0)
+    retrieval: str = "dense"
 
     def open(self, **how: Any) -> KnowledgeBase:  # noqa: ANN401 - as KnowledgeBase has it
         """The knowledge base; `how` as its other arguments."""
         from wbrag.store.search import KnowledgeBase
 
         own: dict[str, Any] = {"versions": self.versions, "merge": self.merge, "nprobe": self.nprobe}
+        own["retrieval"] = self.retrieval
         return KnowledgeBase(self.base, self.writeback, **own, **how)
 
 
@@ -83,7 +86,12 @@ def knowledge_of(
     cfg: TrainConfig, base: Path, writeback: Path | None = None, versions: tuple[int, int] = (0, 0)
 ) -> Knowledge:
     """The stores of a run, searched as it says."""
-    return Knowledge(base, writeback, cfg.k, cfg.merge, cfg.index.nprobe, versions)
+    return Knowledge(base, writeback, cfg.k, cfg.merge, cfg.index.nprobe, versions, cfg.retrieval)
+
+
+def held_between(cfg: TrainConfig, base: Version) -> int:
+    """In how many shards actors may hold a base between them: ranks by words are of all of it."""
+    return base.fragments if cfg.retrieval == "dense" else 1
 
 
 def retrieve_all(
@@ -94,14 +102,16 @@ def retrieve_all(
     each of which holds a shard of the base.
     """
     with pinned(base, number, 7 * DAY) as record:
-        folder = cache_of(cfg) / f"retrieved-{fingerprint(named(record), cfg.k, search_identity(cfg.index))}"
+        folder = cache_of(cfg) / f"retrieved-{fingerprint(named(record), cfg.k, search_identity(cfg))}"
         asked = SharedRows(folder, FOUND).missing(questions)
         if not len(asked):
             return SharedRows(folder, FOUND)
+        if cfg.retrieval != "dense":
+            FullText(place_of(base), record)  # once, and not by every actor
         with lent(cfg.encoder, cfg.cluster, encoders) as actors:
             stores = knowledge_of(cfg, base, versions=(record.version, 0))
             opening = Opening(stores, len(actors), _gpu_share(encoders))
-            found = retrieved(grouped(actors, record.fragments), opening, asked)
+            found = retrieved(grouped(actors, held_between(cfg, record)), opening, asked)
             for first in found:  # a killed run has lost what is not yet a file
                 share(folder, pa.concat_tables([first, *islice(found, FILE_BATCHES - 1)]))
     return SharedRows(folder, FOUND)
@@ -170,7 +180,7 @@ def ask(
     if len(group) > 1:
         xq = first.apply.remote(Encoder.encode_queries, questions)
         held = zip(group, shards, strict=True)
-        found = [xq, *(actor.apply.remote(search_shard, shard, xq, k) for actor, shard in held)]
+        found = [xq, *(actor.apply.remote(search_shard, shard, xq, questions, k) for actor, shard in held)]
     return first.apply.remote(work, own, questions, k, *more, *found)
 
 
@@ -244,7 +254,8 @@ def lent_search(
     lenders = None if encoders and encoders.make_room else encoders
     with reading(base, writeback) as versions, lent(cfg.encoder, cfg.cluster, lenders) as actors:
         stores, record = knowledge_of(cfg, base, writeback, versions), read_version(place_of(base), versions[0])
-        yield MethodSearch(grouped(actors, record.fragments), Opening(stores, len(actors), _gpu_share(lenders)))
+        groups = grouped(actors, held_between(cfg, record))
+        yield MethodSearch(groups, Opening(stores, len(actors), _gpu_share(lenders)))
 
 
 def search_block(
@@ -260,9 +271,11 @@ def search_block(
     return _opened(opening, encoder).fold_some(xq, near, k, merged, questions=queries)
 
 
-def search_shard(encoder: Encoder, opening: Opening, xq: np.ndarray, k: int) -> list[list[Document]]:
-    """The k nearest passages to each vector (nq, d) in the actor's shard of the base."""
-    return _opened(opening, encoder).search(xq, k, writeback=False)
+def search_shard(
+    encoder: Encoder, opening: Opening, xq: np.ndarray, questions: list[str], k: int
+) -> list[list[Document]]:
+    """The k best passages of each question, whose vectors are (nq, d), in the actor's shard of the base."""
+    return _opened(opening, encoder).search(xq, k, writeback=False, questions=questions)
 
 
 def _nearest(
@@ -273,7 +286,7 @@ def _nearest(
     """
     if not found:
         xq = encoder.encode_queries(questions)
-        return xq, search_shard(encoder, opening, xq, k)
+        return xq, search_shard(encoder, opening, xq, questions, k)
     xq, *shards = found
     return xq, [best_of(lists, k) for lists in zip(*shards, strict=True)]
 

@@ -20,6 +20,8 @@ import pyarrow.compute as pc
 
 from wbrag.store import rows, vectors
 from wbrag.store.files import StoreError, move_into_place, scratch_folder
+from wbrag.store.fulltext import FOLDER as FULLTEXT
+from wbrag.store.fulltext import fulltext_name
 from wbrag.store.place import DATA, Place, Where, place_of
 from wbrag.store.rows import Piece
 from wbrag.store.vectors import Spec
@@ -224,7 +226,11 @@ def collect(where: Where, keep: int = 0, grace: float = DAY, dry_run: bool = Fal
                 found.append(path)
     for path in found if not dry_run else []:
         place.remove(path)
-    return sorted(found)
+    words = {fulltext_name(version) for version in kept(place, oldest)}
+    folders = [f"{FULLTEXT}/{name}" for name in ([] if place.remote else place.names(FULLTEXT)) if name not in words]
+    for path in folders if not dry_run else []:
+        shutil.rmtree(Path(place.root, path))
+    return sorted([*found, *folders])
 
 
 def _needed(place: Place, oldest: int) -> set[str]:

@@ -7,9 +7,9 @@ and without accents; nothing is taken for a stop word and nothing is stemmed, so
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -21,8 +21,10 @@ from wbrag.store.place import DATA, Place
 from wbrag.store.versions import Version
 
 FOLDER = "fulltext"
-#: What is indexed of a passage: its id, and what an encoder reads of it.
-INDEXED = pa.schema([("id", pa.string()), ("contents", pa.string())])
+#: What is indexed of a passage: the address of its row, its id, and what an encoder reads of it.
+INDEXED = pa.schema([("address", pa.uint64()), ("id", pa.string()), ("contents", pa.string())])
+#: Address of the row, id, BM25 score.
+Hit: TypeAlias = tuple[int, str, float]
 HOW: dict[str, Any] = {"base_tokenizer": "simple", "lower_case": True, "ascii_folding": True}
 HOW |= {"stem": False, "remove_stop_words": False, "with_position": False}
 
@@ -44,21 +46,16 @@ class FullText:
             _made(place, version, folder)
         self.data = lance.dataset(str(folder))
 
-    def best(self, questions: Sequence[str], n: int) -> list[list[tuple[str, float]]]:
-        """The n best passages of each question, id and BM25 score, best first, of equal scores by id; fewer where fewer
-        share a word with it.
-        """
-        return [self._best(question, n) for question in questions]
-
-    def _best(self, question: str, n: int) -> list[tuple[str, float]]:
+    def best(self, question: str, n: int) -> list[Hit]:
+        """The n best passages of a question, best first, of equal scores by id; fewer where fewer share a word."""
         from lance.query import MatchQuery
 
         if not n or not self.live:
             return []
-        asked = self.data.scanner(columns=["id", "_score"], full_text_query=MatchQuery(question, "contents"), limit=n)
-        found = asked.to_table()
-        pairs = zip(found["id"].to_pylist(), found["_score"].to_pylist(), strict=True)
-        return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
+        words = MatchQuery(question, "contents")
+        asked = self.data.scanner(columns=["address", "id", "_score"], full_text_query=words, limit=n)
+        found = sorted(asked.to_table().to_pylist(), key=lambda row: (-row["_score"], row["id"]))
+        return [(row["address"], row["id"], row["_score"]) for row in found]
 
 
 def _made(place: Place, version: Version, folder: Path) -> None:
@@ -73,7 +70,8 @@ def _made(place: Place, version: Version, folder: Path) -> None:
 
 
 def _contents(place: Place, version: Version) -> Iterator[pa.RecordBatch]:
-    for block in rows.blocks(rows.opened(place, version), PASSAGE.names):
-        pairs = zip(block["title"].to_pylist(), block["text"].to_pylist(), strict=True)
+    scanner = rows.opened(place, version).scanner(columns=PASSAGE.names, with_row_address=True, batch_size=rows.BLOCK)
+    for batch in scanner.to_batches():
+        pairs = zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)
         contents = pa.array([passage_text(*pair) for pair in pairs], pa.string())
-        yield pa.record_batch([block["id"].combine_chunks(), contents], schema=INDEXED)
+        yield pa.record_batch([batch["_rowaddr"], batch["id"], contents], schema=INDEXED)

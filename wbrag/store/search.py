@@ -2,8 +2,9 @@
 
 Every fragment is searched by itself and one sort merges the lists. The order is total: score descending; of equal
 scores base before write-back, then by id. So how rows lie in fragments, in which order they came or whether they were
-brought together changes nothing. What becomes of the two stores' lists: `wbrag.retrieval.merge`. Who may see a row
-(`wbrag.units.access`) is decided here, inside the search, and nowhere after it.
+brought together changes nothing. By words, or both ways (`retrieval`), a store's ranks take the place of inner
+products. What becomes of the two stores' lists: `wbrag.retrieval.merge`. Who may see a row (`wbrag.units.access`) is
+decided here, inside the search, and nowhere after it.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ import pyarrow.compute as pc
 
 from wbrag import config
 from wbrag.retrieval.encoder import Encoder, open_encoder
-from wbrag.retrieval.merge import beside, by_name, check_merge, linked, mentions, plain
+from wbrag.retrieval.merge import RETRIEVALS, beside, by_name, check_merge, fused, linked, mentions, plain
 from wbrag.schema import PASSAGE, SEEN_BY, Document, Source
 from wbrag.store import rows as stored
 from wbrag.store.files import StoreError
+from wbrag.store.fulltext import FullText
 from wbrag.store.place import Place, Where, nothing_there, place_of
 from wbrag.store.topk import Search, block_search, candidates, held_search
 from wbrag.store.vectors import INDEX, codes_of, gpus, open_index, probed, search_parameters
@@ -48,6 +50,8 @@ CACHE_BYTES = 2 << 20
 BATCH = 16
 #: Of so many times k units those that the question names are taken: the nearest are often others.
 NAMED = 4
+#: Where ranks are fused, so many times k are looked at in each list; and so much deeper where few of them are visible.
+DEEP, DEEPER = 4, 4
 #: Queries whose units' mentions are looked up together.
 LINKED = 32
 #: So many readers' masks a store remembers: a byte a row each.
@@ -56,6 +60,8 @@ READERS = 16
 Mask: TypeAlias = np.ndarray | None
 #: What a store has of a query: scores and addresses.
 Hits: TypeAlias = list[tuple[float, int]]
+#: The mask of a part that is not of this shard.
+_NOBODY = np.zeros(0, dtype=bool)
 #: FAISS's GPU indices, which all share the device's streams, are searched by one thread at a time.
 _DEVICE = Lock()
 
@@ -88,8 +94,9 @@ class Store:
         nprobe: int,
         block_bytes: int,
         shard: tuple[int, int] = (0, 1),
+        retrieval: str = "dense",
     ) -> None:
-        """`nprobe`, `block_bytes`, `shard`: `KnowledgeBase`. StoreError: the first file that is absent, cut or of other
+        """`nprobe` and all behind it: `KnowledgeBase`. StoreError: the first file that is absent, cut or of other
         rows.
         """
         self.place, self.version, self.source = place, version, source
@@ -101,6 +108,7 @@ class Store:
         self.parts = [self._part(fragment) for fragment in self.fragments]
         self.holds = self.flat and 2 * version.spec.dimension * sum(part.rows for part in self.parts) <= block_bytes
         # Threads that come at once may work out the same twice; what is put here is whole, and is never changed.
+        self.ways, self.words = retrieval, None if retrieval == "dense" else FullText(place, version)
         self._passed: tuple[Filter, list[Mask]] | None = None
         self._readers: dict[frozenset[str], list[Mask]] = {}
 
@@ -191,6 +199,61 @@ class Store:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise ValueError(f"where: {where}: {error}") from error
 
+    def best(
+        self,
+        xq: np.ndarray,
+        questions: Sequence[str] | None,
+        k: int,
+        where: Filter | None,
+        groups: Collection[str] | None,
+        columns: pa.Schema,
+    ) -> list[list[Document]]:
+        """The k best rows for each query, by vector as `nearest`, by words, or by both: then their scores are those of
+        `merge.fused`. ValueError where words decide and only vectors were given.
+        """
+        if self.words is None:
+            return self.nearest(xq, k, where, groups, columns)
+        if questions is None:
+            raise ValueError(f"retrieval={self.ways} searches by words, and only the questions' vectors were given")
+        worded = [self._worded(self.words, question, DEEP * k, where, groups, columns) for question in questions]
+        if self.ways == "bm25":
+            return [fused([some], k) for some in worded]
+        near = self.nearest(xq, DEEP * k, where, groups, columns)
+        return [fused(lists, k) for lists in zip(near, worded, strict=True)]
+
+    def _worded(
+        self,
+        words: FullText,
+        question: str,
+        n: int,
+        where: Filter | None,
+        groups: Collection[str] | None,
+        columns: pa.Schema,
+    ) -> list[Document]:
+        """The n best rows by words of those `_visible`; asked for more until there are as many, or no more."""
+        masks = {
+            part.number: mask for part, mask in zip(self.parts, self._visible(where, groups, columns), strict=True)
+        }
+
+        def visible(address: int) -> bool:
+            mask = masks.get(address >> 32, _NOBODY)
+            return mask is None or bool(mask[address & 0xFFFF_FFFF] if len(mask) else False)
+
+        asked, hits = n, words.best(question, n)
+        while len(hits) == asked and sum(visible(address) for address, *_ in hits) < n:
+            asked *= DEEPER
+            hits = words.best(question, asked)
+        found = [hit for hit in hits if visible(hit[0])][:n]
+        passages = self._passages({address for address, *_ in found})
+        told: dict[str, Any] = {"source": self.source, "version": self.version.version}
+        return [Document(**passages[address], score=score, **told) for address, _, score in found]
+
+    def _passages(self, addresses: Collection[int]) -> dict[int, dict[str, Any]]:
+        """Rows by address: `take` counts live rows, and walks over the deletions before each of them."""
+        wanted = sorted(addresses)
+        rows = self.data._take_rows(wanted, columns=PASSAGE.names).to_pylist() if wanted else []
+        return dict(zip(wanted, rows, strict=True))
+
     def nearest(
         self, xq: np.ndarray, k: int, where: Filter | None, groups: Collection[str] | None, columns: pa.Schema
     ) -> list[list[Document]]:
@@ -206,10 +269,7 @@ class Store:
                 again = self._found(xq[short], masks, k, self.version.spec.nlist)
                 for query, hits in zip(short, again, strict=True):
                     found[query] = hits
-        addresses = sorted({address for hits in found for _, address in hits})
-        # By address: `take` counts live rows, and walks over the deletions before each of them.
-        rows = self.data._take_rows(addresses, columns=PASSAGE.names).to_pylist() if addresses else []
-        passages = dict(zip(addresses, rows, strict=True))
+        passages = self._passages({address for hits in found for _, address in hits})
         best = [sorted(hits, key=lambda hit: (-hit[0], passages[hit[1]]["id"]))[:k] for hits in found]
         version = self.version.version
         return [
@@ -299,7 +359,7 @@ class Pair:
             told = "asks which titles stand in the questions, and only their vectors were given"
             raise ValueError(f"merge.reach={self.merge.reach} {told}")
         without, texts = leave_out or [frozenset()] * len(xq), questions or [""] * len(xq)
-        units = self._units(xq, NAMED * k if by_name(self.merge) else k, without, where, groups)
+        units = self._units(xq, questions, NAMED * k if by_name(self.merge) else k, without, where, groups)
         if self.merge.policy == "plain":
             return [plain(*lists, k) for lists in zip(passages, units, strict=True)]
         found = [
@@ -331,11 +391,14 @@ class Pair:
         else:
             there = pc.field("title").isin(pa.array(titles, pa.string()))
             both = there if where is None else there & where
-        return self._units(xq, self.stores["writeback"].version.rows, without, both, groups)
+        store = self.stores["writeback"]
+        units = store.nearest(xq, store.version.rows, both, groups, self.columns)
+        return [[unit for unit in some if unit.id not in ids] for some, ids in zip(units, without, strict=True)]
 
     def _units(
         self,
         xq: np.ndarray,
+        questions: Sequence[str] | None,
         k: int,
         without: Sequence[frozenset[str]],
         where: Filter | None,
@@ -343,7 +406,7 @@ class Pair:
     ) -> list[list[Document]]:
         """The k best units of each query but those it is to do `without`."""
         fetched = k + max(map(len, without), default=0)
-        found = self.stores["writeback"].nearest(xq, fetched, where, groups, self.columns)
+        found = self.stores["writeback"].best(xq, questions, fetched, where, groups, self.columns)
         return [[u for u in hits if u.id not in ids][:k] for hits, ids in zip(found, without, strict=True)]
 
 
@@ -365,6 +428,7 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
         block_bytes: int = 0,
         shard: tuple[int, int] = (0, 1),
         follow: float = 0.0,
+        retrieval: str = "",
     ) -> None:
         """Open these stores; a write-back store that is absent or empty counts as no units.
 
@@ -376,14 +440,19 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
         they fit, else block by block, 0: none. `shard` (i, n): of the base only every n-th fragment from number i on;
         what the n shards find alone, `merge.best_of` makes into what all find. `follow`: seconds after which a thread
         refreshes it, again and again until `close`; 0: nobody does. What went wrong the last time is logged, once, and
-        is `follow_error` (else None); the pair that is open goes on to serve. StoreError, with both values: nothing in
-        base, a changed file, stores or queries of unlike encoders. ValueError: `follow` with `versions`.
+        is `follow_error` (else None); the pair that is open goes on to serve. `retrieval`: dense, bm25 or hybrid; by
+        default what the write-back version's note says; ranks by words are those of a whole base, not of a shard.
+        StoreError, with both values: nothing in base, a changed file, stores or queries of unlike encoders.
+        ValueError: `follow` with `versions`.
         """
         if follow and any(versions):
             raise ValueError(f"follow={follow} with versions={versions}: what stays at a pair follows none")
         self._threads = threads or len(os.sched_getaffinity(0))  # a Ray actor would get one otherwise
         self._places = place_of(base), place_of(writeback) if writeback else None
+        if retrieval not in ("", *RETRIEVALS):
+            raise config.ConfigError(f"retrieval={retrieval!r} is unknown; known are {', '.join(RETRIEVALS)}")
         self._given, self._merge, self._device, self._shard = encoder, merge, (nprobe, block_bytes), shard
+        self._retrieval = retrieval
         self._swap, self._refreshing, self._encoding, self._closed = Lock(), Lock(), Lock(), Event()
         self.follow_error: Exception | None = None
         self._pair = self._opened(versions)
@@ -427,12 +496,14 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
             base, merge = read_version(place, numbers[0]), config.Merge()
             if self._given:
                 _check_encoder("queries", self._given.fingerprint, place, base)
-            stores: dict[Source, Store] = {"base": Store(place, base, "base", *self._device, self._shard)}
+            ways, stores = self._retrieval, dict[Source, Store]()
             if writeback and numbers[1]:
                 units = read_version(writeback, numbers[1])
                 _check_encoder(str(writeback), units.encoder, place, base)
-                stores["writeback"] = Store(writeback, units, "writeback", *self._device)
+                ways = ways or noted(writeback, units, "retrieval").get("kind", "dense")
+                stores["writeback"] = Store(writeback, units, "writeback", *self._device, retrieval=ways or "dense")
                 merge = config.Merge(**noted(writeback, units, "merge"))
+            stores["base"] = Store(place, base, "base", *self._device, self._shard, ways or "dense")
             merge = self._merge or merge
             check_merge(merge)
             columns = pa.unify_schemas([store.data.schema for store in stores.values()])
@@ -545,7 +616,7 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
         with self._reading() as now:
             xq = self._vectors(queries, now.base.spec.dimension)
             asked = questions if isinstance(queries, np.ndarray) else queries
-            passages = now.stores["base"].nearest(xq, k, where, groups, now.columns)
+            passages = now.stores["base"].best(xq, asked, k, where, groups, now.columns)
             return now.fold_some(xq, passages, k, writeback, where, asked, groups)
 
     def search_one(
