@@ -21,7 +21,7 @@ from wbrag.experiments.placebos import check_placebos
 from wbrag.prompts import DEFAULTS, TASKS, prompts_of
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-GROUPS = ("benchmark", "method", "backbone", "encoder", "index", "units", "cluster")
+GROUPS = ("benchmark", "method", "backbone", "encoder", "index", "retrieval", "units", "cluster")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 WORLD = ["world=/w", "data_dir=/d", "run_dir=/r"]
 JOBS = {

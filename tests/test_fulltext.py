@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_store import passages, publish, unit_vectors
+from test_critics import cross_encoder
 
-from wbrag.config import ConfigError
+from wbrag.config import ConfigError, Retrieval
 from wbrag.retrieval.merge import fused
+from wbrag.retrieval.rerank import Reranker
 from wbrag.schema import Document
 from wbrag.store.changes import collect, delete
 from wbrag.store.fulltext import FOLDER, FullText, fulltext_name
@@ -105,21 +108,25 @@ def test_both_ways_of_searching_are_fused_among_what_a_reader_sees(tmp_path: Pat
             lists = [([one.id for one in some], by_words) for some, by_words in zip(near[number], worded, strict=True)]
             expected.append([[(one.id, one.score) for one in fused([*map(_bare, both)], 5)] for both in lists])
         both = [sorted([*p, *u], key=lambda pair: -pair[1])[:5] for p, u in zip(*expected, strict=True)]
-        with KnowledgeBase(*stores, encoder=GIVEN, retrieval="hybrid") as hybrid:
+        with KnowledgeBase(*stores, encoder=GIVEN, retrieval=Retrieval("hybrid")) as hybrid:
             found = hybrid.search(xq, 5, where=where, questions=questions)
             assert [[(one.id, one.score) for one in some] for some in found] == both
             with pytest.raises(ValueError, match="retrieval=hybrid searches by words"):
                 hybrid.search(xq, 5)
-        with KnowledgeBase(*stores, encoder=GIVEN, retrieval="bm25", shard=(1, 2)) as half:
+        with KnowledgeBase(*stores, encoder=GIVEN, retrieval=Retrieval("bm25"), shard=(1, 2)) as half:
             found = half.search(xq, 3, writeback=False, where=where, questions=questions)
             assert all(one.id.startswith("p1") for some in found for one in some)
             assert all(len(some) == 3 for some in found)
-    with pytest.raises(ConfigError, match="retrieval='sparse' is unknown; known are dense, bm25, hybrid"):
-        KnowledgeBase(*stores, encoder=GIVEN, retrieval="sparse")
+    with pytest.raises(ConfigError, match=r"retrieval\.kind='sparse' is unknown; known are dense, bm25, hybrid"):
+        KnowledgeBase(*stores, encoder=GIVEN, retrieval=Retrieval("sparse"))
 
 
 def _bare(ids: list[str]) -> list[Document]:
     return [Document(key, "", key, 0.0, "base") for key in ids]
+
+
+def _placed(one: Document) -> Document:
+    return replace(one, version=1)
 
 
 def test_clean_up_takes_the_indices_of_versions_that_are_gone(tmp_path: Path) -> None:
@@ -133,3 +140,29 @@ def test_clean_up_takes_the_indices_of_versions_that_are_gone(tmp_path: Path) ->
     assert f"{FOLDER}/{fulltext_name(first)}" in collect(store, keep=1, grace=0, dry_run=True)
     collect(store, keep=1, grace=0)
     assert [one.name for one in (store / FOLDER).iterdir()] == [fulltext_name(current(store))]
+
+
+def test_a_reranker_orders_candidates_anew(tmp_path: Path) -> None:
+    """A cross-encoder with random weights: a real checkpoint, whose scores are its own, alone or in a batch."""
+    model = cross_encoder(tmp_path / "model", {0: "relevance"})
+    reranker = Reranker(model, device="cpu")
+    texts = ["oakwick is a town", "a town", "is old", "oakwick", "old old old"]
+    some = [Document(f"p{i}", "", text, 0.0, "base") for i, text in enumerate(texts)]
+    found = reranker.best("oakwick", some, 5)
+    alone = {one.id: reranker.best("oakwick", [one], 1)[0].score for one in some}
+    assert {one.id: pytest.approx(one.score, abs=1e-6) for one in found} == alone
+    assert [one.id for one in found] == sorted(alone, key=lambda key: (-alone[key], key))
+    assert [one.id for one in reranker.best("oakwick", some, 2)] == [one.id for one in found[:2]]
+    assert reranker.best("oakwick", [], 3) == []
+
+    table = pa.table({"id": [*alone], "title": [""] * 5, "text": texts})
+    publish(tmp_path / "base", unit_vectors(5), table, "hashing", {})
+    with KnowledgeBase(tmp_path / "base", encoder=GIVEN, retrieval=Retrieval("bm25", model)) as reader:
+        (best,) = reader.search(unit_vectors(1), 3, questions=["oakwick"])
+        assert [one.id for one in best] == [one.id for one in found if "oakwick" in one.text]
+    with KnowledgeBase(tmp_path / "base", encoder=GIVEN, retrieval=Retrieval("dense", model)) as reader:
+        assert reader.search(unit_vectors(1), 5, questions=["oakwick"]) == [[*map(_placed, found)]]
+        with pytest.raises(ValueError, match="a reranker reads words"):
+            reader.search(unit_vectors(1), 3)
+    with pytest.raises(ConfigError, match="has 2 labels, a reranker has one"):
+        Reranker(cross_encoder(tmp_path / "other", {0: "no", 1: "yes"}), device="cpu")

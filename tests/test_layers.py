@@ -35,7 +35,7 @@ OWNERS = {
     "vllm": ("wbrag.llm.vllm", "wbrag.llm.mixture"),
     "openai": ("wbrag.llm.openai", "wbrag.retrieval.embeddings"),
     "httpx2": ("wbrag.llm.openai",),
-    "sentence_transformers": ("wbrag.retrieval.encoder", "wbrag.units.critics"),
+    "sentence_transformers": ("wbrag.retrieval.encoder", "wbrag.retrieval.rerank", "wbrag.units.critics"),
 }
 #: Loaded by vLLM, in its own processes: it takes classes, and a class needs its bases when its module is imported.
 ENGINE_SIDE = ("wbrag.llm.mixture",)

@@ -23,7 +23,7 @@ from test_algorithm import HELPFUL, TWIN, USELESS, exact, replies, tools_for
 from test_writeback import TEST, TRAIN, TREES, passages, settings, write_lines
 
 from wbrag.algorithm import train_example
-from wbrag.config import Cluster, ConfigError, Gates, Questions, Units, UpdateConfig
+from wbrag.config import Cluster, ConfigError, Gates, Questions, Retrieval, Units, UpdateConfig
 from wbrag.data.benchmarks import InputError
 from wbrag.run import update as updates
 from wbrag.run.contribute import contributions, run_name
@@ -194,7 +194,7 @@ def shared_by_runs(kb: Path, run: Path) -> bool:
 
 def test_the_law_holds_for_the_papers_units_too(folder: Path, session: Session) -> None:
     """By vectors and words too; and the knowledge base that the run brings its units to follows it."""
-    kb, how = folder / "kb", {"units": Units(), "retrieval": "hybrid"}
+    kb, how = folder / "kb", {"units": Units(), "retrieval": Retrieval("hybrid")}
     train(settings(folder, "paper", kb=str(kb), **how), session)
     assert shared_by_runs(kb, folder / "paper")
     now = edited(world(), 5)

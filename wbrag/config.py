@@ -113,6 +113,14 @@ class Index:
 
 
 @dataclass(unsafe_hash=True)
+class Retrieval:
+    """How passages and units are found."""
+
+    kind: str = "dense"  # dense (by vectors) | bm25 (by words) | hybrid (both, their ranks fused)
+    reranker: str = ""  # a cross-encoder that orders them anew: folder, hub name, package:<module>; "": none
+
+
+@dataclass(unsafe_hash=True)
 class Merge:
     """Which passages and units a question's reader is given (wbrag.retrieval.merge)."""
 
@@ -181,6 +189,7 @@ class TrainConfig:
     backbone: Backbone = field(default_factory=Backbone)
     encoder: Encoder = field(default_factory=Encoder)
     index: Index = field(default_factory=Index)
+    retrieval: Retrieval = field(default_factory=Retrieval)
     merge: Merge = field(default_factory=Merge)
     units: Units = field(default_factory=Units)
     cluster: Cluster = field(default_factory=Cluster)
@@ -190,7 +199,6 @@ class TrainConfig:
     data_dir: str = MISSING  # folder of the FlashRAG release; conf/benchmark/flashrag_*.yaml point into it
     corpus: str = MISSING
     access: str = ""  # the corpus' key that says which groups may see a passage (wbrag.units.access); "": no labels
-    retrieval: str = "dense"  # dense | bm25 | hybrid: passages and units by vectors, by words, or by both
     base: str = ""  # a store in place of the corpus: no passage is encoded
     run_dir: str = MISSING
     kb: str = ""  # a folder: the knowledge base of many runs that the units come to

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
-from wbrag.config import ConfigError, Merge
+from wbrag.config import ConfigError, Merge, Retrieval
 from wbrag.schema import Document
 from wbrag.units.sentences import folded, holds, names
 
 #: How much the first ranks count in a fusion: the constant of Cormack et al.
 RANK = 60
-#: How passages and units are found: by their vectors, by words, or by both.
 RETRIEVALS = ("dense", "bm25", "hybrid")
 KNOWN = {"policy": ("plain", "beside"), "reach": ("near", "named", "linked")}
 
@@ -30,6 +29,12 @@ def check_merge(merge: Merge) -> None:
     for key in ("margin", "room"):
         if not 0 <= getattr(merge, key) <= 2:
             raise ConfigError(f"merge.{key}={getattr(merge, key)}: a number from 0 to 2 is needed")
+
+
+def check_retrieval(retrieval: Retrieval) -> None:
+    """ConfigError, with both values, for a kind of retrieval that is not known."""
+    if retrieval.kind not in RETRIEVALS:
+        raise ConfigError(f"retrieval.kind={retrieval.kind!r} is unknown; known are {', '.join(RETRIEVALS)}")
 
 
 def by_name(merge: Merge) -> bool:

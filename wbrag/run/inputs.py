@@ -19,7 +19,7 @@ from wbrag.llm.vllm import check_engine_args
 from wbrag.methods import check_method
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoder import folder_hash, model_folder
-from wbrag.retrieval.merge import RETRIEVALS, check_merge
+from wbrag.retrieval.merge import check_merge, check_retrieval
 from wbrag.run.folder import write_text
 from wbrag.run.lease import in_turn
 from wbrag.run.lookup import FILES, Rows
@@ -75,7 +75,8 @@ def check_settings(cfg: TrainConfig) -> None:
     check_index(cfg.index)
     check_units(cfg.units)
     check_base(cfg)
-    _check(cfg, "", {"judge": ("labels", "llm"), "retrieval": RETRIEVALS}, LEAST)
+    check_retrieval(cfg.retrieval)
+    _check(cfg, "", {"judge": ("labels", "llm")}, LEAST)
     try:
         prompts_of(cfg)
     except KeyError as error:
@@ -277,7 +278,11 @@ def index_identity(index: Index) -> Identity:
 def search_identity(cfg: TrainConfig) -> Identity:
     """What changes what is found in it."""
     ivf: Identity = {"index.nprobe": cfg.index.nprobe} if cfg.index.kind == "ivf_fp16" else {}
-    return ivf | ({"retrieval": cfg.retrieval} if cfg.retrieval != "dense" else {})
+    kind: Identity = {"retrieval.kind": cfg.retrieval.kind} if cfg.retrieval.kind != "dense" else {}
+    if not (model := cfg.retrieval.reranker):
+        return ivf | kind
+    folder = model_folder(model)
+    return ivf | kind | {"retrieval.reranker": folder_hash(folder) if folder else model}
 
 
 def refuse_other_settings(run: Path, before: Identity, now: Identity) -> None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from wbrag.config import Merge, TrainConfig, fingerprint
+from wbrag.config import Merge, Retrieval, TrainConfig, fingerprint
 from wbrag.methods import searches
 from wbrag.retrieval.encoder import Encoder
 from wbrag.retrieval.encoding import Encoders, lent, threads_of
@@ -71,7 +71,7 @@ class Knowledge:
     merge: Merge
     nprobe: int
     versions: tuple[int, int] = (0, 0)
-    retrieval: str = "dense"
+    retrieval: Retrieval = field(default_factory=Retrieval)
 
     def open(self, **how: Any) -> KnowledgeBase:  # noqa: ANN401 - as KnowledgeBase has it
         """The knowledge base; `how` as its other arguments."""
@@ -90,8 +90,8 @@ def knowledge_of(
 
 
 def held_between(cfg: TrainConfig, base: Version) -> int:
-    """In how many shards actors may hold a base between them: ranks by words are of all of it."""
-    return base.fragments if cfg.retrieval == "dense" else 1
+    """In how many shards actors may hold a base between them: ranks by words and a reranker's candidates are of all."""
+    return base.fragments if cfg.retrieval == Retrieval() else 1
 
 
 def retrieve_all(
@@ -106,7 +106,7 @@ def retrieve_all(
         asked = SharedRows(folder, FOUND).missing(questions)
         if not len(asked):
             return SharedRows(folder, FOUND)
-        if cfg.retrieval != "dense":
+        if cfg.retrieval.kind != "dense":
             FullText(place_of(base), record)  # once, and not by every actor
         with lent(cfg.encoder, cfg.cluster, encoders) as actors:
             stores = knowledge_of(cfg, base, versions=(record.version, 0))

@@ -290,7 +290,7 @@ def publish_units(
     searched exactly, whatever kind of index the base is: thousands of units need no lists.
     """
     index, note = replace(cfg.index, kind="flat_fp16"), {**note, "merge": asdict(cfg.merge)}
-    note |= {"retrieval": {"kind": cfg.retrieval}} if cfg.retrieval != "dense" else {}
+    note |= {"retrieval": asdict(cfg.retrieval)}
     follow_passages(units, store, cfg.encoder, index, cfg.cluster, note, encoders, named(current(base)))
 
 

@@ -27,7 +27,8 @@ import pyarrow.compute as pc
 
 from wbrag import config
 from wbrag.retrieval.encoder import Encoder, open_encoder
-from wbrag.retrieval.merge import RETRIEVALS, beside, by_name, check_merge, fused, linked, mentions, plain
+from wbrag.retrieval.merge import beside, by_name, check_merge, check_retrieval, fused, linked, mentions, plain
+from wbrag.retrieval.rerank import open_reranker
 from wbrag.schema import PASSAGE, SEEN_BY, Document, Source
 from wbrag.store import rows as stored
 from wbrag.store.files import StoreError
@@ -56,6 +57,7 @@ DEEP, DEEPER = 4, 4
 LINKED = 32
 #: So many readers' masks a store remembers: a byte a row each.
 READERS = 16
+DENSE = config.Retrieval()
 #: Rows of one part, None: all of them.
 Mask: TypeAlias = np.ndarray | None
 #: What a store has of a query: scores and addresses.
@@ -94,7 +96,7 @@ class Store:
         nprobe: int,
         block_bytes: int,
         shard: tuple[int, int] = (0, 1),
-        retrieval: str = "dense",
+        retrieval: config.Retrieval = DENSE,
     ) -> None:
         """`nprobe` and all behind it: `KnowledgeBase`. StoreError: the first file that is absent, cut or of other
         rows.
@@ -108,7 +110,8 @@ class Store:
         self.parts = [self._part(fragment) for fragment in self.fragments]
         self.holds = self.flat and 2 * version.spec.dimension * sum(part.rows for part in self.parts) <= block_bytes
         # Threads that come at once may work out the same twice; what is put here is whole, and is never changed.
-        self.ways, self.words = retrieval, None if retrieval == "dense" else FullText(place, version)
+        self.kind, self.words = retrieval.kind, None if retrieval.kind == "dense" else FullText(place, version)
+        self.reranker = open_reranker(retrieval.reranker) if retrieval.reranker else None
         self._passed: tuple[Filter, list[Mask]] | None = None
         self._readers: dict[frozenset[str], list[Mask]] = {}
 
@@ -209,14 +212,29 @@ class Store:
         columns: pa.Schema,
     ) -> list[list[Document]]:
         """The k best rows for each query, by vector as `nearest`, by words, or by both: then their scores are those of
-        `merge.fused`. ValueError where words decide and only vectors were given.
+        `merge.fused`; with a reranker the best of more candidates, as it scores them. ValueError where words decide and
+        only vectors were given.
         """
+        if self.reranker:
+            candidates = self._candidates(xq, questions, DEEP * k, where, groups, columns)
+            asked = zip(_given(questions, "a reranker reads"), candidates, strict=True)
+            return [self.reranker.best(question, some, k) for question, some in asked]
+        return self._candidates(xq, questions, k, where, groups, columns)
+
+    def _candidates(
+        self,
+        xq: np.ndarray,
+        questions: Sequence[str] | None,
+        k: int,
+        where: Filter | None,
+        groups: Collection[str] | None,
+        columns: pa.Schema,
+    ) -> list[list[Document]]:
         if self.words is None:
             return self.nearest(xq, k, where, groups, columns)
-        if questions is None:
-            raise ValueError(f"retrieval={self.ways} searches by words, and only the questions' vectors were given")
+        questions = _given(questions, f"retrieval={self.kind} searches by")
         worded = [self._worded(self.words, question, DEEP * k, where, groups, columns) for question in questions]
-        if self.ways == "bm25":
+        if self.kind == "bm25":
             return [fused([some], k) for some in worded]
         near = self.nearest(xq, DEEP * k, where, groups, columns)
         return [fused(lists, k) for lists in zip(near, worded, strict=True)]
@@ -301,6 +319,12 @@ class Store:
             return block_search(codes_of(part.index), visible, block_rows, bool(self.block_bytes and gpus()))
         parameters = search_parameters(self.version.spec, visible, nprobe)
         return lambda xq, n: part.index.search(xq, n, params=parameters)
+
+
+def _given(questions: Sequence[str] | None, who: str) -> Sequence[str]:
+    if questions is None:
+        raise ValueError(f"{who} words, and only the questions' vectors were given")
+    return questions
 
 
 def _count(part: Part, mask: Mask) -> int:
@@ -428,7 +452,7 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
         block_bytes: int = 0,
         shard: tuple[int, int] = (0, 1),
         follow: float = 0.0,
-        retrieval: str = "",
+        retrieval: config.Retrieval | None = None,
     ) -> None:
         """Open these stores; a write-back store that is absent or empty counts as no units.
 
@@ -440,17 +464,15 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
         they fit, else block by block, 0: none. `shard` (i, n): of the base only every n-th fragment from number i on;
         what the n shards find alone, `merge.best_of` makes into what all find. `follow`: seconds after which a thread
         refreshes it, again and again until `close`; 0: nobody does. What went wrong the last time is logged, once, and
-        is `follow_error` (else None); the pair that is open goes on to serve. `retrieval`: dense, bm25 or hybrid; by
-        default what the write-back version's note says; ranks by words are those of a whole base, not of a shard.
-        StoreError, with both values: nothing in base, a changed file, stores or queries of unlike encoders.
-        ValueError: `follow` with `versions`.
+        is `follow_error` (else None); the pair that is open goes on to serve. `retrieval`: how rows are found, as the
+        write-back version's note says by default; ranks by words, and candidates of a reranker, are those of a whole
+        base, not of a shard. StoreError, with both values: nothing in base, a changed file, stores or queries of unlike
+        encoders. ValueError: `follow` with `versions`.
         """
         if follow and any(versions):
             raise ValueError(f"follow={follow} with versions={versions}: what stays at a pair follows none")
         self._threads = threads or len(os.sched_getaffinity(0))  # a Ray actor would get one otherwise
         self._places = place_of(base), place_of(writeback) if writeback else None
-        if retrieval not in ("", *RETRIEVALS):
-            raise config.ConfigError(f"retrieval={retrieval!r} is unknown; known are {', '.join(RETRIEVALS)}")
         self._given, self._merge, self._device, self._shard = encoder, merge, (nprobe, block_bytes), shard
         self._retrieval = retrieval
         self._swap, self._refreshing, self._encoding, self._closed = Lock(), Lock(), Lock(), Event()
@@ -496,14 +518,16 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
             base, merge = read_version(place, numbers[0]), config.Merge()
             if self._given:
                 _check_encoder("queries", self._given.fingerprint, place, base)
-            ways, stores = self._retrieval, dict[Source, Store]()
+            retrieval, stores = config.Retrieval(), dict[Source, Store]()
             if writeback and numbers[1]:
                 units = read_version(writeback, numbers[1])
                 _check_encoder(str(writeback), units.encoder, place, base)
-                ways = ways or noted(writeback, units, "retrieval").get("kind", "dense")
-                stores["writeback"] = Store(writeback, units, "writeback", *self._device, retrieval=ways or "dense")
+                retrieval = self._retrieval or config.Retrieval(**noted(writeback, units, "retrieval"))
+                stores["writeback"] = Store(writeback, units, "writeback", *self._device, retrieval=retrieval)
                 merge = config.Merge(**noted(writeback, units, "merge"))
-            stores["base"] = Store(place, base, "base", *self._device, self._shard, ways or "dense")
+            retrieval = self._retrieval or retrieval
+            check_retrieval(retrieval)
+            stores["base"] = Store(place, base, "base", *self._device, self._shard, retrieval)
             merge = self._merge or merge
             check_merge(merge)
             columns = pa.unify_schemas([store.data.schema for store in stores.values()])
