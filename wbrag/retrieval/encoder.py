@@ -77,6 +77,7 @@ class SentenceTransformerEncoder(Encoder):
 
         if threads:
             torch.set_num_threads(threads)
+        say_nothing_while_loading()
         folder = model_folder(cfg.model)
         self.model = SentenceTransformer(str(folder or cfg.model), device=device, local_files_only=folder is not None)
         self.model.float().eval()
@@ -139,6 +140,13 @@ def unit_fp16(vectors: np.ndarray) -> np.ndarray:
         raise ValueError(f"row {bad[0]} of the encoder's output has norm {norms[bad[0], 0]}")
     unit: np.ndarray = vectors / norms
     return unit.astype(np.float16)
+
+
+def say_nothing_while_loading() -> None:
+    """No progress bar of weights on stderr: whoever searches in an app has not asked for one."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
 
 def model_folder(model: str) -> Path | None:

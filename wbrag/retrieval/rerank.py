@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from wbrag.config import ConfigError
-from wbrag.retrieval.encoder import model_folder, passage_text
+from wbrag.retrieval.encoder import model_folder, passage_text, say_nothing_while_loading
 from wbrag.schema import Document
 
 #: Pairs that are read at once.
@@ -24,6 +24,7 @@ class Reranker:
         from sentence_transformers import CrossEncoder
         from torch.nn import Sigmoid
 
+        say_nothing_while_loading()
         folder = model_folder(model)
         how = {"device": device, "local_files_only": folder is not None, "activation_fn": Sigmoid()}
         self.encoder = CrossEncoder(str(folder or model), **how)
