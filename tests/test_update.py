@@ -345,8 +345,8 @@ def test_units_are_labelled_as_their_passages_are_by_now(folder: Path, session: 
         return str(write_lines(folder / name, told))
 
     def labelled(name: str, made_of: str) -> Path:
-        cfg = settings(folder, name, corpus=made_of, access="access", cache_dir=str(folder / f"{name}-cache"))
-        train(cfg, session)
+        cfg = settings(folder, name, corpus=made_of, cache_dir=str(folder / f"{name}-cache"))
+        train(replace(cfg, access="access", units=replace(cfg.units, validate=False)), session)
         return folder / name
 
     run = labelled("labelled", corpus("first.jsonl"))
@@ -369,7 +369,7 @@ def test_units_are_labelled_as_their_passages_are_by_now(folder: Path, session: 
     now = corpus("now.jsonl")
     made = update(replace(UpdateConfig(str(run), now), cluster=Cluster(block_rows=8, examples_in_flight=16)), session)
     assert isinstance(made, Updated)
-    assert (made.passages.changed, made.passages.added, made.asked, made.calls) == (3, 0, 0, 0)
+    assert (made.passages.changed, made.passages.added, made.asked) == (3, 0, 0)
     units = {row["title"]: row for row in rows_in(store)} | {"Oakton": units["Oakton"]}
     assert (units["Elmton"]["seen_by"], units["Ashson"]["seen_by"]) == ([["sales"]], [["board"]])
     assert units["Ashson"]["form"] == "edited"
