@@ -33,7 +33,7 @@ from wbrag.store.exchange import adopt, export
 from wbrag.store.rows import coded, readable
 from wbrag.store.search import NAMED, KnowledgeBase
 from wbrag.store.vectors import train_template
-from wbrag.store.versions import encoder_note
+from wbrag.store.versions import encoder_note, rollback
 from wbrag.units.access import EVERYBODY, NOBODY, label_of, may_see, seen_by_nobody, together
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
@@ -229,8 +229,10 @@ def test_10000_searches_show_what_may_be_seen_and_all_of_it(world: World, base: 
     where_base, units = world.folder / base, world.folder / "writeback"
     with KnowledgeBase(where_base, nprobe=NLIST) as one, KnowledgeBase(units) as other:
         ranked = [one.search(xq, N), [[_of_units(d) for d in some] for some in other.search(xq, UNITS)]]
-    opened = [(merge, KnowledgeBase(where_base, units, merge=merge, nprobe=NLIST)) for merge in WAYS.values()]
-    opened.append((WAYS["plain"], KnowledgeBase(where_base, units, nprobe=NLIST, block_bytes=16 * 2 * 7)))
+    opened = [
+        (merge, KnowledgeBase(where_base, units, merge=merge, nprobe=NLIST, threads=1)) for merge in WAYS.values()
+    ]
+    opened.append((WAYS["plain"], KnowledgeBase(where_base, units, nprobe=NLIST, block_bytes=16 * 2 * 7, threads=1)))
     for groups, (merge, knowledge), where in product(readers(10), opened, (None, WHERE)):
         k = random.Random(cases).choice([1, 3, 8, 40])
         found = knowledge.search(xq, k, where=where, questions=asked, groups=groups)
@@ -293,6 +295,29 @@ def test_without_labels_everybody_sees_everything_and_beside_labels_nobody_does(
     mixed = KnowledgeBase(world.folder / "flat", world.folder / "unlabelled")
     assert all({d.source for d in some} == {"base"} for some in mixed.search(xq, 99, groups=GROUPS))
     assert len(mixed.search(xq, 999)[0]) == len(world.given) + UNITS
+
+
+def test_a_refreshed_reader_goes_by_the_labels_of_the_new_version(tmp_path: Path) -> None:
+    """Those of fragments that stay are not read again; a row that a rollback brings back has its label."""
+    table = passages(6).append_column(SEEN_BY, pa.array([[["hr"]]] * 3 + [[]] * 3, SEEN_BY.type))
+    publish(tmp_path, unit_vectors(3), table[:3], "test", {})
+    publish(tmp_path, unit_vectors(3, seed=2), table[3:], "test", {})
+    delete(tmp_path, ["p0", "p3"], {})
+    with KnowledgeBase(tmp_path) as knowledge:
+
+        def seen(*groups: str) -> set[str]:
+            return {document.id for document in knowledge.search(unit_vectors(1), 9, groups=groups)[0]}
+
+        assert (seen(), seen("hr")) == ({"p4", "p5"}, {"p1", "p2", "p4", "p5"})
+        read = {id(codes) for codes, _ in knowledge._pair.stores["base"].labels}
+        more = passages(2, "q").append_column(SEEN_BY, pa.array([[["hr"]], [["legal"]]], SEEN_BY.type))
+        publish(tmp_path, unit_vectors(2, seed=3), more, "test", {})
+        assert knowledge.refresh()
+        assert (seen(), seen("hr")) == ({"p4", "p5"}, {"p1", "p2", "p4", "p5", "q0"})
+        assert {id(codes) for codes, _ in knowledge._pair.stores["base"].labels} > read
+        rollback(tmp_path, 2, {})
+        assert knowledge.refresh()
+        assert (seen(), seen("hr")) == ({"p3", "p4", "p5"}, {f"p{i}" for i in range(6)})
 
 
 def test_groups_in_one_text_are_refused(world: World) -> None:

@@ -348,3 +348,48 @@ def test_the_command_lists_shows_and_decides(
     assert f"has no unit '{key}'" in capsys.readouterr().err
     assert main(["decisions", run]) == 0
     assert "wrong" in capsys.readouterr().out
+
+
+def test_units_are_labelled_as_their_passages_are_by_now(folder: Path, session: Session) -> None:
+    """Oakton's unit is made of t0 and h0, Elmton's of t1 and h1."""
+    access: dict[str, Any] = {"t0": ["hr"], "h0": ["legal", "board"], "t1": [], "m2": "hr"}
+
+    def corpus(name: str) -> str:
+        told = [line | {"access": access.get(line["id"])} for line in lines(world())]
+        return str(write_lines(folder / name, told))
+
+    def labelled(name: str, made_of: str) -> Path:
+        cfg = settings(folder, name, corpus=made_of, cache_dir=str(folder / f"{name}-cache"))
+        train(replace(cfg, access="access", units=replace(cfg.units, validate=False)), session)
+        return folder / name
+
+    run = labelled("labelled", corpus("first.jsonl"))
+    store, base = run / "writeback", run / "base"
+    units = {row["title"]: row for row in rows_in(store)}
+    assert units["Oakton"]["seen_by"] == [["board", "legal"], ["hr"]]
+    assert (units["Ashson"]["seen_by"], units["Birchton"]["seen_by"]) == ([["hr"]], [])
+    assert "Elmton" not in units
+    (left,) = [row for row in read_left_out(run) if row["kind"] == "access"]
+    assert left["text"].startswith("Elmton\nElmton's mayor is")
+    assert left["reason"].startswith("nobody may see all of its sources: ")
+    with KnowledgeBase.open(run) as reader:
+        for groups, there in (([], False), (["hr"], False), (["hr", "legal"], True), (None, True)):
+            found = reader.search_one("What is Oakton's river?", 40, groups=groups)
+            assert (units["Oakton"]["id"] in {one.id for one in found}) == there
+
+    edit(store, base, units["Ashson"]["id"], "Ashson", "Ashson's trade is called Ashwork.", "shorter")
+    reject(store, units["Oakton"]["id"], "not now")
+    access |= {"t0": None, "t1": ["sales"], "m2": ["board"]}
+    now = corpus("now.jsonl")
+    made = update(replace(UpdateConfig(str(run), now), cluster=Cluster(block_rows=8, examples_in_flight=16)), session)
+    assert isinstance(made, Updated)
+    assert (made.passages.changed, made.passages.added, made.asked) == (3, 0, 0)
+    units = {row["title"]: row for row in rows_in(store)} | {"Oakton": units["Oakton"]}
+    assert (units["Elmton"]["seen_by"], units["Ashson"]["seen_by"]) == ([["sales"]], [["board"]])
+    assert units["Ashson"]["form"] == "edited"
+    restore(store, units["Oakton"]["id"])
+    assert {row["title"]: row for row in rows_in(store)}["Oakton"]["seen_by"] == [[]]  # nobody says what it may be
+    reject(store, units["Oakton"]["id"], "not now")
+    restore(store, units["Oakton"]["id"], base)
+    restore(store, next(key for key, one in decisions_of(store).items() if one.state == "edited"), base)
+    assert content(run) == content(labelled("other", now))

@@ -219,11 +219,16 @@ def collect(where: Where, keep: int = 0, grace: float = DAY, dry_run: bool = Fal
             return replace(parent, oldest=oldest, restored_from=None, note={"made_by": "clean-up"})
 
         oldest = commit(place, change).oldest
+    elif not dry_run:
+        oldest = newest.oldest  # the versions before may be pinned still, as no record says otherwise
+    there = [
+        f"{folder}/{name}" for folder, ours in OURS.items() for name in place.names(folder) if re.fullmatch(ours, name)
+    ]
+    # After the files were listed: a pin that has come since is no leftover, and what it pins is needed.
     needed, found = _needed(place, oldest) | {f"pins/{name}" for name in pins(place)}, []
-    for folder, ours in OURS.items():
-        for path in (f"{folder}/{name}" for name in place.names(folder) if re.fullmatch(ours, name)):
-            if path not in needed and (told := place.stat(path)) and time.time() - told[1] >= grace:
-                found.append(path)
+    for path in there:
+        if path not in needed and (told := place.stat(path)) and time.time() - told[1] >= grace:
+            found.append(path)
     for path in found if not dry_run else []:
         place.remove(path)
     words = {fulltext_name(version) for version in kept(place, oldest)}

@@ -64,6 +64,8 @@ Mask: TypeAlias = np.ndarray | None
 Hits: TypeAlias = list[tuple[float, int]]
 #: The mask of a part that is not of this shard.
 _NOBODY = np.zeros(0, dtype=bool)
+#: The number of each row's label, (rows,) int32, -1 for those that are deleted; and the labels so numbered.
+Labelled: TypeAlias = tuple[np.ndarray, list[Label | None]]
 #: FAISS's GPU indices, which all share the device's streams, are searched by one thread at a time.
 _DEVICE = Lock()
 
@@ -113,6 +115,7 @@ class Store:
         self.kind, self.words = retrieval.kind, None if retrieval.kind == "dense" else FullText(place, version)
         self.reranker = open_reranker(retrieval.reranker) if retrieval.reranker else None
         self._passed: tuple[Filter, list[Mask]] | None = None
+        self._known: dict[tuple[str, ...], Labelled] = {}
         self._readers: dict[frozenset[str], list[Mask]] = {}
 
     def _part(self, fragment: Any) -> Part:  # noqa: ANN401 - Lance's
@@ -157,8 +160,8 @@ class Store:
         """For each part the rows that a reader with these groups sees, (rows,) bool, None: all, deleted ones too."""
         known = groups & self._named  # others open nothing, and are not worth a mask
         if (masks := self._readers.get(known)) is None:
-            told = [(codes, np.array([*(may_see(one, known) for one in some), True])) for codes, some in self.labels]
-            masks = [None if seen.all() else seen[codes] for codes, seen in told]
+            told = [(codes, np.array([*(may_see(one, known) for one in some), False])) for codes, some in self.labels]
+            masks = [None if seen[:-1].all() else seen[codes] for codes, seen in told]
             if len(self._readers) >= READERS:
                 self._readers = {}
             self._readers[known] = masks
@@ -169,14 +172,22 @@ class Store:
         clauses = (clause for _, some in self.labels for label in some for clause in label or ())
         return frozenset(group for clause in clauses for group in clause or ())
 
-    @cached_property
-    def labels(self) -> list[tuple[np.ndarray, list[Label | None]]]:
-        """For each part the number of each row's label, (rows,) int32, -1 for rows that are deleted, and its labels. In
-        a store without labels all rows have None.
-        """
+    @property
+    def labels(self) -> list[Labelled]:
+        """Those of each part, read once; in a store without labels all rows have None."""
         return [self._labels_of(*both) for both in zip(self.fragments, self.parts, strict=True)]
 
-    def _labels_of(self, fragment: Any, part: Part) -> tuple[np.ndarray, list[Label | None]]:  # noqa: ANN401 - Lance's
+    def take_over(self, older: Store) -> None:
+        """Know the labels of fragments that are as they were when an older version read them, so that nobody waits."""
+        now = {_key(fragment) for fragment in self.fragments}
+        self._known = {key: told for key, told in older._known.items() if key in now}
+
+    def _labels_of(self, fragment: Any, part: Part) -> Labelled:  # noqa: ANN401 - Lance's
+        if (found := self._known.get(key := _key(fragment))) is None:
+            self._known[key] = found = self._read_labels(fragment, part)
+        return found
+
+    def _read_labels(self, fragment: Any, part: Part) -> Labelled:  # noqa: ANN401 - Lance's
         codes = np.full(part.index.ntotal, -1, dtype=np.int32)
         if SEEN_BY.name not in self.data.schema.names:
             return np.zeros_like(codes), [None]
@@ -325,6 +336,12 @@ def _given(questions: Sequence[str] | None, who: str) -> Sequence[str]:
     if questions is None:
         raise ValueError(f"{who} words, and only the questions' vectors were given")
     return questions
+
+
+def _key(fragment: Any) -> tuple[str, ...]:  # noqa: ANN401 - Lance's
+    """What a fragment's live rows are told by: its files, and that of its deletions."""
+    facts = fragment.metadata
+    return *stored.data_files(facts), facts.deletion_file.path(facts.id) if facts.deletion_file else ""
 
 
 def _count(part: Part, mask: Mask) -> int:
@@ -544,6 +561,9 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
             if pair(*self._places) == (self.base, self.writeback):
                 return False
             newest = self._opened()
+            for source, store in newest.stores.items():
+                if older := self._pair.stores.get(source):
+                    store.take_over(older)
             with self._swap:
                 before, self._pair = self._pair, newest
                 self._users[newest] = 1
