@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from wbrag.config import ConfigError, TrainConfig, UpdateConfig
 from wbrag.report.run_report import write_report
+from wbrag.report.version import stamp
 from wbrag.run import inputs, pipeline
 from wbrag.run.failures import check_errors, drop_failed
 from wbrag.run.folder import QUESTIONS, UPDATED, UPDATES, load_config, read_record, updates_of, write_text
@@ -196,6 +197,7 @@ def _updated(
             pipeline.predict(job, questions, (base, writeback), len(read.test), generators)
     job.record.note_stores({"base": base, "writeback": writeback})
     write_report(job.run)
+    stamp(run)  # what was reported before is of older versions
     check_errors(job)
     found = _outcome(job, passages, earlier, (base, writeback), len(read.train), time.perf_counter() - started)
     told = {**asdict(found), "folder": found.folder.name, "date": _now()}
