@@ -257,7 +257,9 @@ def test_the_headline_claims_no_more_than_the_interval_over_topics() -> None:
     assert headline(measured(topics=wide | {"ci_low": -0.3, "ci_high": -0.1})).startswith("Write-back lowers accuracy")
     single = {"ci_low": 0.07, "ci_high": 0.07, "topics": 1, "largest": 9}
     assert headline(measured(topics=single)).endswith("(+7.2 points; of 1 topic there is no interval).")
-    assert headline(measured(n=3)).startswith("Too few questions to tell: write-back takes accuracy on 3 test questions")
+    assert headline(measured(n=3)).startswith(
+        "Too few questions to tell: write-back takes accuracy on 3 test questions"
+    )
     assert all_told(measured(n=3)).endswith("+7.2 points, too few for an interval.")
 
 

@@ -29,8 +29,19 @@ from wbrag.experiments.placebos import PLACEBOS
 from wbrag.methods import settings_read
 from wbrag.report.evaluation import METRIC_NAMES
 from wbrag.report.overlap import EXPOSURES, OVERLAPS, READ, RULE, without_overlap
-from wbrag.report.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, markdown_table, write_page
-from wbrag.report.plots import ranks_figure, tokens_figure, transfer_figure
+from wbrag.report.page import (
+    Block,
+    Heading,
+    Picture,
+    Pictures,
+    Table,
+    Text,
+    Verbatim,
+    markdown_table,
+    slug,
+    write_page,
+)
+from wbrag.report.plots import gain_figure, ranks_figures, tokens_figures, transfer_figures
 from wbrag.report.statistics import RESAMPLES, Floats
 from wbrag.report.tables import count, hundredths, interval, number, p_value, percent, points, tabled
 from wbrag.run.folder import RunError, read_record, write_text
@@ -45,6 +56,8 @@ SECTIONS = tomllib.loads(files("wbrag.experiments").joinpath("report.toml").read
 NEAR = 0.02
 #: Methods that decide by themselves whether to retrieve.
 DECIDING = ("selfrag", "flare")
+#: What a forest plot calls the mean of all settings.
+MEAN = "mean of all settings"
 DISTILLER = ("prompts.extract", "prompts.rewrite")
 
 
@@ -149,7 +162,8 @@ def _temperatures(_: Runs, grid: Record) -> Rows:
 def _data(runs: Runs, _: Record) -> Rows:
     for run in runs:
         asked = f"{run.metrics['construction']['examples']:,} / {len(run.answers['id']):,}"
-        yield called(run.setting.benchmark, run.setting.backbone), {**run.config, "asked": asked}
+        told = {"asked": asked, "measured": read_record(run.run / "run.json").get("measured_at", "")[:16] or None}
+        yield called(run.setting.benchmark, run.setting.backbone), {**run.config, **told}
 
 
 def _methods(runs: Runs, _: Record) -> Rows:
@@ -199,6 +213,30 @@ def _table_2(_: Runs, grid: Record) -> list[Block]:
     return blocks
 
 
+def _forest(_: Runs, grid: Record) -> list[Block]:
+    """A forest plot for each generator, of questions without overlap and of all: a row a setting, the mean last."""
+    figures = {}
+    for backbone, some in groupby(grid["points"], itemgetter("backbone")):
+        records = {called(one["benchmark"], one["method"]): one for one in some}
+        kinds = {"without overlap": {name: one["unseen"] for name, one in records.items()}, "all questions": records}
+        means = {"without overlap": grid["splits"].get("none"), "all questions": grid["pooled"]}
+        for kind, found in kinds.items():
+            rows = {name: one for name, one in found.items() if one}
+            if rows and (mean := means[kind]):
+                title = f"{called(backbone)}, {kind}: gain in points"
+                figures[title] = gain_figure(title, rows | {MEAN: mean}, MEAN)
+    told = (
+        "Dots are settings, the diamond is the mean of all of them, lines are 95% intervals over questions; full dots "
+        "leave out 0. The figures are in Table 2, setting by setting."
+    )
+    return [Text(told, "note"), _pictures("forest", figures)]
+
+
+def _pictures(name: str, figures: Mapping[str, str]) -> Pictures:
+    """Figures side by side, by their titles."""
+    return Pictures(tuple(Picture(f"plots/{name}-{slug(title)}.svg", svg, title) for title, svg in figures.items()))
+
+
 def _figure_4(runs: Runs, grid: Record) -> list[Block]:
     """Nothing where nobody transferred."""
     panels: dict[str, tuple[list[str], list[list[float | None]]]] = {}
@@ -212,12 +250,12 @@ def _figure_4(runs: Runs, grid: Record) -> list[Block]:
     if not panels:
         return []
     every = [abs(pair["difference"]) for pairs in grid["transfer"].values() for pair in pairs.values()]
-    caption = (
+    told = (
         "Score with another method's corpus minus that with the own one, in points. The paper: within "
         f"{paper()['figure4']['largest_difference']} points. Here {sum(value <= NEAR for value in every)} of "
         f"{len(every)} pairs are within {100 * NEAR:.0f} points, the largest difference is {100 * max(every):.1f}."
     )
-    return [Pictures((Picture("plots/transfer.svg", transfer_figure(panels), caption),))]
+    return [Text(told, "note"), _pictures("transfer", transfer_figures(panels))]
 
 
 def _figure_3(runs: Runs, _: Record) -> list[Block]:
@@ -229,7 +267,7 @@ def _figure_3(runs: Runs, _: Record) -> list[Block]:
         panels[called(benchmark)][called(backbone)] = means
     shapes = ", ".join(f"{called(name)} {shape}" for name, shape in paper()["figure3"].items())
     told = f"Where in the retrieved list the retained documents stood, mean over methods. The paper: {shapes}."
-    return [Pictures((Picture("plots/ranks.svg", ranks_figure(panels), told),))] if panels else []
+    return [Text(told, "note"), _pictures("ranks", ranks_figures(panels))] if panels else []
 
 
 def _figure_5(runs: Runs, _: Record) -> list[Block]:
@@ -238,7 +276,7 @@ def _figure_5(runs: Runs, _: Record) -> list[Block]:
     for (benchmark, backbone), some in grouped((run for run in runs if len(run.tokens)), "benchmark", "backbone"):
         panels[called(benchmark)][called(backbone)] = np.concatenate([run.tokens for run in some])
     told = "Tokens of each unit against those of the documents it was written from, all methods."
-    return [Pictures((Picture("plots/tokens.svg", tokens_figure(panels), told),))] if panels else []
+    return [Text(told, "note"), _pictures("tokens", tokens_figures(panels))] if panels else []
 
 
 def _origin(runs: Runs, grid: Record) -> list[Block]:
@@ -258,7 +296,7 @@ def _origin(runs: Runs, grid: Record) -> list[Block]:
 
 #: What the sections show that have no columns.
 BLOCKS: Mapping[str, Callable[[Runs, Record], list[Block]]] = {
-    **{"table_2": _table_2, "figure_4": _figure_4, "figure_3": _figure_3, "figure_5": _figure_5},
+    **{"table_2": _table_2, "forest": _forest, "figure_4": _figure_4, "figure_3": _figure_3, "figure_5": _figure_5},
     "origin": _origin,
 }
 

@@ -22,6 +22,7 @@ function listing(items, before, what) {
     said.textContent = found.length ? `${first + 1} to ${first + shown.size} of ${found.length}` : "none";
     back.disabled = first === 0;
     on.disabled = first + PAGE >= found.length;
+    back.hidden = on.hidden = back.disabled && on.disabled;
   };
   wanted.addEventListener("input", () => show(0));
   back.addEventListener("click", () => show(-PAGE));
@@ -44,10 +45,10 @@ function compare(a, b) {
 function sortable(table, changed) {
   const body = table.tBodies[0];
   [...table.tHead.rows[0].cells].forEach((head, column) => {
+    if (!head.textContent) return;
     const button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);
-    if (!button.textContent.trim()) button.ariaLabel = "Sort by the first column";
     head.append(button);
     button.addEventListener("click", () => {
       const down = head.getAttribute("aria-sort") === "ascending";

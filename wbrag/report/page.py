@@ -25,7 +25,7 @@ SORTED = 3
 #: What says which versions a page speaks of, in both forms, so that `retold` finds it.
 VERSION = (r'(<p class="version">).*?(</p>)', r"(<!-- version -->).*?(\n)")
 #: The colours of figures that a page on dark ground gives in its own shade.
-SHADES = {"#1f2328": "ink", "#59636e": "quiet", "#c8ced5": "line"}
+SHADES = {"#1f2328": "ink", "#59636e": "quiet", "#c8ced5": "line", "#fefefe": "page"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,8 @@ def _html_picture(picture: Picture) -> str:
 def _titled(picture: Picture) -> str:
     """The picture, which says what it is to who cannot see it."""
     title = escape(picture.title)
-    return re.sub("<svg([^>]*)>", rf'<svg role="img" aria-label="{title}"\1><title>{title}</title>', picture.svg, count=1)
+    start, attributes, rest = re.split(r"<svg([^>]*)>", picture.svg, maxsplit=1)
+    return f'{start}<svg role="img" aria-label="{title}"{attributes}><title>{title}</title>{rest}'
 
 
 def _on_white(svg: str) -> str:
@@ -197,12 +198,13 @@ def _on_white(svg: str) -> str:
 
 
 def _html_table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.header)
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' if cell else "<td></td>" for cell in table.header)
     rows = []
     for i, cells in enumerate(table.rows):
         strong = ' class="strong"' if i in table.strong else ""
         rows.append(f"<tr{strong}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
-    several = len(table.rows) >= SORTED and all(cells[0] for cells in table.rows)  # rows without a name go on
+    names = [cells[0] for cells in table.rows]  # a row without one, or with one twice, goes with those around it
+    several = len(names) >= SORTED and all(names) and len(set(names)) == len(names)
     sorts = several and (table.numbers or bool(table.header[0]))
     told = {"numbers": table.numbers, "wide": len(table.header) > WIDE, "sorts": sorts}
     kinds = " ".join(name for name, holds in told.items() if holds)

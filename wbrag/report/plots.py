@@ -14,7 +14,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from wbrag.report.page import slug
-from wbrag.report.tables import too_few
+from wbrag.report.tables import points, too_few
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,12 @@ Panels = Mapping[str, Mapping[str, Value]]
 Coloured = Sequence[tuple[str, Value]]
 
 GREY, BLUE, ORANGE = "#8c9196", "#0072b2", "#d55e00"
-INK, QUIET, RULE = "#1f2328", "#59636e", "#c8ced5"  # a dark page gives them in other shades (page.SHADES)
+INK, QUIET, RULE, PAPER = (
+    "#1f2328",
+    "#59636e",
+    "#c8ced5",
+    "#fefefe",
+)  # a dark page gives them in other shades (page.SHADES)
 ON_COLOUR = "#101214"  # on a coloured cell, whatever the page
 BARS = (("closed_book", "closed book", GREY), ("base", "base", BLUE), ("writeback", "+ write-back", ORANGE))
 #: Beyond so many points the scatter is embedded as one image, which keeps the file small.
@@ -83,7 +88,7 @@ def scores_figure(title: str, record: Record) -> Figure:
     bars.barh(range(3), scores, color=[colour for _, _, colour in BARS], height=0.62)
     if not too_few(record):
         bars.plot([low, high], [2, 2], color=INK, linewidth=1.4, solid_capstyle="butt", marker="|", markersize=7)
-    _tell(bars, ends, "{:.1f}", scores)
+    _tell(bars, ends, [f"{score:.1f}" for score in scores])
     bars.set_yticks(range(3), [label for _, label, _ in BARS])
     bars.set_xlim(0, min(114.0, max(10.0, 1.18 * max(ends))))
     bars.invert_yaxis()
@@ -98,24 +103,24 @@ def gain_figure(title: str, gains: Mapping[str, Record], together: str = "") -> 
     rows = range(len(gains))
     figure, forest = _empty(title, 0.62 + (ROW * max(4, len(gains)) if len(gains) <= ROWS else NARROW_ROW * len(gains)))
     ends = [(0.0, 0.0) if too_few(one) else (100 * one["ci_low"], 100 * one["ci_high"]) for one in gains.values()]
-    means = [100 * one["gain"] for one in gains.values()]
+    means, told = [100 * one["gain"] for one in gains.values()], [points(one["gain"]) for one in gains.values()]
     left, right = min(0.0, *means, *(low for low, _ in ends)), max(0.0, *means, *(high for _, high in ends))
     forest.axvline(0, color=INK, linewidth=0.9)
     for row, name, (low, high), mean in zip(rows, gains, ends, means, strict=True):
         forest.hlines(row, low, high, colors=ORANGE, linewidth=2)
-        full = {} if low > 0 or high < 0 else {"markerfacecolor": "#ffffff"}
+        full = {} if low > 0 or high < 0 else {"markerfacecolor": PAPER}
         forest.plot(mean, row, "D" if name == together else "o", color=ORANGE, markersize=5.5, **full)
-    _tell(forest, [max(mean, high, 0) for mean, (_, high) in zip(means, ends, strict=True)], "{:+.1f}", means)
+    _tell(forest, [max(mean, high, 0) for mean, (_, high) in zip(means, ends, strict=True)], told)
     forest.set_yticks(rows, list(gains))
     forest.set_xlim(left - 0.06 * max(right - left, 1.0), right + 0.24 * max(right - left, 1.0))
     forest.set_ylim(len(gains) - 0.5, -0.5)
     return figure
 
 
-def _tell(axes: Axes, ends: Sequence[float], form: str, values: Sequence[float]) -> None:
+def _tell(axes: Axes, ends: Sequence[float], texts: Sequence[str]) -> None:
     """Each row's value to the right of where the row ends."""
-    for row, (end, value) in enumerate(zip(ends, values, strict=True)):
-        axes.annotate(form.format(value), (end, row), (6, 0), textcoords="offset points", va="center")
+    for row, (end, text) in enumerate(zip(ends, texts, strict=True)):
+        axes.annotate(text, (end, row), (6, 0), textcoords="offset points", va="center")
 
 
 def ranks_figures(panels: Panels[Sequence[float]]) -> dict[str, str]:

@@ -32,8 +32,8 @@ def moved_on(versions: dict[str, dict[str, int | None]]) -> bool:
 
 
 def versions_told(run: Path, versions: dict[str, dict[str, int | None]]) -> str:
-    """What a page says of them: when it was measured, with which versions, and where to look once they are old; "" where
-    nothing of it is known.
+    """What a page says of them: when it was measured, with which versions, and where to look once they are old; ""
+    where nothing of it is known.
     """
     measured, now = versions["measured"], versions["now"]
     day = str(read_record(run / "run.json").get("measured_at", ""))[:16]
