@@ -37,6 +37,7 @@ from wbrag.report.unit_sections import drawn, judged, left_out_blocks, sample_pa
 from wbrag.report.version import versions_of, versions_told
 from wbrag.run import folder
 from wbrag.run.folder import Reread
+from wbrag.run.progress import working
 from wbrag.store.versions import latest
 
 Row = Mapping[str, Any]
@@ -111,6 +112,7 @@ CONSTRUCTION: Sequence[Column] = (
 )
 
 
+@working("writing the report")
 def write_report(run: Path) -> dict[str, Any]:
     """Write all of a run's report, each file whole or not at all, metrics.json last; returns what it holds.
 

@@ -23,6 +23,7 @@ from wbrag.retrieval.merge import check_merge
 from wbrag.run.folder import write_text
 from wbrag.run.lease import in_turn
 from wbrag.run.lookup import FILES, Rows
+from wbrag.run.progress import working
 from wbrag.run.shared import content_hash
 from wbrag.schema import EXAMPLE
 from wbrag.store.files import move_into_place, scratch_folder, sha256_file
@@ -172,6 +173,7 @@ def cache_of(cfg: TrainConfig) -> Path:
     return Path(cfg.cache_dir).absolute() if cfg.cache_dir else Path(cfg.run_dir).absolute().parent / "cache"
 
 
+@working("reading questions and corpus")
 def read_inputs(cfg: TrainConfig, training: bool = True) -> Inputs:
     """Read and validate the question files and the corpus into the cache, each once per content.
 

@@ -21,7 +21,7 @@ from wbrag.config import TrainConfig, fingerprint
 from wbrag.run.folder import read_record, write_text
 from wbrag.run.inputs import Identity, refuse_other_settings
 from wbrag.run.lease import own_command
-from wbrag.run.progress import Counts
+from wbrag.run.progress import Counts, working
 from wbrag.store.versions import pair
 
 log = logging.getLogger(__name__)
@@ -61,8 +61,7 @@ class RunRecord:
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the seconds of the block to the stage's, and log it in log.txt; a stage that fails keeps its old time."""
-        with logged(self.path.with_name("log.txt")):
-            log.debug("%s begins", stage)
+        with logged(self.path.with_name("log.txt")), working(stage.replace("_", " ")):
             started = time.perf_counter()
             yield
             seconds = time.perf_counter() - started
