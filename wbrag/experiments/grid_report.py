@@ -27,7 +27,7 @@ from wbrag.experiments.grid import ALPHA, Point, grouped, measure_grid, read_poi
 from wbrag.experiments.paper import called, paper, place, statistic
 from wbrag.experiments.placebos import PLACEBOS
 from wbrag.methods import settings_read
-from wbrag.report.evaluation import METRIC_NAMES
+from wbrag.report.evaluation import metric_called
 from wbrag.report.overlap import EXPOSURES, OVERLAPS, READ, RULE, without_overlap
 from wbrag.report.page import (
     Block,
@@ -117,6 +117,11 @@ def _told(how: str) -> Callable[[Any], str]:
     return lambda value: "-" if value is None else value if isinstance(value, str) else told(value)
 
 
+def _decides(record: Record) -> bool:
+    """Whether a method decides by itself to retrieve, or did."""
+    return record["method"] in DECIDING or bool(record["retrieval_rate_base"] or record["retrieval_rate_writeback"])
+
+
 def _who_gains(_: Runs, grid: Record) -> Rows:
     for kind, names in (("splits", OVERLAPS), ("exposure", EXPOSURES)):
         yield from ((names[key], record) for key, record in grid[kind].items())
@@ -186,7 +191,7 @@ ROWS: Mapping[str, Callable[[Runs, Record], Rows]] = {
     ],
     "settings": lambda _, grid: [(one["setting"], one) for one in grid["points"]],
     "means": lambda _, grid: [(called(one["benchmark"], one["backbone"]), one) for one in grid["means"]],
-    "decisions": lambda _, grid: [(one["setting"], one) for one in grid["points"] if one["method"] in DECIDING],
+    "decisions": lambda _, grid: [(one["setting"], one) for one in grid["points"] if _decides(one)],
     "units": lambda _, grid: [(one["way"], one) for one in grid["units"] if len(grid["units"]) > 1],
     "cost": lambda _, grid: [("all", grid["cost"])],
     **{"who_gains": _who_gains, "mean_gains": _mean_gains, "placebos": _placebos, "transfer": _transfer},
@@ -200,7 +205,7 @@ def _table_2(_: Runs, grid: Record) -> list[Block]:
     blocks: list[Block] = []
     for backbone, some in groupby(grid["points"], itemgetter("backbone")):
         records = list(some)
-        heads = {one["benchmark"]: f"{called(one['benchmark'])}, {METRIC_NAMES[one['metric']]}" for one in records}
+        heads = {one["benchmark"]: f"{called(one['benchmark'])}, {metric_called(one['metric'])}" for one in records}
         rows: dict[str, dict[str, str]] = defaultdict(dict)
         for one in sorted(records, key=lambda one: place(one["method"])):
             benchmark, method, mark = one["benchmark"], called(one["method"]), "*" * (one["holm_p"] <= ALPHA)

@@ -13,7 +13,7 @@ from typing import Any
 from wbrag import schema
 from wbrag.methods import settings_read
 from wbrag.report.construction import SPENT, TRACE_COLUMNS, beside, construction, cost, token_pairs
-from wbrag.report.evaluation import METRIC_NAMES, SIDES, Setting, answers_of, evaluate
+from wbrag.report.evaluation import SIDES, Setting, answers_of, evaluate, metric_called
 from wbrag.report.harms import harm_blocks, harms, sources_of
 from wbrag.report.overlap import EXPOSURES, OVERLAPS, READ, RULE, without_overlap
 from wbrag.report.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, terminal, write_page
@@ -201,7 +201,7 @@ def headline(metrics: Row) -> str:
     unseen = metrics["splits"].get("none")
     record = (unseen or metrics["results"])[0]
     n = f"{record['n']:,} test questions of {record['benchmark']}{' without overlap with training' if unseen else ''}"
-    metric, over = METRIC_NAMES[record["metric"]], record["topics"]
+    metric, over = metric_called(record["metric"]), record["topics"]
     told = f"{points(record['gain'])} points, 95% interval over topics {interval(over)}"
     if too_few(record) or too_few(over):
         topics = f"{over['topics']:,} topic{'s' * (over['topics'] != 1)}"
@@ -230,7 +230,7 @@ def terminal_table(metrics: Row) -> str:
     """The results as plain text for a terminal: questions without overlap, all questions, and how to read them."""
     record, unseen = metrics["results"][0], metrics["splits"].get("none")
     rows = [*([(OVERLAPS["none"], unseen[0])] if unseen else []), (EVERY, record)]
-    table = tabled(f"{record['benchmark']}, {METRIC_NAMES[record['metric']]}", RESULTS, rows)
+    table = tabled(f"{record['benchmark']}, {metric_called(record['metric'])}", RESULTS, rows)
     told = [without_overlap([metrics["labels"]])] if unseen else []
     return "\n".join([terminal(table), "", fill(NOTE, 119), *told])
 
@@ -262,9 +262,9 @@ def result_blocks(metrics: Row) -> list[Block]:
     """What write-back changed, the questions without overlap first; `metrics` as `measure` makes them."""
     results, unseen = metrics["results"], metrics["splits"].get("none")
     primary, over = results[0], results[0]["topics"]
-    name = METRIC_NAMES[primary["metric"]]
+    name = metric_called(primary["metric"])
     splits = {OVERLAPS[key]: records[0] for key, records in metrics["splits"].items()}
-    by_metric = {METRIC_NAMES[record["metric"]]: record for record in results}
+    by_metric = {metric_called(record["metric"]): record for record in results}
     gains = splits | {f"all: {metric}": record for metric, record in by_metric.items()}
     about = f"{name}{' without overlap' if unseen else ''}, % of {(unseen or results)[0]['n']:,} test questions"
     scores, of_gains = scores_figure(about, (unseen or results)[0]), "gain in points, 95% interval"

@@ -16,7 +16,7 @@ from wbrag.data import benchmarks
 from wbrag.data.benchmarks import InputError, OverErrorBudget, Rejected
 from wbrag.llm.engine import check_hub, model_path
 from wbrag.llm.vllm import check_engine_args
-from wbrag.methods import check_method
+from wbrag.methods import check_method, method_identity
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoder import folder_hash, model_folder
 from wbrag.retrieval.merge import check_merge
@@ -206,7 +206,7 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         "benchmark.test": content_hash(Path(cfg.benchmark.test), cache),
         **_settings(cfg, "benchmark", "task", "metric", "labels"),
         "corpus": named(current(cfg.base))[1] if cfg.base else content_hash(Path(cfg.corpus), cache),
-        **{f"method.{key}": value for key, value in asdict(cfg.method).items()},
+        **method_identity(cfg.method),
         **backbone_identity(cfg, "distil_tokens"),
         "encoder": encoder_identity(cfg.encoder),
         **{f"index.{key}": value for key, value in (index_identity(cfg.index) | search_identity(cfg.index)).items()},
