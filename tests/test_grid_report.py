@@ -271,7 +271,7 @@ def test_runs_without_units_or_variants_are_reported(tmp_path: Path) -> None:
     (reasons,) = grid["not_improved"].values()
     assert reasons["why"] == "No unit was written: delta <= tau_delta, before the call, for 1 of 1 examples."
     assert "No unit was written" in text
-    assert "shows no change" in text
+    assert "Too few answers to tell what write-back does: 0.0 points, and of 1 answers there is no interval" in text
 
 
 def test_the_headline_is_of_unseen_questions_and_claims_no_more_than_its_interval() -> None:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from small_store import passages, publish, unit_vectors
 from synthetic_run import kept, population, prediction, write_run
 
 from wbrag.report.page import Details, Heading, Picture, Pictures, Table, Text, html, markdown, retold, slug
 from wbrag.report.plots import gain_figure
 from wbrag.report.run_report import write_report
+from wbrag.report.version import stamp, stamp_around
+from wbrag.store.place import place_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -142,6 +145,29 @@ def test_what_a_page_says_of_its_versions_can_be_said_anew() -> None:
         page = retold(form("t", "s", blocks), "version 2 <now> \\1")
         assert page == form("t", "s", [Text("version 2 <now> \\1", "version"), *blocks[1:]])
     assert retold("no such line\n", "x") == "no such line\n"
+
+
+def test_a_report_says_that_the_knowledge_base_has_moved_on(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [kept()], [prediction()])
+    for name in ("base", "writeback"):
+        publish(run / name, unit_vectors(3), passages(3), "hashing", {})
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(facts | {"stores": {"base": 1, "writeback": 1}}))
+    before = write_report(run)
+    pages = [(run / name).read_text() for name in ("report.md", "report.html")]
+    stamp(run)
+    assert [(run / name).read_text() for name in ("report.md", "report.html")] == pages
+    publish(run / "writeback", unit_vectors(2, seed=1), passages(2, "q"), "hashing", {})
+    stamp_around(place_of(run / "writeback"))
+    after = json.loads((run / "metrics.json").read_text())
+    assert after.pop("versions") == {"measured": {"base": 1, "writeback": 1}, "now": {"base": 1, "writeback": 2}}
+    assert after == {name: told for name, told in before.items() if name != "versions"}
+    for name, old in zip(("report.md", "report.html"), pages, strict=True):
+        new = (run / name).read_text()
+        assert "The knowledge base has moved on since, to version 2 of the units: these figures are not of it" in new
+        assert [line for line in new.splitlines() if "Measured" not in line] == [
+            line for line in old.splitlines() if "Measured" not in line
+        ]
 
 
 def test_a_refusal_of_the_distiller_is_why_an_example_was_not_kept(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ from wbrag.report.page import (
 )
 from wbrag.report.plots import gain_figure, ranks_figures, tokens_figures, transfer_figures
 from wbrag.report.statistics import RESAMPLES, Floats
-from wbrag.report.tables import count, hundredths, interval, number, p_value, percent, points, tabled
+from wbrag.report.tables import count, hundredths, interval, number, p_value, percent, points, tabled, too_few
 from wbrag.run.folder import RunError, read_record, write_text
 
 Record = Mapping[str, Any]
@@ -312,6 +312,9 @@ def headline(grid: Record) -> str:
     record = unseen or grid["pooled"]
     over, settings = record["topics"], record["settings"]
     where = "On test questions without overlap with training, write-back" if unseen else "Write-back"
+    if too_few(record):
+        told = f"{points(record['gain'])} points, and of {record['questions']:,} answers there is no interval"
+        return f"Too few answers to tell what write-back does: {told}."
     told = f"{points(record['gain'])} points, 95% interval over topics {interval(over)}"
     told += f", {record['questions']:,} answers"
     what = f"the mean score over {settings} settings" if settings > 1 else "the score of the one setting"
