@@ -63,7 +63,7 @@ def _svg(draw: Callable[Concatenate[str, P], Figure]) -> Callable[Concatenate[st
     """
 
     @wraps(draw)
-    def told(title: str, *args: P.args, **kwargs: P.kwargs) -> str:
+    def told(title: str, /, *args: P.args, **kwargs: P.kwargs) -> str:
         import matplotlib as mpl
 
         name = "-".join([draw.__name__.strip("_"), *re.findall(r"\w+", title)])
@@ -108,7 +108,7 @@ def gain_figure(title: str, gains: Mapping[str, Record], together: str = "") -> 
     forest.axvline(0, color=INK, linewidth=0.9)
     for row, name, (low, high), mean in zip(rows, gains, ends, means, strict=True):
         forest.hlines(row, low, high, colors=ORANGE, linewidth=2)
-        full = {} if low > 0 or high < 0 else {"markerfacecolor": PAPER}
+        full: dict[str, Any] = {} if low > 0 or high < 0 else {"markerfacecolor": PAPER}
         forest.plot(mean, row, "D" if name == together else "o", color=ORANGE, markersize=5.5, **full)
     _tell(forest, [max(mean, high, 0) for mean, (_, high) in zip(means, ends, strict=True)], told)
     forest.set_yticks(rows, list(gains))
@@ -159,7 +159,7 @@ def tokens_figures(panels: Panels[Floats]) -> dict[str, str]:
         for colour, pairs in dots:
             across, up = pairs.T
             rasterized = len(every) > VECTOR_POINTS
-            axes.scatter(across, up, s=12, color=colour, alpha=0.35, linewidths=0, zorder=3, rasterized=rasterized)
+            axes.scatter(across, up, s=12, color=colour, alpha=0.5, linewidths=0, zorder=3, rasterized=rasterized)
         axes.set(xlim=(0, right), ylim=(0, top))
 
     return _by_generator(panels, draw, ("tokens of the sources", "tokens of the unit"))
