@@ -582,5 +582,5 @@ def test_a_restarted_process_never_counts_backwards(now: int, before: int) -> No
 def test_status_line_says_what_is_left() -> None:
     counts = Counts(begun=60, done=50, kept=7, calls=100, prompt_tokens=900, completion_tokens=100)
     line = status_line("train", before=100, goal=200, counts=counts, seconds=10.0)
-    assert line == "train: 150 of 200, 7 kept, 10.0 calls/s, 100 tokens/s, 10 s left"
+    assert line == "train: 150 of 200, 7 kept, 10.0 calls/s, 100 tokens/s, about 10 seconds left"
     assert status_line("train", 0, 200, Counts(), 12.0) == "train: 0 of 200, waiting for the engine, 12 s"

@@ -302,6 +302,9 @@ def test_what_was_rejected_or_edited_stays_so_with_every_update(folder: Path, se
     ids = {row["id"] for row in rows_in(store)}
     assert {oak["id"], elm["id"]} & ids == set()
     assert [row for row in rows_in(store) if row["form"] == "edited"] == [made]
+    told = [(one / "report.md").read_text() for one in (run, found.folder)]
+    assert ["has moved on since" in text for text in told] == [True, False]
+    assert f"{found.folder}/report.html".replace("_", "\\_") in told[0]
     kinds = {row["kind"]: row["reason"] for row in read_left_out(found.folder)}
     assert kinds["rejected"] == f"{decisions_of(store)[oak['id']].at}: it is about another Oakton"
 
@@ -321,7 +324,12 @@ def test_decisions_are_versions_and_outlive_a_rollback(folder: Path, session: Se
     store = folder / "run" / "writeback"
     key = rows_in(store)[0]["id"]
     before = current(store).version
+    assert "has moved on" not in (folder / "run" / "report.html").read_text()
     accept(store, key, "read it")
+    versions = json.loads((folder / "run" / "metrics.json").read_text())["versions"]
+    assert (versions["measured"]["writeback"], versions["now"]["writeback"]) == (before, before + 1)
+    for name in ("report.html", "report.md"):
+        assert "has moved on since, to version" in (folder / "run" / name).read_text()
     assert decisions_of(store)[key].state == "accepted"
     reject(store, key, "on second thoughts")
     rollback(store, before, {})

@@ -56,6 +56,7 @@ class Method:
     theta: float = 0.8  # flare: a word less probable than this makes the method search
     beta: float = 0.4  # flare: a word less probable than this is masked in the query
     query: str = "masked"  # flare: masked | generated
+    settings: dict[str, Any] = field(default_factory=dict)  # of a method of another package: its own
 
 
 @dataclass

@@ -11,6 +11,9 @@ import re
 import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib.metadata import entry_points
+from typing import Any
 
 Labels = Mapping[str, Sequence[str]]
 
@@ -100,15 +103,27 @@ def label_accuracy(prediction: str, golden_answers: Sequence[str], labels: Label
 
 _OF_TEXT = {"em": em, "acc": acc, "f1": f1, "precision": precision, "recall": recall}
 METRICS = (*_OF_TEXT, "label")
+#: Entry points of metrics that other packages bring: functions of a prediction and its golden answers, 0..1.
+GROUP = "wbrag.metrics"
+
+
+@lru_cache
+def elsewhere() -> Mapping[str, Any]:
+    """The metrics that other packages bring, by name, loaded; a name of this module is its own."""
+    return {one.name: one.load() for one in entry_points(group=GROUP) if one.name not in METRICS}
 
 
 def score(metric: str, prediction: str, golden_answers: Sequence[str], labels: Labels) -> float:
-    """M(prediction, golden answers) in 0..1 by the metric's name, one of `METRICS`; only `label` reads `labels`."""
-    if metric not in METRICS:
-        raise ValueError(f"unknown metric {metric!r}; known are {', '.join(METRICS)}")
+    """M(prediction, golden answers) in 0..1 by the metric's name, of `METRICS` or `elsewhere`; only `label` reads
+    `labels`.
+    """
+    if metric not in METRICS and metric not in elsewhere():
+        raise ValueError(f"unknown metric {metric!r}; known are {', '.join((*METRICS, *elsewhere()))}")
     if metric == "label":
         return label_accuracy(prediction, golden_answers, labels)
-    return _OF_TEXT[metric](prediction, golden_answers)
+    if metric in _OF_TEXT:
+        return _OF_TEXT[metric](prediction, golden_answers)
+    return float(elsewhere()[metric](prediction, _checked(golden_answers)))
 
 
 def _checked(golden_answers: Sequence[str]) -> Sequence[str]:

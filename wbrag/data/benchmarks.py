@@ -176,8 +176,8 @@ def check_benchmark(benchmark: Benchmark) -> None:
     """Raise ConfigError, naming key and value, for a task, metric, labels or split that cannot work."""
     if benchmark.task not in TASKS:
         raise ConfigError(f"benchmark.task={benchmark.task!r} is unknown; known are {', '.join(TASKS)}")
-    if benchmark.metric not in metrics.METRICS:
-        raise ConfigError(f"benchmark.metric={benchmark.metric!r} is unknown; known are {', '.join(metrics.METRICS)}")
+    if benchmark.metric not in (known := (*metrics.METRICS, *metrics.elsewhere())):
+        raise ConfigError(f"benchmark.metric={benchmark.metric!r} is unknown; known are {', '.join(known)}")
     if benchmark.metric == "label" and not benchmark.labels:
         raise ConfigError("benchmark.labels is empty, but benchmark.metric='label' maps answers to labels")
     if strange := set(benchmark.rows) - {"train", "test"}:

@@ -196,12 +196,13 @@ def pooled(points: Sequence[Point], **wanted: str) -> dict[str, Any]:
     def found(side: str) -> float | None:
         return mean(mean(point.answers[f"retrieval_recall_{side}"][point.those(wanted)].tolist()) for point in points)
 
+    questions = sum(int(members.sum()) for members in flags)
     return {
         "gain": gain,
-        "topics": dict(zip(ENDS, over_topics, strict=True)),
+        "topics": {**dict(zip(ENDS, over_topics, strict=True)), "questions": questions},
         **dict(zip(ENDS, inside, strict=True)),
         "settings": sum(int(members.any(axis=0).sum()) for members in flags),
-        "questions": sum(int(members.sum()) for members in flags),
+        "questions": questions,
         **{f"found_{side}": found(side) for side in SIDES},
     }
 

@@ -18,11 +18,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
 
+from wbrag import config
 from wbrag.llm import Reply, Token
 from wbrag.llm.fit import fit_documents, require_fit
-from wbrag.methods import Answer, Tools, answered, closed_book
+from wbrag.methods import Answer, Tools, answered, check_one_of, check_probabilities, closed_book
 from wbrag.schema import Document
 
+SETTINGS = ("theta", "beta", "query")
+SEARCHES = True
 #: The longest generated question.
 QUERY_TOKENS = 48
 
@@ -35,6 +38,18 @@ class Word:
 
     text: str
     probability: float
+
+
+def check(method: config.Method, backbone: config.Backbone | None) -> None:
+    """ConfigError for settings that cannot be, and for an endpoint that cannot do what FLARE needs."""
+    check_one_of(method, "query", "masked", "generated")
+    check_probabilities(method, "theta", "beta")
+    needed = {"token_logprobs": "reads the probability of every token", "continues": "goes on after its own sentences"}
+    for key, why in needed.items() if backbone and backbone.kind == "openai" else ():
+        if not getattr(backbone, key):
+            raise config.ConfigError(
+                f"method.name=flare {why}, but backbone.{key}=false says the endpoint cannot do that"
+            )
 
 
 async def answer(question: str, documents: Sequence[Document], tools: Tools) -> Answer:

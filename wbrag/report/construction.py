@@ -22,6 +22,8 @@ TRACE_COLUMNS = tuple(
     "id question golden_answers status reason kept_ranks fallback unit_id source_tokens unit_tokens calls calls_saved "
     "prompt_tokens completion_tokens dropped_documents judge_agrees".split()
 )
+#: What stands between the gates' reason and the distiller's.
+DISTILLED = "; not distilled: "
 #: What a row of any table says of its cost.
 SPENT = ("calls", "prompt_tokens", "completion_tokens")
 NUMBER = re.compile(r"\s*[-+]?\b\d+(?:\.\d+)?(?:e[-+]?\d+)?\b")
@@ -104,9 +106,12 @@ def retained_by_rank(ranks: Counter[int]) -> dict[str, float]:
 def rule_of(row: Row) -> str:
     """The rule that ended an example, without its numbers: "delta <= tau_delta", or "error: UnusableReply: ...".
 
-    A rule that held at the best possible score, so that a call was left out, reads "..., before the call".
+    A rule that held at the best possible score, so that a call was left out, reads "..., before the call". Where the
+    gates let an example pass and the distiller then wrote no passage, that is what ended it.
     """
     reason = str(row["reason"] or "no reason given")
+    if DISTILLED in reason:
+        return f"not distilled: {reason.partition(DISTILLED)[2].partition(':')[0].replace('_', ' ')}"
     if row["status"] == "failed":
         return f"error: {match[0] if (match := ERROR.match(reason)) else reason.split()[0]}"
     rule = NUMBER.sub("", reason.removeprefix("gated:").split("(")[0]).strip()

@@ -41,6 +41,11 @@ SIDES = ("base", "writeback")
 RETRIEVAL = ("retrieval_recall", "context_tokens", "retrievals_per_question", "retrieval_rate")
 
 
+def metric_called(metric: str) -> str:
+    """What a report calls a metric; one of another package by its own name."""
+    return METRIC_NAMES.get(metric, metric)
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What a row of the results table is about; `labels` as in `config.Benchmark`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ ON_CPUS: dict[str, Any] = {"num_cpus": ACTOR_CPUS, "scheduling_strategy": "SPREA
 SILENT_SECONDS = 60.0
 
 Made = TypeVar("Made")
+Watched = Callable[[str, Iterable[Any], int, Callable[[Any], int]], Iterable[Any]]
 
 
 class HeldEncoder:
@@ -47,7 +48,8 @@ class Encoders:
 
     `on_gpus` says what Ray is told of each actor that is to have one (`run.placement.Places`); without it they are on
     CPUs. `gpu_share`: how much of its GPU's memory each may fill, 0.0 on CPUs. `make_room`, where it is set, ends what
-    holds their devices before they start: they and the engines take turns.
+    holds their devices before they start: they and the engines take turns. `watched` gives on the items of their work
+    as they come; it is told the goal, and how much of it each item is.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Encoders:
         self.encoder, self.cluster, self.on_gpus = encoder, cluster, on_gpus
         self.gpu_share = gpu_share if on_gpus else 0.0
         self.make_room: Callable[[], None] | None = None
+        self.watched: Watched = lambda stage, items, goal, size: items
         self.handles: list[Any] = []
 
     def start(self) -> list[Any]:

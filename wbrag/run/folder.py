@@ -31,6 +31,8 @@ UNITS, LEFT_OUT = "units.parquet", "left_out.parquet"
 QUESTIONS = "questions"
 #: The folder of a run's updates, each a folder of the same tables; and the file that says that one is finished.
 UPDATES, UPDATED = "updates", "update.json"
+#: Backbones that are named for how a model is reached.
+REACHED = ("hf", "openai")
 CONFIG_KEYS = ("benchmark", "method", "backbone", "gates", "k", "seed")
 #: The columns of a trace that tell of its unit, and what a unit calls them.
 OF_UNIT = {"unit_id": "id", "unit_title": "title", "unit_text": "text"}
@@ -84,13 +86,21 @@ def trained_run(run: Path) -> Path:
     return run.parents[1] if run.parent.name in ("evaluations", "variants") else run
 
 
+def model_called(backbone: Row) -> str:
+    """What reports call a generator: its name, or its model where that name says only how it is reached."""
+    name, model = str(backbone["name"]), str(backbone.get("model") or "")
+    if name not in REACHED or not model:
+        return name
+    return Path(model).name if model.startswith(("/", ".", "~")) else model
+
+
 def setting_of(config: Row) -> Setting:
     """What the run's results are about, from its configuration."""
     benchmark = config["benchmark"]
     return Setting(
         benchmark=benchmark["name"],
         method=config["method"]["name"],
-        backbone=config["backbone"]["name"],
+        backbone=model_called(config["backbone"]),
         metric=benchmark["metric"],
         labels={label: list(spellings) for label, spellings in (benchmark.get("labels") or {}).items()},
         seed=config["seed"],

@@ -16,13 +16,14 @@ from wbrag.data import benchmarks
 from wbrag.data.benchmarks import InputError, OverErrorBudget, Rejected
 from wbrag.llm.engine import check_hub, model_path
 from wbrag.llm.vllm import check_engine_args
-from wbrag.methods import check_method
+from wbrag.methods import check_method, method_identity
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoder import folder_hash, model_folder
 from wbrag.retrieval.merge import check_merge, check_retrieval
 from wbrag.run.folder import write_text
 from wbrag.run.lease import in_turn
 from wbrag.run.lookup import FILES, Rows
+from wbrag.run.progress import working
 from wbrag.run.shared import content_hash
 from wbrag.schema import EXAMPLE
 from wbrag.store.files import move_into_place, scratch_folder, sha256_file
@@ -179,6 +180,7 @@ def cache_of(cfg: TrainConfig) -> Path:
     return Path(cfg.cache_dir).absolute() if cfg.cache_dir else Path(cfg.run_dir).absolute().parent / "cache"
 
 
+@working("reading questions and corpus")
 def read_inputs(cfg: TrainConfig, training: bool = True) -> Inputs:
     """Read and validate the question files and the corpus into the cache, each once per content.
 
@@ -211,7 +213,7 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         "benchmark.test": content_hash(Path(cfg.benchmark.test), cache),
         **_settings(cfg, "benchmark", "task", "metric", "labels"),
         "corpus": named(current(cfg.base))[1] if cfg.base else content_hash(Path(cfg.corpus), cache),
-        **{f"method.{key}": value for key, value in asdict(cfg.method).items()},
+        **method_identity(cfg.method),
         **backbone_identity(cfg, "distil_tokens"),
         "encoder": encoder_identity(cfg.encoder),
         **{f"index.{key}": value for key, value in index_identity(cfg.index).items()},

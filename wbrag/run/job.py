@@ -22,7 +22,7 @@ from wbrag.retrieval.encoding import Encoders
 from wbrag.run.actors import Dispatcher, Generators, Stage
 from wbrag.run.lookup import distinct
 from wbrag.run.placement import NODES_SECONDS, Places, gpus_of_engine, placed
-from wbrag.run.progress import Counts, shown
+from wbrag.run.progress import Counts, shown, watched, working
 from wbrag.run.record import RunRecord
 from wbrag.run.reuse import reuse
 
@@ -39,6 +39,8 @@ QUIET = {
 }
 #: What Ray's C++ writes to the stderr of each driver before it heeds RAY_BACKEND_LOG_LEVEL.
 LEVEL_IS_SET = b"Set ray log level from environment variable"
+#: What a stage waits for until its first example begins, by the backbone's kind.
+WAITING = {"vllm": "loading the model", "openai": "waiting for the endpoint", "scripted": "starting"}
 #: The settings of a cluster that say what runs where: where one changes, places and all that is in them are given up.
 PLACING = ("engines", "encoders", "gpus", "encoder_gpus", "accelerator", "min_engines")
 #: The files that a table of many rows has, about, and the most rows of one. A file comes into being at once: what a
@@ -147,7 +149,8 @@ class Session(ExitStack):
         ConfigError, with both numbers, where the cluster cannot hold them.
         """
         if self.patience is None:
-            self.enter_context(ray_session(cluster))
+            with working("starting Ray"):
+                self.enter_context(ray_session(cluster))
             self.callback(self.stop)
             self.patience = NODES_SECONDS
         key = fingerprint([getattr(cluster, name) for name in PLACING], engine_gpus)
@@ -180,6 +183,7 @@ class Session(ExitStack):
                 self.encoders.stop()
             on_gpus = places.encoders if places.plan.encoders else None
             self.encoders = Encoders(encoder, cluster, on_gpus, places.plan.encoder_gpus)
+            self.encoders.watched = watched
         return self.encoders
 
     def stop(self) -> None:
@@ -270,7 +274,7 @@ def generate(job: Job, generators: Generators, stage: Stage, source: Path, table
     each = cluster.examples_in_flight // cluster.block_rows + 1  # blocks that one engine has at once
     blocks_in_flight = cluster.engines * each
     handles = generators.start()
-    with shown(stage.work, done, goal, lambda: generators.counts(1.0)):
+    with shown(stage.work, done, goal, lambda: generators.counts(1.0), WAITING[job.cfg.backbone.kind]):
         generators.wait()
         started, first = time.perf_counter(), generators.counts() or Counts()
         with checkpoints(checkpoint_folder(job, table)):

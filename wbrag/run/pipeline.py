@@ -135,6 +135,7 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
                 questions = retrieve(cfg, given, base, run / QUESTIONS, generators.encoders, number)
             with job.record.timed("predict"):
                 predict(job, questions, (base, trained / "writeback"), len(given.test), generators)
+        job.record.note_stores({"base": base, "writeback": trained / "writeback"})
         metrics = write_report(run)
         check_errors(job)
         return run, metrics

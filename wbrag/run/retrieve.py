@@ -27,6 +27,7 @@ from wbrag.retrieval.encoding import Encoders, lent, threads_of
 from wbrag.retrieval.merge import best_of
 from wbrag.run.inputs import cache_of, search_identity
 from wbrag.run.lookup import FILES, Keyed, Rows
+from wbrag.run.progress import watched
 from wbrag.run.shared import SharedRows, share
 from wbrag.schema import DOCUMENT, EXAMPLE, KNOWN, Document, document_rows, documents_of
 from wbrag.store.fulltext import FullText
@@ -111,7 +112,8 @@ def retrieve_all(
         with lent(cfg.encoder, cfg.cluster, encoders) as actors:
             stores = knowledge_of(cfg, base, versions=(record.version, 0))
             opening = Opening(stores, len(actors), _gpu_share(encoders))
-            found = retrieved(grouped(actors, held_between(cfg, record)), opening, asked)
+            batches = retrieved(grouped(actors, held_between(cfg, record)), opening, asked)
+            found = watched("retrieve", batches, len(asked), len)
             for first in found:  # a killed run has lost what is not yet a file
                 share(folder, pa.concat_tables([first, *islice(found, FILE_BATCHES - 1)]))
     return SharedRows(folder, FOUND)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from wbrag.report.version import stamp_around
 from wbrag.retrieval.encoder import open_encoder, passage_text
 from wbrag.schema import PASSAGE, SEEN_BY, UNIT, unit_id
 from wbrag.store import rows
@@ -107,9 +108,11 @@ def _changed(store: Where, change: Callable[[Version, Decisions], Change]) -> Ve
         pieces, gone, known = change(version, decisions_of(place))
         note = {"made_by": "units", "decisions": {key: asdict(one) for key, one in known.items()}}
         try:
-            return exchange(place, version, pieces, pa.array(gone, pa.string()), note, version.base)
+            made = exchange(place, version, pieces, pa.array(gone, pa.string()), note, version.base)
         except MovedOnError:
             continue
+        stamp_around(place)
+        return made
 
 
 def _unit(store: Where, version: Version, unit: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from wbrag.config import ConfigError, TrainConfig, UpdateConfig
 from wbrag.report.run_report import write_report
+from wbrag.report.version import stamp
 from wbrag.retrieval.encoding import Encoders
 from wbrag.run import inputs, pipeline
 from wbrag.run.contribute import contribute
@@ -201,6 +202,7 @@ def _updated(
             pipeline.predict(job, questions, (base, writeback), len(read.test), generators)
         job.record.note_stores({"base": base, "writeback": writeback})
         write_report(job.run)
+        stamp(run)  # what was reported before is of older versions
         check_errors(job)
         if cfg.kb:
             if read.corpus is not None:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from wbrag import config
 from wbrag.retrieval.encoder import Encoder, passage_text
-from wbrag.retrieval.encoding import Encoders, lent
+from wbrag.retrieval.encoding import Encoders, Watched, lent
 from wbrag.schema import PASSAGE
 from wbrag.store import rows
 from wbrag.store.changes import LiveError, MovedOnError, exchange, publish, write_piece
@@ -148,7 +148,8 @@ def _pieces(
     name = config.fingerprint(sha256_file(file), encoder_note(encoder))
     groups = {f"pieces/{name}-{sha256_bytes(some.tobytes())[:16]}.npy": some for some in cut(new, ROW_GROUP)}
     with lent(encoder, cluster, encoders) as actors:
-        dimension, fingerprint = _encoded(place, file, groups, parent.encoder if parent else "", actors)
+        watched = encoders.watched if encoders else None
+        dimension, fingerprint = _encoded(place, file, groups, parent.encoder if parent else "", actors, watched)
         makers = actors if encoders and encoders.on_gpus and index.kind == "ivf_fp16" else []
         spec = parent.spec if parent else _made(new_spec, [(place, list(groups), index, dimension)], makers)[0]
         schema = rows.schema_in(place, parent, pq.read_schema(file), dimension)
@@ -162,7 +163,12 @@ def _pieces(
 
 
 def _encoded(
-    place: Place, file: Path, groups: Mapping[str, np.ndarray], expected: str, actors: list[Any]
+    place: Place,
+    file: Path,
+    groups: Mapping[str, np.ndarray],
+    expected: str,
+    actors: list[Any],
+    watched: Watched | None,
 ) -> tuple[int, str]:
     """The vectors of all groups written (`encode_group`); their dimension and the encoder's fingerprint."""
     from ray.util import ActorPool
@@ -170,7 +176,9 @@ def _encoded(
     def ask(actor: Any, group: str) -> Any:  # noqa: ANN401 - Ray's handle and reference
         return actor.apply.remote(encode_group, place, file, groups[group], group, expected)
 
-    made: set[tuple[int, str]] = set(ActorPool(actors).map_unordered(ask, list(groups)))
+    found = ActorPool(actors).map_unordered(ask, list(groups))
+    rows = sum(map(len, groups.values()))
+    made: set[tuple[int, str]] = set(watched("encode", found, rows, lambda _: ROW_GROUP) if watched else found)
     if len(made) != 1:
         raise StoreError(f"{place}: encoder actors disagree: {sorted(made)}")
     return made.pop()
