@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 from hydra import compose, initialize_config_dir
 
-from jobs import command_line
 from wbrag.algorithm import CountedLLM
+from wbrag.command import command_line
 from wbrag.config import Cluster, TrainConfig
 from wbrag.llm import Reply
 from wbrag.llm.scripted import ScriptedLLM

@@ -27,10 +27,9 @@ GIVEN = {
 
 
 #: How a job begins that lies elsewhere.
-BEGINS = f"""
+BEGINS = """
 import sys, time
-sys.path.insert(0, {str(ROOT / "jobs")!r})
-import command_line
+from wbrag.command import command_line
 """
 #: A job that is told to stop, and takes so many seconds to end.
 STOPPED = f"""{BEGINS}
@@ -154,8 +153,8 @@ def test_a_sweep_ends_with_the_code_of_its_failed_points(points: list[str], code
     [
         ("backbone.api_key_env={}", "backbone.api_key_env: give the name of the environment variable"),
         ("backbone.base_url=http://me:{}@127.0.0.1/v1", "backbone.base_url: a URL with a user before @"),
-        ("backbone.api_key={}", "Could not override 'backbone.api_key'"),
-        ("+backbone.api_key={}", "no such setting: backbone.api_key"),
+        ("backbone.api_key={}", "no such setting: backbone.api_key; did you mean backbone.api_key_env?"),
+        ("+backbone.api_key={}", "no such setting: backbone.api_key; did you mean backbone.api_key_env?"),
         ("+backbone.engine_args.hf_token={}", "backbone.engine_args.hf_token cannot be given"),
         ("base=s3://me:{}@bucket/base", "base: a URL with a user before @"),
     ],

@@ -1,4 +1,4 @@
-"""jobs/kb.py as a user calls it: what it prints, what it leaves, how it exits."""
+"""`wbrag kb` as a user calls it: what it prints, what it leaves, how it exits."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from forked import run_program
 from small_store import publish
 
+from wbrag.command.kb import main
 from wbrag.config import Encoder
 from wbrag.retrieval.encoder import open_encoder, passage_text
 from wbrag.store.changes import delete
@@ -20,10 +21,6 @@ from wbrag.store.search import KnowledgeBase
 from wbrag.store.versions import encoder_note, latest
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "jobs"))
-
-from kb import main  # noqa: E402 - the folder of the job is on the path of a job only
-
 HASHING = Encoder(name="hashing", kind="hashing", model="hashing", dimension=32)
 
 

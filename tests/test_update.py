@@ -8,7 +8,6 @@ import asyncio
 import json
 import random
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from test_algorithm import HELPFUL, TWIN, USELESS, exact, replies, tools_for
 from test_writeback import TEST, TRAIN, TREES, passages, settings, write_lines
 
 from wbrag.algorithm import train_example
+from wbrag.command.units import main
 from wbrag.config import Cluster, ConfigError, Gates, Questions, Retrieval, Units, UpdateConfig
 from wbrag.data.benchmarks import InputError
 from wbrag.run import update as updates
@@ -37,10 +37,6 @@ from wbrag.schema import EARLIER, Document, Example
 from wbrag.store.files import StoreError
 from wbrag.store.search import KnowledgeBase
 from wbrag.store.versions import current, history, named, pair, rollback
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
-
-from units import main
 
 Passages = dict[str, tuple[str, str]]
 #: The seed of the edits that most updates here are about.

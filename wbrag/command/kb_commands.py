@@ -1,5 +1,5 @@
-"""The commands of kb.py: each takes a store's place and the parsed arguments, and says what it did or found. How the
-commands of a program are carried out, those of units.py too.
+"""The commands of `wbrag kb`: each takes a store's place and the parsed arguments, and says what it did or found. How
+the commands of a program are carried out, those of `wbrag units` and of runs too.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from wbrag.command.faults import fault_of
 from wbrag.config import ConfigError, Encoder
 from wbrag.data.benchmarks import InputError, OverErrorBudget
 from wbrag.run.folder import RunError
 from wbrag.store import rows
 from wbrag.store.files import StoreError
 from wbrag.store.place import Place, place_of
-from wbrag.store.versions import Version, current, history, noted_encoder, read_version, rollback
+from wbrag.store.versions import Version, current, history, noted_encoder, read_version, record_name, rollback
 
 #: Ids that `diff` lists of each sort in a terminal.
 SHOWN = 10
@@ -37,31 +39,37 @@ class Told:
 
 #: A command's name, the function that carries it out, and the names and settings of its arguments.
 Command = tuple[str, Any, dict[str, dict[str, Any]]]
+#: The argument that all commands of a program begin with: its name, its help, and what is made of it.
+Begins = tuple[str, str, Callable[[str], Any]]
 
 
-def carried_out(
-    parser: argparse.ArgumentParser,
-    commands: Sequence[Command],
-    where: tuple[str, str, Callable[[str], Any]],
-    words: list[str] | None,
-) -> int:
-    """Carry out the command of a command line, print what it says and return the exit code. `where`: the name of the
-    argument that all commands begin with, its help, and what is made of it.
-    """
-    name, told, made = where
-    added = parser.add_subparsers(required=True, metavar="COMMAND")
+def parser_of(program: str, text: str, commands: Sequence[Command], where: Begins) -> argparse.ArgumentParser:
+    """The command line of a program; one of a single command has no name for it."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=program, description=text.strip(), formatter_class=raw)
+    added = parser.add_subparsers(required=True, metavar="COMMAND") if len(commands) > 1 else None
     for command, run, arguments in commands:
-        one = added.add_parser(command, help=run.__doc__)
-        one.add_argument(name, help=told)
+        one = added.add_parser(command, help=run.__doc__, description=run.__doc__) if added else parser
+        one.add_argument(where[0], help=where[1])
         for key, settings in arguments.items():
             one.add_argument(key, **settings)
         one.add_argument("--json", action="store_true", help="print data")
         one.set_defaults(run=run)
+    return parser
+
+
+def carried_out(parser: argparse.ArgumentParser, where: Begins, words: list[str] | None) -> int:
+    """Carry out the command of a command line, print what it says and return the exit code."""
     args = parser.parse_args(words)
     try:
-        found = args.run(made(getattr(args, name)), args)
+        found = args.run(where[2](getattr(args, where[0])), args)
     except (StoreError, ConfigError, InputError, OverErrorBudget, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if not (told := fault_of(error)):
+            raise
+        print(f"error: {told}", file=sys.stderr)
         return 2
     text = json.dumps(found.data, indent=2, ensure_ascii=False) if args.json else "\n".join(found.lines)
     try:
@@ -72,20 +80,25 @@ def carried_out(
 
 
 def log(place: Place, args: argparse.Namespace) -> Told:
-    """Every version: live passages, fragments, what it came from."""
+    """Every version: live passages, fragments, when it was written, what it came from."""
     newest = current(place)
     versions = history(place)
+    times = [datetime.fromtimestamp((place.stat(record_name(one.version)) or (0, 0.0))[1]) for one in versions]
     told: list[dict[str, Any]] = [
         {"version": one.version, "kept": one.version >= newest.oldest, "current": one.version == newest.version}
         | {"live": one.rows, "fragments": _fragments(one), "base": one.base[0] if one.base else None}
-        | {"restored_from": one.restored_from, "note": one.note}
-        for one in versions
+        | {
+            "restored_from": one.restored_from,
+            "note": one.note,
+            "written": written.astimezone().isoformat(" ", "seconds"),
+        }
+        for one, written in zip(versions, times, strict=True)
     ]
-    lines = [f"{'version':>7} {'passages':>10} {'fragments':>9}  what"]
+    lines = [f"{'version':>7} {'passages':>10} {'fragments':>9}  {'written':<16}  what"]
     for one, row in zip(versions, told, strict=True):
         live = f"{one.rows:,}" if row["kept"] else "gone"
         what = f"{_what(one)}{' (current)' if row['current'] else ''}"
-        lines.append(f"{one.version:>7} {live:>10} {row['fragments']:>9}  {what}")
+        lines.append(f"{one.version:>7} {live:>10} {row['fragments']:>9}  {row['written'][:16]}  {what}")
     return Told(told, lines)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
 import sys
 import threading
@@ -15,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+import hydra
 from hydra import compose
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -23,6 +23,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
+from wbrag.command.faults import check_packages, fault_of
+from wbrag.command.overrides import keys_of, mended, no_such, plain, shown
 from wbrag.config import (
     AblateConfig,
     BuildConfig,
@@ -43,7 +45,8 @@ from wbrag.run.folder import RunError
 from wbrag.run.inputs import check_paths, check_secrets, check_settings
 from wbrag.run.job import Session
 from wbrag.run.lease import own_command
-from wbrag.run.plan import Plan, Sizes, planned, told
+from wbrag.run.plan import Plan, Sizes, planned
+from wbrag.run.plan import told as plan_lines
 from wbrag.run.sample import measured
 from wbrag.store.files import StoreError
 
@@ -72,6 +75,10 @@ for _name, _schema in {
     ConfigStore.instance().store(name=_name, node=_schema)
 #: What a way to make and merge units is made of.
 WAY = {"units": OmegaConf.structured(Units), "merge": OmegaConf.structured(Merge)}
+#: Where the settings lie: in the wheel, else in the checkout.
+CONF = next(one for one in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf") if one.is_dir())
+#: The settings that the job of this process has.
+known: list[str] = []
 #: Hydra then raises the errors of a command line, instead of printing them and leaving with 1.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
@@ -84,12 +91,25 @@ failed: dict[str, int] = {}
 TOLD = (ConfigError, InputError, StoreError, HydraException, OmegaConfBaseException, OverErrorBudget, RunError)
 #: What a job that is told to stop may take to end engines and Ray; then it leaves them to end by themselves.
 STOP_SECONDS = 8.0
-#: Overrides whose value may be a secret, as one that is refused for it.
-SECRET = re.compile(r"api_key|hf_token|://[^/]*@")
-#: How Hydra ends what it says of a key that there is not: the override once more.
-APPEND = "To append to your config use "
 #: Who prints the overrides of each point of a sweep before it begins.
 LAUNCHER = "hydra._internal.core_plugins.basic_launcher"
+
+
+def carry_out(
+    name: str, schema: type[Config], run: Callable[[Config, Session], None], prepare: Callable[[DictConfig], DictConfig]
+) -> None:
+    """Run the job of conf/<name>.yaml, or each point of a sweep, with the settings of this process's command line; what
+    is composed is `prepare`d before it is checked. Leaves as `start` does.
+    """
+
+    def task(cfg: DictConfig) -> None:
+        with point() as session:
+            run(settings(prepare(cfg), schema), session)
+
+    known[:] = [key for key, _ in keys_of(schema)]
+    known.extend(key for key, _ in keys_of(TrainConfig) if schema is ReproduceConfig)  # its overrides are those
+    sys.argv[1:] = mended(sys.argv[1:], schema)
+    start(hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task))
 
 
 def start(main: Callable[[], None]) -> None:
@@ -106,7 +126,7 @@ def code_of(error: Exception) -> int:
     """What a job that this error ends leaves with: 2 for settings, inputs or stores that cannot work, 3 over the error
     budget, 1 for any other.
     """
-    return 3 if isinstance(error, OverErrorBudget) else 2 if isinstance(error, TOLD) else 1
+    return 3 if isinstance(error, OverErrorBudget) else 2 if in_one_line(error) else 1
 
 
 def sweep_code(codes: Collection[int]) -> int:
@@ -155,7 +175,7 @@ def point() -> Iterator[Session]:
     settings = HydraConfig.get()
     logging.captureWarnings(True)  # so that log.txt has them too
     if settings.mode is RunMode.MULTIRUN:
-        with noted(" ".join(map(_shown, settings.overrides.task))):
+        with noted(" ".join(map(shown, settings.overrides.task))):
             yield SESSION
     else:
         with exit_codes():
@@ -168,30 +188,31 @@ def noted(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not isinstance(error, TOLD):
+        if not in_one_line(error):
             traceback.print_exc()
-        told = f"{name}: {type(error).__name__}: {_line(error)}"
-        failed[told] = code_of(error)
-        print(f"failed: {told}", file=sys.stderr, flush=True)
+        line = f"{name}: {type(error).__name__}: {_line(error)}"
+        failed[line] = code_of(error)
+        print(f"failed: {line}", file=sys.stderr, flush=True)
 
 
 def settings(cfg: DictConfig, schema: type[Config]) -> Config:
     """The composed configuration as typed data; OmegaConf's errors name the key that is of a wrong type.
 
-    ConfigError for keys that have no value, for relative paths in a submitted job, for secrets, and for keys that the
-    schema does not have: Hydra itself lets a `+` before a key add it to any schema.
+    ConfigError for keys that have no value, for relative paths in a submitted job, for secrets, for packages that are
+    missing, and for keys that the schema does not have: Hydra itself lets a `+` before a key add it to any schema.
     """
     given = OmegaConf.to_container(cfg)
     try:
         typed = OmegaConf.to_object(cfg)
     except (InterpolationToMissingValueError, MissingMandatoryValue) as error:
-        keys = list(_missing(given))
-        raise ConfigError(f"no value for {', '.join(keys)}: give {' '.join(f'{key}=...' for key in keys)}") from error
+        raise ConfigError(_to_give(list(_missing(given)))) from error
     assert isinstance(typed, schema)
     if unknown := list(_beyond(given, asdict(typed))):
-        raise ConfigError(f"no such setting: {', '.join(unknown)}")
+        raise ConfigError(no_such(unknown, [key for key, _ in keys_of(schema)]))
     check_paths(typed)
     check_secrets(typed)
+    if not getattr(typed, "plan", False):
+        check_packages(typed)
     return typed
 
 
@@ -226,7 +247,16 @@ def plan_told(points: Mapping[str, TrainConfig]) -> str:
         rows = [(f"{step.part}: {step.name}", step) for plan in plans.values() for step in plan.steps]
     benchmarks = {benchmark: found for (_, benchmark), found in sizes.items()}
     title = "; ".join(f"{name}: {of.train:,} training, {of.test:,} test questions" for name, of in benchmarks.items())
-    return f"{title}\n\n{told(rows, list(plans.values()), next(iter(points.values())).planning)}"
+    return f"{title}\n\n{plan_lines(rows, list(plans.values()), next(iter(points.values())).planning)}"
+
+
+def _to_give(keys: Sequence[str]) -> str:
+    """What to say of keys without a value."""
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    if "world" in keys and not any(one.startswith(("benchmark=", "world=")) for one in given):
+        files = "benchmark=files benchmark.train=... benchmark.test=... corpus=..."
+        return f"no questions and no corpus: give {files}, or world=..., a generated one"
+    return f"no value for {', '.join(keys)}: give {' '.join(f'{key}=...' for key in keys)}"
 
 
 def _missing(given: Any, within: str = "") -> Iterator[str]:  # noqa: ANN401 - plain YAML data
@@ -259,22 +289,23 @@ def exit_codes() -> Iterator[None]:
     """
     try:
         yield
-    except TOLD as error:
+    except Exception as error:
+        if not in_one_line(error):
+            raise
         print(f"error: {_line(error)}", file=sys.stderr)
         raise SystemExit(code_of(error)) from error
 
 
+def in_one_line(error: Exception) -> bool:
+    """Whether one line says all of an error."""
+    return isinstance(error, TOLD) or bool(fault_of(error))
+
+
 def _line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "; ".join(_shown(line) if line.startswith(APPEND) else line for line in lines)
-
-
-def _shown(override: str) -> str:
-    """An override as it is told: without its value where that may be a secret."""
-    return f"{override.partition('=')[0]}=..." if SECRET.search(override) else override
+    return fault_of(error) or plain(error, known)
 
 
 def _masked(record: logging.LogRecord) -> bool:
     """Has overrides that are logged shown; the record is kept."""
-    record.msg = " ".join(map(_shown, str(record.msg).split(" ")))
+    record.msg = " ".join(map(shown, str(record.msg).split(" ")))
     return True
