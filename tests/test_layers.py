@@ -19,7 +19,7 @@ LAYERS = [
         "algorithm methods retrieval store llm.engine llm.vllm llm.mixture llm.scripted llm.openai"
         " units.write units.critics",
         "run report",
-        "experiments",
+        "experiments serve",
     )
 ]
 LAYERS.append(["jobs"])
@@ -28,7 +28,7 @@ ROOT_MODULES = 7
 #: Who may import a library at all.
 OWNERS = {
     "hydra": ("jobs",),
-    "ray": ("wbrag.run", "wbrag.retrieval.encoding", "wbrag.store.build"),
+    "ray": ("wbrag.run", "wbrag.retrieval.encoding", "wbrag.store.build", "wbrag.serve.on_ray"),
     "faiss": ("wbrag.store",),
     "lance": ("wbrag.store.rows", "wbrag.store.changes"),
     "s3fs": ("wbrag.store.place",),
