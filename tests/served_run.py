@@ -47,11 +47,13 @@ UNITS = {
 
 
 def stores(run: Path, units: list[Row]) -> None:
-    """The pair of a run: base and write-back store."""
+    """The pair of a run: base, with the years 1990, 1991, ..., and write-back store."""
     encoder = open_encoder(HASHING)
     for store, rows, table in (("base", PASSAGES, schema.PASSAGE), ("writeback", units, schema.UNIT)):
         vectors = encoder.encode_passages([passage_text(row["title"], row["text"]) for row in rows])
         rows_table = pa.Table.from_pylist([{name: row[name] for name in table.names} for row in rows], table)
+        if store == "base":
+            rows_table = rows_table.append_column("year", pa.array(range(1990, 1990 + len(rows))))
         note = encoder_note(HASHING)
         if store == "base":
             publish(run / store, vectors, rows_table, encoder.fingerprint, note)

@@ -5,6 +5,7 @@ Nothing that a page needs is fetched from another machine.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -195,4 +196,4 @@ async def _in_one_sentence(request: Request, error: Exception) -> JSONResponse:
 def _without_paths(told: str, place: str) -> str:
     """An error in one line, without where files of the server's lie."""
     line = " ".join(told.replace(f"{place}/base", "the base").replace(place, "the knowledge base").split())
-    return line.partition(", /")[0].partition(", rust/")[0]
+    return re.split(r", (?:/|rust/)|; give it as", line)[0]
