@@ -31,6 +31,8 @@ from wbrag.units.sentences import sentences, words
 
 Row = dict[str, Any]
 STATIC = Path(__file__).parent / "static"
+#: A sentence of a source is evidence where a sentence of the unit has this part of its words.
+EVIDENCE = 0.6
 #: What is told of the example behind a unit.
 GATES = ("id", "question", "golden_answers", "reason", "closed_book_answer", "s_nr", "rag_answer", "s_rag", "delta")
 GATES += ("document_scores", "kept_ranks", "fallback")
@@ -84,7 +86,8 @@ class Reviewed:
             if old and old.version == version.version:
                 return old
             known = review.decisions_of(self.store)
-            live = opened(self.served.units, version).to_table(columns=UNIT.names).to_pylist()
+            data = opened(self.served.units, version)
+            live = data.to_table(columns=[name for name in UNIT.names if name in data.schema.names]).to_pylist()
             units = {one.unit["id"]: one.unit for one in known.values() if one.state == "rejected"}
             units |= {row["id"]: row for row in live}
             decided = {one.unit["id"]: (key, one) for key, one in known.items()}
@@ -185,12 +188,17 @@ def _read(tables: Path) -> dict[str, list[Row]]:
 
 
 def _source(key: str, row: Row | None, said: list[frozenset[str]]) -> Row:
-    """A source with its sentences, those marked that stand in the unit; without any where it is gone."""
+    """A source with its sentences, those marked that a sentence of the unit is like; without any where it is gone."""
     if row is None:
         return {"id": key, "title": "", "labels": {}, "sentences": []}
     labels = {name: str(value) for name, value in row.items() if name not in PASSAGE.names and value}
-    told = [{"text": one, "marked": words(one) in said} for one in sentences(row["text"])]
+    told = [{"text": one, "marked": _evidence(words(one), said)} for one in sentences(row["text"])]
     return {"id": key, "title": row["title"], "labels": labels, "sentences": told}
+
+
+def _evidence(sentence: frozenset[str], said: list[frozenset[str]]) -> bool:
+    """Whether a sentence of a source, as its words, is what one of the unit's sentences says, or most of it."""
+    return any(len(sentence & one) >= EVIDENCE * len(sentence) for one in said)
 
 
 def _place(line: Row, sort: Order) -> tuple[Any, ...]:

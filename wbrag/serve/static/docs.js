@@ -3,7 +3,7 @@
 function make(tag, given, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(given || {})) node.setAttribute(name, value);
-  node.append(...children.flat().filter((one) => one !== null && one !== undefined));
+  node.append(...children.flat(Infinity).filter((one) => one !== null && one !== undefined));
   return node;
 }
 

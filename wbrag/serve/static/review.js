@@ -6,6 +6,7 @@ let session = null;
 let list = { units: [], total: 0 }; // as the server gave it last
 let open = null; // the unit that is shown
 let last = null; // the unit that was decided about last
+let turn = 0; // what was asked for last is shown, however late an earlier answer comes
 const asked = { state: "queue", kind: "", find: "", sort: "doubt", offset: 0 };
 
 function make(tag, given, ...children) {
@@ -15,7 +16,7 @@ function make(tag, given, ...children) {
     else if (value === true) node.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, value);
   }
-  node.append(...children.flat().filter((one) => one !== null && one !== undefined && one !== false));
+  node.append(...children.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false));
   return node;
 }
 
@@ -101,15 +102,20 @@ function shown(unit) {
 }
 
 async function units() {
+  const mine = ++turn, told = await ask(`units?${query({ ...asked, limit: PAGE })}`);
+  if (mine !== turn) return;
   open = null;
-  list = await ask(`units?${query({ ...asked, limit: PAGE })}`);
+  list = told;
   shown(null);
   document.title = "Units to review";
 }
 
 async function unit(id) {
+  const mine = ++turn;
   if (!list.units.length) list = await ask(`units?${query({ ...asked, limit: PAGE })}`);
-  open = await ask(`units/${encodeURIComponent(id)}`);
+  const told = await ask(`units/${encodeURIComponent(id)}`);
+  if (mine !== turn) return;
+  open = told;
   shown(open);
   document.title = `${open.title} - review`;
   const current = document.querySelector("[aria-current]");
@@ -140,7 +146,7 @@ function life(unit) {
     unit.examples.length ? unit.examples.map(example) : make("p", {}, "No kept example asks about it."),
     make("h3", {}, "Test questions that read it"),
     unit.questions.length ? unit.questions.map((one) => question(one, "without write-back", "with write-back")) : make("p", {}, "None."),
-  ].flat();
+  ];
 }
 
 function source(one) {
@@ -212,12 +218,14 @@ async function decide(id, what, said) {
 // Runs.
 
 async function runs(given) {
-  const { runs: all, own } = await ask("runs");
+  const mine = ++turn, { runs: all, own } = await ask("runs");
   if (!all.length) { content.replaceChildren(make("p", {}, "No run here has answered test questions.")); return; }
   const a = given.get("a") || (all.find((one) => one.name === own) || all[0]).name, b = given.get("b") || "";
   const change = given.get("change") || "worse", find = given.get("find") || "", offset = Number(given.get("offset") || 0);
   const go = (more) => { location.hash = `#/runs?${query({ a, b, change, find, offset: 0, ...more })}`; };
   const told = await ask(`questions?${query({ a, b, change, find, offset, limit: QUESTIONS })}`);
+  if (mine !== turn) return;
+  open = null;
   const pick = (name, label, value, none) => make("label", {}, label, make("select", { name, onchange: (e) => go({ [name]: e.target.value }) },
     none && make("option", { value: "" }, none), all.map((one) => make("option", { value: one.name, selected: one.name === value }, one.name))));
   const needle = make("input", { type: "search", name: "find", value: find });
@@ -236,10 +244,10 @@ async function runs(given) {
 }
 
 function results(some) {
-  const heads = ["run", "benchmark", "method", "model", "questions", "n", "closed book", "base", "+ write-back", "gain", "95%"];
+  const heads = ["run", "questions", "base", "+ write-back", "gain", "95%", "n", "closed book", "benchmark", "method", "model"];
   const row = (run, part, name) => run[part] && make("tr", {}, make("th", { scope: "row" }, run.name),
-    [run.benchmark, run.method, run.backbone, name, run[part].n, percent(run[part].closed_book), percent(run[part].base), percent(run[part].writeback),
-      points(run[part].gain), `${points(run[part].ci_low)} to ${points(run[part].ci_high)}`].map((x) => make("td", {}, String(x))));
+    [name, percent(run[part].base), percent(run[part].writeback), points(run[part].gain), `${points(run[part].ci_low)} to ${points(run[part].ci_high)}`,
+      run[part].n, percent(run[part].closed_book), run.benchmark, run.method, run.backbone].map((x) => make("td", {}, String(x))));
   return scrolling("Results", make("table", {}, make("thead", {}, make("tr", {}, heads.map((x) => make("th", { scope: "col" }, x)))),
     make("tbody", {}, some.flatMap((run) => [row(run, "without_overlap", "without overlap"), row(run, "all", "all")]).filter(Boolean))));
 }
@@ -269,7 +277,7 @@ async function route() {
 function step(by) {
   const pages = document.querySelectorAll(".pager button");
   if (location.hash.startsWith("#/runs")) { pages[by > 0 ? 1 : 0].click(); return; }
-  const at = open ? list.units.findIndex((one) => one.id === open.id) : -1;
+  const at = list.units.findIndex((one) => unitLink(one.id) === location.hash);
   const next = list.units[at < 0 ? 0 : at + by];
   if (next) location.hash = unitLink(next.id);
   else say(by > 0 ? "This is the last one of the list." : "This is the first one of the list.");
