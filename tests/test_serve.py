@@ -6,7 +6,12 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -353,6 +358,8 @@ def test_runs_lie_side_by_side(run: Path, reading: TestClient) -> None:
     assert changed(runs, "run", "other", "all", "", 0, 2)["counts"] == {"same": 3}
     assert len(changed(runs, "run", "other", "all", "", 2, 2)["questions"]) == 1
     shutil.rmtree(other)
+    (run / "evaluations" / "later" / "config.yaml").write_text("k: 3")
+    assert list(runs_near(run)) == ["run"]
     answer = reading.get("/review/api/questions", params={"a": "../../etc"})
     assert answer.status_code == 404
     assert answer.json()["detail"].startswith("there is no run '../../etc'; there are run")
@@ -378,6 +385,32 @@ def test_what_cannot_be_served_is_refused(
     assert "ret" not in told.replace("characters", "")
     monkeypatch.setenv("KB_KEY", f" {KEY}\n")
     assert key_of("KB_KEY") == KEY
+
+
+def test_the_command_serves_until_it_is_stopped(made: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, str(ROOT / "jobs" / "serve.py"), str(made), "--port", str(port)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert server.stdout is not None
+        assert "3 passages (version 1), 6 units (version 1)" in server.stdout.readline()
+        asked, deadline = Remote(f"http://127.0.0.1:{port}"), time.monotonic() + 20
+        while True:
+            try:
+                assert len(asked.hits(["Where does Tarnholm lie?"], 2)[0]) == 2
+                break
+            except OSError:  # it says where it will be before it is there
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        second = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=30)
+        assert (second.returncode, "address already in use" in second.stderr) == (1, True)
+        server.send_signal(signal.SIGINT)
+        assert (server.communicate(timeout=20)[1], server.returncode) == ("", 130)
+    finally:
+        server.kill()
 
 
 def test_a_store_alone_has_no_review(made: Path) -> None:

@@ -15,8 +15,8 @@ DESCRIPTION = """Serve a knowledge base: search over HTTP, an MCP tool for agent
     wbrag serve RUN --host 0.0.0.0 --api-key-env KB_KEY  for other machines, with the key in the variable KB_KEY
     wbrag serve STORE --mcp                              the MCP tool on standard input and output
 
-KB is a run's folder, or one store (a folder or an s3:// URL). Exit codes: 0 stopped, 1 failed, 2 it cannot be served
-(the message says why). docs/serving.md tells more.
+KB is a run's folder, or one store (a folder or an s3:// URL). Exit codes: 1 failed, 2 it cannot be served (the message
+says why), 130 and 143 stopped by Ctrl-C and SIGTERM. docs/serving.md tells more.
 """
 
 
@@ -81,24 +81,27 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _served(args: argparse.Namespace, key: str) -> int:
+    from contextlib import closing
+
     import uvicorn
 
     from wbrag.serve.app import app_of
     from wbrag.serve.hits import Served
     from wbrag.serve.tool import tool_server
 
-    served = Served(args.kb, args.follow)
-    if args.mcp:
-        tool_server(served).run("stdio")
-        return 0
-    app = app_of(served, key=key, local=not key and local(args.host), review=args.review)
-    url = f"http://{args.host}:{args.port}"
-    pages = "/docs /review" if app.state.reviewed else "/docs"
-    print(f"{args.kb}: {served.told()}; {url} ({pages} /mcp /metrics)", flush=True)  # noqa: T201
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app, host=args.host, port=args.port, log_level="warning", access_log=False, timeout_keep_alive=30
-        )
-    )
-    server.run()
-    return 0 if server.started else 1
+    with closing(Served(args.kb, args.follow)) as served:
+        if args.mcp:
+            tool_server(served).run("stdio")
+            return 0
+        app = app_of(served, key=key, local=not key and local(args.host), review=args.review)
+        pages = "/docs /review" if app.state.reviewed else "/docs"
+        told = f"{args.kb}: {served.told()}; http://{args.host}:{args.port} ({pages} /mcp /metrics)"
+        print(told, flush=True)  # noqa: T201
+        how = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 10}
+        try:
+            uvicorn.Server(uvicorn.Config(app, host=args.host, port=args.port, **how)).run()
+        except KeyboardInterrupt:  # which it raises again once it has stopped
+            return 130
+        except SystemExit:  # the port is taken, as it has said
+            return 1
+    return 0

@@ -34,8 +34,8 @@ STATIC = Path(__file__).parent / "static"
 #: A sentence of a source is evidence where a sentence of the unit has this part of its words.
 EVIDENCE = 0.6
 #: What is told of the example behind a unit.
-GATES = ("id", "question", "golden_answers", "reason", "closed_book_answer", "s_nr", "rag_answer", "s_rag", "delta")
-GATES += ("document_scores", "kept_ranks", "fallback")
+GATES = "id question golden_answers reason closed_book_answer s_nr rag_answer s_rag delta".split()
+GATES += ["document_scores", "kept_ranks", "fallback"]
 Order = Literal["doubt", "title", "read", "better", "worse", "unit_tokens", "id"]
 State = Literal["queue", "live", "accepted", "edited", "rejected", "all"]
 Said = Annotated[str, StringConstraints(strip_whitespace=True, max_length=20_000)]

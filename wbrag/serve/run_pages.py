@@ -14,6 +14,7 @@ from pydantic import Field
 from wbrag.report.evaluation import Setting
 from wbrag.report.overlap import units_read
 from wbrag.run.folder import RunError, read_config, read_predictions, read_record, setting_of
+from wbrag.serve.hits import LOG
 
 Row = dict[str, Any]
 #: Where runs lie, seen from the folder around a run.
@@ -34,7 +35,14 @@ def runs_near(run: Path) -> dict[str, Run]:
     around = run.absolute().parent
     files = (file for pattern in RUNS for file in around.glob(f"{pattern}/metrics.json"))
     folders = sorted(file.parent for file in files if (file.parent / "predictions").is_dir())
-    return {name: Run(one, _told(name, one)) for one in folders if (name := one.relative_to(around).as_posix())}
+    found = {}
+    for one in folders:
+        name = one.relative_to(around).as_posix()
+        try:
+            found[name] = Run(one, _told(name, one))
+        except RunError as error:  # of a neighbour's; this run is shown all the same
+            LOG.warning("not shown: %s", error)
+    return found
 
 
 def _told(name: str, folder: Path) -> Row:

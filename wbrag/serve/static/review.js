@@ -307,7 +307,7 @@ document.addEventListener("keydown", (event) => {
 
 document.getElementById("keys").addEventListener("click", help);
 window.addEventListener("unhandledrejection", (event) => {
-  if (event.reason && event.reason.status === 401) { sessionStorage.removeItem("key"); say("The key is missing or wrong.", true); keyForm(); }
+  if (event.reason && event.reason.status === 401) { say(sessionStorage.getItem("key") ? "This is not the key." : "", true); sessionStorage.removeItem("key"); keyForm(); }
   else say(String((event.reason && event.reason.message) || event.reason), true);
 });
 window.addEventListener("hashchange", () => { if (session) { say(status.textContent, status.className === "bad"); route(); } });
