@@ -19,7 +19,7 @@ LAYERS = [
         "algorithm methods retrieval store llm.engine llm.vllm llm.mixture llm.scripted llm.openai"
         " units.write units.critics",
         "run report",
-        "experiments",
+        "experiments serve",
     )
 ]
 LAYERS.append(["wbrag.command", "wbrag.__main__", "jobs"])
@@ -28,7 +28,7 @@ ROOT_MODULES = 8
 #: Who may import a library at all.
 OWNERS = {
     "hydra": ("wbrag.command",),
-    "ray": ("wbrag.run", "wbrag.retrieval.encoding", "wbrag.store.build"),
+    "ray": ("wbrag.run", "wbrag.retrieval.encoding", "wbrag.store.build", "wbrag.serve.on_ray"),
     "faiss": ("wbrag.store",),
     "lance": ("wbrag.store.rows", "wbrag.store.changes", "wbrag.store.fulltext"),
     "s3fs": ("wbrag.store.place",),
