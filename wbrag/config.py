@@ -244,6 +244,23 @@ class BuildConfig:
 
 
 @dataclass
+class QuestionsConfig:
+    """Root of `jobs/make_questions.py`."""
+
+    backbone: Backbone = field(default_factory=Backbone)
+    corpus: Any = MISSING
+    corpus_columns: dict[str, str] = field(default_factory=dict)  # these two as in TrainConfig
+    chunk_words: int = 100
+    out: str = MISSING
+    count: int = 100
+    judge: str = "labels"  # labels: an answer from the passage has to hold the golden one | llm: the generator says so
+    prompts: dict[str, str] = field(default_factory=dict)
+    cache_dir: str = ""
+    max_error_rate: float = 0.01
+    seed: int = 0
+
+
+@dataclass
 class TransferConfig:
     """Root of `jobs/transfer.py`."""
 

@@ -130,7 +130,7 @@ def drawn(count: int, limit: int, seed: int) -> npt.NDArray[np.int64]:
     return np.sort(np.array(random.Random(seed).sample(range(count), limit), dtype=np.int64))
 
 
-def tested(questions: Iterable[str], share: float, seed: int) -> npt.NDArray[np.bool_]:
+def held_out(questions: Iterable[str], share: float, seed: int) -> npt.NDArray[np.bool_]:
     """Which of the questions of one file test, the others train: this share, one at least, drawn by the seed. Equal
     questions stand on one side, and rows that come or go later move few of the others.
     """

@@ -15,7 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from wbrag.config import Backbone, BuildConfig, ConfigError, Encoder, Index, TrainConfig, Units, fingerprint
+from wbrag.config import (
+    Backbone,
+    BuildConfig,
+    ConfigError,
+    Encoder,
+    Index,
+    QuestionsConfig,
+    TrainConfig,
+    Units,
+    fingerprint,
+)
 from wbrag.data import benchmarks, hub
 from wbrag.data.benchmarks import InputError, OverErrorBudget, Rejected
 from wbrag.data.files import Given, files_of, is_document, kind_of
@@ -168,7 +178,7 @@ def check_base(cfg: TrainConfig) -> None:
         raise ConfigError(f"base={cfg.base}: its index is {version.spec.kind!r}, the run has {cfg.index.kind!r}")
 
 
-def check_corpus(cfg: TrainConfig | BuildConfig) -> None:
+def check_corpus(cfg: TrainConfig | BuildConfig | QuestionsConfig) -> None:
     """ConfigError for a corpus that is neither a text nor a list of these, or that nobody can cut."""
     many = cfg.corpus if isinstance(cfg.corpus, list) else [cfg.corpus]
     if not many or not all(isinstance(one, str) for one in many):
@@ -245,7 +255,7 @@ def _test_identity(cfg: TrainConfig, cache: Path) -> str:
     return there if cfg.benchmark.test else f"{cfg.benchmark.test_share} of {there}"
 
 
-def fingerprinted(cfg: TrainConfig | BuildConfig, cache: Path) -> str:
+def fingerprinted(cfg: TrainConfig | BuildConfig | QuestionsConfig, cache: Path) -> str:
     """What changes the passages of a corpus: its content, which columns are read, and how long documents are cut."""
     cut = cfg.chunk_words if any(is_document(file.name) for file in files_of(located(cfg.corpus, cache))) else None
     how = [part for part in (cfg.corpus_columns, cut) if part]
@@ -372,7 +382,7 @@ def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[Rows, 
 def _share(cfg: TrainConfig, examples: Rows, split: str) -> Rows:
     """The questions of one file that train, or those that test."""
     texts = (text for some in examples.batches(["question"]) for text in some["question"].to_pylist())
-    tests = benchmarks.tested(texts, cfg.benchmark.test_share, cfg.seed)
+    tests = benchmarks.held_out(texts, cfg.benchmark.test_share, cfg.seed)
     if tests.all():
         raise InputError(
             f"{cfg.benchmark.train}: {len(tests)} questions, none of them left to train on; more are needed"
@@ -387,7 +397,7 @@ def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> N
         raise InputError(f"{told}; is the file whole? benchmark.rows.{split}=0 takes any other")
 
 
-def read_corpus(cfg: TrainConfig | BuildConfig, cache: Path) -> tuple[Path, list[Rejected]]:
+def read_corpus(cfg: TrainConfig | BuildConfig | QuestionsConfig, cache: Path) -> tuple[Path, list[Rejected]]:
     """The corpus as Parquet in `cache`, made once per content however many runs need it, and the rows left out; errors
     as `write_corpus`.
     """
