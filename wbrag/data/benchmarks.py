@@ -47,6 +47,8 @@ from wbrag.schema import EXAMPLE, PASSAGE, Document, Example
 
 #: Passages per Parquet row group, and examples that are read at once: about 5 MB of 100-word passages.
 GROUP_ROWS = 8192
+#: Letters of passages that are held at once, where they are whole documents.
+GROUP_LETTERS = 1 << 24
 #: With so many rejected rows the budget is judged on the rows read so far, so that a wrong file fails soon and the
 #: rejected rows, which are held in memory, stay few.
 EARLY_REJECTED = 10_000
@@ -172,11 +174,24 @@ def write_corpus(
         temporary = Path(folder) / out.name
         # Parquet has no page checksums by default, and a flipped bit is then read back without a word.
         with pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
-            while group := list(islice(passages, GROUP_ROWS)):
+            for group in _groups(passages):
                 writer.write_table(pa.Table.from_pylist(group, schema))
                 rows += len(group)
         os.replace(temporary, out)
     return CorpusReport(rows, rejected, sorts)
+
+
+def _groups(passages: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The passages in lists of GROUP_ROWS, of long ones in shorter lists."""
+    group, held = list[dict[str, Any]](), 0
+    for passage in passages:
+        group.append(passage)
+        held += len(passage["text"])
+        if len(group) == GROUP_ROWS or held >= GROUP_LETTERS:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group
 
 
 def corpus_rows(

@@ -11,6 +11,7 @@ import importlib
 import io
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
@@ -103,7 +104,7 @@ def _markdown(data: bytes, stem: str) -> tuple[str, list[Part]]:
         told = re.search(r"^title:\s*(.+?)\s*$", front[1], re.MULTILINE)
         title = told[1].strip("\"'") if told else ""
     lines, marked, done = text.split("\n"), list[str](), 0
-    tokens = needed("markdown_it").MarkdownIt().parse(text)
+    tokens = _parser().parse(text)
     for opening, inline in pairwise(tokens):
         if opening.type == "heading_open" and opening.level == 0:
             start, end = opening.map
@@ -111,6 +112,11 @@ def _markdown(data: bytes, stem: str) -> tuple[str, list[Part]]:
             marked += [*lines[done:start], f"{_MARK}{opening.tag[1]}{heading}"]
             done = end
     return _cut("\n".join([*marked, *lines[done:]]), title, stem)
+
+
+@lru_cache(maxsize=1)  # one holds cycles, which a process of many objects seldom looks for
+def _parser() -> Any:  # noqa: ANN401 - markdown-it's
+    return needed("markdown_it").MarkdownIt()
 
 
 def _html(data: bytes, stem: str) -> tuple[str, list[Part]]:
