@@ -157,9 +157,10 @@ def test_reproduce_names_what_conf_holds_or_the_paper_has() -> None:
 @pytest.mark.parametrize("name", [name for group, name in OPTIONS if name.startswith("flashrag_")])
 def test_the_releases_files_are_checked_by_their_length(name: str) -> None:
     cfg = composed([f"benchmark={name}", "data_dir=/d", "run_dir=/r"])
-    assert cfg.corpus == "/d/wiki18_100w.jsonl"
+    assert cfg.corpus == "/d/retrieval-corpus/wiki18_100w.zip"
     assert cfg.benchmark.train.startswith("/d/")
     assert set(cfg.benchmark.rows) == {"train", "test"}
+    assert composed([f"benchmark={name}", "run_dir=/r"]).corpus.startswith("hf://datasets/RUC-NLPIR/FlashRAG_datasets/")
 
 
 def test_a_sweep_gives_each_point_its_own_folder() -> None:
@@ -241,7 +242,6 @@ def test_a_model_is_a_folder_a_name_or_a_gguf_file(overrides: list[str], model: 
     ("overrides", "key"),
     [
         (["run_dir=/r"], "world"),
-        (["benchmark=flashrag_nq"], "data_dir"),
         (OWN_FILES, "corpus"),
         (["benchmark=files", "corpus=c.jsonl", "run_dir=/r"], "benchmark.train"),
     ],

@@ -38,6 +38,8 @@ class Benchmark:
     metric: str = "acc"  # the primary metric: the gates' M and the headline of the report
     labels: dict[str, list[str]] = field(default_factory=dict)  # canonical label -> spellings, for label accuracy
     rows: dict[str, int] = field(default_factory=dict)  # split (train, test) -> rows its file has to have
+    columns: dict[str, str] = field(default_factory=dict)  # part of a question -> the column of the files it is in
+    test_share: float = 0.2  # test "": the share of the training questions that test instead
 
 
 @dataclass
@@ -198,7 +200,9 @@ class TrainConfig:
     prompts: dict[str, str] = field(default_factory=dict)  # overrides of wbrag.prompts and backbone.prompts, by key
     world: str = MISSING  # folder of a generated microworld; conf/benchmark/*.yaml point into it
     data_dir: str = MISSING  # folder of the FlashRAG release; conf/benchmark/flashrag_*.yaml point into it
-    corpus: str = MISSING
+    corpus: Any = MISSING  # a path, a glob, a folder, or a list of these
+    corpus_columns: dict[str, str] = field(default_factory=dict)  # part of a passage -> the column that it is in
+    chunk_words: int = 100  # of a passage that is cut out of a document, at most
     access: str = ""  # the corpus' key that says which groups may see a passage (wbrag.units.access); "": no labels
     base: str = ""  # a store in place of the corpus: no passage is encoded
     run_dir: str = MISSING
@@ -227,7 +231,7 @@ class UpdateConfig:
     """Root of `jobs/update.py`: all other settings are those of the run. "": the file that the run has read last."""
 
     run_dir: str = MISSING
-    corpus: str = ""
+    corpus: Any = ""
     benchmark: Questions = field(default_factory=Questions)
     cluster: Cluster = field(default_factory=Cluster)
     cache_dir: str = ""
@@ -242,12 +246,32 @@ class BuildConfig:
     encoder: Encoder = field(default_factory=Encoder)
     index: Index = field(default_factory=Index)
     cluster: Cluster = field(default_factory=Cluster)
-    corpus: str = MISSING
-    access: str = ""  # as TrainConfig's
+    corpus: Any = MISSING
+    corpus_columns: dict[str, str] = field(default_factory=dict)  # these three as in TrainConfig
+    chunk_words: int = 100
+    access: str = ""
     store: str = MISSING
     adopt: str = ""  # a flat FAISS index of the corpus: its vectors are taken over
     cache_dir: str = ""  # the corpus as Parquet; default: <store>-cache
     max_error_rate: float = 0.01
+
+
+@dataclass
+class QuestionsConfig:
+    """Root of `jobs/make_questions.py`."""
+
+    backbone: Backbone = field(default_factory=Backbone)
+    corpus: Any = MISSING
+    corpus_columns: dict[str, str] = field(default_factory=dict)  # these three as in TrainConfig
+    chunk_words: int = 100
+    access: str = ""
+    out: str = MISSING
+    count: int = 100
+    judge: str = "labels"  # labels: an answer from the passage has to hold the golden one | llm: the generator says so
+    prompts: dict[str, str] = field(default_factory=dict)
+    cache_dir: str = ""
+    max_error_rate: float = 0.01
+    seed: int = 0
 
 
 @dataclass

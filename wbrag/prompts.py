@@ -57,6 +57,12 @@ UNTAUGHT: dict[str, str] = {
     "only the question.",
 }
 TEMPLATES = DEFAULTS | UNTAUGHT
+#: Behind one document, before there is any run: so it is part of none's settings.
+MAKE_QUESTION = (
+    "Ask one question that the document answers and that can be understood without it: name what it is about. Ask for "
+    "one fact, in the document's language, and give the shortest answer, word for word as the document has it. Reply "
+    "in two lines:\nQuestion: ...\nAnswer: ..."
+)
 
 TASKS = ("factoid", "yes_no", "claim", "slot", "multi_hop")
 

@@ -23,6 +23,7 @@ from wbrag.config import (
     BuildConfig,
     CompareConfig,
     PlaceboConfig,
+    QuestionsConfig,
     ReproduceConfig,
     TrainConfig,
     TransferConfig,
@@ -39,6 +40,7 @@ from wbrag.run.job import Session
 from wbrag.run.pipeline import build_index
 from wbrag.run.pipeline import evaluate as measure
 from wbrag.run.pipeline import train as train_run
+from wbrag.run.questions import make_questions
 from wbrag.run.update import Changes, Updated
 from wbrag.run.update import update as update_run
 
@@ -166,6 +168,19 @@ def index(cfg: BuildConfig, session: Session) -> None:
     print(f"{cfg.store}: version {made.version}, {made.rows:,} passages, {made.spec.kind}, encoder {made.encoder}")
 
 
+def questions(cfg: QuestionsConfig, session: Session) -> None:
+    """Make questions with answers of documents, for who has none to train on.
+
+      wbrag questions corpus=DIR out=questions.jsonl count=200 backbone.model=NAME backbone.base_url=URL
+      wbrag train benchmark=files benchmark.train=questions.jsonl benchmark.test= corpus=DIR run_dir=DIR
+
+    The generator asks one question of a passage and answers it back from that passage; what is not found again is left
+    out. Any backbone will do.
+    """
+    made, left = make_questions(cfg)
+    print(f"{cfg.out}: {len(made):,} questions; {len(left):,} passages gave none")
+
+
 def transfer(cfg: TransferConfig, session: Session) -> None:
     """Measure every run with every other run's write-back corpus: the paper's cross-method transfer.
 
@@ -233,6 +248,7 @@ JOBS: dict[str, tuple[str, type[Any], Callable[[Any, Session], None]]] = {
     "update": ("update", UpdateConfig, update),
     "index": ("build_index", BuildConfig, index),
     "check": ("train", TrainConfig, check.check),
+    "questions": ("make_questions", QuestionsConfig, questions),
     "reproduce": ("reproduce", ReproduceConfig, reproduce.reproduce),
     "transfer": ("transfer", TransferConfig, transfer),
     "placebo": ("placebo", PlaceboConfig, placebo),

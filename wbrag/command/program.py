@@ -28,6 +28,7 @@ JOBS = {
     "evaluate": "measure a trained one on another test file",
     "update": "bring it to its documents and questions as they are now",
     "index": "build the base index of a corpus, or adopt one",
+    "questions": "make questions with answers of documents, where there are none",
     "reproduce": "the paper's experiments over a grid, and one report",
     "transfer": "runs with each other's units",
     "placebo": "runs with placebos in place of their units",

@@ -1,8 +1,12 @@
-"""Prompts that fit: a prompt too long for the model drops whole documents from the tail."""
+"""Prompts that fit: a prompt too long for the model drops whole documents from the tail. A first document that is too
+long by itself is cut, so that one long passage fails no question that retrieves it.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from wbrag.llm import LLM, Reply
 from wbrag.prompts import Prompts
@@ -24,25 +28,31 @@ def require_fit(prompt: str, llm: LLM, max_tokens: int) -> str:
 
 
 def fit_documents(documents: Sequence[Document], render: Render, llm: LLM, max_tokens: int) -> tuple[str, int]:
-    """The prompt that `render` makes of the most leading documents that fit, and how many those are (at least 1).
+    """The prompt that `render` makes of the most leading documents that fit, and how many those are (at least 1). Where
+    not even the first fits, it is cut to the room that the most others leave.
 
-    PromptTooLong where not even the first fits, ValueError where there is none.
+    PromptTooLong where not a word of the first fits, ValueError where there is none.
     """
     for count in range(len(documents), 0, -1):
         prompt = render(documents[:count])
         if _fits(prompt, llm, max_tokens):
             return prompt, count
+    for count in range(len(documents), 0, -1):
+        if cut := _cut(documents[:count], render, llm, max_tokens):
+            return cut, count
     raise _nothing_fits(documents, render, llm, max_tokens)
 
 
 def each_that_fits(
     documents: Sequence[Document], render: Render, llm: LLM, max_tokens: int
 ) -> list[tuple[Document, str]]:
-    """The documents whose prompt, made by `render` of each alone, fits, with that prompt; errors as `fit_documents`."""
+    """The documents whose prompt, made by `render` of each alone, fits, with that prompt; where there is none, that of
+    the first one cut. Errors as `fit_documents`.
+    """
     prompts = [(document, render([document])) for document in documents]
     fitting = [(document, prompt) for document, prompt in prompts if _fits(prompt, llm, max_tokens)]
     if not fitting:
-        raise _nothing_fits(documents, render, llm, max_tokens)
+        return [(documents[0], fit_documents(documents[:1], render, llm, max_tokens)[0])]
     return fitting
 
 
@@ -57,6 +67,21 @@ async def ask(
         return await llm.chat(require_fit(prompts.message(key, None, **values), llm, max_tokens), max_tokens), 0
     prompt, read = fit_documents(documents, lambda some: prompts.message(key, some, **values), llm, max_tokens)
     return await llm.chat(prompt, max_tokens), read
+
+
+def _cut(documents: Sequence[Document], render: Render, llm: LLM, max_tokens: int) -> str:
+    """The prompt of the documents with the most leading words of the first that fit; "" where not one does."""
+    first, others = documents[0], documents[1:]
+    words = re.findall(r"\S+\s*", first.text)
+
+    def prompt(count: int) -> str:
+        return render([replace(first, text="".join(words[:count]).rstrip()), *others])
+
+    least, most = 0, len(words)
+    while least < most:
+        middle = (least + most + 1) // 2
+        least, most = (middle, most) if _fits(prompt(middle), llm, max_tokens) else (least, middle - 1)
+    return prompt(least) if least else ""
 
 
 def _fits(prompt: str, llm: LLM, max_tokens: int) -> bool:

@@ -108,8 +108,9 @@ def read(prompt: str) -> str:
     With documents, the answer is the value of the first sentence whose subject's words all are in the question, else
     "unknown"; closed book it is what FAMOUS holds. Claims and yes/no questions hold when one sentence has all their
     words. Documents are relevant when they answer, they support an answer (and a judge passes it) when a sentence holds
-    its words, and are needed for what is not in FAMOUS. Extraction returns the sentences that share a word with the
-    question, rewriting joins the evidence under its first subject. RuntimeError for a question with the word RAISES.
+    its words, and are needed for what is not in FAMOUS. Asked for a question, the reader asks for the value of the
+    first sentence that has one. Extraction returns the sentences that share a word with the question, rewriting joins
+    the evidence under its first subject. RuntimeError for a question with the word RAISES.
     """
     asked = _question(prompt)
     if RAISES in _words(asked):
@@ -119,6 +120,9 @@ def read(prompt: str) -> str:
         return _rewritten(prompt.removeprefix("Evidence:\n").split("\n\n")[0])
     if "\n\nExtract " in prompt:
         return "\n".join(s for s in sentences if _words(s) & _words(asked))
+    if "Ask one question that the document answers" in prompt:
+        fact = next(filter(None, map(_FACT.match, sentences)), None)
+        return f"Question: What is {fact['subject']}?\nAnswer: {fact['value']}" if fact else "unknown"
     if _CRITIQUE.search(prompt):
         return _critique(prompt, sentences, asked)
     if "Give exactly" in prompt:

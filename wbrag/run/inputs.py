@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from wbrag.config import Backbone, ConfigError, Encoder, Index, TrainConfig, Units, fingerprint
-from wbrag.data import benchmarks
+import numpy as np
+
+from wbrag.config import (
+    Backbone,
+    BuildConfig,
+    ConfigError,
+    Encoder,
+    Index,
+    QuestionsConfig,
+    TrainConfig,
+    Units,
+    fingerprint,
+)
+from wbrag.data import benchmarks, hub
 from wbrag.data.benchmarks import InputError, OverErrorBudget, Rejected
+from wbrag.data.files import Given, files_of, is_document, kind_of
+from wbrag.data.layouts import PASSAGE_FIELDS, check_columns
 from wbrag.llm.engine import check_hub, model_path
 from wbrag.llm.vllm import check_engine_args
 from wbrag.methods import check_method, method_identity
@@ -30,6 +46,8 @@ from wbrag.store.files import move_into_place, scratch_folder, sha256_file
 from wbrag.store.place import place_of
 from wbrag.store.vectors import check_index
 from wbrag.store.versions import current, encoder_note, named, noted_encoder
+
+log = logging.getLogger(__name__)
 
 Identity = dict[str, Any]
 
@@ -52,6 +70,8 @@ WITH_USER = re.compile(r"\w+://[^/]*@")
 #: What a corpus and a file of questions become in their folders of the cache: a Parquet file, and a folder of Arrow
 #: files, whose rows can be taken in any order.
 PASSAGES, EXAMPLES = "passages.parquet", "examples"
+#: A file of several that is hashed anew each time: a note of it would take as long.
+SMALL = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +97,7 @@ def check_settings(cfg: TrainConfig) -> None:
     check_units(cfg.units)
     check_base(cfg)
     check_retrieval(cfg.retrieval)
+    check_corpus(cfg)
     _check(cfg, "", {"judge": ("labels", "llm")}, LEAST)
     try:
         prompts_of(cfg)
@@ -165,6 +186,15 @@ def check_base(cfg: TrainConfig) -> None:
         raise ConfigError(f"base={cfg.base}: its index is {version.spec.kind!r}, the run has {cfg.index.kind!r}")
 
 
+def check_corpus(cfg: TrainConfig | BuildConfig | QuestionsConfig) -> None:
+    """ConfigError for a corpus that is neither a text nor a list of these, or that nobody can cut."""
+    many = cfg.corpus if isinstance(cfg.corpus, list) else [cfg.corpus]
+    if not many or not all(isinstance(one, str) for one in many):
+        raise ConfigError(f"corpus={cfg.corpus!r}: give a path, a glob, a folder, or a list of these")
+    check_columns(cfg.corpus_columns, PASSAGE_FIELDS, "corpus_columns")
+    _check(cfg, "", {}, {"chunk_words": 8})
+
+
 def check_units(units: Units) -> None:
     """ConfigError, naming key and value, for units that nobody can write."""
     known = {"form": ("distilled", "verbatim"), "scope": ("question", "subject"), "evidence": ("encoder", "llm")}
@@ -188,11 +218,14 @@ def read_inputs(cfg: TrainConfig, training: bool = True) -> Inputs:
     InputError or OverErrorBudget as `wbrag.data.benchmarks` raises them, before anything is written into the run.
     """
     nothing: tuple[Rows, list[Rejected]] = (Rows.of([], EXAMPLE), [])
+    cache, split = cache_of(cfg), cfg.benchmark
+    if training and split.test and given_hash(split.train, cache) == given_hash(split.test, cache):
+        told = f"benchmark.train={split.train} and benchmark.test={split.test} are the same questions"
+        raise ConfigError(f"{told}: give others, or benchmark.test='' to have benchmark.test_share of them test")
     train, rejected = read_questions(cfg, "train", cfg.judge == "labels") if training else nothing
     test, rejected_test = read_questions(cfg, "test", True)
-    path, rate = Path(cfg.corpus), cfg.max_error_rate
-    corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(path, cache_of(cfg), rate, cfg.access)
-    return Inputs(train, test, corpus, [*rejected, *rejected_test, *rejected_corpus])
+    corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(cfg, cache)
+    return Inputs(train, test, corpus, [*rejected, *(rejected_test if split.test else []), *rejected_corpus])
 
 
 def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
@@ -203,16 +236,17 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
     """
     cache, beside = cache_of(cfg), cfg.merge.policy == "beside"
     trained = {
-        "benchmark.train": content_hash(Path(cfg.benchmark.train), cache) if training else "",
+        "benchmark.train": given_hash(cfg.benchmark.train, cache) if training else "",
         "train_limit": cfg.train_limit,
         "judge": cfg.judge,
         **{f"gates.{key}": value for key, value in asdict(cfg.gates).items()},
         **{f"units.{key}": value for key, value in asdict(cfg.units).items() if key != "name"},
     }
     return (trained if training else {}) | {
-        "benchmark.test": content_hash(Path(cfg.benchmark.test), cache),
+        "benchmark.test": _test_identity(cfg, cache),
         **_settings(cfg, "benchmark", "task", "metric", "labels"),
-        "corpus": named(current(cfg.base))[1] if cfg.base else content_hash(Path(cfg.corpus), cache),
+        **({"benchmark.columns": cfg.benchmark.columns} if cfg.benchmark.columns else {}),
+        "corpus": named(current(cfg.base))[1] if cfg.base else fingerprinted(cfg, cache),
         **method_identity(cfg.method),
         **backbone_identity(cfg, "distil_tokens"),
         "encoder": encoder_identity(cfg.encoder),
@@ -223,8 +257,41 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         "k": cfg.k,
         **({"access": cfg.access} if cfg.access else {}),
         "test_limit": cfg.test_limit,
-        **({"seed": cfg.seed} if cfg.train_limit or cfg.test_limit else {}),  # it draws them
+        **({"seed": cfg.seed} if cfg.train_limit or cfg.test_limit or not cfg.benchmark.test else {}),  # it draws them
     }
+
+
+def _test_identity(cfg: TrainConfig, cache: Path) -> str:
+    there = given_hash(cfg.benchmark.test or cfg.benchmark.train, cache)
+    return there if cfg.benchmark.test else f"{cfg.benchmark.test_share} of {there}"
+
+
+def fingerprinted(cfg: TrainConfig | BuildConfig | QuestionsConfig, cache: Path) -> str:
+    """What changes the passages of a corpus: its content, which columns are read, and how long documents are cut."""
+    cut = cfg.chunk_words if any(is_document(file.name) for file in files_of(located(cfg.corpus, cache))) else None
+    how = [part for part in (cfg.corpus_columns, cut) if part]
+    content = given_hash(cfg.corpus, cache)
+    return fingerprint(content, *how) if how else content
+
+
+def located(given: Given, cache: Path) -> Given:
+    """What is given, as paths of this machine: files of a hub are fetched."""
+    if not isinstance(given, str | Path):
+        return [str(located(one, cache)) for one in given]
+    return (
+        hub.fetched(str(given), lambda path: content_hash(path, cache)) if str(given).startswith(hub.SCHEME) else given
+    )
+
+
+def given_hash(given: Given, cache: Path) -> str:
+    """The hash of a file's content (`content_hash`), or of the names and contents of several."""
+    files = files_of(located(given, cache))
+    if len(files) == 1 and kind_of(files[0].name) in ("", ".jsonl"):
+        return content_hash(files[0].path, cache)
+    small = {file.path for file in files if len(files) > 1 and file.path.stat().st_size < SMALL}
+    return fingerprint(
+        [(f.name, sha256_file(f.path) if f.path in small else content_hash(f.path, cache)) for f in files]
+    )
 
 
 def closed_book_identity(cfg: TrainConfig) -> Identity:
@@ -304,24 +371,39 @@ def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[Rows, 
     """The questions of a split (schema.EXAMPLE), as many as its limit takes, and the rows left out; errors as
     `read_inputs`. They are validated once per content and lie in the cache.
     """
-    path, cache = Path(getattr(cfg.benchmark, split)), cache_of(cfg)
+    cache, own = cache_of(cfg), cfg.benchmark
+    given, labelled = (getattr(own, split), labelled) if own.test else (own.train, True)  # of one file some test
 
-    def write(folder: Path) -> list[Rejected]:
-        rejected: list[Rejected] = []
-        examples = benchmarks.read_examples(path, rejected, cfg.max_error_rate, labelled)
+    def write(folder: Path, there: Given) -> tuple[list[Rejected], Counter[str]]:
+        rejected, sorts = list[Rejected](), Counter[str]()
+        examples = benchmarks.read_examples(there, rejected, cfg.max_error_rate, labelled, own.columns, sorts)
         with scratch_folder(cache) as scratch:
             (scratch / "out").mkdir()
             Rows.written(scratch / "out", EXAMPLE, examples)
             folder.mkdir(parents=True, exist_ok=True)
             move_into_place(scratch / "out", folder / EXAMPLES)
-        return rejected
+        return rejected, sorts
 
-    folder, rejected = _once(path, cache, "questions", write, cfg.max_error_rate, labelled)
+    how = (cfg.max_error_rate, labelled, *([own.columns] if own.columns else []))
+    name = fingerprint(given_hash(given, cache), *how)
+    folder, rejected = _once(given, cache, f"questions-{name}", write)
     examples = Rows.of(sorted((folder / EXAMPLES).glob(FILES)), EXAMPLE)
-    check_rows(path, split, len(examples) + len(rejected), cfg.benchmark.rows)
-    if cfg.benchmark.labels:
-        benchmarks.check_labels(examples.batches(["id", "golden_answers"]), cfg.benchmark.labels, path)
+    check_rows(Path(given), split, len(examples) + len(rejected), own.rows)
+    if own.labels:
+        benchmarks.check_labels(examples.batches(["id", "golden_answers"]), own.labels, Path(given))
+    examples = examples if own.test else _share(cfg, examples, split)
     return examples.chosen(benchmarks.drawn(len(examples), getattr(cfg, f"{split}_limit"), cfg.seed)), rejected
+
+
+def _share(cfg: TrainConfig, examples: Rows, split: str) -> Rows:
+    """The questions of one file that train, or those that test."""
+    texts = (text for some in examples.batches(["question"]) for text in some["question"].to_pylist())
+    tests = benchmarks.held_out(texts, cfg.benchmark.test_share, cfg.seed)
+    if tests.all():
+        raise InputError(
+            f"{cfg.benchmark.train}: {len(tests)} questions, none of them left to train on; more are needed"
+        )
+    return examples.chosen(np.flatnonzero(tests == (split == "test")))
 
 
 def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> None:
@@ -331,34 +413,56 @@ def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> N
         raise InputError(f"{told}; is the file whole? benchmark.rows.{split}=0 takes any other")
 
 
-def read_corpus(path: Path, cache: Path, max_error_rate: float, access: str = "") -> tuple[Path, list[Rejected]]:
+def read_corpus(cfg: TrainConfig | BuildConfig | QuestionsConfig, cache: Path) -> tuple[Path, list[Rejected]]:
     """The corpus as Parquet in `cache`, made once per content however many runs need it, and the rows left out; errors
     as `write_corpus`.
     """
+    check_corpus(cfg)
 
-    def write(folder: Path) -> list[Rejected]:
-        return benchmarks.write_corpus(path, folder / PASSAGES, max_error_rate, access).rejected
+    def write(folder: Path, there: Given) -> tuple[list[Rejected], Counter[str]]:
+        how = (cfg.max_error_rate, cfg.corpus_columns, cfg.chunk_words, cfg.access)
+        made = benchmarks.write_corpus(there, folder / PASSAGES, *how)
+        return made.rejected, made.sorts
 
-    folder, rejected = _once(path, cache, "corpus", write, max_error_rate, *([access] if access else []))
+    name = fingerprint(fingerprinted(cfg, cache), cfg.max_error_rate, *([cfg.access] if cfg.access else []))
+    folder, rejected = _once(cfg.corpus, cache, f"corpus-{name}", write)
     return folder / PASSAGES, rejected
 
 
 def _once(
-    path: Path, cache: Path, kind: str, write: Callable[[Path], list[Rejected]], *how: object
+    given: Given, cache: Path, name: str, write: Callable[[Path, Given], tuple[list[Rejected], Counter[str]]]
 ) -> tuple[Path, list[Rejected]]:
-    """The folder of the cache for what `write` makes of a file's content and `how`, made once however many runs need
-    it, and the rows left out. InputError where there is no file, and what `write` raises.
+    """The folder `name` of the cache for what `write` makes of files, made once however many runs need it, and the rows
+    left out; what was read, and how many rows were not, is logged. InputError, and what `write` raises.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    folder = cache / f"{kind}-{fingerprint(content_hash(path, cache), *how)}"
-    left_out = folder / "quarantine.jsonl"
+    folder, there = cache / name, located(given, cache)
+    left_out, sorts = folder / "quarantine.jsonl", folder / "sorts.json"
     if not left_out.exists():  # written last, so that it says the rest is whole
         with in_turn(Path(f"{folder}.lock")):
             if not left_out.exists():  # not made while this run waited
-                write_quarantine(write(folder), left_out)
+                rejected, found = write(folder, there)
+                write_text(sorts, json.dumps(found))
+                write_quarantine(rejected, left_out)
+    files = files_of(there)
+    moved = {"file": str(files[0].path)} if len(files) == 1 and files[0].path.suffix != ".zip" else {}
     with left_out.open(encoding="utf-8") as lines:
-        return folder, [Rejected(**{**json.loads(line), "file": str(path)}) for line in lines]
+        rejected = [Rejected(**json.loads(line) | moved) for line in lines]
+    told = ", ".join(given) if isinstance(given, list) else given
+    if sorts.is_file():  # not in a cache of an earlier version
+        counted = json.loads(sorts.read_text(encoding="utf-8"))
+        log.info("%s: %s", told, ", ".join(f"{count:,} {sort}" for sort, count in counted.items()))
+    if rejected:
+        log.warning("%s: %s; each with its line in %s", told, told_left_out(rejected), left_out)
+    return folder, rejected
+
+
+def told_left_out(rejected: Sequence[Rejected]) -> str:
+    """How many rows were left out, and why: the two most frequent reasons, with the first line of each."""
+    reasons = Counter(row.reason for row in rejected)
+    first = {row.reason: row.line for row in reversed(rejected)}
+    most = [f"{count:,} x {why} (line {first[why]})" for why, count in reasons.most_common(2)]
+    more = [f"{len(reasons) - 2:,} other reasons"] if len(reasons) > 2 else []
+    return f"{len(rejected):,} row{'s were' if len(rejected) > 1 else ' was'} left out: {', '.join([*most, *more])}"
 
 
 def write_quarantine(rejected: Iterable[Rejected], path: Path) -> None:

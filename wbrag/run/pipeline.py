@@ -192,8 +192,9 @@ def build_index(cfg: BuildConfig) -> Version:
     inputs.check_paths(replace(cfg, cache_dir=cache))
     with nullcontext() if store.remote else in_turn(Path(f"{store.root}.lock")):
         if cfg.adopt:
-            return adopt(Path(cfg.corpus), Path(cfg.adopt), store, cfg.encoder, note, cfg.access)
-        corpus, _ = inputs.read_corpus(Path(cfg.corpus), Path(cache).absolute(), cfg.max_error_rate, cfg.access)
+            given = inputs.located(cfg.corpus, Path(cache).absolute())
+            return adopt(given, Path(cfg.adopt), store, cfg.encoder, note, cfg.corpus_columns, cfg.access)
+        corpus, _ = inputs.read_corpus(cfg, Path(cache).absolute())
         with Session() as session:
             encoders = session.lend(cfg.encoder, cfg.cluster)
             return build_store(corpus, store, cfg.encoder, cfg.index, cfg.cluster, note, encoders)

@@ -10,17 +10,17 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 
 from wbrag.config import Backbone, TrainConfig
-from wbrag.data.benchmarks import InputError, drawn
+from wbrag.data.benchmarks import InputError, drawn, some_passages
+from wbrag.data.files import files_of, kind_of
 from wbrag.data.flashrag import BadRow, parse_passage
 from wbrag.llm.engine import open_tokenizer, rendered, template_of
 from wbrag.prompts import prompts_of
 from wbrag.run.actors import open_llm
-from wbrag.run.inputs import read_questions
+from wbrag.run.inputs import cache_of, located, read_questions
 from wbrag.run.lookup import Rows
 from wbrag.run.plan import Sizes
 from wbrag.schema import PASSAGE, Document, Example
@@ -86,16 +86,19 @@ def counters(backbone: Backbone) -> tuple[Callable[[str], int], Callable[[str], 
 
 def passages(cfg: TrainConfig, wanted: int) -> list[Document]:
     """Passages of the corpus, or of the base that is given, drawn at random by the seed: lines of the file after random
-    bytes of it, so that a corpus of any size takes as long. InputError where none can be read.
+    bytes of it, so that a corpus of any size takes as long; of files that are not FlashRAG's the first passages.
+    InputError where none can be read.
     """
     draw = random.Random(cfg.seed)
     if cfg.base:
         data = opened(place_of(cfg.base), current(cfg.base))
         chosen = sorted(draw.sample(range(data.count_rows()), min(wanted, data.count_rows())))
         return [Document(**row) for row in data.take(chosen, columns=PASSAGE.names).to_pylist()]
-    path, found = Path(cfg.corpus), list[Document]()
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    given = located(cfg.corpus, cache_of(cfg))
+    files, found = files_of(given), list[Document]()
+    path = files[0].path
+    if len(files) > 1 or kind_of(path.name) not in ("", ".jsonl") or cfg.corpus_columns:
+        return _known(some_passages(given, cfg.corpus_columns, cfg.chunk_words, wanted), cfg)
     with path.open("rb") as file:
         for _ in range(4 * wanted):  # some lines may be bad
             file.seek(draw.randrange(max(1, path.stat().st_size)))
@@ -107,6 +110,10 @@ def passages(cfg: TrainConfig, wanted: int) -> list[Document]:
                 found.append(parse_passage(line))
             except BadRow:  # a run quarantines it, with its reason
                 continue
+    return found[:wanted] or _known(some_passages(given, {}, cfg.chunk_words, wanted), cfg)
+
+
+def _known(found: list[Document], cfg: TrainConfig) -> list[Document]:
     if not found:
-        raise InputError(f"{path}: no passage among {4 * wanted} lines drawn")
-    return found[:wanted]
+        raise InputError(f"{cfg.corpus}: no passage that can be read at its beginning")
+    return found

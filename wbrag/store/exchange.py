@@ -12,7 +12,7 @@ shown that the vectors are the encoder's.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -23,8 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wbrag import config
-from wbrag.data.benchmarks import InputError, write_corpus
-from wbrag.data.flashrag import BadRow, parse_passage
+from wbrag.data.benchmarks import InputError, corpus_rows, passage_row, write_corpus
+from wbrag.data.files import Given
+from wbrag.data.flashrag import BadRow, passage_of
 from wbrag.retrieval.encoder import Encoder, open_encoder
 from wbrag.schema import PASSAGE, SEEN_BY
 from wbrag.store import rows
@@ -121,9 +122,16 @@ def _line(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def adopt(
-    corpus: Path, index: Path, store: Where, encoder: config.Encoder, note: dict[str, Any], access: str = ""
+    corpus: Given,
+    index: Path,
+    store: Where,
+    encoder: config.Encoder,
+    note: dict[str, Any],
+    columns: Mapping[str, str] | None = None,
+    access: str = "",
 ) -> Version:
-    """Publish a corpus (FlashRAG JSONL) and its flat inner-product index (float32 or fp16) as one version of `store`.
+    """Publish a corpus, as `write_corpus` reads it, and its flat inner-product index (float32 or fp16) as one version
+    of `store`.
 
     Label n of the index is passage n of the corpus; `encoder` is what the vectors were made with, `access` as in
     `write_corpus`. The store holds them
@@ -135,11 +143,11 @@ def adopt(
     made, opened = codes_of(flat), open_encoder(encoder)
     if made.shape[1] != opened.dimension:
         raise StoreError(f"{index}: dimension is {made.shape[1]}, encoder {encoder.name!r} has {opened.dimension}")
-    _probe(corpus, index, made, opened)
+    _probe(corpus, index, made, opened, columns or {})
     spec = spec_of("flat_fp16", opened.dimension)
     with place.scratch() as scratch:
         table = scratch / "corpus.parquet"
-        lines = write_corpus(corpus, table, 0.0, access).passages
+        lines = write_corpus(corpus, table, max_error_rate=0.0, columns=columns, access=access).passages
         if lines != len(made):
             raise StoreError(f"{index}: {len(made)} vectors for the {lines} passages of {corpus}")
         parent = latest(place)
@@ -169,18 +177,18 @@ def _open_flat(index: Path) -> Any:  # noqa: ANN401 - one of two classes
     return flat
 
 
-def _probe(corpus: Path, index: Path, made: np.ndarray, encoder: Encoder) -> None:
+def _probe(corpus: Given, index: Path, made: np.ndarray, encoder: Encoder, columns: Mapping[str, str]) -> None:
     """StoreError, with both vectors' beginnings, for the first probe row that the encoder makes another vector of."""
     wanted = sorted({int(row) for row in np.linspace(0, len(made) - 1, PROBES)})
     texts = []
-    with corpus.open("rb") as lines:
-        for row, line in enumerate(islice(filter(bytes.strip, lines), wanted[-1] + 1)):
-            if row in wanted:
-                try:
-                    passage = parse_passage(line)
-                except BadRow as error:
-                    raise InputError(f"{corpus}: passage {row}: {error}") from error
-                texts.append(json.loads(line).get("contents", passage.contents).strip())
+    for row, (record, layout) in enumerate(islice(corpus_rows(corpus, columns), wanted[-1] + 1)):
+        if row in wanted:
+            try:
+                told = passage_row(record, layout)
+                passage = passage_of(told)
+            except BadRow as error:
+                raise InputError(f"{corpus}: passage {row}: {error}") from error
+            texts.append(told.get("contents", passage.contents).strip())
     if len(texts) < len(wanted):
         raise StoreError(f"{index}: {len(made)} vectors, but {corpus} has no passage {wanted[len(texts)]}")
     for row, own in zip(wanted, encoder.encode_passages(texts), strict=True):
