@@ -11,6 +11,18 @@ from pathlib import Path
 
 import pytest
 from forked import run_program, start_program
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from wbrag.command import command_line
+from wbrag.command.command_line import CONF
+from wbrag.command.jobs import over_run
+from wbrag.command.overrides import keys_of, mended, plain, read
+from wbrag.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = {
@@ -180,3 +192,99 @@ def test_a_relative_path_in_a_submitted_job_is_refused_by_every_job(
     assert run.returncode == 2, run.stderr
     assert run.stderr.splitlines()[-1].startswith("error: run_dir='runs/reproduce' is relative: a submitted Ray job ")
     assert list(tmp_path.iterdir()) == []
+
+
+TYPES = {
+    "gates.tau=3": "no such setting: gates.tau; did you mean gates.tau_s?",
+    "tau_doc=3": "no such setting: tau_doc; did you mean gates.tau_doc?",
+    "k=five": "k=five: five is no integer",
+    "seed=1.5": "seed=1.5: 1.5 is no integer",
+    "k=": "k=: '' is no integer",
+    "gates.tau_s=high": "gates.tau_s=high: high is no number",
+    "plan=maybe": "plan=maybe: maybe is no boolean: give true or false",
+    "benchmark.labels={yes:[true]}": "++benchmark.labels={yes:[true]}: benchmark.labels.yes: true is a boolean, not a "
+    "string: quote it",
+    "method.bad_words=5": "method.bad_words=5: a list is needed, as [a,b]",
+    "corpus=[a]": "corpus=[a]: ['a'] is a list, not a string",
+    "k=[1": "k=[1: the value cannot be read; quote it: 'k=\"[1\"'",
+    "runs/mine": "'runs/mine' is no setting: settings are KEY=VALUE, as run_dir=runs/mine",
+    "backbone=lama31_8b": "no backbone/lama31_8b among the files of conf/; did you mean llama31_8b?",
+}
+
+
+@pytest.mark.parametrize("word", TYPES)
+def test_a_setting_that_cannot_be_is_told_in_plain_words(word: str) -> None:
+    known = [key for key, _ in keys_of(TrainConfig)]
+    with (
+        initialize_config_dir(str(CONF), version_base="1.3"),
+        pytest.raises((HydraException, OmegaConfBaseException)) as caught,
+    ):
+        command_line.settings(composed([word]), TrainConfig)
+    assert plain(caught.value, known).startswith(TYPES[word])
+
+
+def test_several_values_without_a_sweep_are_told_with_what_to_do(tmp_path: Path) -> None:
+    run = ended("train", tmp_path / "run", "seed=1,2")
+    assert run.returncode == 2, run.stderr
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith("error: seed=1,2: several values need -m")
+    assert last.endswith("'seed=\"1,2\"'")
+
+
+def composed(words: list[str], root: str = "train") -> DictConfig:
+    """What a command line gives, as a job composes it; for within `initialize_config_dir`."""
+    own = ["benchmark=files", "benchmark.train=a", "benchmark.test=b", "corpus=c", "run_dir=r", "encoder=hashing"]
+    given = mended([*own, "backbone=scripted", *words], TrainConfig)
+    return compose(root, overrides=given)
+
+
+@settings(max_examples=60)
+@given(st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=12))
+def test_a_path_is_what_was_typed_whatever_stands_in_it(path: str) -> None:
+    word = mended([f"corpus={path}"], TrainConfig)[0]
+    plainly = path == path.strip() and not path.startswith(tuple("[{'\"")) and not {"$", "\\"} & set(path)
+    if plainly:
+        assert str(read(word).value()) == path
+
+
+ODD_PATHS = ["date=2024-01-01/c", "语料/c", "my data (v2)/c", "a,b/c", "1e3", "true", "it's", "a:b"]
+
+
+@pytest.mark.parametrize("path", ODD_PATHS)
+def test_paths_that_hydra_would_take_for_something_else(path: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert composed([f"corpus={path}"]).corpus == path
+        assert composed([f"corpus='{path}'" if "'" not in path else f'corpus="{path}"']).corpus == path
+
+
+def test_a_sweep_stays_one_and_keys_of_ones_own_need_no_plus() -> None:
+    words = ["-m", "corpus=a,b", "seed=1,2", "--config-dir", "a=b(", "prompts.factoid=Q {question}", "+prompts.slot=x"]
+    made = mended(words, TrainConfig)
+    assert made == [*words[:5], "++prompts.factoid='Q {question}'", "+prompts.slot=x"]
+
+
+def test_an_evaluation_has_the_settings_of_the_run_but_for_those_that_are_given(tmp_path: Path) -> None:
+    own = ["k=3", "gates.tau_s=0.2", f"run_dir={tmp_path}", "benchmark.labels.yes=[yes]", "benchmark.metric=f1"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        OmegaConf.save(composed(own), tmp_path / "config.yaml")
+        for words, changed in (
+            (["benchmark.test=other"], {"benchmark.test": "other"}),
+            (["k=4", "method=flare"], {"k": 4, "method.name": "flare"}),
+            (["benchmark=files", "benchmark.test=other"], {"benchmark.test": "other", "benchmark.metric": "acc"}),
+        ):
+            given = mended([f"run_dir={tmp_path}", *words], TrainConfig)
+            found = over_run(compose("evaluate", overrides=given), given)
+            expected = {"k": 3, "gates.tau_s": 0.2, "benchmark.train": "a", "corpus": "c", "encoder.name": "hashing"}
+            expected |= {"run_dir": str(tmp_path), "method.name": "naive", "benchmark.metric": "f1"} | changed
+            assert {key: OmegaConf.select(found, key) for key in expected} == expected
+            command_line.settings(found, TrainConfig)
+
+
+def test_another_world_is_read_where_the_run_has_read_its_own(tmp_path: Path) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        first = compose("train", overrides=["benchmark=squad", "world=/w", f"run_dir={tmp_path}"])
+        OmegaConf.save(first, tmp_path / "config.yaml", resolve=True)
+        given = [f"run_dir={tmp_path}", "world=/v"]
+        found = over_run(compose("evaluate", overrides=given), given)
+    assert (found.benchmark.test, found.corpus) == ("/v/squad/test.jsonl", "/v/corpus.jsonl")
+    assert found.benchmark.metric == "f1"

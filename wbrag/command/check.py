@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wbrag.command.faults import check_packages
 from wbrag.command.overrides import plain
 from wbrag.config import ConfigError, TrainConfig
 from wbrag.data.benchmarks import InputError, OverErrorBudget
@@ -36,7 +35,7 @@ def check(cfg: TrainConfig, session: Session) -> None:
       wbrag check benchmark=nq world=DIR run_dir=runs/nq
       wbrag check benchmark=flashrag_nq data_dir=DIR backbone=llama31_8b cluster=gpu run_dir=DIR
 
-    Looked at: settings and prompts, packages, every row of the files (which stays in the cache for the training),
+    Looked at: settings and prompts, every row of the files (which stays in the cache for the training),
     train = test, the endpoint (one call) or the hub's model and its gate, disk, cluster.
     """
     problems: list[str] = []
@@ -61,13 +60,13 @@ def looks(cfg: TrainConfig) -> Iterator[tuple[str, Callable[[], str]]]:
         found[split], left = inputs.read_questions(cfg, split, split == "test" or cfg.judge == "labels")
         return f"{getattr(cfg.benchmark, split)}: {counted(len(found[split]), len(left))}"
 
-    def quiet(look: Callable[[TrainConfig], None], told: str) -> Callable[[], str]:
-        return lambda: (look(cfg), told)[1]
+    def settings() -> str:
+        inputs.check_settings(cfg)
+        return "they fit together"
 
-    yield "packages", quiet(check_packages, "all that these settings need are installed")
     yield "prompts", lambda: check_prompts(cfg)
     yield "generator", lambda: check_generator(cfg)
-    yield "settings", quiet(inputs.check_settings, "they fit together")
+    yield "settings", settings
     yield "training questions", lambda: questions("train")
     yield "test questions", lambda: questions("test")
     yield "train = test", lambda: check_apart(found)

