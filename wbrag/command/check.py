@@ -118,7 +118,7 @@ def check_corpus(cfg: TrainConfig) -> str:
     if cfg.base:
         inputs.check_base(cfg)
         return f"base {cfg.base}: {current(cfg.base).rows:,} passages"
-    file, left = inputs.read_corpus(Path(cfg.corpus), inputs.cache_of(cfg), cfg.max_error_rate)
+    file, left = inputs.read_corpus(cfg, inputs.cache_of(cfg))
     return f"{cfg.corpus}: {counted(pq.read_metadata(file).num_rows, len(left))}"
 
 
@@ -128,7 +128,7 @@ def check_disk(cfg: TrainConfig) -> str:
     """
     need = 0
     if not cfg.base:
-        file, _ = inputs.read_corpus(Path(cfg.corpus), inputs.cache_of(cfg), cfg.max_error_rate)
+        file, _ = inputs.read_corpus(cfg, inputs.cache_of(cfg))
         need = needed(file, cfg.encoder.dimension)
     free = {}
     for key, folder in (("run_dir", Path(cfg.run_dir).absolute()), ("cache_dir", inputs.cache_of(cfg))):
