@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -23,6 +22,8 @@ from hypothesis import strategies as st
 from small_store import passages, publish, unit_vectors
 from test_search import HASHING, publish_ivf
 
+from wbrag.command import kb
+from wbrag.command import units as units_program
 from wbrag.config import Merge
 from wbrag.data.benchmarks import InputError, OverErrorBudget, write_corpus
 from wbrag.retrieval.encoder import open_encoder, passage_text
@@ -35,11 +36,6 @@ from wbrag.store.search import NAMED, KnowledgeBase
 from wbrag.store.vectors import train_template
 from wbrag.store.versions import encoder_note, rollback
 from wbrag.units.access import EVERYBODY, NOBODY, label_of, may_see, seen_by_nobody, together
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
-
-import kb
-import units as units_program
 
 GROUPS = ["legal", "hr", "sales", "böse,3:x", "r&d"]
 LABELS = st.lists(st.lists(st.sampled_from(GROUPS), max_size=3), max_size=3)
@@ -103,7 +99,7 @@ def corpus(folder: Path, *values: object, **more: object) -> Path:
 
 def test_a_key_of_the_corpus_becomes_its_labels(tmp_path: Path) -> None:
     path, out = corpus(tmp_path, ["hr", "legal"], "sales", None, ..., []), tmp_path / "c.parquet"
-    assert write_corpus(path, out, 0.0, "access").rejected == []
+    assert write_corpus(path, out, 0.0, access="access").rejected == []
     table = pq.read_table(out)
     assert table.column_names == ["id", "title", "text", "seen_by"]
     assert table["seen_by"].type == SEEN_BY.type
@@ -125,15 +121,15 @@ def test_a_key_that_holds_no_groups_is_refused_by_name(
     tmp_path: Path, values: Sequence[object], more: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        write_corpus(corpus(tmp_path, *values, **more), tmp_path / "c.parquet", 0.5, "access")
+        write_corpus(corpus(tmp_path, *values, **more), tmp_path / "c.parquet", 0.5, access="access")
 
 
 def test_a_row_whose_label_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
     path = corpus(tmp_path, ["hr"], 7, ["hr"])
-    (left,) = write_corpus(path, tmp_path / "c.parquet", 0.5, "access").rejected
+    (left,) = write_corpus(path, tmp_path / "c.parquet", 0.5, access="access").rejected
     assert (left.line, left.reason) == (2, "access is 7, not a group or a list of groups")
     with pytest.raises(OverErrorBudget, match="access is 7"):
-        write_corpus(path, tmp_path / "c.parquet", 0.1, "access")
+        write_corpus(path, tmp_path / "c.parquet", 0.1, access="access")
 
 
 # Every way out of a knowledge base

@@ -205,7 +205,7 @@ TYPES = {
     "benchmark.labels={yes:[true]}": "++benchmark.labels={yes:[true]}: benchmark.labels.yes: true is a boolean, not a "
     "string: quote it",
     "method.bad_words=5": "method.bad_words=5: a list is needed, as [a,b]",
-    "corpus=[a]": "corpus=[a]: ['a'] is a list, not a string",
+    "run_dir=[a]": "run_dir=[a]: ['a'] is a list, not a string",
     "k=[1": "k=[1: the value cannot be read; quote it: 'k=\"[1\"'",
     "runs/mine": "'runs/mine' is no setting: settings are KEY=VALUE, as run_dir=runs/mine",
     "backbone=lama31_8b": "no backbone/lama31_8b among the files of conf/; did you mean llama31_8b?",

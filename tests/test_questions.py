@@ -144,7 +144,7 @@ def test_what_was_read_and_left_out_is_told_each_time(
         caplog.clear()
         given = read_inputs(cfg)
         assert (len(given.train) + len(given.test), len(given.rejected)) == (20, 20)
-        told = [record.getMessage() for record in caplog.records]
+        told = [record.getMessage() for record in caplog.records if record.name == "wbrag.run.inputs"]
         assert told[0] == f"{log}: 20 questions"
         assert told[1].startswith(
             f'{log}: 20 rows were left out: 20 x ok is "0": no label (line 2); each with its line in'
