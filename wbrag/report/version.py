@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wbrag.report.page import retold
-from wbrag.run.folder import UPDATES, read_record, trained_run, updates_of, write_text
+from wbrag.run.folder import UPDATES, read_record, trained_run, write_text
 from wbrag.store.versions import pair
 
 #: What holds folders with a report of their own, beside the run's.
@@ -43,8 +43,8 @@ def versions_told(run: Path, versions: dict[str, dict[str, int | None]]) -> str:
         return told
     newer = [f"version {now[name]} of {NAMES[name]}" for name in NAMES if now[name] not in (None, measured[name])]
     own = _own(run)
-    updates = [one for one in updates_of(own) if one != run]
-    where = f"; the last update's report is {updates[-1] / 'report.html'}" if updates else ""
+    last = max((own / UPDATES).glob("*/report.html"), default=None)
+    where = f"; the last update's report is {last}" if last and last.parent != run else ""
     told += f" The knowledge base has moved on since, to {_and(newer) or 'none of them'}: these figures are not of it"
     return f"{told} (python jobs/kb.py log {own / 'writeback'} says what came{where})."
 
