@@ -256,8 +256,8 @@ def _of_units(found: Document) -> Document:
 def test_lists_that_hold_too_little_are_not_the_end(world: World, nprobe: int) -> None:
     """An IVF base finds as many as there are, and none that may not be seen; nearest first; in shards too."""
     xq, base = unit_vectors(20, seed=12), world.folder / "ivf"
-    whole = KnowledgeBase(base, nprobe=nprobe)
-    parts = [KnowledgeBase(base, nprobe=nprobe, shard=(i, 2)) for i in range(2)]
+    whole = KnowledgeBase(base, nprobe=nprobe, threads=1)
+    parts = [KnowledgeBase(base, nprobe=nprobe, shard=(i, 2), threads=1) for i in range(2)]
     for groups, where, k in product(readers(12), (None, WHERE), (1, 5, 60)):
         if groups is None and where is None:
             continue  # as many as the lists hold
