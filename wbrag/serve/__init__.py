@@ -8,6 +8,7 @@ import argparse
 import ipaddress
 import os
 import sys
+from typing import Any
 
 DESCRIPTION = """Serve a knowledge base: search over HTTP, an MCP tool for agents, a page to judge units.
 
@@ -97,7 +98,7 @@ def _served(args: argparse.Namespace, key: str) -> int:
         pages = "/docs /review" if app.state.reviewed else "/docs"
         told = f"{args.kb}: {served.told()}; http://{args.host}:{args.port} ({pages} /mcp /metrics)"
         print(told, flush=True)  # noqa: T201
-        how = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 10}
+        how: dict[str, Any] = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 10}
         try:
             uvicorn.Server(uvicorn.Config(app, host=args.host, port=args.port, **how)).run()
         except KeyboardInterrupt:  # which it raises again once it has stopped
