@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from wbrag.serve import key_of, main
 from wbrag.serve.app import app_of
 from wbrag.serve.doubts import KINDS, contradicting, doubts_of, repeated
 from wbrag.serve.guard import Guard
-from wbrag.serve.hits import Remote, Served, hits_of
+from wbrag.serve.hits import Remote, Served, Together, hits_of
 from wbrag.serve.on_ray import Settings, replica
 from wbrag.serve.run_pages import changed, runs_near
 from wbrag.store.search import KnowledgeBase
@@ -219,6 +220,35 @@ def test_a_new_version_loses_no_query(run: Path) -> None:
         assert served.kb.writeback is not None
         served.refresh()
         assert served.kb.writeback.version == current(run / "writeback").version == 13
+
+
+def test_questions_that_wait_are_encoded_together_and_nobody_pays_for_another(made: Path) -> None:
+    encoder, sizes, busy = Served(made).encoder, list[int](), threading.Event()
+    plain = encoder.encode_queries
+
+    def slow(texts: list[str]) -> Any:  # noqa: ANN401 - vectors
+        sizes.append(len(texts))
+        busy.wait(5)
+        if "bad" in texts:
+            raise ValueError("no direction")
+        return plain(texts)
+
+    encoder.encode_queries = slow  # type: ignore[method-assign]
+    together, asked = Together(encoder), [["a"], ["b", "c"], ["bad"], ["d"], ["e"]]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        waiting = [pool.submit(together, asked[0])]
+        while not sizes:
+            time.sleep(0.001)
+        waiting += [pool.submit(together, one) for one in asked[1:]]
+        while len(together._waiting) < 4:
+            time.sleep(0.001)
+        busy.set()
+    for one, texts in zip(waiting, asked, strict=True):
+        if texts == ["bad"]:
+            assert isinstance(one.exception(), ValueError)
+        else:
+            assert (one.result() == plain(texts)).all()
+    assert sizes[:2] == [1, 5]
 
 
 # Doubts.

@@ -10,9 +10,12 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from wbrag.retrieval.encoder import Encoder, open_encoder
 from wbrag.schema import Document
@@ -85,7 +88,7 @@ class Served:
         self.units = place_of(f"{self.place}/writeback")
         self.encoder = self._opened_encoder()
         self.kb = KnowledgeBase.open(self.place, encoder=self.encoder)
-        self._one_at_a_time, self._cited, self._closed = threading.Lock(), dict[str, list[str]](), threading.Event()
+        self._encoded, self._cited, self._closed = Together(self.encoder), dict[str, list[str]](), threading.Event()
         if follow:
             threading.Thread(target=self._follow, name="follow", daemon=True).start()
 
@@ -140,8 +143,7 @@ class Served:
         if groups is not None and not GROUPS:
             raise ValueError("groups: this knowledge base has no labels that say who may see what")
         eyes: dict[str, Any] = {"groups": list(groups or ())} if GROUPS else {}
-        with self._one_at_a_time:  # a tokenizer that two threads use at once raises "Already borrowed"
-            xq = self.encoder.encode_queries(list(questions))
+        xq = self._encoded(list(questions))
         how: dict[str, Any] = {"where": where, "questions": list(questions), **eyes}
         try:
             found = self.kb.search(xq, k, writeback=writeback, **how)
@@ -164,6 +166,42 @@ class Served:
     def _hit(self, one: Document) -> Hit:
         cited = self._cited.get(one.id, []) if one.source == "writeback" else [one.id]
         return Hit(one.id, one.title, one.text, float(one.score), one.source, cited, one.version)
+
+
+class Together:
+    """An encoder that many threads ask: what comes while it encodes waits and is then encoded together, which takes
+    two thirds of the time of one after the other (a tokenizer that two threads use at once raises "Already borrowed").
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder, self._list, self._turn = encoder, threading.Lock(), threading.Lock()
+        self._waiting: list[tuple[list[str], Future[np.ndarray]]] = []
+
+    def __call__(self, questions: list[str]) -> np.ndarray:
+        """Vectors of questions, as `Encoder.encode_queries`."""
+        mine: Future[np.ndarray] = Future()
+        with self._list:
+            self._waiting.append((questions, mine))
+        with self._turn:
+            if not mine.done():
+                with self._list:
+                    some, self._waiting = self._waiting, []
+                self._encode(some)
+        return mine.result()
+
+    def _encode(self, some: list[tuple[list[str], Future[np.ndarray]]]) -> None:
+        try:
+            xq = self._encoder.encode_queries([question for questions, _ in some for question in questions])
+        except Exception as error:
+            if len(some) == 1:
+                some[0][1].set_exception(error)
+            else:  # nobody pays for another's question
+                for one in some:
+                    self._encode([one])
+            return
+        for questions, asked in some:
+            asked.set_result(xq[: len(questions)])
+            xq = xq[len(questions) :]
 
 
 class Remote:
