@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tomllib
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,9 +16,11 @@ import pytest
 from small_store import publish
 
 from wbrag.command import program
+from wbrag.command.check import check
 from wbrag.command.faults import check_packages, fault_of, needs
-from wbrag.config import Backbone, ConfigError, Encoder, TrainConfig
+from wbrag.config import Backbone, Benchmark, ConfigError, Encoder, TrainConfig
 from wbrag.retrieval.encoder import open_encoder
+from wbrag.run.job import Session
 from wbrag.store.versions import encoder_note
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,3 +131,24 @@ def test_a_shell_completes_the_commands_of_commands(capsys: pytest.CaptureFixtur
         told = capsys.readouterr().out
         assert "rollback" in told
         assert "evaluate" in told
+
+
+def test_a_check_tells_every_problem_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"id": f"{n}", "question": f"Which is {n}?", "golden_answers": [f"{n}"]} for n in range(4)]
+    (tmp_path / "train.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (tmp_path / "test.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows[:3]))
+    (tmp_path / "corpus.jsonl").write_text('{"id": "a", "contents": "A\\nabout a"}\n')
+    files = Benchmark(name="files", train=f"{tmp_path}/train.jsonl", test=f"{tmp_path}/test.jsonl")
+    scripted = Backbone(name="scripted", kind="scripted", model="")
+    cfg = TrainConfig(benchmark=files, backbone=scripted, encoder=HASHING, corpus=f"{tmp_path}/corpus.jsonl")
+    cfg = replace(cfg, world="", data_dir="", run_dir=f"{tmp_path}/run")
+    with Session() as session:
+        check(cfg, session)
+        assert "3 of 3 test questions stand in training too" in capsys.readouterr().out
+        same = replace(files, test=files.train)
+        bad = replace(cfg, benchmark=same, corpus=f"{tmp_path}/none", prompts={"no": "x"}, k=0)
+        with pytest.raises(ConfigError, match="4 problems"):
+            check(bad, session)
+    told = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("PROBLEM")]
+    assert told == ["prompts", "settings", "train", "corpus"]
+    assert not (tmp_path / "run").exists()

@@ -36,9 +36,10 @@ def check(cfg: TrainConfig, session: Session) -> None:
       wbrag check benchmark=flashrag_nq data_dir=DIR backbone=llama31_8b cluster=gpu run_dir=DIR
 
     Looked at: settings and prompts, every row of the files (which stays in the cache for the training),
-    train = test, the endpoint (one call) or the hub's model and its gate, disk, cluster.
+    train = test, the endpoint (a call) or the hub's model and its gate, disk, cluster.
     """
     problems: list[str] = []
+    cfg = replace(cfg, backbone=replace(cfg.backbone, retries=0))
     for name, look in looks(cfg):
         try:
             told, mark = look(), "ok"
@@ -90,24 +91,24 @@ def check_prompts(cfg: TrainConfig) -> str:
 
 
 def check_generator(cfg: TrainConfig) -> str:
-    """Whether the endpoint answers one call, or the model can be had."""
+    """Whether the endpoint answers a call, or the model can be had."""
     inputs.check_backbone(cfg.backbone)
     if cfg.backbone.kind != "openai":
         return f"{cfg.backbone.model or cfg.backbone.gguf} can be had" if cfg.backbone.kind == "vllm" else "is scripted"
     from wbrag.llm.openai import check_endpoint
 
-    check_endpoint(replace(cfg.backbone, retries=0))
+    check_endpoint(cfg.backbone)
     return f"{cfg.backbone.model} answers at {cfg.backbone.base_url}"
 
 
 def check_apart(found: dict[str, Rows]) -> str:
-    """How many test questions stand in training too, word for word; ConfigError where all do."""
+    """How many test questions stand in training too, word for word; ConfigError where both are the same."""
     if len(found) < 2:
         return "not compared: one of them cannot be read"
     train, test = (set(found[split].column("question").to_pylist()) for split in ("train", "test"))
     both = len(train & test)
-    if both == len(test):
-        raise ConfigError("every test question is a training question: give another benchmark.test")
+    if train == test:
+        raise ConfigError("training and test questions are the same: give another benchmark.test")
     return f"{both:,} of {len(test):,} test questions stand in training too, word for word; the report tells them apart"
 
 

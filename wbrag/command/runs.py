@@ -43,7 +43,7 @@ def trace(run: Path, args: argparse.Namespace) -> Told:
     return Told({"id": args.id, "life": text}, [text])
 
 
-WHERE: Begins = ("run", "a run's folder", Path)
+WHERE: Begins = ("folder", "a run's folder", Path)
 COMMANDS: dict[str, Command] = {
     "report": ("report", report, {}),
     "trace": ("trace", trace, {"id": {"help": "of a training example, a test question or a unit"}}),
