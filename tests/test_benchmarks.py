@@ -370,3 +370,31 @@ def test_an_unknown_golden_label_names_file_and_id() -> None:
     message = r"dev\.jsonl: example 't3': unknown golden label 'MAYBE'; known labels are SUPPORTS, REFUTES"
     with pytest.raises(InputError, match=message):
         benchmarks.check_labels([examples_table([known]), examples_table([good, bad])], CLAIM, Path("dev.jsonl"))
+
+
+def test_golden_answers_that_normalise_to_nothing_are_left_out_and_a_row_of_none_but_them(tmp_path: Path) -> None:
+    golden = [["A"], ["The", "..."], ["Ada", "The"], ["Bo"]]
+    rows = [{"id": str(i), "question": "Who?", "golden_answers": some} for i, some in enumerate(golden)]
+    path, rejected = write(tmp_path / "q.jsonl", *(json.dumps(row).encode() for row in rows)), list[Rejected]()
+    (table,) = benchmarks.read_examples(path, rejected, 0.9, language="en")
+    assert table["golden_answers"].to_pylist() == [["Ada"], ["Bo"]]
+    assert [row.line for row in rejected] == [1, 2]
+    assert rejected[0].reason.startswith("golden_answers ['A'] normalise to nothing, which every answer holds; take")
+    (table,) = benchmarks.read_examples(path, [], 0.9, language="any")
+    assert table["golden_answers"].to_pylist() == [["A"], ["The"], ["Ada", "The"], ["Bo"]]
+
+
+@pytest.mark.parametrize(
+    ("golden", "how", "told"),
+    [
+        ("no", {}, ["golden answers of 2 of 3 questions are parts of common words, as no is of unknown"]),
+        ("no", {"metric": "em"}, []),
+        ("\u0915\u092e\u0932", {}, ["golden answers of 2 of 3 questions are in other scripts"]),
+        ("\u0915\u092e\u0932", {"language": "any"}, []),
+        ("\u00c9mile Zol\u00e0", {}, []),
+    ],
+)
+def test_golden_answers_that_a_metric_scores_badly_are_told(golden: str, how: dict[str, str], told: list[str]) -> None:
+    found = [Example(f"t{i}", "Is it?", (golden if i else "Ada Lovelace",)) for i in range(3)]
+    doubts = benchmarks.doubts([examples_table(found)], Benchmark(**how))
+    assert [doubt[: len(start)] for doubt, start in zip(doubts, told, strict=True)] == told

@@ -15,7 +15,7 @@ from wbrag.config import Gates
 from wbrag.distill import UnusableReply, distil, knowledge_unit
 from wbrag.gates import document_gate, reason_without_documents, utility_gate, with_documents_needed
 from wbrag.llm import LLM, FirstToken, Reply, Token
-from wbrag.llm.fit import ask
+from wbrag.llm.fit import Render, ask, readable
 from wbrag.methods import Answer, Search, Tools, closed_book, open_method
 from wbrag.metrics import normalise
 from wbrag.schema import PREDICTION, TRACE, Document, Example, document_rows, documents_of
@@ -64,7 +64,9 @@ async def train_example(
     llm = CountedLLM(tools.llm, remember=not paper_plan)
     tools = replace(tools, llm=llm)
     row: Row = dict.fromkeys(TRACE.names) | _asked(example) | {"documents": document_rows(documents)}
-    row |= {"dropped_documents": 0, "closed_book_answer": closed_book_answer}
+    documents, cut = fitting(example.question, documents, tools, distils)
+    tools = replace(tools, search=_fitting_search(example.question, tools))
+    row |= {"dropped_documents": cut, "closed_book_answer": closed_book_answer}
     started = time.perf_counter()
 
     async def score(answer: Answer) -> float:
@@ -116,7 +118,7 @@ async def algorithm_1(
     answer = (earlier.over(documents) if earlier else None) or await method(question, documents, tools)
     s_rag = await score(answer)
     row |= {"rag_answer": answer.text, "s_rag": s_rag, "retrievals": answer.retrievals}
-    row |= {"dropped_documents": answer.dropped_documents}
+    row["dropped_documents"] += answer.dropped_documents
 
     # Step 4: utility gate.
     utility = utility_gate(s_nr, s_rag, gates)
@@ -147,6 +149,29 @@ async def algorithm_1(
     unit = knowledge_unit([row["id"]], distilled, tools.llm)
     row |= {"unit_id": unit["id"], "unit_title": unit["title"], "unit_text": unit["text"]}
     row |= {"source_tokens": unit["source_tokens"], "unit_tokens": unit["unit_tokens"]}
+
+
+def fitting(
+    question: str, documents: Sequence[Document], tools: Tools, distils: bool = False
+) -> tuple[Sequence[Document], int]:
+    """The documents as the question's prompts can hold them (`fit.readable`), and how many were cut for that."""
+
+    def prompt(key: str) -> Render:
+        return lambda some: tools.prompts.message(key, some, question=question)
+
+    asked = [(prompt(tools.task), tools.answer_tokens)]
+    return readable(documents, asked + [(prompt("extract"), tools.distil_tokens)] * distils, tools.llm)
+
+
+def _fitting_search(question: str, tools: Tools, search: Search | None = None) -> Search | None:
+    """The search of `tools`, or the one given, over documents as `fitting`."""
+    found = search or tools.search
+
+    async def cut(query: str, k: int) -> list[Document]:
+        assert found
+        return list(fitting(question, await found(query, k), tools)[0])
+
+    return cut if found else None
 
 
 async def _alone(question: str, document: Document, tools: Tools, earlier: Earlier | None) -> Answer:
@@ -217,6 +242,8 @@ async def answer_question(
         return {"answer_closed_book": (await closed_book(example.question, tools)).text}
 
     async def over(side: str, documents: Sequence[Document], search: Search | None) -> Row:
+        documents, _ = fitting(example.question, documents, tools)
+        search = _fitting_search(example.question, tools, search) if search else None
         answer = await method(example.question, documents, replace(tools, search=search))
         read = documents[: len(documents) - answer.dropped_documents]
         context = llm.count_tokens(tools.prompts.documents(read))
@@ -271,13 +298,16 @@ def labels_agree(row: Mapping[str, Any], gates: Gates, metric: Metric) -> bool |
 
 
 class CountedLLM:
-    """A generator that counts calls, those that ended (`ended`), and tokens; with `remember` it asks nothing twice."""
+    """A generator that counts calls, those that ended (`ended`), tokens, and replies that the limit cut or that are
+    empty; with `remember` it asks nothing twice.
+    """
 
     def __init__(self, llm: LLM, remember: bool) -> None:
         self.llm, self.remember = llm, remember
         self.max_model_len = llm.max_model_len
         self.count_tokens, self.prompt_tokens = llm.count_tokens, llm.prompt_tokens
         self.calls = self.ended = self.calls_saved = self.prompt_tokens_sent = self.completion_tokens = 0
+        self.cut = self.empty = 0
         self._asked: dict[Hashable, asyncio.Task[Any]] = {}
 
     @property
@@ -328,6 +358,10 @@ class CountedLLM:
             self.ended += calls
         self.prompt_tokens_sent += told.prompt_tokens
         self.completion_tokens += told.completion_tokens
+        self.cut += (
+            isinstance(told, Reply) and told.cut is True and not told.tokens
+        )  # of FLARE's drafts each is, by its nature
+        self.empty += isinstance(told, Reply) and not told.text
         return told
 
 

@@ -36,6 +36,7 @@ class Benchmark:
     test: str = MISSING
     task: str = "factoid"  # factoid | yes_no | claim | slot | multi_hop: a key of wbrag.prompts
     metric: str = "acc"  # the primary metric: the gates' M and the headline of the report
+    language: str = "en"  # how answers are compared: en, as FlashRAG does | any, by Unicode
     labels: dict[str, list[str]] = field(default_factory=dict)  # canonical label -> spellings, for label accuracy
     rows: dict[str, int] = field(default_factory=dict)  # split (train, test) -> rows its file has to have
     columns: dict[str, str] = field(default_factory=dict)  # part of a question -> the column of the files it is in
@@ -71,6 +72,7 @@ class Backbone:
     gguf: str = ""  # vllm: in place of a folder, a GGUF file or package:MODULE that holds one (wbrag.llm.engine)
     prompts: dict[str, str] = field(default_factory=dict)  # templates it needs in place of wbrag.prompts', by key
     chat_template: str = ""  # vllm: Jinja text in place of the tokenizer's own template
+    template_args: dict[str, Any] = field(default_factory=dict)  # vllm: what the template is told
     dtype: str = "auto"
     max_model_len: int = 2048
     max_num_seqs: int = 256
@@ -80,9 +82,11 @@ class Backbone:
     engine_args: dict[str, Any] = field(default_factory=dict)  # vllm: more of AsyncEngineArgs (wbrag.llm.vllm)
     answer_tokens: int = 32
     distil_tokens: int = 256
+    thinking_tokens: int = 0  # more for each reply, of a model that thinks before it answers
     base_url: str = ""  # openai only, as all below
     api_key_env: str = ""
     max_tokens_key: str = "max_tokens"
+    extra_body: dict[str, Any] = field(default_factory=dict)  # more keys of every request
     timeout_s: float = 120.0
     retries: int = 6
     token_logprobs: bool = False

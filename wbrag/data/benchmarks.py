@@ -8,13 +8,15 @@ rows: `wbrag.data.layouts`; rows: `wbrag.data.flashrag`.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import random
+import re
 import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,8 +59,13 @@ EARLY_REJECTED = 10_000
 LOOKED_AT = 100
 #: Words of a passage that is cut out of a document: those of DPR's, which retrievers are trained on.
 WORDS = 100
+#: The share of questions with golden answers that a metric scores badly from which that is told.
+DOUBTFUL = 0.1
+#: A letter of a script that FlashRAG's normal form is not made for.
+_OTHER_SCRIPT = re.compile("[^\\W\\d_\u0000-\u024f\u1e00-\u1eff]")
 
 Made = TypeVar("Made")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +105,12 @@ def read_examples(
     labelled: bool = True,
     columns: Mapping[str, str] | None = None,
     sorts: Counter[str] | None = None,
+    language: str | None = None,
 ) -> Iterator[pa.Table]:
     """The valid examples of files of questions (schema.EXAMPLE), in file order, some thousands at a time; rows left out
     go to `rejected`, and how many there are of each sort to `sorts`. Without golden answers a row is valid where it
     need not be `labelled`. `columns`: which columns of the file are the parts of a question (layouts.QUESTION_FIELDS).
+    Golden answers that normalise to nothing in this `language` are left out, and a row that has no other.
 
     InputError: no such file, no valid example, an id twice. OverErrorBudget: rejected / read rows > `max_error_rate`.
     Both may come after the last example. Memory: as `write_corpus`.
@@ -109,7 +118,7 @@ def read_examples(
 
     def parse(record: Record, layout: Layout | None) -> tuple[str, Example]:
         example = example_of(as_question(_whole(record), layout, labelled), labelled)
-        return example.id, example
+        return example.id, example if language is None else _scorable(example, language)
 
     def rows() -> Iterator[tuple[Record, Layout | None]]:
         for file in files_of(given):
@@ -122,6 +131,37 @@ def read_examples(
     examples = _read(given, rows, parse, max_error_rate, rejected, Counter() if sorts is None else sorts)
     while group := list(islice(examples, GROUP_ROWS)):
         yield examples_table(group)
+
+
+def _scorable(example: Example, language: str) -> Example:
+    """The example without golden answers that no metric can score; BadRow where there is no other."""
+    if not (kept := metrics.scorable(example.golden_answers, language)):
+        more = "" if language == "any" else "; benchmark.language=any keeps the letter A and the article The"
+        told = f"golden_answers {list(example.golden_answers)} normalise to nothing, which every answer holds"
+        raise BadRow(f"{told}; take benchmark.metric=label for options{more}")
+    if len(kept) < len(example.golden_answers):
+        left = sorted(set(example.golden_answers) - set(kept))
+        log.warning("example %r: golden answers %s normalise to nothing and do not count", example.id, left)
+    return replace(example, golden_answers=tuple(kept))
+
+
+def doubts(examples: Iterable[pa.Table], benchmark: Benchmark) -> list[str]:
+    """What is to be doubted in the scores of these examples (their first thousands), a sentence each."""
+    answers = [one for some in islice(examples, 4) for one in some["golden_answers"].to_pylist()]
+    inside = sum(metrics.inside_words(golden, benchmark.language) for golden in answers)
+    foreign = sum(any(_OTHER_SCRIPT.search(one) for one in golden) for golden in answers)
+    told, of = [], f"of {len(answers)} questions"
+    if benchmark.metric == "acc" and inside > DOUBTFUL * len(answers):
+        told.append(
+            f"golden answers of {inside} {of} are parts of common words, as no is of unknown, and benchmark.metric=acc "
+            "finds them there; take em, or label with benchmark.labels"
+        )
+    if benchmark.language == "en" and foreign > DOUBTFUL * len(answers):
+        told.append(
+            f"golden answers of {foreign} {of} are in other scripts, whose punctuation and Unicode forms FlashRAG's "
+            "metrics tell apart; benchmark.language=any does not"
+        )
+    return told
 
 
 def drawn(count: int, limit: int, seed: int) -> npt.NDArray[np.int64]:
@@ -307,6 +347,9 @@ def check_benchmark(benchmark: Benchmark) -> None:
         raise ConfigError(f"benchmark.task={benchmark.task!r} is unknown; known are {', '.join(TASKS)}")
     if benchmark.metric not in (known := (*metrics.METRICS, *metrics.elsewhere())):
         raise ConfigError(f"benchmark.metric={benchmark.metric!r} is unknown; known are {', '.join(known)}")
+    if benchmark.language not in metrics.LANGUAGES:
+        known = metrics.LANGUAGES
+        raise ConfigError(f"benchmark.language={benchmark.language!r} is unknown; known are {', '.join(known)}")
     if benchmark.metric == "label" and not benchmark.labels:
         raise ConfigError("benchmark.labels is empty, but benchmark.metric='label' maps answers to labels")
     if strange := set(benchmark.rows) - {"train", "test"}:
@@ -316,18 +359,20 @@ def check_benchmark(benchmark: Benchmark) -> None:
         told = "benchmark.test is empty: the share of the training questions that test, between 0 and 1, is needed"
         raise ConfigError(f"benchmark.test_share={benchmark.test_share}: {told}")
     try:
-        metrics.spellings(benchmark.labels)
+        metrics.spellings(benchmark.labels, benchmark.language)
     except ValueError as error:
         raise ConfigError(f"benchmark.labels: {error}") from error
 
 
-def check_labels(examples: Iterable[pa.Table], labels: Mapping[str, Sequence[str]], path: Path) -> None:
+def check_labels(
+    examples: Iterable[pa.Table], labels: Mapping[str, Sequence[str]], path: Path, language: str = "en"
+) -> None:
     """Raise InputError, naming file and example id, for the first golden answer that is no spelling of a label."""
     for some in examples:
         for key, answers in zip(some["id"].to_pylist(), some["golden_answers"].to_pylist(), strict=True):
             for answer in answers:
                 try:
-                    metrics.golden_label(answer, labels)
+                    metrics.golden_label(answer, labels, language)
                 except ValueError as error:
                     raise InputError(f"{path}: example {key!r}: {error}") from error
 

@@ -1,10 +1,9 @@
-"""Prompts that fit: a prompt too long for the model drops whole documents from the tail. A first document that is too
-long by itself is cut, so that one long passage fails no question that retrieves it.
+"""Prompts that fit: a prompt too long for the model drops whole documents from the tail, and of a document that is too
+long by itself the end.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -27,32 +26,55 @@ def require_fit(prompt: str, llm: LLM, max_tokens: int) -> str:
     return prompt
 
 
-def fit_documents(documents: Sequence[Document], render: Render, llm: LLM, max_tokens: int) -> tuple[str, int]:
-    """The prompt that `render` makes of the most leading documents that fit, and how many those are (at least 1). Where
-    not even the first fits, it is cut to the room that the most others leave.
+def readable(
+    documents: Sequence[Document], asked: Sequence[tuple[Render, int]], llm: LLM
+) -> tuple[Sequence[Document], int]:
+    """The documents, and how many of them were cut: each that does not fit a prompt alone to its share of the room, so
+    that the others are read beside it. `asked`: the prompts that they are to fit, and the tokens of their replies.
+    """
+    long = [  # no tokenizer makes more tokens than bytes, and most documents are far from the limit
+        4 * len(one.contents.encode()) > llm.max_model_len
+        and not all(_fits(render([one]), llm, reply) for render, reply in asked)
+        for one in documents
+    ]
+    if not any(long):
+        return documents, 0
+    nothing = Document("", "", "")
+    room = min(llm.max_model_len - reply - llm.prompt_tokens(render([nothing])) for render, reply in asked)
+    return [_cut(d, room // len(documents), llm) if cut else d for d, cut in zip(documents, long, strict=True)], sum(
+        long
+    )
 
-    PromptTooLong where not a word of the first fits, ValueError where there is none.
+
+def _cut(document: Document, tokens: int, llm: LLM) -> Document:
+    """The beginning of a document of fewer than so many tokens, title included; the whole where there is no room."""
+    text = document.text
+    while tokens > 0 and text and (count := llm.count_tokens(f"{document.title}\n{text}")) >= tokens:
+        text = text[: int(0.98 * len(text) * tokens / count)]
+        text = text.rsplit(maxsplit=1)[0] if len(text.split(maxsplit=2)) > 2 else text
+    return replace(document, text=text or document.text)
+
+
+def fit_documents(documents: Sequence[Document], render: Render, llm: LLM, max_tokens: int) -> tuple[str, int]:
+    """The prompt that `render` makes of the most leading documents that fit, and how many those are (at least 1).
+
+    PromptTooLong where not even the first fits, ValueError where there is none.
     """
     for count in range(len(documents), 0, -1):
         prompt = render(documents[:count])
         if _fits(prompt, llm, max_tokens):
             return prompt, count
-    for count in range(len(documents), 0, -1):
-        if cut := _cut(documents[:count], render, llm, max_tokens):
-            return cut, count
     raise _nothing_fits(documents, render, llm, max_tokens)
 
 
 def each_that_fits(
     documents: Sequence[Document], render: Render, llm: LLM, max_tokens: int
 ) -> list[tuple[Document, str]]:
-    """The documents whose prompt, made by `render` of each alone, fits, with that prompt; where there is none, that of
-    the first one cut. Errors as `fit_documents`.
-    """
+    """The documents whose prompt, made by `render` of each alone, fits, with that prompt; errors as `fit_documents`."""
     prompts = [(document, render([document])) for document in documents]
     fitting = [(document, prompt) for document, prompt in prompts if _fits(prompt, llm, max_tokens)]
     if not fitting:
-        return [(documents[0], fit_documents(documents[:1], render, llm, max_tokens)[0])]
+        raise _nothing_fits(documents, render, llm, max_tokens)
     return fitting
 
 
@@ -67,21 +89,6 @@ async def ask(
         return await llm.chat(require_fit(prompts.message(key, None, **values), llm, max_tokens), max_tokens), 0
     prompt, read = fit_documents(documents, lambda some: prompts.message(key, some, **values), llm, max_tokens)
     return await llm.chat(prompt, max_tokens), read
-
-
-def _cut(documents: Sequence[Document], render: Render, llm: LLM, max_tokens: int) -> str:
-    """The prompt of the documents with the most leading words of the first that fit; "" where not one does."""
-    first, others = documents[0], documents[1:]
-    words = re.findall(r"\S+\s*", first.text)
-
-    def prompt(count: int) -> str:
-        return render([replace(first, text="".join(words[:count]).rstrip()), *others])
-
-    least, most = 0, len(words)
-    while least < most:
-        middle = (least + most + 1) // 2
-        least, most = (middle, most) if _fits(prompt(middle), llm, max_tokens) else (least, middle - 1)
-    return prompt(least) if least else ""
 
 
 def _fits(prompt: str, llm: LLM, max_tokens: int) -> bool:

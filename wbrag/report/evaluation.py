@@ -48,7 +48,7 @@ def metric_called(metric: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a row of the results table is about; `labels` as in `config.Benchmark`."""
+    """What a row of the results table is about; `labels` and `language` as in `config.Benchmark`."""
 
     benchmark: str
     method: str
@@ -56,6 +56,7 @@ class Setting:
     metric: str
     labels: dict[str, list[str]] = field(default_factory=dict)
     seed: int = 0
+    language: str = "en"
 
     @property
     def metrics(self) -> list[str]:
@@ -65,12 +66,15 @@ class Setting:
     def score(self, row: Row, answer: str) -> float:
         """The primary score of an answer ("closed_book", "base" or "writeback") of a row of predictions; 0 for none."""
         told = row[f"answer_{answer}"]
-        return 0.0 if told is None else score(self.metric, told, row["golden_answers"], self.labels)
+        return 0.0 if told is None else self._scored(self.metric, told, row)
 
     def scores(self, row: Row, metric: str) -> list[float]:
         """The scores of a prediction's three answers; zeros where it failed."""
         told = [row[name] if row["error"] is None else None for name in ANSWERS]
-        return [0.0 if one is None else score(metric, one, row["golden_answers"], self.labels) for one in told]
+        return [0.0 if one is None else self._scored(metric, one, row) for one in told]
+
+    def _scored(self, metric: str, told: str, row: Row) -> float:
+        return score(metric, told, row["golden_answers"], self.labels, self.language)
 
 
 def answers_of(predictions: Rows, setting: Setting, training: Iterable[Row] = (), units: Iterable[Row] = ()) -> Answers:
@@ -144,11 +148,11 @@ def retrieval_facts(row: Row, setting: Setting) -> dict[str, float | None]:
         "failed": failed,
         "hits": len(row["documents_writeback"] or []),
         "writeback_hits": len(units),
-        "units_with_answer": None if setting.labels else len(holding(units, golden)),
+        "units_with_answer": None if setting.labels else len(holding(units, golden, setting.language)),
     }
     for side in SIDES:
         tokens, retrievals = (None if failed else row[f"{name}_{side}"] for name in ("context_tokens", "retrievals"))
-        found = None if setting.labels else bool(holding(row[f"documents_{side}"] or [], golden))
+        found = None if setting.labels else bool(holding(row[f"documents_{side}"] or [], golden, setting.language))
         told: list[float | None] = [found, tokens, retrievals, retrievals and retrievals > 0]
         facts |= dict(zip([f"{name}_{side}" for name in RETRIEVAL], told, strict=True))
     return facts

@@ -63,9 +63,9 @@ def units_read(row: Row) -> list[Row]:
     return [document for document in row["documents_writeback"] or [] if document["source"] == "writeback"]
 
 
-def holding(documents: Sequence[Row], golden_answers: Sequence[str]) -> list[Row]:
+def holding(documents: Sequence[Row], golden_answers: Sequence[str], language: str = "en") -> list[Row]:
     """The documents whose contents hold a golden answer: it stands in them, both normalised."""
-    return [document for document in documents if acc(f"{document['title']}\n{document['text']}", golden_answers)]
+    return [one for one in documents if acc(f"{one['title']}\n{one['text']}", golden_answers, language)]
 
 
 class TrainingQuestions:

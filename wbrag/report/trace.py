@@ -180,7 +180,10 @@ def _reader_lines(unit: str, predictions: Iterable[Row], setting: Setting) -> li
         ranks = f"this unit none -> {rank}"
         if not setting.labels:
             sides = [row[f"documents_{side}"] or [] for side in SIDES]
-            held = ({one["id"] for one in holding(documents, row["golden_answers"])} for documents in sides)
+            held = (
+                {one["id"] for one in holding(documents, row["golden_answers"], setting.language)}
+                for documents in sides
+            )
             before, after = (rank_of(ids, documents) or "none" for ids, documents in zip(held, sides, strict=True))
             ranks += f", first document with a golden answer {before} -> {after}"
         answers = "  ->  ".join(_measured(row, side, setting) for side in SIDES)

@@ -97,7 +97,9 @@ class Generator:
     async def train(self, block: pa.Table, cfg: TrainConfig, method_search: MethodSearch | None = None) -> pa.Table:
         """`schema.RETRIEVED` rows, and `earlier` beside them in an update, to `schema.TRACE` rows (Algorithm 1)."""
         tools = self._tools(cfg, method_search)
-        metric = partial(metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels)
+        metric = partial(
+            metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels, language=cfg.benchmark.language
+        )
         how: dict[str, Any] = {"judge": cfg.judge == "llm", "distils": one_unit_an_example(cfg.units)}
 
         async def work(row: Row) -> Row:
@@ -133,7 +135,7 @@ class Generator:
         """
         llm = self.llm
         told = {"calls": llm.ended, "prompt_tokens": llm.prompt_tokens_sent, "completion_tokens": llm.completion_tokens}
-        return self.counts + Counts(told)
+        return self.counts + Counts(told | {"cut": llm.cut, "empty": llm.empty})
 
     async def started(self) -> float:
         """The seconds that opening the engine took; answers once it is ready."""

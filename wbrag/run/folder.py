@@ -104,6 +104,7 @@ def setting_of(config: Row) -> Setting:
         metric=benchmark["metric"],
         labels={label: list(spellings) for label, spellings in (benchmark.get("labels") or {}).items()},
         seed=config["seed"],
+        language=benchmark.get("language") or "en",
     )
 
 

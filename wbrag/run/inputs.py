@@ -30,7 +30,7 @@ from wbrag.data import benchmarks, hub
 from wbrag.data.benchmarks import InputError, OverErrorBudget, Rejected
 from wbrag.data.files import Given, files_of, is_document, kind_of
 from wbrag.data.layouts import PASSAGE_FIELDS, check_columns
-from wbrag.llm.engine import check_hub, model_path
+from wbrag.llm.engine import check_hub, check_template, model_path
 from wbrag.llm.vllm import check_engine_args
 from wbrag.methods import check_method, method_identity
 from wbrag.prompts import prompts_of
@@ -55,7 +55,7 @@ Identity = dict[str, Any]
 #: a dispatcher (0.5) at once; with fewer logical CPUs it waits for ever without a word.
 LEAST = {"k": 1, "gates.n_min": 1, "train_limit": 0, "test_limit": 0, "backbone.retries": 0, "backbone.max_num_seqs": 1}
 LEAST |= {"cluster.block_rows": 1, "cluster.engines": 1, "cluster.encoders": 1, "cluster.examples_in_flight": 1}
-LEAST |= {"cluster.logical_cpus": 4, "cluster.min_engines": 0}
+LEAST |= {"cluster.logical_cpus": 4, "cluster.min_engines": 0, "backbone.thinking_tokens": 0}
 #: What Ray's job supervisor sets for the driver of a submitted job.
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 #: What may be served by an endpoint.
@@ -67,6 +67,8 @@ READ_PATHS = ("world", "data_dir", "corpus", "adopt", "benchmark.train", "benchm
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 #: How a URL begins that names a user, and may name a password.
 WITH_USER = re.compile(r"\w+://[^/]*@")
+#: How a URL gives a secret among its parameters.
+WITH_SECRET = re.compile(r"(?i)\w+://[^?]*\?(?:.*&)?(?:[\w-]*(?:key|token|secret|password|passwd)|sig|code|auth)=[^&]")
 #: What a corpus and a file of questions become in their folders of the cache: a Parquet file, and a folder of Arrow
 #: files, whose rows can be taken in any order.
 PASSAGES, EXAMPLES = "passages.parquet", "examples"
@@ -99,10 +101,7 @@ def check_settings(cfg: TrainConfig) -> None:
     check_retrieval(cfg.retrieval)
     check_corpus(cfg)
     _check(cfg, "", {"judge": ("labels", "llm")}, LEAST)
-    try:
-        prompts_of(cfg)
-    except KeyError as error:
-        raise ConfigError(str(error.args[0])) from error
+    prompts_of(cfg)
     if cfg.method.name == "replug" and cfg.k > cfg.backbone.max_num_seqs:
         most = cfg.backbone.max_num_seqs
         raise ConfigError(f"k={cfg.k}: replug decodes k sequences side by side, and backbone.max_num_seqs={most}")
@@ -112,9 +111,20 @@ def check_settings(cfg: TrainConfig) -> None:
 
 
 def check_backbone(backbone: Backbone) -> None:
-    """ConfigError for engine arguments that cannot be given, and for a model that no hub gives: nothing is loaded."""
+    """ConfigError for arguments that cannot be given, and for a model that no hub gives or without a chat template: no
+    engine is loaded.
+    """
+    for key, kind in (("template_args", "vllm"), ("extra_body", "openai")):
+        if getattr(backbone, key) and backbone.kind != kind:
+            raise ConfigError(f"backbone.{key}: for backbone.kind={kind} only, not {backbone.kind}")
+    if taken := {"model", "messages", "stream", "n"} & set(backbone.extra_body):
+        raise ConfigError(f"backbone.extra_body.{min(taken)} cannot be given: every request says it itself")
+    if (thinking := backbone.thinking_tokens) >= backbone.max_model_len:
+        told = f"backbone.max_model_len={backbone.max_model_len} leaves no room for a prompt"
+        raise ConfigError(f"backbone.thinking_tokens={thinking}: {told}")
     check_engine_args(backbone)
     check_hub(backbone)
+    check_template(backbone)
 
 
 def check_paths(cfg: object) -> None:
@@ -141,6 +151,10 @@ def check_secrets(cfg: object) -> None:
             told = "give the name of the environment variable (A-Z, 0-9, _) that holds the key, not the key"
             raise ConfigError(f"{part}.api_key_env: {told}")
     for key in (*SHARED_PATHS, *(f"{part}.base_url" for part in ENDPOINTS)):
+        if any(WITH_SECRET.search(url) for url in _texts(cfg, key)):
+            told = "a URL with a key among its parameters; the settings are written into the run folder"
+            where = key.replace("base_url", "api_key_env") if key.endswith("base_url") else "backbone.api_key_env"
+            raise ConfigError(f"{key}: {told}, so give it in the variable that {where} names")
         if any(WITH_USER.match(url) for url in _texts(cfg, key)):
             where = "an endpoint's key in the variable that backbone.api_key_env names, S3's in the AWS variables"
             raise ConfigError(f"{key}: a URL with a user before @; secrets belong in the environment, {where}")
@@ -246,6 +260,7 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         "benchmark.test": _test_identity(cfg, cache),
         **_settings(cfg, "benchmark", "task", "metric", "labels"),
         **({"benchmark.columns": cfg.benchmark.columns} if cfg.benchmark.columns else {}),
+        **({} if cfg.benchmark.language == "en" else _settings(cfg, "benchmark", "language")),
         "corpus": named(current(cfg.base))[1] if cfg.base else fingerprinted(cfg, cache),
         **method_identity(cfg.method),
         **backbone_identity(cfg, "distil_tokens"),
@@ -308,9 +323,11 @@ def backbone_identity(cfg: TrainConfig, *more: str) -> Identity:
     """What changes an answer of the generator, `more` of its settings too. Every engine argument counts: a quantization
     changes answers, a batch size may in their last bits.
     """
-    given = {f"backbone.engine_args.{key}": value for key, value in cfg.backbone.engine_args.items()}
+    groups = ("engine_args", "template_args", "extra_body")
+    given = {f"backbone.{group}.{key}": v for group in groups for key, v in getattr(cfg.backbone, group).items()}
     kept = _settings(cfg, "backbone", "dtype", "max_model_len", "chat_template", "answer_tokens", *more)
-    return {"backbone.model": model_identity(cfg.backbone)} | kept | given
+    thinks = _settings(cfg, "backbone", "thinking_tokens") if cfg.backbone.thinking_tokens else {}
+    return {"backbone.model": model_identity(cfg.backbone)} | kept | given | thinks
 
 
 def _settings(cfg: TrainConfig, group: str, *keys: str) -> Identity:
@@ -373,10 +390,12 @@ def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[Rows, 
     """
     cache, own = cache_of(cfg), cfg.benchmark
     given, labelled = (getattr(own, split), labelled) if own.test else (own.train, True)  # of one file some test
+    language = own.language if labelled and own.metric != "label" else None
 
     def write(folder: Path, there: Given) -> tuple[list[Rejected], Counter[str]]:
         rejected, sorts = list[Rejected](), Counter[str]()
-        examples = benchmarks.read_examples(there, rejected, cfg.max_error_rate, labelled, own.columns, sorts)
+        how = (cfg.max_error_rate, labelled, own.columns, sorts, language)
+        examples = benchmarks.read_examples(there, rejected, *how)
         with scratch_folder(cache) as scratch:
             (scratch / "out").mkdir()
             Rows.written(scratch / "out", EXAMPLE, examples)
@@ -384,13 +403,17 @@ def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[Rows, 
             move_into_place(scratch / "out", folder / EXAMPLES)
         return rejected, sorts
 
-    how = (cfg.max_error_rate, labelled, *([own.columns] if own.columns else []))
+    how = (cfg.max_error_rate, labelled, *([own.columns] if own.columns else []), *([language] if language else []))
     name = fingerprint(given_hash(given, cache), *how)
     folder, rejected = _once(given, cache, f"questions-{name}", write)
     examples = Rows.of(sorted((folder / EXAMPLES).glob(FILES)), EXAMPLE)
     check_rows(Path(given), split, len(examples) + len(rejected), own.rows)
     if own.labels:
-        benchmarks.check_labels(examples.batches(["id", "golden_answers"]), own.labels, Path(given))
+        told = examples.batches(["id", "golden_answers"])
+        benchmarks.check_labels(told, own.labels, Path(given), own.language)
+    elif labelled:
+        for doubt in benchmarks.doubts(examples.batches(["golden_answers"]), own):
+            log.warning("%s: %s", given, doubt)
     examples = examples if own.test else _share(cfg, examples, split)
     return examples.chosen(benchmarks.drawn(len(examples), getattr(cfg, f"{split}_limit"), cfg.seed)), rejected
 

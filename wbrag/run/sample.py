@@ -79,7 +79,7 @@ def counters(backbone: Backbone) -> tuple[Callable[[str], int], Callable[[str], 
     tokenizer = open_tokenizer(backbone)
     template = template_of(backbone, tokenizer)
     return (
-        lambda content: len(rendered(tokenizer, template, content)),
+        lambda content: len(rendered(tokenizer, template, content, told=backbone.template_args)),
         lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
     )
 

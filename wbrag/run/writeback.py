@@ -274,7 +274,7 @@ def readings_of(folder: Path, cfg: TrainConfig, scratch: Path) -> Iterator[Readi
 def _reading(row: Row, cfg: TrainConfig) -> Row:
     def scored(answer: str | None) -> float:
         golden, how = row["golden_answers"], cfg.benchmark
-        return 0.0 if answer is None else score(how.metric, answer, golden, how.labels)
+        return 0.0 if answer is None else score(how.metric, answer, golden, how.labels, how.language)
 
     best = max((d["score"] for d in row["documents_base"]), default=0.0)
     units = {d["id"]: d["score"] - best for d in row["documents_writeback"] if d["source"] == "writeback"}
