@@ -117,6 +117,7 @@ def test_what_loggers_say_goes_to_stderr_and_results_alone_to_stdout(root: str) 
     for name, schema in {
         "build_index": config.BuildConfig,
         "compare_units": config.CompareConfig,
+        "make_questions": config.QuestionsConfig,
         "update": config.UpdateConfig,
     }.items():
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)

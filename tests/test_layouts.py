@@ -109,6 +109,8 @@ CORPORA: list[tuple[str, Any, str, Row]] = [
     ("psgs.tsv", 'id\ttext\ttitle\n1\t"say ""x"""\tT\n', "passages", {"id": "1", "title": "T", "text": 'say "x"'}),
     ("a.csv", '\ufeffid;text;n\r\n1;"two\r\nlines";2\r\n', "passages", {"id": "1", "text": "two\r\nlines", "n": 2}),
     ("a.json", {"p": {"text": "x"}, "q": {"text": "y"}}, "passages", {"id": "p", "text": "x"}),
+    ("a.json", '{"ids": ["1"], "documents": ["x"]}\n', "Chroma documents", {"id": "1", "text": "x"}),
+    ("a.json", {"version": 2, "passages": [{"id": "1", "text": "x"}]}, "passages", {"id": "1", "text": "x"}),
     ("a.json", "\ufeff" + json.dumps({"text": "x"}, indent=1), "passages", {"text": "x"}),
 ]
 QUESTIONS: list[tuple[str, Any, str, str]] = [
@@ -124,6 +126,7 @@ QUESTIONS: list[tuple[str, Any, str, str]] = [
     ("a.jsonl", lines({"question": "Who?", "answer": ["Ada"]}), "NQ-open questions", ""),
     ("a.json", [{"_id": "i", "question": "Who?", "answer": "Ada", "supporting_facts": []}], "HotpotQA questions", "i"),
     ("a.jsonl", lines({"id": "i", "input": "Who?", "output": [{"answer": "Ada"}, {"meta": 1}]}), "KILT questions", "i"),
+    ("a.json", lines({"id": "i", "input": "Who?", "output": [{"answer": "Ada"}]}), "KILT questions", "i"),
     ("a.jsonl", lines({"user_input": "Who?", "reference": "Ada", "response": "Bob"}), "ragas questions", ""),
     ("a.jsonl", lines({"question": "Who?", "answer": "Bob", "ground_truth": "Ada"}), "ragas questions", ""),
     ("a.csv", "question,golden_answers\nWho?,\"[\"\"Ada\"\"]\"\n", "FlashRAG questions", ""),
@@ -159,6 +162,7 @@ def zipped(content: bytes) -> bytes:
     with zipfile.ZipFile(held, "w") as packed:
         packed.writestr("in/corpus.jsonl", content)
         packed.writestr("__MACOSX/._corpus.jsonl", b"\0")
+        packed.writestr("in/photo.png", b"\0")
     return held.getvalue()
 
 
@@ -173,7 +177,8 @@ def zstandard(content: bytes) -> bytes:
 @pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz", "c.zip", "c"])
 def test_a_packed_file_is_told_by_its_first_bytes(tmp_path: Path, name: str, pack: Callable[[bytes], bytes]) -> None:
     rows, _, rejected = corpus(put(tmp_path, name, pack(ROWS)), tmp_path / "o.parquet")
-    assert ([row["id"] for row in rows], rejected) == (["0", "1", "2"], [])
+    assert [row["id"] for row in rows] == ["0", "1", "2"]
+    assert [one.reason for one in rejected] == ["no kind of file that is read: .png"] * (pack is zipped)
 
 
 def test_several_files_globs_folders_and_saved_datasets_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:

@@ -137,14 +137,24 @@ def is_document(name: str) -> bool:
 def records(file: File, words: int) -> Iterator[Record]:
     """The rows of a file; of a document its passages, of `words` words at most. InputError where it cannot be read."""
     kind = kind_of(file.name)
-    if file.listed and kind not in (*DOCUMENTS, *READERS, ".zip"):
-        yield Record(str(file.path), 0, NotTaken(f"no kind of file that is read: {kind or 'no suffix'}"), file.name)
+    if _unknown(file) and kind != ".zip":
+        yield _unread(file)
         return
     try:
         with file.path.open("rb") as opened:
             yield from _unzipped(file, opened, words) if kind != ".docx" else _read(file, opened, words)
     except DAMAGED as error:
         raise InputError(f"{file.path}: cannot be read to its end: {type(error).__name__}: {error}") from error
+
+
+def _unknown(file: File) -> bool:
+    """Whether a file that was found, not named, is of a kind that nobody reads."""
+    return file.listed and kind_of(file.name) not in (*DOCUMENTS, *READERS)
+
+
+def _unread(file: File) -> Record:
+    why = f"no kind of file that is read: {kind_of(file.name) or 'no suffix'}"
+    return Record(str(file.path), 0, NotTaken(why), file.name)
 
 
 def _unzipped(file: File, opened: BinaryIO, words: int) -> Iterator[Record]:
@@ -154,10 +164,14 @@ def _unzipped(file: File, opened: BinaryIO, words: int) -> Iterator[Record]:
         yield from _read(file, opened, words)
         return
     with zipfile.ZipFile(opened) as members:
-        for name in sorted(members.namelist()):
-            if not name.endswith("/") and not any(part[0] in "._" for part in name.split("/")):
-                with members.open(name) as member:
-                    yield from _read(File(file.path / name, name), member, words)
+        shown = [name for name in members.namelist() if not any(part[:1] in ("", ".", "_") for part in name.split("/"))]
+        for name in sorted(shown):
+            inner = File(file.path / name, name, True)
+            if _unknown(inner):
+                yield _unread(inner)
+                continue
+            with members.open(name) as member:
+                yield from _read(inner, member, words)
 
 
 def _read(file: File, opened: Any, words: int) -> Iterator[Record]:  # noqa: ANN401 - what zipfile and open give
@@ -197,8 +211,8 @@ def _json(stream: Any) -> Told:  # noqa: ANN401
     if head.startswith(b"["):
         yield from _items(stream)
         return
-    first, newline, _ = head.partition(b"\n")
-    if not head.startswith(b"{") or (newline and _is_json(first)):
+    first, newline, rest = head.partition(b"\n")
+    if not head.startswith(b"{") or (newline and _is_row(first, not rest.strip())):
         yield from _lines(stream)
         return
     raw = stream.read()
@@ -211,12 +225,13 @@ def _json(stream: Any) -> Told:  # noqa: ANN401
         yield number, row if isinstance(row, dict) else BadRow(f"not a JSON object but {type(row).__name__}"), row
 
 
-def _is_json(line: bytes) -> bool:
+def _is_row(line: bytes, alone: bool) -> bool:
+    """Whether a line is JSON, and if it is the only one not an object that holds the rows."""
     try:
-        json.loads(line)
+        row = json.loads(line)
     except ValueError:
         return False
-    return True
+    return not alone or rows_of(row) == [row]
 
 
 def _items(stream: BinaryIO) -> Told:

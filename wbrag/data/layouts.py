@@ -71,6 +71,8 @@ QUESTIONS = (
     Layout("questions without answers", {"question": "question"}),
     Layout("BEIR queries", {"id": "_id", "question": "text"}),
 )
+#: Keys that a JSON file may hold all its rows under.
+HOLDERS = ("data", "rows", "documents", "passages", "nodes", "items", "questions", "examples", "results")
 #: How tables write that an answer was not accepted.
 _NO = frozenset(("", "0", "0.0", "false", "f", "no", "n", "none", "null", "rejected"))
 
@@ -172,7 +174,7 @@ def _texts(one: Row) -> list[Any]:
 
 def rows_of(whole: object) -> list[Any]:
     """The rows of a JSON file that is one object: SQuAD's articles, Chroma's columns, LlamaIndex' docstore, objects by
-    id, a list under any key; else the object itself.
+    id, a list under one of HOLDERS; else the object itself.
     """
     if not isinstance(whole, dict):
         return whole if isinstance(whole, list) else [whole]
@@ -189,8 +191,8 @@ def rows_of(whole: object) -> list[Any]:
         ]
     if len(whole) > 1 and all(isinstance(one, dict) for one in whole.values()):
         return [{"id": key, **one} for key, one in whole.items()]
-    lists = [one for one in whole.values() if isinstance(one, list) and one and isinstance(one[0], dict)]
-    return lists[0] if len(lists) == 1 and len(whole) <= 3 else [whole]
+    lists = (whole[key] for key in HOLDERS if isinstance(whole.get(key), list) and whole[key])
+    return next((one for one in lists if isinstance(one[0], dict)), [whole])
 
 
 def _chroma(whole: Row) -> list[Row]:

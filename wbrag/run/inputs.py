@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -293,9 +294,12 @@ def located(given: Given, cache: Path) -> Given:
     """What is given, as paths of this machine: files of a hub are fetched."""
     if not isinstance(given, str | Path):
         return [str(located(one, cache)) for one in given]
-    return (
-        hub.fetched(str(given), lambda path: content_hash(path, cache)) if str(given).startswith(hub.SCHEME) else given
-    )
+    return _fetched(str(given), cache) if str(given).startswith(hub.SCHEME) else given
+
+
+@lru_cache(maxsize=64)  # the hub is asked once, however often a run looks at its files
+def _fetched(url: str, cache: Path) -> Path:
+    return hub.fetched(url, lambda path: content_hash(path, cache))
 
 
 def given_hash(given: Given, cache: Path) -> str:
