@@ -9,10 +9,15 @@
     wbrag kb repair STORE                   make damaged indices again
     wbrag kb compact STORE                  fewer fragments, without the deleted rows
     wbrag kb gc STORE [--grace HOURS] [--keep N] [--dry-run]     remove what no kept version needs
+    wbrag kb purge RUN ID... [--everywhere] [--force] [--lift]   passages, and what was made of them, gone
+    wbrag kb runs KB                        the runs that brought units into a knowledge base of many (kb=DIR)
+    wbrag kb contribute KB RUN              bring a finished run's units into it
+    wbrag kb withdraw KB NAME               take what a run alone brought out of it
+    wbrag kb move KB NAME RUN KB2           from one into another
     wbrag kb export STORE DIR [--with STORE2] [--groups G...]    FlashRAG's files and a Parquet table
     wbrag kb import STORE DIR [--encoder conf/encoder/X.yaml]    a store of FlashRAG's files, not encoded again
 
-STORE is a folder (`runs/demo-7/nq/writeback`) or an S3 URL. `--json` prints data. Exit codes: 0 done, 1 verify found
+STORE is a folder (`runs/demo-7/nq/writeback`) or an S3 URL, RUN a run's folder, KB a folder with base/ and writeback/. `--json` prints data. Exit codes: 0 done, 1 verify found
 damage, 2 it cannot be done (the message says why).
 """
 
@@ -44,6 +49,25 @@ COMMANDS: list[commands.Command] = [
             "--keep": {"type": int, "default": 0, "help": "versions to keep, from the newest; 0: all"},
             "--dry-run": {"action": "store_true", "help": "only say what would go"},
         },
+    ),
+    (
+        "purge",
+        commands.purge,
+        {
+            "id": {"nargs": "+", "help": "of a passage"},
+            "--everywhere": {"action": "store_true", "help": "from all runs that share the cache, too"},
+            "--force": {"action": "store_true", "help": "do not wait for readers of old versions"},
+            "--lift": {"action": "store_true", "help": "let them come back with the next update"},
+            "--cache": {"default": "", "help": "what the run shares with others; default: as its settings say"},
+        },
+    ),
+    ("runs", commands.contributors, {}),
+    ("contribute", commands.bring, {"run": {"help": "a finished run's folder"}}),
+    ("withdraw", commands.take_back, {"name": {"help": "of a run, as `runs` has it"}}),
+    (
+        "move",
+        commands.move_on,
+        {"name": {"help": "of a run, as `runs` has it"}, "run": {"help": "its folder"}, "other": {"help": "where to"}},
     ),
     (
         "export",

@@ -180,6 +180,59 @@ def collect(place: Place, args: argparse.Namespace) -> Told:
     return Told({"removed": names, "dry_run": args.dry_run}, [f"{verb} {n}" for n in names] or ["nothing to remove"])
 
 
+def purge(place: Place, args: argparse.Namespace) -> Told:
+    """Passages, and all that was made of them, removed for good from a run and its cache."""
+    from wbrag.run import purge as run_purge
+
+    run = Path(place.root)
+    if args.lift:
+        run_purge.lift(run, args.id)
+        return Told({"lifted": args.id}, [f"{run}: {', '.join(args.id)} may come back with the next update"])
+    cache = Path(args.cache) if args.cache else None
+    made = run_purge.purge(run, args.id, args.everywhere, args.force, cache)
+    lines = []
+    for file, told in made.items():
+        went = ", ".join(f"{count:,} {kind}" for kind, count in sorted(told.removed.items()))
+        lines += [f"{file}: {went}", "  ".join(f"{k} v{a} -> v{b}" for k, (a, b) in told.versions.items())]
+    facts = {str(file): asdict(told) for file, told in made.items()}
+    left = [one for one in run_purge.beyond(run) if one]
+    return Told({"purged": facts, "not_reached": left}, [*lines, "Not reached:", *(f"  {one}" for one in left)])
+
+
+def contributors(place: Place, args: argparse.Namespace) -> Told:
+    """The runs that brought units into a knowledge base of many runs."""
+    from wbrag.run.contribute import contributions
+
+    found = contributions(Path(place.root))
+    lines = [f"{units:>7,} units, {alone:>7,} of it alone  {name}" for name, (units, alone) in found.items()]
+    data = {name: {"units": units, "alone": alone} for name, (units, alone) in found.items()}
+    return Told(data, lines or [f"{place}: no run has brought units"])
+
+
+def bring(place: Place, args: argparse.Namespace) -> Told:
+    """Bring a finished run's units, as they are now, into a knowledge base of many runs."""
+    from wbrag.run.contribute import contribute
+
+    made = contribute(Path(args.run), Path(place.root))
+    return Told(asdict(made), [str(made)])
+
+
+def take_back(place: Place, args: argparse.Namespace) -> Told:
+    """Take out of a knowledge base what a run alone has brought."""
+    from wbrag.run.contribute import withdraw
+
+    made = withdraw(Path(place.root), args.name)
+    return Told(asdict(made), [str(made)])
+
+
+def move_on(place: Place, args: argparse.Namespace) -> Told:
+    """Bring a run's units into another knowledge base, then take them out of this one."""
+    from wbrag.run.contribute import move
+
+    went, came = move(Path(place.root), args.name, Path(args.run), Path(args.other))
+    return Told({"from": asdict(went), "to": asdict(came)}, [f"{args.other}: {came}", f"{place}: {went}"])
+
+
 def take_out(place: Place, args: argparse.Namespace) -> Told:
     """FlashRAG's corpus and index, and a Parquet table."""
     from wbrag.store.exchange import export

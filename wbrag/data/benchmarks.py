@@ -63,6 +63,8 @@ WORDS = 100
 DOUBTFUL = 0.1
 #: A letter of a script that FlashRAG's normal form is not made for.
 _OTHER_SCRIPT = re.compile("[^\\W\\d_\u0000-\u024f\u1e00-\u1eff]")
+#: The key of a corpus file's metadata for the passages that it is without.
+LEFT_OUT = "left_out"
 
 Made = TypeVar("Made")
 log = logging.getLogger(__name__)
@@ -191,10 +193,13 @@ def write_corpus(
     columns: Mapping[str, str] | None = None,
     words: int = WORDS,
     access: str = "",
+    without: Callable[[Mapping[str, Any]], bool] | None = None,
 ) -> CorpusReport:
     """Stream a corpus into the Parquet file `out`, in file order: schema.PASSAGE and every other key that its rows have
     as a typed column (`wbrag.data.columns`). It appears whole or not at all. `columns`: which columns of the files are
     the parts of a passage (layouts.PASSAGE_FIELDS). Documents are cut into passages of `words` words at most.
+
+    Passages for which `without` is true are left out, and the file's metadata say how many (`left_out_of`).
 
     The key `access` (`seen_by`, where none is given and rows have that) becomes the column schema.SEEN_BY, the labels
     of `wbrag.units.access`. Files of rows are read twice: types first. Memory: one row group, 8 bytes a passage for the
@@ -216,17 +221,25 @@ def write_corpus(
         return passage.id, own | ({SEEN_BY.name: _label(row, key)} if key else {})
 
     passages = _read(given, lambda: corpus_rows(given, columns or {}, words), parse, max_error_rate, rejected, sorts)
-    rows = 0
+    rows = left_out = 0
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         temporary = Path(folder) / out.name
         # Parquet has no page checksums by default, and a flipped bit is then read back without a word.
         with pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
             for group in _groups(passages):
-                writer.write_table(pa.Table.from_pylist(group, schema))
-                rows += len(group)
+                kept = [row for row in group if not (without and without(row))]
+                writer.write_table(pa.Table.from_pylist(kept, schema))
+                rows, left_out = rows + len(kept), left_out + len(group) - len(kept)
+            if left_out:
+                writer.add_key_value_metadata({LEFT_OUT: str(left_out)})
         os.replace(temporary, out)
     return CorpusReport(rows, rejected, sorts)
+
+
+def left_out_of(corpus: Path) -> int:
+    """How many passages `write_corpus` was told to leave out of a Parquet file."""
+    return int((pq.read_metadata(corpus).metadata or {}).get(LEFT_OUT.encode(), b"0"))
 
 
 def _groups(passages: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -42,6 +42,7 @@ from wbrag.run.lease import in_turn
 from wbrag.run.lookup import FILES, Rows
 from wbrag.run.progress import working
 from wbrag.run.shared import content_hash
+from wbrag.run.tombstones import purged_by, tombstones
 from wbrag.schema import EXAMPLE
 from wbrag.store.files import move_into_place, scratch_folder, sha256_file
 from wbrag.store.place import place_of
@@ -441,17 +442,20 @@ def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> N
 
 
 def read_corpus(cfg: TrainConfig | BuildConfig | QuestionsConfig, cache: Path) -> tuple[Path, list[Rejected]]:
-    """The corpus as Parquet in `cache`, made once per content however many runs need it, and the rows left out; errors
-    as `write_corpus`.
+    """The corpus as Parquet in `cache`, without what was purged of a run, made once per content however many runs need
+    it, and the rows left out; errors as `write_corpus`.
     """
     check_corpus(cfg)
 
+    purged = tombstones(Path(cfg.run_dir)) if isinstance(cfg, TrainConfig) else {}
+
     def write(folder: Path, there: Given) -> tuple[list[Rejected], Counter[str]]:
         how = (cfg.max_error_rate, cfg.corpus_columns, cfg.chunk_words, cfg.access)
-        made = benchmarks.write_corpus(there, folder / PASSAGES, *how)
+        made = benchmarks.write_corpus(there, folder / PASSAGES, *how, purged_by(purged) if purged else None)
         return made.rejected, made.sorts
 
-    name = fingerprint(fingerprinted(cfg, cache), cfg.max_error_rate, *([cfg.access] if cfg.access else []))
+    more = [part for part in (cfg.access, sorted(purged.items())) if part]
+    name = fingerprint(fingerprinted(cfg, cache), cfg.max_error_rate, *more)
     folder, rejected = _once(cfg.corpus, cache, f"corpus-{name}", write)
     return folder / PASSAGES, rejected
 
