@@ -33,8 +33,8 @@ OWNERS = {
     "lance": ("wbrag.store.rows", "wbrag.store.changes", "wbrag.store.fulltext"),
     "s3fs": ("wbrag.store.place",),
     "vllm": ("wbrag.llm.vllm", "wbrag.llm.mixture"),
-    "openai": ("wbrag.llm.openai", "wbrag.retrieval.embeddings"),
-    "httpx2": ("wbrag.llm.openai",),
+    "openai": ("wbrag.llm.openai",),
+    "httpx2": ("wbrag.llm.openai", "wbrag.retrieval.embeddings"),
     "sentence_transformers": ("wbrag.retrieval.encoder", "wbrag.retrieval.rerank", "wbrag.units.critics"),
 }
 #: Loaded by vLLM, in its own processes: it takes classes, and a class needs its bases when its module is imported.

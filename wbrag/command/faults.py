@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from wbrag.config import ConfigError
+from wbrag.run.outside import refusal
 
 #: Modules that the light install lacks: what they are, and the extra that has them.
 EXTRAS = {
@@ -41,6 +42,10 @@ def fault_of(error: Exception) -> str:
     """What to tell of an error that the surroundings of a command caused; "" for any other."""
     if isinstance(error, ModuleNotFoundError):
         return needs((error.name or "").partition(".")[0])
+    if type(error).__module__.startswith("wbrag."):
+        return ""  # it says itself what is to be done
+    if told := refusal(error):
+        return told
     origin = type(error).__module__.partition(".")[0]
     if origin in OBJECT_STORES:
         return f"the object store cannot be asked: {error}"

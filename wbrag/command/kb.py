@@ -17,8 +17,8 @@
     wbrag kb export STORE DIR [--with STORE2] [--groups G...]    FlashRAG's files and a Parquet table
     wbrag kb import STORE DIR [--encoder conf/encoder/X.yaml]    a store of FlashRAG's files, not encoded again
 
-STORE is a folder (`runs/demo-7/nq/writeback`) or an S3 URL, RUN a run's folder, KB a folder with base/ and writeback/. `--json` prints data. Exit codes: 0 done, 1 verify found
-damage, 2 it cannot be done (the message says why).
+STORE is a folder (`runs/demo-7/nq/writeback`) or an S3 URL, RUN a run's folder, KB a folder with base/ and writeback/.
+`--json` prints data. Exit codes: 0 done, 1 verify found damage, 2 it cannot be done (the message says why).
 """
 
 from __future__ import annotations
