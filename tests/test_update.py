@@ -27,7 +27,7 @@ from wbrag.config import Cluster, ConfigError, Gates, Questions, Retrieval, Unit
 from wbrag.data.benchmarks import InputError
 from wbrag.run import update as updates
 from wbrag.run.contribute import contributions, run_name
-from wbrag.run.folder import UPDATES, RunError, read_left_out, read_units, updates_of
+from wbrag.run.folder import UPDATES, RunError, read_left_out, read_units, read_waiting, updates_of
 from wbrag.run.job import Session
 from wbrag.run.pipeline import evaluate, train
 from wbrag.run.reuse import digest
@@ -292,9 +292,12 @@ def test_what_was_rejected_or_edited_stays_so_with_every_update(folder: Path, se
         assert "Elmton's river is called Elmwasser." in [one.text for one in read]
     (made,) = [row for row in rows_in(store) if row["form"] == "edited"]
 
+    news = ("Ashton's mayor is Newson. It was close.", "Ashton's bridge is Oldspan.", "Ashton's bridge is Newspan.")
     now = world() | {"m9": ("Lindenson", "Lindenson's trade is Fishing.")}
+    now |= {f"n{i}": (f"Ashton, news {i}", text) for i, text in enumerate(news)}
     found = changed_to(folder, now, session)
     assert isinstance(found, Updated)
+    check_news(run, found)
     ids = {row["id"] for row in rows_in(store)}
     assert {oak["id"], elm["id"]} & ids == set()
     assert [row for row in rows_in(store) if row["form"] == "edited"] == [made]
@@ -302,6 +305,7 @@ def test_what_was_rejected_or_edited_stays_so_with_every_update(folder: Path, se
     assert ["has moved on since" in text for text in told] == [True, False]
     assert f"{found.folder}/report.html".replace("_", "\\_") in told[0]
     kinds = {row["kind"]: row["reason"] for row in read_left_out(found.folder)}
+    assert "superseded" in kinds
     assert kinds["rejected"] == f"{decisions_of(store)[oak['id']].at}: it is about another Oakton"
 
     key = elm["source_ids"][0]
@@ -309,11 +313,29 @@ def test_what_was_rejected_or_edited_stays_so_with_every_update(folder: Path, se
     found = changed_to(folder, now, session)
     assert isinstance(found, Updated)
     assert not [row for row in rows_in(store) if row["form"] == "edited"]
-    (told,) = [row["reason"] for row in read_left_out(found.folder) if row["kind"] == "review"]
+    (told,) = [row["reason"] for row in read_left_out(found.folder) if "changed since" in row["reason"]]
     assert f"{key} changed since" in told
+    assert "Ashton's bridge is Newspan." in [row["text"] for row in rows_in(store)]
     restore(store, oak["id"])
     assert next(row for row in rows_in(store) if row["id"] == oak["id"]) == oak
     assert oak["id"] not in decisions_of(store)
+
+
+def check_news(run: Path, found: Updated) -> None:
+    """What came with a later version of the base holds; of two values that came at once neither does, until somebody
+    accepts one of them.
+    """
+    units = [row["text"] for row in rows_in(run / "writeback") if row["title"] == "Ashton"]
+    told = " ".join(units)
+    assert "Ashton's mayor is Newson." in told
+    assert "Ashson" not in told
+    assert "Ashton's hill is Ashberg." in told
+    assert "bridge" not in told
+    old, new = sorted(read_waiting(found.folder), key=lambda row: "Newspan" in row["text"])
+    assert (old["text"], new["text"]) == ("Ashton's bridge is Oldspan.", "Ashton's bridge is Newspan.")
+    assert (new["source_ids"], main(["waiting", str(run)]), main(["accept", str(run), "wb-none"])) == (["n2"], 0, 2)
+    assert main(["accept", str(run), new["id"], "--why", "saw it"]) == 0
+    assert new["text"] in [row["text"] for row in rows_in(run / "writeback")]
 
 
 def test_decisions_are_versions_and_outlive_a_rollback(folder: Path, session: Session) -> None:

@@ -39,7 +39,7 @@ from wbrag.units.sentences import sentences
 TREES = ["Oak", "Elm", "Ash", "Birch", "Cedar", "Alder", "Maple", "Rowan", "Hazel", "Linden"]
 #: An alias in every golden answer; no passage and no prompt holds it.
 GOLD = "Zyxgold"
-SUBJECT = Units("subject", form="verbatim", scope="subject", hops=1, validate=True)
+SUBJECT = Units("subject", form="verbatim", scope="subject", hops=1, validate=True, checks=True)
 HASHING = Encoder(name="hashing", kind="hashing", model="hashing", dimension=256)
 #: What each stage of write-back leaves, in order; a job may be killed after any of them.
 STAGES = ["requests.parquet", "written", "candidates.parquet", "candidates", "readers_known.parquet"]
@@ -256,7 +256,11 @@ def test_a_job_killed_between_two_stages_ends_at_the_same_bytes(
         job = Job(cfg, again, open_record(again, cfg, identity_of(cfg)))
         write_back(job, again / "traces", again / QUESTIONS, again / "base", session.open(cfg))
     changed = {path.name for path, when in kept.items() if path.stat().st_mtime_ns != when}
-    assert changed <= {"candidates.parquet", "left_out.parquet"}  # no call for them: written whole again
+    assert changed <= {
+        "candidates.parquet",
+        "left_out.parquet",
+        "waiting.parquet",
+    }  # no call for them: written whole again
     for name in ("requests.parquet", "candidates.parquet", "left_out.parquet", "units.parquet"):
         assert (again / name).read_bytes() == (run / name).read_bytes()
     for name in ("candidates", "writeback"):

@@ -152,11 +152,12 @@ class Units:
     faithful: bool = False  # distilled: every sentence is held against the sources
     critic: str = "llm"  # faithful: who judges what no rule can, llm | none | a cross-encoder (folder, hub name)
     validate: bool = False  # what takes more than it gives on other training questions goes
+    checks: bool = False  # what attacks, contradicts, repeats or is not trusted goes, or waits for a person
 
 
 def one_unit_an_example(units: Units) -> bool:
     """Whether units are those of Algorithm 1: one for each kept example, rewritten while its documents are at hand."""
-    return (units.form, units.scope, units.faithful) == ("distilled", "question", False)
+    return (units.form, units.scope, units.faithful, units.checks) == ("distilled", "question", False, False)
 
 
 @dataclass
@@ -209,6 +210,8 @@ class TrainConfig:
     chunk_words: int = 100  # of a passage that is cut out of a document, at most
     access: str = ""  # the corpus' key that says which groups may see a passage (wbrag.units.access); "": no labels
     base: str = ""  # a store in place of the corpus: no passage is encoded
+    updated_at: str = ""  # units.checks: the passages' key that says when each is from; "": as they came
+    trust: str = ""  # units.checks: the passages' key that says whether each is trusted; "": all are
     run_dir: str = MISSING
     kb: str = ""  # a folder: the knowledge base of many runs that the units come to
     cache_dir: str = ""  # what runs share; default: cache/ beside run_dir

@@ -4,7 +4,8 @@
     wbrag units search RUN "words" [--groups G...]    those nearest to a question
     wbrag units show RUN ID                    one unit beside its sources, its examples' gates, who reads it
     wbrag units reject RUN ID --why "..."      it is not found any more, and no update brings it back
-    wbrag units accept RUN ID                  somebody has read it
+    wbrag units waiting RUN                    those that nobody trusted vouches for, or that contradict others
+    wbrag units accept RUN ID                  somebody has read it; one that waits is published
     wbrag units edit RUN ID --title T --text T --why "..."    another text, until one of its sources changes
     wbrag units restore RUN ID                 as training wrote it
     wbrag units decisions RUN                  what was rejected, accepted and edited, and why
@@ -22,7 +23,7 @@ from typing import Any
 
 from wbrag.command.kb_commands import Begins, Command, Told, carried_out, parser_of
 from wbrag.report.unit_life import readers, unit_life, unit_line
-from wbrag.run.folder import read_config, read_units, setting_of, updates_of
+from wbrag.run.folder import read_config, read_left_out, read_units, read_waiting, setting_of, updates_of
 from wbrag.run.review import accept, decisions_of, edit, reject, restore
 from wbrag.store.files import StoreError
 from wbrag.store.rows import passages_of
@@ -84,7 +85,18 @@ def rejected(run: Path, args: argparse.Namespace) -> Told:
 
 def accepted(run: Path, args: argparse.Namespace) -> Told:
     """Somebody has read it and found it good."""
-    return told(run, accept(run / "writeback", args.id, args.why), f"says that {args.id} was accepted")
+    row = next((unit for unit in read_waiting(tables(run)) if unit["id"] == args.id), None)
+    made = accept(run / "writeback", args.id, args.why, row, base_of(run))
+    return told(run, made, f"says that {args.id} was accepted")
+
+
+def waiting(run: Path, args: argparse.Namespace) -> Told:
+    """Those that are published once somebody accepts them, with the reason."""
+    units, decided = read_waiting(tables(run)), decisions_of(run / "writeback")
+    left = [unit for unit in units if unit["id"] not in decided]
+    why = dict(row["reason"].split(": ", 1) for row in read_left_out(tables(run)) if row["reason"].startswith("wb-"))
+    lines = [f"{unit['id']}  {unit['title']}: {unit['text']}  ({why.get(unit['id'], '')})" for unit in left]
+    return Told(left, [f"{len(left):,} units wait", *lines])
 
 
 def edited(run: Path, args: argparse.Namespace) -> Told:
@@ -123,6 +135,7 @@ COMMANDS: list[Command] = [
     ),
     ("show", shown, ID),
     ("reject", rejected, {**ID, "--why": {**WHY, "required": True}}),
+    ("waiting", waiting, {}),
     ("accept", accepted, {**ID, "--why": {**WHY, "default": ""}}),
     (
         "edit",

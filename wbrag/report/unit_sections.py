@@ -39,6 +39,10 @@ LEFT_KINDS = {
     "failed": "the request failed",
     "access": "nobody may see all its sources",
     "harmful": "took more than it gave on other training questions",
+    "attack": "speaks to a model, or is hidden from a reader",
+    "superseded": "a newer passage says otherwise",
+    "review": "waits for a person",
+    "duplicate": "says what another unit says",
 }
 #: Which near units are read, as the end of a sentence, by `merge.reach`.
 REACH = {

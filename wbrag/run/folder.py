@@ -27,6 +27,8 @@ Row = dict[str, Any]
 
 #: The files of a run's units, beside the store that is made of them, and of what was left out of them.
 UNITS, LEFT_OUT = "units.parquet", "left_out.parquet"
+#: Units that wait until a person accepts them.
+WAITING = "waiting.parquet"
 #: The folder of a run's questions with what was retrieved for them: train.parquet and test.parquet.
 QUESTIONS = "questions"
 #: The folder of a run's updates, each a folder of the same tables; and the file that says that one is finished.
@@ -222,6 +224,11 @@ def unit_rows(run: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
     """What `read_units` gives, batch by batch, with the chosen columns (None: all)."""
     folder = run if (run / UNITS).exists() else trained_run(run)
     return read_rows(folder, UNIT, columns, pattern=UNITS)
+
+
+def read_waiting(run: Path) -> list[Row]:
+    """The units of a run or update that wait for a person; none where nothing was checked."""
+    return list(read_rows(run, UNIT, pattern=WAITING))
 
 
 def read_left_out(run: Path) -> list[Row]:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from wbrag.config import (
     Backbone,
@@ -43,9 +45,10 @@ from wbrag.run.lookup import FILES, Rows
 from wbrag.run.progress import working
 from wbrag.run.shared import content_hash
 from wbrag.run.tombstones import purged_by, tombstones
-from wbrag.schema import EXAMPLE
+from wbrag.schema import EXAMPLE, PASSAGE
 from wbrag.store.files import move_into_place, scratch_folder, sha256_file
 from wbrag.store.place import place_of
+from wbrag.store.rows import columns_of
 from wbrag.store.vectors import check_index
 from wbrag.store.versions import current, encoder_note, named, noted_encoder
 
@@ -219,6 +222,22 @@ def check_units(units: Units) -> None:
         raise ConfigError("units.faithful=true with units.form=verbatim: verbatim units are sentences of their sources")
 
 
+def check_dates_and_trust(cfg: TrainConfig, passages: pa.Schema) -> None:
+    """ConfigError where the passages lack the columns that say when each is from and whether it is trusted, or have
+    something else there, or nothing would read them.
+    """
+    for key in ("updated_at", "trust"):
+        if not (name := getattr(cfg, key)):
+            continue
+        if not cfg.units.checks:
+            raise ConfigError(f"{key}={name!r} with units.checks=false: nothing would read it; give units.checks=true")
+        if name not in passages.names:
+            known = ", ".join(one for one in passages.names if one not in (*PASSAGE.names, "vector")) or "none"
+            raise ConfigError(f"{key}={name!r}: no passage has this key; other keys than id and contents: {known}")
+        if key == "trust" and not pa.types.is_boolean(kind := passages.field(name).type):
+            raise ConfigError(f"trust={name!r}: the passages have {kind} there, not true or false")
+
+
 def cache_of(cfg: TrainConfig) -> Path:
     """The folder of what runs can share: questions and corpora as they were validated, base indices, retrieved
     documents, closed-book answers.
@@ -241,6 +260,8 @@ def read_inputs(cfg: TrainConfig, training: bool = True) -> Inputs:
     train, rejected = read_questions(cfg, "train", cfg.judge == "labels") if training else nothing
     test, rejected_test = read_questions(cfg, "test", True)
     corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(cfg, cache)
+    if cfg.updated_at or cfg.trust:
+        check_dates_and_trust(cfg, pq.read_schema(corpus) if corpus else columns_of(cfg.base))
     return Inputs(train, test, corpus, [*rejected, *(rejected_test if split.test else []), *rejected_corpus])
 
 
@@ -256,7 +277,7 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         "train_limit": cfg.train_limit,
         "judge": cfg.judge,
         **{f"gates.{key}": value for key, value in asdict(cfg.gates).items()},
-        **{f"units.{key}": value for key, value in asdict(cfg.units).items() if key != "name"},
+        **units_identity(cfg),
     }
     return (trained if training else {}) | {
         "benchmark.test": _test_identity(cfg, cache),
@@ -312,6 +333,13 @@ def given_hash(given: Given, cache: Path) -> str:
     return fingerprint(
         [(f.name, sha256_file(f.path) if f.path in small else content_hash(f.path, cache)) for f in files]
     )
+
+
+def units_identity(cfg: TrainConfig) -> Identity:
+    """What changes units. Checks are named where there are any, as runs that were made before have none."""
+    how = {f"units.{key}": value for key, value in asdict(cfg.units).items() if key not in ("name", "checks")}
+    columns = {key: name for key in ("updated_at", "trust") if (name := getattr(cfg, key))}
+    return how | columns | ({"units.checks": True} if cfg.units.checks else {})
 
 
 def closed_book_identity(cfg: TrainConfig) -> Identity:

@@ -52,11 +52,20 @@ def reject(store: Where, unit: str, why: str) -> Version:
     return _changed(store, change)
 
 
-def accept(store: Where, unit: str, why: str = "") -> Version:
-    """A version that says that somebody found this unit good. StoreError where it is not live."""
+def accept(
+    store: Where, unit: str, why: str = "", waiting: Mapping[str, Any] | None = None, base: Where | None = None
+) -> Version:
+    """A version that says that somebody found this unit good, and that has it where it was `waiting` for that (a row of
+    `schema.UNIT`), seen as `restore` has it. StoreError where it is neither live nor waiting.
+    """
 
     def change(version: Version, known: Decisions) -> Change:
-        return [], [], known | {unit: Decision("accepted", why, now(), _unit(store, version, unit), {})}
+        if len(rows_of(store, version, [unit])) or waiting is None:
+            return [], [], known | {unit: Decision("accepted", why, now(), _unit(store, version, unit), {})}
+        row = dict(waiting)
+        labelled = row | {SEEN_BY.name: NOBODY} if SEEN_BY.name in rows.columns_of(store).names else row
+        piece = _piece(store, version, _seen_now(store, base, _encoded(store, version, labelled)))
+        return [piece], [], known | {unit: Decision("accepted", why, now(), row, {})}
 
     return _changed(store, change)
 

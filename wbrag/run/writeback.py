@@ -27,6 +27,7 @@ from wbrag.metrics import score
 from wbrag.retrieval.encoder import nearest_sentences
 from wbrag.retrieval.encoding import Encoders, on_encoder
 from wbrag.run.actors import Generators, Stage
+from wbrag.run.checks import checked_units, harmless_examples, harmless_search
 from wbrag.run.failures import check_errors
 from wbrag.run.folder import LEFT_OUT, UNITS, read_fields, read_rows, read_tables, tables_of, write_rows
 from wbrag.run.job import Job, complete, generate
@@ -88,6 +89,9 @@ def made_units(job: Job, traces: Path, questions: Path, base: Path, generators: 
         return file
     with scratch_folder(job.run) as scratch:
         units, left_out = written_units(job, traces, base, generators, scratch)
+        if job.cfg.units.checks:
+            good, refused = checked_units(job, list(units), traces, base, generators.encoders)
+            units, left_out = iter(good), chain(left_out, refused)
         first = next(units, None)
         units = units if first is None else chain([first], units)
         if job.cfg.units.validate and first is not None:
@@ -183,8 +187,9 @@ def requests(cfg: TrainConfig, kept: Iterable[Row], base: Path, encoders: Encode
         count = cfg.units.sentences if cfg.units.scope == "question" else 1
         return on_encoder(cfg.encoder, cfg.cluster, encoders, nearest_sentences, questions, there, count)
 
+    kept = harmless_examples(kept) if cfg.units.checks else kept
     if cfg.units.scope == "subject":
-        return by_subject(kept, cfg.units, search, nearest)
+        return by_subject(kept, cfg.units, harmless_search(search) if cfg.units.checks else search, nearest)
     return by_question(kept, cfg.units, nearest)
 
 

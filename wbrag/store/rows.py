@@ -230,6 +230,12 @@ def passages_of(where: Where) -> list[dict[str, Any]]:
     return found
 
 
+def columns_of(where: Where) -> pa.Schema:
+    """The columns of a store's current version, vectors too."""
+    place = place_of(where)
+    return opened(place, current(place)).schema
+
+
 def rows_of(where: Where, version: Version, ids: Collection[str]) -> pa.Table:
     """The live rows of these ids in a version, vectors too."""
     wanted = pc.field("id").isin(pa.array(sorted(ids), pa.string()))
