@@ -38,7 +38,7 @@ class Benchmark:
     metric: str = "acc"  # the primary metric: the gates' M and the headline of the report
     labels: dict[str, list[str]] = field(default_factory=dict)  # canonical label -> spellings, for label accuracy
     rows: dict[str, int] = field(default_factory=dict)  # split (train, test) -> rows its file has to have
-    columns: dict[str, str] = field(default_factory=dict)  # part of a question -> the column of the files it is in
+    columns: Any = None  # part of a question -> the column it is in; not a dict, whose keys Hydra wants a + for
     test_share: float = 0.2  # test "": the share of the training questions that test instead
 
 
@@ -189,9 +189,7 @@ class TrainConfig:
     world: str = MISSING  # folder of a generated microworld; conf/benchmark/*.yaml point into it
     data_dir: str = MISSING  # folder of the FlashRAG release; conf/benchmark/flashrag_*.yaml point into it
     corpus: Any = MISSING  # a path, a glob, a folder, or a list of these
-    corpus_columns: dict[str, str] = field(
-        default_factory=dict
-    )  # part of a passage -> the column of the files it is in
+    corpus_columns: Any = None  # part of a passage -> the column it is in; as benchmark.columns
     chunk_words: int = 100  # of a passage that is cut out of a document, at most
     base: str = ""  # a store in place of the corpus: no passage is encoded
     run_dir: str = MISSING
@@ -235,7 +233,7 @@ class BuildConfig:
     index: Index = field(default_factory=Index)
     cluster: Cluster = field(default_factory=Cluster)
     corpus: Any = MISSING
-    corpus_columns: dict[str, str] = field(default_factory=dict)  # these two as in TrainConfig
+    corpus_columns: Any = None  # these two as in TrainConfig
     chunk_words: int = 100
     store: str = MISSING
     adopt: str = ""  # a flat FAISS index of the corpus: its vectors are taken over
@@ -249,7 +247,7 @@ class QuestionsConfig:
 
     backbone: Backbone = field(default_factory=Backbone)
     corpus: Any = MISSING
-    corpus_columns: dict[str, str] = field(default_factory=dict)  # these two as in TrainConfig
+    corpus_columns: Any = None  # these two as in TrainConfig
     chunk_words: int = 100
     out: str = MISSING
     count: int = 100
