@@ -164,6 +164,12 @@ def test_the_releases_files_are_checked_by_their_length(name: str) -> None:
     assert composed([f"benchmark={name}", "run_dir=/r"]).corpus.startswith("hf://datasets/RUC-NLPIR/FlashRAG_datasets/")
 
 
+def test_columns_and_lists_of_files_are_given_as_they_are_written() -> None:
+    given = ["corpus=[a,b]", "corpus_columns={text: body}", "benchmark.columns={question: q}"]
+    cfg = composed([*OWN_FILES, *given])
+    assert (cfg.corpus, cfg.corpus_columns, cfg.benchmark.columns) == (["a", "b"], {"text": "body"}, {"question": "q"})
+
+
 def test_a_sweep_gives_each_point_its_own_folder() -> None:
     cfg = composed(["benchmark=fever", "world=/w", "data_dir=/d"])
     assert cfg.run_dir == "runs/fever-naive-micro_small"

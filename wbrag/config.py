@@ -39,7 +39,7 @@ class Benchmark:
     language: str = "en"  # how answers are compared: en, as FlashRAG does | any, by Unicode
     labels: dict[str, list[str]] = field(default_factory=dict)  # canonical label -> spellings, for label accuracy
     rows: dict[str, int] = field(default_factory=dict)  # split (train, test) -> rows its file has to have
-    columns: dict[str, str] = field(default_factory=dict)  # part of a question -> the column of the files it is in
+    columns: Any = None  # part of a question -> the column it is in; not a dict, whose keys Hydra wants a + for
     test_share: float = 0.2  # test "": the share of the training questions that test instead
 
 
@@ -206,7 +206,7 @@ class TrainConfig:
     world: str = MISSING  # folder of a generated microworld; conf/benchmark/*.yaml point into it
     data_dir: str = MISSING  # folder of the FlashRAG release; conf/benchmark/flashrag_*.yaml point into it
     corpus: Any = MISSING  # a path, a glob, a folder, or a list of these
-    corpus_columns: dict[str, str] = field(default_factory=dict)  # part of a passage -> the column that it is in
+    corpus_columns: Any = None  # part of a passage -> the column it is in; as benchmark.columns
     chunk_words: int = 100  # of a passage that is cut out of a document, at most
     access: str = ""  # the corpus' key that says which groups may see a passage (wbrag.units.access); "": no labels
     base: str = ""  # a store in place of the corpus: no passage is encoded
@@ -254,7 +254,7 @@ class BuildConfig:
     index: Index = field(default_factory=Index)
     cluster: Cluster = field(default_factory=Cluster)
     corpus: Any = MISSING
-    corpus_columns: dict[str, str] = field(default_factory=dict)  # these three as in TrainConfig
+    corpus_columns: Any = None  # these three as in TrainConfig
     chunk_words: int = 100
     access: str = ""
     store: str = MISSING
@@ -269,7 +269,7 @@ class QuestionsConfig:
 
     backbone: Backbone = field(default_factory=Backbone)
     corpus: Any = MISSING
-    corpus_columns: dict[str, str] = field(default_factory=dict)  # these three as in TrainConfig
+    corpus_columns: Any = None  # these three as in TrainConfig
     chunk_words: int = 100
     access: str = ""
     out: str = MISSING

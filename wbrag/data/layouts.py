@@ -77,9 +77,9 @@ HOLDERS = ("data", "rows", "documents", "passages", "nodes", "items", "questions
 _NO = frozenset(("", "0", "0.0", "false", "f", "no", "n", "none", "null", "rejected"))
 
 
-def check_columns(columns: Mapping[str, str], known: Sequence[str], setting: str) -> None:
+def check_columns(columns: Mapping[str, str] | None, known: Sequence[str], setting: str) -> None:
     """ConfigError for a name that no column can be given for."""
-    if strange := [name for name in columns if name not in known]:
+    if strange := [name for name in columns or () if name not in known]:
         raise ConfigError(f"{setting}.{strange[0]}: there is no such part; known are {', '.join(known)}")
 
 

@@ -98,7 +98,7 @@ def passages(cfg: TrainConfig, wanted: int) -> list[Document]:
     files, found = files_of(given), list[Document]()
     path = files[0].path
     if len(files) > 1 or kind_of(path.name) not in ("", ".jsonl") or cfg.corpus_columns:
-        return _known(some_passages(given, cfg.corpus_columns, cfg.chunk_words, wanted), cfg)
+        return _known(some_passages(given, cfg.corpus_columns or {}, cfg.chunk_words, wanted), cfg)
     with path.open("rb") as file:
         for _ in range(4 * wanted):  # some lines may be bad
             file.seek(draw.randrange(max(1, path.stat().st_size)))
