@@ -9,11 +9,12 @@
     python jobs/kb.py repair STORE                   make damaged indices again
     python jobs/kb.py compact STORE                  fewer fragments, without the deleted rows
     python jobs/kb.py gc STORE [--grace HOURS] [--keep N] [--dry-run]     remove what no kept version needs
+    python jobs/kb.py purge RUN ID... [--everywhere] [--force] [--lift]   passages, and what was made of them, gone
     python jobs/kb.py export STORE DIR [--with STORE2] [--dtype float16]  FlashRAG's files and a Parquet table
     python jobs/kb.py import STORE DIR [--encoder conf/encoder/X.yaml]    a store of FlashRAG's files, not encoded again
 
-STORE is a folder (`runs/demo-7/nq/writeback`) or an S3 URL. `--json` prints data. Exit codes: 0 done, 1 verify found
-damage, 2 it cannot be done (the message says why).
+STORE is a folder (`runs/demo-7/nq/writeback`) or an S3 URL, RUN a run's folder. `--json` prints data. Exit codes: 0
+done, 1 verify found damage, 2 it cannot be done (the message says why).
 """
 
 from __future__ import annotations
@@ -44,6 +45,17 @@ COMMANDS: list[commands.Command] = [
             "--grace": {"type": float, "default": 24.0, "help": "hours that a file nobody needs is left alone"},
             "--keep": {"type": int, "default": 0, "help": "versions to keep, from the newest; 0: all"},
             "--dry-run": {"action": "store_true", "help": "only say what would go"},
+        },
+    ),
+    (
+        "purge",
+        commands.purge,
+        {
+            "id": {"nargs": "+", "help": "of a passage"},
+            "--everywhere": {"action": "store_true", "help": "from all runs that share the cache, too"},
+            "--force": {"action": "store_true", "help": "do not wait for readers of old versions"},
+            "--lift": {"action": "store_true", "help": "let them come back with the next update"},
+            "--cache": {"default": "", "help": "what the run shares with others; default: as its settings say"},
         },
     ),
     (

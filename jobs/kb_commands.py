@@ -167,6 +167,25 @@ def collect(place: Place, args: argparse.Namespace) -> Told:
     return Told({"removed": names, "dry_run": args.dry_run}, [f"{verb} {n}" for n in names] or ["nothing to remove"])
 
 
+def purge(place: Place, args: argparse.Namespace) -> Told:
+    """Passages, and all that was made of them, removed for good from a run and its cache."""
+    from wbrag.run import purge as run_purge
+
+    run = Path(place.root)
+    if args.lift:
+        run_purge.lift(run, args.id)
+        return Told({"lifted": args.id}, [f"{run}: {', '.join(args.id)} may come back with the next update"])
+    cache = Path(args.cache) if args.cache else None
+    made = run_purge.purge(run, args.id, args.everywhere, args.force, cache)
+    lines = []
+    for file, told in made.items():
+        went = ", ".join(f"{count:,} {kind}" for kind, count in sorted(told.removed.items()))
+        lines += [f"{file}: {went}", "  ".join(f"{k} v{a} -> v{b}" for k, (a, b) in told.versions.items())]
+    facts = {str(file): asdict(told) for file, told in made.items()}
+    left = [one for one in run_purge.beyond(run) if one]
+    return Told({"purged": facts, "not_reached": left}, [*lines, "Not reached:", *(f"  {one}" for one in left)])
+
+
 def take_out(place: Place, args: argparse.Namespace) -> Told:
     """FlashRAG's corpus and index, and a Parquet table."""
     from wbrag.store.exchange import export

@@ -40,8 +40,9 @@ def told(found: Updated | Changes, dry_run: bool) -> str:
 
 
 def passages(found: Changes) -> str:
-    """How many passages changed, went and came."""
-    return f"{found.changed:,} passages changed, {found.removed:,} removed, {found.added:,} added"
+    """How many passages changed, went and came, and how many stay away."""
+    purged = f", {found.purged:,} that are purged left out" if found.purged else ""
+    return f"{found.changed:,} passages changed, {found.removed:,} removed, {found.added:,} added{purged}"
 
 
 def spoken(seconds: float) -> str:

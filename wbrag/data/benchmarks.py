@@ -36,6 +36,8 @@ GROUP_ROWS = 8192
 EARLY_REJECTED = 10_000
 #: Characters of a bad row that the quarantine shows.
 RAW_CHARS = 200
+#: The key of a corpus file's metadata for the passages that it is without.
+LEFT_OUT = "left_out"
 
 Row = TypeVar("Row")
 
@@ -98,9 +100,12 @@ def drawn(count: int, limit: int, seed: int) -> npt.NDArray[np.int64]:
     return np.sort(np.array(random.Random(seed).sample(range(count), limit), dtype=np.int64))
 
 
-def write_corpus(path: Path, out: Path, max_error_rate: float = 0.01) -> CorpusReport:
+def write_corpus(
+    path: Path, out: Path, max_error_rate: float = 0.01, without: Callable[[Mapping[str, Any]], bool] | None = None
+) -> CorpusReport:
     """Stream a corpus file into the Parquet file `out`, in file order: schema.PASSAGE and every other key that its rows
-    have as a typed column (`wbrag.data.columns`). It appears whole or not at all.
+    have as a typed column (`wbrag.data.columns`). It appears whole or not at all. Passages for which `without` is true
+    are left out, and the file's metadata say how many (`left_out`).
 
     The file is read twice: types first. Memory: one row group, 8 bytes a passage for the duplicate check, the rejected
     rows. Errors as `read_examples`, and InputError for a key that no column can be called.
@@ -115,17 +120,25 @@ def write_corpus(path: Path, out: Path, max_error_rate: float = 0.01) -> CorpusR
         return passage.id, {name: getattr(passage, name) for name in PASSAGE.names} | fitted(row, others)
 
     passages = _read(path, parse, max_error_rate, rejected)
-    rows = 0
+    rows = left_out = 0
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         temporary = Path(folder) / out.name
         # Parquet has no page checksums by default, and a flipped bit is then read back without a word.
         with pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
             while group := list(islice(passages, GROUP_ROWS)):
-                writer.write_table(pa.Table.from_pylist(group, schema))
-                rows += len(group)
+                kept = [row for row in group if not (without and without(row))]
+                writer.write_table(pa.Table.from_pylist(kept, schema))
+                rows, left_out = rows + len(kept), left_out + len(group) - len(kept)
+            if left_out:
+                writer.add_key_value_metadata({LEFT_OUT: str(left_out)})
         os.replace(temporary, out)
     return CorpusReport(rows, rejected)
+
+
+def left_out_of(corpus: Path) -> int:
+    """How many passages `write_corpus` was told to leave out of a Parquet file."""
+    return int((pq.read_metadata(corpus).metadata or {}).get(LEFT_OUT.encode(), b"0"))
 
 
 def _other_columns(path: Path) -> pa.Schema:

@@ -31,6 +31,8 @@ UNITS, LEFT_OUT = "units.parquet", "left_out.parquet"
 QUESTIONS = "questions"
 #: The folder of a run's updates, each a folder of the same tables; and the file that says that one is finished.
 UPDATES, UPDATED = "updates", "update.json"
+#: The folder of the certificates of what was purged from a run.
+PURGES = "purges"
 CONFIG_KEYS = ("benchmark", "method", "backbone", "gates", "k", "seed")
 #: The columns of a trace that tell of its unit, and what a unit calls them.
 OF_UNIT = {"unit_id": "id", "unit_title": "title", "unit_text": "text"}
@@ -71,8 +73,15 @@ def updates_of(run: Path) -> list[Path]:
     return sorted(file.parent for file in (run / UPDATES).glob(f"*/{UPDATED}"))
 
 
+def follows(run: Path) -> bool:
+    """Whether a run has a base of its own by now, as it was updated or something was purged from it."""
+    return (run / UPDATES).is_dir() or (run / PURGES).is_dir()
+
+
 def refuse_updated(run: Path) -> None:
     """RunError for a run whose knowledge base has followed its documents since: its own tables are not of it."""
+    if (run / PURGES).is_dir():
+        raise RunError(f"{run}: passages were purged since it was trained ({PURGES}/); jobs/update.py goes on")
     if (run / UPDATES).is_dir():
         raise RunError(
             f"{run}: was updated since it was trained; jobs/update.py goes on, and its tables are in {UPDATES}/"

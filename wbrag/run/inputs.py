@@ -24,6 +24,7 @@ from wbrag.run.folder import write_text
 from wbrag.run.lease import in_turn
 from wbrag.run.lookup import FILES, Rows
 from wbrag.run.shared import content_hash
+from wbrag.run.tombstones import Tombstones, purged_by, tombstones
 from wbrag.schema import EXAMPLE
 from wbrag.store.files import move_into_place, scratch_folder, sha256_file
 from wbrag.store.place import place_of
@@ -181,8 +182,8 @@ def read_inputs(cfg: TrainConfig, training: bool = True) -> Inputs:
     nothing: tuple[Rows, list[Rejected]] = (Rows.of([], EXAMPLE), [])
     train, rejected = read_questions(cfg, "train", cfg.judge == "labels") if training else nothing
     test, rejected_test = read_questions(cfg, "test", True)
-    path, rate = Path(cfg.corpus), cfg.max_error_rate
-    corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(path, cache_of(cfg), rate)
+    how = Path(cfg.corpus), cache_of(cfg), cfg.max_error_rate, tombstones(Path(cfg.run_dir))
+    corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(*how)
     return Inputs(train, test, corpus, [*rejected, *rejected_test, *rejected_corpus])
 
 
@@ -315,15 +316,19 @@ def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> N
         raise InputError(f"{told}; is the file whole? benchmark.rows.{split}=0 takes any other")
 
 
-def read_corpus(path: Path, cache: Path, max_error_rate: float) -> tuple[Path, list[Rejected]]:
-    """The corpus as Parquet in `cache`, made once per content however many runs need it, and the rows left out; errors
-    as `write_corpus`.
+def read_corpus(
+    path: Path, cache: Path, max_error_rate: float, purged: Tombstones | None = None
+) -> tuple[Path, list[Rejected]]:
+    """The corpus as Parquet in `cache`, without what was purged, made once per content however many runs need it, and
+    the rows left out; errors as `write_corpus`.
     """
 
     def write(folder: Path) -> list[Rejected]:
-        return benchmarks.write_corpus(path, folder / PASSAGES, max_error_rate).rejected
+        without = purged_by(purged) if purged else None
+        return benchmarks.write_corpus(path, folder / PASSAGES, max_error_rate, without).rejected
 
-    folder, rejected = _once(path, cache, "corpus", write, max_error_rate)
+    how = (max_error_rate, sorted(purged.items())) if purged else (max_error_rate,)
+    folder, rejected = _once(path, cache, "corpus", write, *how)
     return folder / PASSAGES, rejected
 
 

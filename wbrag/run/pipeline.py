@@ -25,7 +25,7 @@ from wbrag.retrieval.encoding import Encoders
 from wbrag.run import inputs
 from wbrag.run.actors import Generators, Stage
 from wbrag.run.failures import check_errors, drop_failed, first_over
-from wbrag.run.folder import QUESTIONS, UPDATES, refuse_updated, write_rows
+from wbrag.run.folder import QUESTIONS, follows, refuse_updated, write_rows
 from wbrag.run.job import Job, Session, check_room, complete, generate, opened
 from wbrag.run.lease import in_turn, leased
 from wbrag.run.lookup import FILES, Rows
@@ -120,7 +120,7 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
         drop_failed(job)
         with opened(cfg, session) as generators:
             with job.record.timed("index"):
-                own = base_of(trained) if (trained / UPDATES).is_dir() else None  # a base that follows its documents
+                own = base_of(trained) if follows(trained) else None  # a base that follows its documents
                 base = own or base_index(cfg, given, generators.encoders)
             # The base may be a version ahead of the pair: an update was cut short, or the pair rolled back.
             shown = pair(own, trained / "writeback")[0] if own else None

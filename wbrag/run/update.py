@@ -24,10 +24,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from wbrag.config import ConfigError, TrainConfig, UpdateConfig
+from wbrag.data.benchmarks import left_out_of
 from wbrag.report.run_report import write_report
 from wbrag.run import inputs, pipeline
 from wbrag.run.failures import check_errors, drop_failed
-from wbrag.run.folder import QUESTIONS, UPDATED, UPDATES, load_config, read_record, updates_of, write_text
+from wbrag.run.folder import PURGES, QUESTIONS, UPDATED, UPDATES, load_config, read_record, updates_of, write_text
 from wbrag.run.job import Job, Session, check_room, opened
 from wbrag.run.lease import leased
 from wbrag.run.record import open_record
@@ -51,13 +52,14 @@ KEPT = (UPDATED, "run.json", "config.yaml", "log.txt", "metrics.json", "report.m
 @dataclass(frozen=True, slots=True)
 class Changes:
     """How many passages of a corpus a base has not, has with another text or other keys, has and the corpus has not
-    any more, and has as they are.
+    any more, and has as they are; and how many more the corpus has that were purged.
     """
 
     added: int
     changed: int
     removed: int
     untouched: int
+    purged: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.added or self.changed or self.removed)
@@ -102,7 +104,8 @@ def update(given: UpdateConfig, session: Session | None = None) -> Updated | Cha
         passages = compared(run, read.corpus)
         folder = run / UPDATES / f"{int(before.name) + 1 if done else 1:04d}"
         begun = (folder / "run.json").is_file() and read_record(folder / "run.json")["identity"] == identity
-        if given.dry_run or not (begun or passages or _questions(identity) != _questions(known)):
+        due = begun or passages or purged_since(run, before)
+        if given.dry_run or not (due or _questions(identity) != _questions(known)):
             return passages
         if folder.is_dir() and not begun:
             shutil.rmtree(folder)  # an unfinished update to other documents or questions: nothing refers to its tables
@@ -140,7 +143,13 @@ def compared(run: Path, corpus: Path | None) -> Changes:
     if corpus is None:
         return Changes(0, 0, 0, version.rows)
     found = difference(place_of(base), corpus, version)
-    return Changes(len(found.added), len(found.changed), len(found.gone), found.untouched)
+    return Changes(len(found.added), len(found.changed), len(found.gone), found.untouched, left_out_of(corpus))
+
+
+def purged_since(run: Path, before: Path) -> bool:
+    """Whether something was purged since the tables in `before` were made: what read it is to be asked again."""
+    last = "" if before == run else before.name
+    return any(read_record(file)["update"] == last for file in (run / PURGES).glob("*.json"))
 
 
 def own_base(run: Path) -> Path:
