@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,9 @@ from small_store import rows_in
 from test_update import changed_to, content, edited, lines, rebuilt, world
 from test_writeback import TEST, TRAIN, settings, write_lines
 
-from wbrag.config import ConfigError
+from wbrag.command.jobs import told as line
+from wbrag.command.kb import main
+from wbrag.config import ConfigError, Retrieval
 from wbrag.report.trace import life
 from wbrag.run.folder import RunError, read_predictions, read_record, updates_of
 from wbrag.run.job import Session
@@ -37,13 +38,9 @@ from wbrag.run.update import Changes, Updated
 from wbrag.store.files import StoreError
 from wbrag.store.search import KnowledgeBase
 from wbrag.store.verify import verify
-from wbrag.store.versions import current, pair
+from wbrag.store.versions import current, named, pair
 
 KB = Path(__file__).parents[1] / "jobs" / "kb.py"
-sys.path.insert(0, str(KB.parent))
-
-from kb import main  # noqa: E402 - the folder of the job is on the path of a job only
-from update import told as line  # noqa: E402
 
 #: The passages that go, and words that stand in them and in no question or golden answer.
 IDS, WORDS = ["t5", "m5"], [b"Alderwasser", b"Alderport"]
@@ -58,7 +55,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory, session: Session) -> Path:
     write_lines(folder / "corpus.jsonl", lines(world()))
     write_lines(folder / "train.jsonl", TRAIN)
     write_lines(folder / "test.jsonl", TEST)
-    cfg = settings(folder, "run")
+    cfg = settings(folder, "run", kb=str(folder / "kb"), retrieval=Retrieval("hybrid"))
     train(cfg, session)
     shutil.copytree(folder / "run", folder / "other", symlinks=True)
     store = folder / "run" / "writeback"
@@ -110,7 +107,8 @@ def test_no_file_holds_a_byte_of_what_was_purged_and_all_else_goes_on(
 ) -> None:
     run, other = folder / "run", folder / "other"
     before, read = holding(folder), read_predictions(run)
-    assert {path.parts[0] for path in before} == {"run", "other", "cache"}
+    assert {path.parts[0] for path in before} == {"run", "other", "cache", "kb"}
+    assert any("fulltext" in path.parts for path in before)
     assert {".parquet", ".arrow", ".lance", ".json", ".md"} <= {path.suffix for path in before}
     assert any("evaluations" in path.parts for path in before)
     with pytest.raises(StoreError, match="no version that is kept has passage 'nothing'"):
@@ -129,8 +127,13 @@ def test_no_file_holds_a_byte_of_what_was_purged_and_all_else_goes_on(
     assert str(folder / "corpus-now.jsonl") in capsys.readouterr().out.partition("Not reached:")[2]
     assert holding(folder) == []
     assert (folder / "cache").is_dir()
-    for one in (run, other):
+    with KnowledgeBase.open(folder / "kb") as shared:
+        assert shared.writeback
+        assert shared.writeback.base == named(shared.base)
+        assert not {*IDS} & {one.id for one in shared.search_one("What is Alderton's river?", 99)}
+    for one in (run, other, folder / "kb"):
         assert {str(store): verify(store, full=True) for store in stores_below(one) if verify(store, full=True)} == {}
+    for one in (run, other):
         told = read_record(one / "purges" / "0001.json")
         assert set(told["passages"]) == set(tombstones(one)) == set(IDS)
         assert told["finished"]

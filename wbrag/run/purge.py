@@ -31,9 +31,9 @@ from wbrag.methods import searches
 from wbrag.report.run_report import write_report
 from wbrag.run.folder import PURGES, UPDATES, load_config, read_record, updates_of, write_rows, write_text
 from wbrag.run.inputs import PASSAGES, cache_of
-from wbrag.run.lease import in_turn, leased, own_command
+from wbrag.run.lease import LEASE, in_turn, leased, own_command
 from wbrag.run.lookup import FILES, Rows
-from wbrag.run.review import decisions_of
+from wbrag.run.review import decisions_of, now
 from wbrag.run.tombstones import Tombstones, bury, said, tombstones
 from wbrag.run.update import OWN_BASE, own_base
 from wbrag.schema import PASSAGE
@@ -111,9 +111,33 @@ def purge(
                 away.setdefault(key, set()).update(hashes)
         for folder in caches:
             empty_cache(folder, away, force)
+        for kb in sorted({Path(cfg.kb) for one in left if (cfg := load_config(one)).kb}):
+            purge_shared(kb, set(away), force)
         for one, found in left.items():
             cut(one, *found, force)
     return dict(begun.values())
+
+
+def purge_shared(kb: Path, ids: set[str], force: bool) -> None:
+    """The knowledge base that many runs bring their units to, without passages and what was made of them: no run that
+    still has them brings such units again, as their sources are not in its base.
+    """
+    base, writeback, note = kb / "base", kb / "writeback", {"made_by": "purge", "at": now()}
+    stores = [store for store in (base, writeback) if latest(store)]
+    with in_turn(kb / LEASE):
+        if not latest(base):
+            return
+        made = _without(base, ids, note)
+        if latest(writeback):
+            _units_without(writeback, ids, note, made)
+            renoted(writeback, lambda note: _undecided(note, ids))
+        refuse_readers(stores, force)
+        for store in stores:
+            compact(store, note, keep_rows=1)
+        if latest(writeback):
+            paired(writeback, current(base), note)
+        for store in stores:
+            collect(store, keep=1, grace=0)
 
 
 def lift(run: Path, ids: Sequence[str]) -> None:
