@@ -107,7 +107,9 @@ def test_every_module_that_only_an_extra_has_is_told_with_it(monkeypatch: pytest
         assert any(one.replace("_", "-").startswith(module.replace("_", "-")) for one in extras[extra]), module
     assert fault_of(ModuleNotFoundError("no", name="s3fs.core")) == "this needs s3fs: pip install 'wbrag[s3]'"
     assert fault_of(ModuleNotFoundError("no", name="wbrag.nothing")) == ""
-    assert fault_of(OSError(28, "No space left on device", "/data/x")) == "/data/x: No space left on device"
+    assert fault_of(OSError(28, "No space left on device", "/data/x")).startswith(
+        "/data/x: the disk is full; free some"
+    )
     monkeypatch.setattr("wbrag.command.faults.find_spec", lambda name: None if name == "vllm" else name)
     with pytest.raises(ConfigError, match=r"this needs vLLM: pip install 'wbrag\[cpu\]'"):
         check_packages(TrainConfig(encoder=HASHING, backbone=Backbone(name="x", kind="vllm", model="m")))

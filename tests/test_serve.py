@@ -168,7 +168,6 @@ def test_groups_are_passed_on_and_nobody_is_everybody(
         asked.append(how.pop("groups"))
         return search(self, queries, k, **how)
 
-    monkeypatch.setattr("wbrag.serve.hits.GROUPS", True)
     monkeypatch.setattr(KnowledgeBase, "search", spying)
     found(client, groups=["staff", "board"])
     found(client)

@@ -10,10 +10,8 @@
     wbrag kb compact STORE                  fewer fragments, without the deleted rows
     wbrag kb gc STORE [--grace HOURS] [--keep N] [--dry-run]     remove what no kept version needs
     wbrag kb purge RUN ID... [--everywhere] [--force] [--lift]   passages, and what was made of them, gone
-    wbrag kb runs KB                        the runs that brought units into a knowledge base of many (kb=DIR)
-    wbrag kb contribute KB RUN              bring a finished run's units into it
-    wbrag kb withdraw KB NAME               take what a run alone brought out of it
-    wbrag kb move KB NAME RUN KB2           from one into another
+    wbrag kb runs KB                        the runs that brought units into a knowledge base of many (kb=DIR); also
+                                            contribute KB RUN, withdraw KB NAME, move KB NAME RUN KB2
     wbrag kb export STORE DIR [--with STORE2] [--groups G...]    FlashRAG's files and a Parquet table
     wbrag kb import STORE DIR [--encoder conf/encoder/X.yaml]    a store of FlashRAG's files, not encoded again
 

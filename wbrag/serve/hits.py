@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import os
@@ -26,8 +25,6 @@ from wbrag.store.search import KnowledgeBase, base_of
 from wbrag.store.versions import current, noted_encoder, read_version
 
 LOG = logging.getLogger(__name__)
-#: Whether a search can be told whose eyes it is for.
-GROUPS = "groups" in inspect.signature(KnowledgeBase.search).parameters
 #: The most questions that one request may have, and hits that it may ask for.
 MOST_QUESTIONS, MOST_HITS = 256, 1000
 
@@ -79,7 +76,7 @@ class Served:
         StoreError, ConfigError: it cannot be opened.
         """
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a model that loads draws bars otherwise
-        self.place, self.follow = place_of(kb), follow
+        self.place = place_of(kb)
         run = None if self.place.remote else Path(self.place.root)
         base = base_of(run) if run else None
         #: The folder of the run, None where the knowledge base is one store.
@@ -87,17 +84,8 @@ class Served:
         self.base: Place = place_of(base) if base else self.place
         self.units = place_of(f"{self.place}/writeback")
         self.encoder = self._opened_encoder()
-        self.kb = KnowledgeBase.open(self.place, encoder=self.encoder)
-        self._encoded, self._cited, self._closed = Together(self.encoder), dict[str, list[str]](), threading.Event()
-        if follow:
-            threading.Thread(target=self._follow, name="follow", daemon=True).start()
-
-    def _follow(self) -> None:
-        while not self._closed.wait(self.follow):
-            try:
-                self.refresh()
-            except (StoreError, OSError) as error:  # as while somebody moves it; searched is what is open
-                LOG.warning("%s: no look for a newer version: %s", self.place, error)
+        self.kb = KnowledgeBase.open(self.place, encoder=self.encoder, follow=follow)
+        self._encoded, self._cited = Together(self.encoder), dict[str, list[str]]()
 
     def refresh(self) -> bool:
         """Go to the newest pair; whether there was a newer one. Searches under way end in the pair they began in."""
@@ -105,7 +93,6 @@ class Served:
 
     def close(self) -> None:
         """Look for no newer version any more, and let the pair go."""
-        self._closed.set()
         self.kb.close()
 
     @property
@@ -140,11 +127,8 @@ class Served:
         `writeback=False`: passages alone; `where`: SQL over the passages' columns; `groups`: whose eyes it is for,
         None: nobody's in particular, so only what everybody may see. ValueError: what cannot be searched for.
         """
-        if groups is not None and not GROUPS:
-            raise ValueError("groups: this knowledge base has no labels that say who may see what")
-        eyes: dict[str, Any] = {"groups": list(groups or ())} if GROUPS else {}
         xq = self._encoded(list(questions))
-        how: dict[str, Any] = {"where": where, "questions": list(questions), **eyes}
+        how: dict[str, Any] = {"where": where, "questions": list(questions), "groups": list(groups or ())}
         try:
             found = self.kb.search(xq, k, writeback=writeback, **how)
         except ValueError:

@@ -159,7 +159,7 @@ class Reviewed:
                 case "edit":
                     made = review.edit(self.store, self.served.base, key, said.title, said.text, said.why)
                 case _:
-                    made = review.restore(self.store, first)
+                    made = review.restore(self.store, first, self.served.base)
         except StoreError as error:
             raise HTTPException(409, str(error).replace(f"{self.store}: ", "")) from error
         self.served.refresh()
