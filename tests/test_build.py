@@ -71,7 +71,7 @@ def test_a_build_holds_every_passage_and_is_found_by_exact_search(tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-def test_what_is_live_is_not_built_again(tmp_path: Path) -> None:
+def test_what_is_live_is_not_built_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pq.write_table(corpus(30), tmp_path / "in.parquet")
     first = build(tmp_path / "in.parquet", tmp_path / "kb", config.Index())
     assert build(tmp_path / "in.parquet", tmp_path / "kb", config.Index()) == first
@@ -81,8 +81,11 @@ def test_what_is_live_is_not_built_again(tmp_path: Path) -> None:
     assert build(tmp_path / "more.parquet", tmp_path / "kb", config.Index()).rows == 40
     changed = corpus(5).set_column(2, "text", pa.array(["other"] * 5))
     pq.write_table(changed, tmp_path / "changed.parquet")
-    with pytest.raises(Exception, match=r"live with another text: live \{'id': 'c0'.*given \{.*'other'"):
+    with pytest.raises(StoreError, match=r"^/.*live with another text: live \{'id': 'c0'.*given \{.*'other'"):
         build(tmp_path / "changed.parquet", tmp_path / "kb", config.Index())
+    pq.write_table(corpus(40).slice(1), tmp_path / "without.parquet")
+    build(tmp_path / "without.parquet", tmp_path / "kb", config.Index())
+    assert "1 passage of the store is not in the corpus any more (c0) and stays: wbrag kb delete" in caplog.text
     pq.write_table(corpus(50), tmp_path / "fifty.parquet")
     with pytest.raises(StoreError, match=r"index\.kind is 'ivf_fp16', version 4 has 'flat_fp16'"):
         build(tmp_path / "fifty.parquet", tmp_path / "kb", config.Index("ivf_fp16", nlist=2))

@@ -190,7 +190,7 @@ class Planning:
 
 @dataclass
 class TrainConfig:
-    """Root of `jobs/train.py` and `jobs/evaluate.py`."""
+    """Root of `wbrag train` and `wbrag evaluate`."""
 
     benchmark: Benchmark = field(default_factory=Benchmark)
     method: Method = field(default_factory=Method)
@@ -235,7 +235,7 @@ class Questions:
 
 @dataclass
 class UpdateConfig:
-    """Root of `jobs/update.py`: all other settings are those of the run. "": the file that the run has read last."""
+    """Root of `wbrag update`: all other settings are those of the run. "": the file that the run has read last."""
 
     run_dir: str = MISSING
     corpus: Any = ""
@@ -248,7 +248,7 @@ class UpdateConfig:
 
 @dataclass
 class BuildConfig:
-    """Root of `jobs/build_index.py`."""
+    """Root of `wbrag index`."""
 
     encoder: Encoder = field(default_factory=Encoder)
     index: Index = field(default_factory=Index)
@@ -265,7 +265,7 @@ class BuildConfig:
 
 @dataclass
 class QuestionsConfig:
-    """Root of `jobs/make_questions.py`."""
+    """Root of `wbrag questions`."""
 
     backbone: Backbone = field(default_factory=Backbone)
     corpus: Any = MISSING
@@ -283,7 +283,7 @@ class QuestionsConfig:
 
 @dataclass
 class TransferConfig:
-    """Root of `jobs/transfer.py`."""
+    """Root of `wbrag transfer`."""
 
     runs: list[str] = MISSING  # finished run folders that differ in their method alone
     report_dir: str = MISSING
@@ -291,7 +291,7 @@ class TransferConfig:
 
 @dataclass
 class PlaceboConfig:
-    """Root of `jobs/placebo.py`."""
+    """Root of `wbrag placebo`."""
 
     runs: list[str] = MISSING  # finished run folders
     placebos: list[str] = MISSING  # names of wbrag.experiments.placebos
@@ -301,7 +301,7 @@ class PlaceboConfig:
 
 @dataclass
 class CompareConfig:
-    """Root of `jobs/compare_units.py`."""
+    """Root of `wbrag compare_units`."""
 
     runs: list[str] = MISSING  # finished run folders
     report_dir: str = MISSING
@@ -310,7 +310,7 @@ class CompareConfig:
 
 @dataclass
 class AblateConfig:
-    """Root of `jobs/ablate.py`."""
+    """Root of `wbrag ablate`."""
 
     runs: list[str] = MISSING  # finished run folders
     thresholds: dict[str, list[Any]] = field(default_factory=dict)  # name of a gate's threshold -> numbers
@@ -319,7 +319,7 @@ class AblateConfig:
 
 @dataclass
 class ReproduceConfig:
-    """Root of `jobs/reproduce.py`: a grid of runs, what is measured in them afterwards, one report."""
+    """Root of `wbrag reproduce`: a grid of runs, what is measured in them afterwards, one report."""
 
     run_dir: str = MISSING
     methods: list[str] = MISSING

@@ -309,6 +309,8 @@ def in_one_line(error: Exception) -> bool:
 
 
 def _line(error: Exception) -> str:
+    cause = getattr(error, "cause", None)  # of an error in one of Ray's workers, whose own text is a traceback
+    error = cause if isinstance(cause, Exception) else error
     return fault_of(error) or plain(error, known)
 
 

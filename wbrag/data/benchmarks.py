@@ -125,9 +125,7 @@ def read_examples(
     def rows() -> Iterator[tuple[Record, Layout | None]]:
         for file in files_of(given):
             if is_document(file.name):
-                raise InputError(
-                    f"{file.path}: a document, no questions; jobs/make_questions.py makes some of documents"
-                )
+                raise InputError(f"{file.path}: a document, no questions; wbrag questions makes some of documents")
             yield from _laid_out(file, QUESTIONS, columns or {})
 
     examples = _read(given, rows, parse, max_error_rate, rejected, Counter() if sorts is None else sorts)

@@ -1,4 +1,4 @@
-"""The life of one example of a run, as text: `python -m wbrag.report.trace RUN ID`.
+"""The life of one example of a run, as text: `wbrag trace RUN ID`.
 
 A training example: what the model knew, what retrieval brought, what the gates decided and by which numbers, the unit
 that was written, and which test questions found that unit. A test question: its answers and documents before and after.
@@ -6,7 +6,6 @@ that was written, and which test questions found that unit. A test question: its
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -200,20 +199,3 @@ def _cost(row: Row) -> Entry:
 
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a life; exit code 2 with a message on stderr for an unknown id or a folder that is not a run."""
-    told = "Print the life of one example of a run."
-    parser = argparse.ArgumentParser("python -m wbrag.report.trace", description=told)
-    parser.add_argument("run", type=Path, help="the run folder (run_dir of the job)")
-    parser.add_argument("id", help="id of a training example or of a test question")
-    given = parser.parse_args(arguments)
-    try:
-        print(life(given.run, given.id))
-    except RunError as error:
-        parser.exit(2, f"wbrag.report.trace: {error}\n")
-
-
-if __name__ == "__main__":
-    main()

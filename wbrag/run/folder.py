@@ -85,10 +85,10 @@ def follows(run: Path) -> bool:
 def refuse_updated(run: Path) -> None:
     """RunError for a run whose knowledge base has followed its documents since: its own tables are not of it."""
     if (run / PURGES).is_dir():
-        raise RunError(f"{run}: passages were purged since it was trained ({PURGES}/); jobs/update.py goes on")
+        raise RunError(f"{run}: passages were purged since it was trained ({PURGES}/); wbrag update goes on")
     if (run / UPDATES).is_dir():
         raise RunError(
-            f"{run}: was updated since it was trained; jobs/update.py goes on, and its tables are in {UPDATES}/"
+            f"{run}: was updated since it was trained; wbrag update goes on, and its tables are in {UPDATES}/"
         )
 
 

@@ -111,7 +111,7 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
     """
     inputs.check_settings(cfg)
     if cfg.plan:
-        raise ConfigError("plan=true is told by jobs/train.py and jobs/reproduce.py; an evaluation has no plan")
+        raise ConfigError("plan=true is told by wbrag train and wbrag reproduce; an evaluation has no plan")
     trained = Path(cfg.run_dir).absolute()
     if not (trained / "metrics.json").is_file():
         raise ConfigError(f"run_dir={trained} holds no trained knowledge base (no metrics.json)")

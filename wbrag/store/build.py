@@ -9,6 +9,7 @@ how many actors there are, and a build that was killed finds what is encoded whe
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ from wbrag.store.rows import BLOCK, Piece, check_ids, conform
 from wbrag.store.vectors import TRAINING_ROWS, Spec, check_index, spec_of, template_name, train_template
 from wbrag.store.versions import Version, current, encoder_note, latest
 
+log = logging.getLogger(__name__)
+
+#: Ids that a warning names.
+TOLD = 3
 #: Rows that are encoded together, and the unit in which a killed build goes on.
 ROW_GROUP = 1024
 
@@ -72,14 +77,17 @@ def build_store(
     and row: null or duplicate ids, null text, no passage at all, an id that is live with another text, another encoder
     or kind of index than the store's. ConfigError: more lists than rows.
     """
-    import ray
-
     check_index(index)
     place, file = place_of(where), passages.resolve()
     while True:
         parent = latest(place)
         _check_kind(place, parent, index)
-        new = ray.get(ray.remote(new_rows).remote(place, file, parent))
+        new, gone = _in_task(new_rows, place, file, parent)
+        if gone:
+            few = ", ".join(gone[:TOLD]) + (", ..." if len(gone) > TOLD else "")
+            some = f"{len(gone):,} passages of the store are" if len(gone) > 1 else "1 passage of the store is"
+            told = f"{some} not in the corpus any more ({few})"
+            log.warning("%s: %s and stays: wbrag kb delete %s ID... takes it out", place, told, place)
         if not len(new):
             return current(place)
         with _pieces(place, file, new, parent, encoder, index, cluster, encoders) as (pieces, spec, fingerprint):
@@ -106,12 +114,10 @@ def follow_passages(
     in that alone. Arguments and errors as `build_store`, but that an id may be live with another text; a store without
     a version is built.
     """
-    import ray
-
     place, file = place_of(where), passages.resolve()
     while (parent := latest(place)) is not None:
         _check_kind(place, parent, index)
-        found: Difference = ray.get(ray.remote(difference).remote(place, file, parent))
+        found = _in_task(difference, place, file, parent)
         if not found and parent.base == base:
             return parent
         told, new = {**note, **encoder_note(encoder)}, np.concatenate([found.added, found.changed])
@@ -123,6 +129,17 @@ def follow_passages(
         except MovedOnError:
             continue
     return build_store(passages, where, encoder, index, cluster, note, encoders, base)
+
+
+def _in_task(work: Callable[..., Made], *given: object) -> Made:
+    """What `work` makes in a task of Ray; its own error, and not Ray's of it with a traceback for a message."""
+    import ray
+
+    try:
+        made: Made = ray.get(ray.remote(work).remote(*given))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    return made
 
 
 def _check_kind(place: Place, parent: Version | None, index: config.Index) -> None:
@@ -201,23 +218,25 @@ def _on_gpu(encoder: Encoder, work: Callable[..., Made], *given: object) -> Made
     return work(*given, gpu=True)
 
 
-def new_rows(place: Place, file: Path, parent: Version | None) -> np.ndarray:
-    """The rows of a Parquet file, by number, whose ids are not live in `parent`. StoreError for one that is live with
-    another title or text.
+def new_rows(place: Place, file: Path, parent: Version | None) -> tuple[np.ndarray, list[str]]:
+    """The rows of a Parquet file, by number, whose ids are not live in `parent`, and the live ids that are in no row.
+    StoreError for one that is live with another title or text.
     """
     values = _checked_ids(file)
     if not len(values):
         raise StoreError(f"{file}: no passages")
-    live = np.zeros(len(values), dtype=bool)
+    live, gone = np.zeros(len(values), dtype=bool), list[str]()
     for block in rows.blocks(rows.opened(place, parent), PASSAGE.names) if parent else ():
         here, numbers = _in_file(block, values)
+        gone += block["id"].filter(pc.invert(pc.is_in(block["id"], value_set=values))).to_pylist()
         if len(numbers):
             live[numbers] = True
             given = read_rows(file, numbers)
             if len(differ := np.flatnonzero(~rows.alike(here, given, PASSAGE))):
                 told, other = (t.select(PASSAGE.names).slice(int(differ[0]), 1).to_pylist()[0] for t in (here, given))
-                raise StoreError(f"{place}: {file}: an id is live with another text: live {told}, given {other}")
-    return np.flatnonzero(~live)
+                both = f"live {told}, given {other}; wbrag kb delete {place} {told['id']}, then the same again"
+                raise StoreError(f"{place}: {file}: an id is live with another text: {both}")
+    return np.flatnonzero(~live), gone
 
 
 def difference(place: Place, file: Path, parent: Version) -> Difference:

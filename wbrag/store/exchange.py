@@ -158,7 +158,7 @@ def adopt(
             check_vectors(vectors, f"{index}: from row {numbers[0]} on")
             return write_piece(place, rows.with_vectors(read_rows(table, numbers), vectors, schema), spec)
 
-        pieces = tuple(map(piece, cut(new_rows(place, table, parent), config.Index.fragment_rows)))
+        pieces = tuple(map(piece, cut(new_rows(place, table, parent)[0], config.Index.fragment_rows)))
     if not pieces:
         return current(place)
     return publish(place, pieces, spec, opened.fingerprint, {**note, **encoder_note(encoder)})
