@@ -19,7 +19,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
@@ -254,7 +253,7 @@ def test_local_submits_what_it_is_given_and_ends_with_its_code(local: Callable[.
     ("states", "code"),
     [(["", "Initializing", "Running", "Complete"], 0), (["Running", "Failed"], 1), (["ValidationFailed"], 1)],
 )
-def test_a_night_makes_a_run_of_its_day_and_waits_for_it(
+def test_a_night_updates_the_run_of_the_rayjob_and_waits_for_it(
     states: list[str], code: int, tmp_path: Path, calls: Path
 ) -> None:
     stand_in(tmp_path / "bin" / "kubectl", KUBECTL)
@@ -267,15 +266,15 @@ def test_a_night_makes_a_run_of_its_day_and_waits_for_it(
     assert mounted in script
     environment = os.environ | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "CALLS": str(calls)}
     command = [*container["command"], script.replace(mounted, str(CLUSTER / "kuberay" / "rayjob.yaml"))]
-    before = datetime.now(UTC).date()
     done = subprocess.run(command, env=environment, check=False, timeout=60)
-    days = {f"run_dir=/data/runs/{day}" for day in (before, datetime.now(UTC).date())}
     assert done.returncode == code
     created = yaml.safe_load((calls / "created").read_text(encoding="utf-8"))
-    assert created["spec"]["entrypoint"].split()[-1] in days
-    assert (
-        created["spec"]["rayClusterSpec"] == documents(CLUSTER / "kuberay" / "rayjob.yaml")[0]["spec"]["rayClusterSpec"]
-    )
+    (given,) = documents(CLUSTER / "kuberay" / "rayjob.yaml")
+    python, program, *words = created["spec"].pop("entrypoint").split()
+    assert (python, program) == ("python", "/opt/wbrag/jobs/update.py")
+    assert {"run_dir", "corpus", "cluster"} <= {word.partition("=")[0] for word in words}
+    assert set(words) <= {*given["spec"].pop("entrypoint").split()}  # the same run, corpus, engines and encoders
+    assert created == given
     assert len([one for one in noted(calls, "kubectl") if "jobDeploymentStatus" in one]) == len(states)
 
 
