@@ -129,12 +129,9 @@ def test_a_document_that_does_not_fit_leaves_its_weight_to_the_others(
     assert len(llm.prompts) == 2
 
 
-def test_where_nothing_fits_the_first_document_is_cut() -> None:
-    llm = ScriptedLLM(town, max_model_len=80)
-    assert answered(llm, [LONG, LONG]).dropped_documents == 1
-    assert len(llm.prompts[0].split()) <= 80
+def test_nothing_that_fits_is_refused() -> None:
     with pytest.raises(PromptTooLong, match="document 'd4' alone"):
-        answered(ScriptedLLM(town, max_model_len=20), [LONG, LONG])
+        answered(ScriptedLLM(town, max_model_len=80), [LONG, LONG])
 
 
 def test_a_weight_of_nothing_is_not_asked() -> None:

@@ -23,7 +23,7 @@ from wbrag.config import ConfigError, TrainConfig, Units
 from wbrag.llm.scripted import ScriptedLLM, read
 from wbrag.retrieval.encoder import open_encoder, passage_text
 from wbrag.run.checks import harmless_examples, harmless_search
-from wbrag.run.inputs import check_columns
+from wbrag.run.inputs import check_dates_and_trust
 from wbrag.run.writeback import distinct
 from wbrag.schema import Document, document_rows
 from wbrag.units.attacks import attack
@@ -192,9 +192,9 @@ COLUMNS = pa.schema([("id", pa.string()), ("title", pa.string()), ("text", pa.st
     ],
 )
 def test_columns_that_cannot_be_read_are_refused_by_name(changes: dict[str, Any], told: str) -> None:
-    check_columns(TrainConfig(units=SUBJECT, updated_at="day"), COLUMNS)
+    check_dates_and_trust(TrainConfig(units=SUBJECT, updated_at="day"), COLUMNS)
     with pytest.raises(ConfigError, match=re.escape(told)):
-        check_columns(TrainConfig(**{"units": SUBJECT, **changes}), COLUMNS)
+        check_dates_and_trust(TrainConfig(**{"units": SUBJECT, **changes}), COLUMNS)
 
 
 def test_rewritten_units_hold_no_poison_either() -> None:
