@@ -255,8 +255,8 @@ def read_inputs(cfg: TrainConfig, training: bool = True) -> Inputs:
     nothing: tuple[Rows, list[Rejected]] = (Rows.of([], EXAMPLE), [])
     cache, split = cache_of(cfg), cfg.benchmark
     if training and split.test and given_hash(split.train, cache) == given_hash(split.test, cache):
-        told = f"benchmark.train={split.train} and benchmark.test={split.test} are the same questions"
-        raise ConfigError(f"{told}: give others, or benchmark.test='' to have benchmark.test_share of them test")
+        told = f"benchmark.train={split.train} and benchmark.test={split.test} are the same questions: none is unseen"
+        log.warning("%s; with benchmark.test='' a share of them tests (benchmark.test_share)", told)
     train, rejected = read_questions(cfg, "train", cfg.judge == "labels") if training else nothing
     test, rejected_test = read_questions(cfg, "test", True)
     corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(cfg, cache)
