@@ -122,18 +122,18 @@ def test_the_command_on_the_page_takes_all_four(mine: Path, tmp_path: Path) -> N
         json.dumps({"id": "1", "contents": "Oakwick\nIt lies on the Ryeflow."}) + "\n"
     )
     shown = DOCS.read_text().rpartition("```\n")[0].rpartition("```\n")[2].replace("\\\n", " ")
-    assert shown.startswith("STREETS=data/streets python jobs/train.py --config-dir mine/conf ")
+    assert shown.startswith("STREETS=data/streets wbrag train --config-dir mine/conf ")
     _, _, *words = shown.replace("mine/conf", str(mine / "conf")).replace("runs/", f"{tmp_path}/runs/").split()
     paths = os.pathsep.join([str(mine), str(ROOT)])
     ended = subprocess.run(
-        [sys.executable, *words, "backbone=scripted", "encoder=hashing", "plan=true"],
+        [sys.executable, "-m", "wbrag", *words, "backbone=scripted", "encoder=hashing", "plan=true"],
         **{"cwd": ROOT, "capture_output": True, "text": True},
         env=os.environ | {"STREETS": str(tmp_path), "PYTHONPATH": paths},
     )
     assert ended.returncode == 0, ended.stderr
     assert "streets: 1 training, 1 test questions" in ended.stdout
     config = subprocess.run(
-        [sys.executable, *words, "backbone=scripted", "--cfg", "job"],
+        [sys.executable, "-m", "wbrag", *words, "backbone=scripted", "--cfg", "job"],
         **{"cwd": ROOT, "capture_output": True, "text": True},
         env=os.environ | {"STREETS": str(tmp_path), "PYTHONPATH": paths},
     ).stdout

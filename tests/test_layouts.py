@@ -245,7 +245,7 @@ def test_files_without_answers_say_what_is_missing(tmp_path: Path) -> None:
     ):
         questions(queries)
     assert [row["question"] for row in questions(queries, labelled=False)[0]] == ["Who?"]
-    with pytest.raises(InputError, match=r"b\.pdf: a document, no questions; jobs/make_questions\.py makes some"):
+    with pytest.raises(InputError, match=r"b\.pdf: a document, no questions; wbrag questions makes some"):
         questions(put(tmp_path, "b.pdf", b"%PDF"))
 
 
