@@ -215,3 +215,20 @@ def test_threads_that_ask_in_words_share_one_encoder(tmp_path: Path, monkeypatch
         for thread in threads:
             thread.join()
     assert most == 1
+
+
+def test_a_pin_goes_where_it_was_put_though_the_link_leads_elsewhere_by_then(tmp_path: Path) -> None:
+    """As the first update of a run does to its base, while a server has it open."""
+    for name in ("shared", "own"):
+        publish(tmp_path / name, unit_vectors(2), passages(2), "hashing", {})
+    link = tmp_path / "base"
+    link.symlink_to(tmp_path / "shared")
+    with KnowledgeBase(link, encoder=_Given()):  # type: ignore[arg-type]
+        assert len(list((tmp_path / "shared" / "pins").iterdir())) == 1
+        link.unlink()
+        link.symlink_to(tmp_path / "own")
+    assert list((tmp_path / "shared" / "pins").iterdir()) == []
+
+
+class _Given:
+    fingerprint, dimension = "hashing", D

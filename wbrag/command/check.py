@@ -59,7 +59,7 @@ def looks(cfg: TrainConfig) -> Iterator[tuple[str, Callable[[], str]]]:
 
     def questions(split: str) -> str:
         found[split], left = inputs.read_questions(cfg, split, split == "test" or cfg.judge == "labels")
-        return f"{getattr(cfg.benchmark, split)}: {counted(len(found[split]), len(left))}"
+        return f"{getattr(cfg.benchmark, split) or cfg.benchmark.train}: {counted(len(found[split]), len(left))}"
 
     def settings() -> str:
         inputs.check_settings(cfg)

@@ -188,6 +188,8 @@ def pinned(where: Where, number: int = 0, seconds: float = DAY) -> Iterator[Vers
     die. A store that this process may not write to is read without a pin. StoreError where the version is not kept.
     """
     place = place_of(where)
+    if not place.remote:  # a run's base is a link, which may lead elsewhere by the time that the pin goes
+        place = Place(os.path.realpath(place.root))
     version = read_version(place, number) if number else current(place)
     pin = f"pins/{version.version:06d}-{int(time.time() + seconds)}-{uuid.uuid4().hex}"
     try:
