@@ -103,8 +103,9 @@ def holding(folder: Path) -> list[Path]:
 
 
 def test_no_file_holds_a_byte_of_what_was_purged_and_all_else_goes_on(
-    folder: Path, session: Session, capsys: pytest.CaptureFixture[str]
+    folder: Path, session: Session, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("wbrag.run.purge.WAIT_SECONDS", 0.0)
     run, other = folder / "run", folder / "other"
     before, read = holding(folder), read_predictions(run)
     assert {path.parts[0] for path in before} == {"run", "other", "cache", "kb"}

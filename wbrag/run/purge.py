@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -54,6 +55,8 @@ TOLD = ("report.md", "report.html", "units_sample.md", "harms.jsonl")
 #: The lines of a log that quote nothing.
 STAGE = re.compile(r"\S+ \S+ DEBUG wbrag\.run\.record: \w+ (begins|took [\d.]+ s)\n?")
 READ_ROWS = 1024
+#: How long readers of old versions are waited for: a server that follows looks every few seconds.
+WAIT_SECONDS = 20.0
 
 
 @dataclass(slots=True)
@@ -131,11 +134,11 @@ def purge_shared(kb: Path, ids: set[str], force: bool) -> None:
         if latest(writeback):
             _units_without(writeback, ids, note, made)
             renoted(writeback, lambda note: _undecided(note, ids))
-        refuse_readers(stores, force)
         for store in stores:
             compact(store, note, keep_rows=1)
         if latest(writeback):
             paired(writeback, current(base), note)
+        refuse_readers(stores, force, {store: current(store).version for store in stores})
         for store in stores:
             collect(store, keep=1, grace=0)
 
@@ -520,16 +523,25 @@ def _retrieved(file: Path, ids: set[str]) -> bool:
     return False
 
 
-def refuse_readers(stores: Iterable[Path], force: bool) -> None:
-    """StoreError, naming who it is, where a reader has pinned a version; with `force` its pins are removed."""
+def refuse_readers(stores: Iterable[Path], force: bool, but: Mapping[Path, int] | None = None) -> None:
+    """StoreError, naming who it is, where a reader has pinned a version `but` this one, and does not go on from it
+    within WAIT_SECONDS, as one that follows does; with `force` its pins are removed.
+    """
+    until = time.monotonic() + WAIT_SECONDS
     for store in stores:
-        place = place_of(store)
-        found = holders(place)
+        place, kept = place_of(store), (but or {}).get(store, 0)
+
+        def old() -> dict[str, str]:
+            return {pin: who for pin, who in holders(place).items() if int(pin.partition("-")[0]) != kept}  # noqa: B023
+
+        while (found := old()) and not force and time.monotonic() < until:
+            time.sleep(0.5)
         if found and not force:
             told = f"{store} is read by {', '.join(sorted(set(found.values())))}"
             how = "nobody else finds the passages any more, but their bytes stay until it closes or refreshes"
             raise StoreError(f"{told}: {how}; then the same command goes on, with --force it does not wait")
-        for name in place.names("pins"):
+        living = set() if force else set(holders(place))
+        for name in (one for one in place.names("pins") if one not in living):
             place.remove(f"pins/{name}")
 
 
@@ -537,7 +549,6 @@ def cut(run: Path, file: Path, told: Purge, force: bool) -> None:
     """The stores of a run without old versions and deleted rows, and the certificate of what went."""
     ids, base, writeback = set(told.passages), run / OWN_BASE, run / "writeback"
     stores = list(stores_below(run))
-    refuse_readers(stores, force)
     note = {"made_by": "purge", "purge": file.stem, "at": told.at, "host": told.host}
     for store in stores:
         if gone := [key for key, sources in _sources(store, current(store)) if ids & sources]:
@@ -545,6 +556,7 @@ def cut(run: Path, file: Path, told: Purge, force: bool) -> None:
         compact(store, note, keep_rows=1)
     if latest(writeback):
         paired(writeback, current(base), note)
+    refuse_readers(stores, force, {store: current(store).version for store in stores})
     for store in stores:
         gone = collect(store, keep=1, grace=0)
         told.removed["files of stores"] = told.removed.get("files of stores", 0) + len(gone)
