@@ -52,7 +52,7 @@ def main(words: list[str] | None = None) -> int:
     if name not in JOBS | OTHERS:
         top().parse_args([name])  # leaves
     if words is None:
-        sys.argv[0] = f"wbrag {name}"
+        sys.argv[:] = [f"wbrag {name}", *given[1:]]  # as a lease and a certificate quote it
     try:
         return _carried_out(name, given[1:])
     except ModuleNotFoundError as error:

@@ -571,12 +571,13 @@ def cut(run: Path, file: Path, told: Purge, force: bool) -> None:
 def beyond(run: Path) -> list[str]:
     """What a purge does not reach, and a person has to see to."""
     cfg = load_config([run, *updates_of(run)][-1])
+    asked = cfg.benchmark.train, cfg.benchmark.test
     return [
         f"the corpus file, {cfg.corpus}: updates pass the passages over, a new training reads them"
         if cfg.corpus
         else "",
         f"the store that was given as base, {cfg.base}: kb.py delete, compact and gc --keep 1" if cfg.base else "",
-        f"question files, with their golden answers: {cfg.benchmark.train}, {cfg.benchmark.test}",
+        f"question files, with their golden answers: {', '.join(filter(None, asked))}, and those of evaluations",
         "what was made elsewhere: exports, reports of comparisons and sweeps, copies and clones of a store",
         "runs of the same cache that lie neither beside this one nor beside the cache",
         "backups and snapshots, earlier versions of objects in S3, and blocks that a disk has not written over",
