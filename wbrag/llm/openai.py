@@ -212,7 +212,8 @@ def api_key(backbone: Backbone) -> str:
     name = backbone.api_key_env
     key = _AROUND_KEY.sub("", os.environ.get(name, "")) if name else ""
     if name and not (key and key.isascii() and key.isprintable() and " " not in key):
-        raise ConfigError(f"backbone.api_key_env={name!r}: it is not set, empty, or holds characters that no key has")
+        told = "it is not set, empty, or holds characters that no key has"
+        raise ConfigError(f"backbone.api_key_env={name!r}: {told}; for an endpoint without keys: backbone.api_key_env=")
     return key
 
 
