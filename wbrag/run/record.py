@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from omegaconf import OmegaConf
 
 from wbrag.config import TrainConfig, fingerprint
@@ -66,6 +67,7 @@ class RunRecord:
             yield
             seconds = time.perf_counter() - started
             log.debug("%s took %.1f s", stage, seconds)
+        pa.default_memory_pool().release_unused()  # what Arrow keeps for itself of a million rows is of no use later
         self.facts["seconds"][stage] = self.facts["seconds"].get(stage, 0.0) + seconds
         self.save()
 
