@@ -24,7 +24,7 @@ from wbrag.llm.scripted import ScriptedLLM, read
 from wbrag.retrieval.encoder import open_encoder, passage_text
 from wbrag.run.checks import harmless_examples, harmless_search
 from wbrag.run.inputs import check_dates_and_trust
-from wbrag.run.writeback import distinct
+from wbrag.units.sift import distinct
 from wbrag.schema import Document, document_rows
 from wbrag.units.attacks import attack
 from wbrag.units.requests import by_question, by_subject

@@ -30,11 +30,12 @@ from wbrag.run.inputs import identity_of
 from wbrag.run.job import Job, Session
 from wbrag.run.pipeline import train
 from wbrag.run.record import RunRecord, open_record
-from wbrag.run.writeback import distinct, distinct_units, in_order_of_id, left_out_of, write_back
+from wbrag.run.writeback import distinct_units, in_order_of_id, left_out_of, write_back
 from wbrag.schema import LEFT, PREDICTION, UNIT, WRITTEN
 from wbrag.store.search import KnowledgeBase
 from wbrag.store.versions import latest
 from wbrag.units.sentences import sentences
+from wbrag.units.sift import distinct
 
 TREES = ["Oak", "Elm", "Ash", "Birch", "Cedar", "Alder", "Maple", "Rowan", "Hazel", "Linden"]
 #: An alias in every golden answer; no passage and no prompt holds it.

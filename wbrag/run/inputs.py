@@ -430,7 +430,6 @@ def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[Rows, 
         how = (cfg.max_error_rate, labelled, own.columns, sorts, language)
         examples = benchmarks.read_examples(there, rejected, *how)
         with scratch_folder(cache) as scratch:
-            (scratch / "out").mkdir()
             Rows.written(scratch / "out", EXAMPLE, examples)
             folder.mkdir(parents=True, exist_ok=True)
             move_into_place(scratch / "out", folder / EXAMPLES)

@@ -48,7 +48,8 @@ class Rows:
 
     @classmethod
     def written(cls, folder: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> Rows:
-        """The rows of these tables, each written into a file of its own in a folder that has none yet."""
+        """The rows of these tables, each written into a file of its own in a folder that has none yet, or is new."""
+        folder.mkdir(exist_ok=True)
         for number, table in enumerate(tables):
             for batch in table.combine_chunks().to_batches():  # one, or none of a table without rows
                 write_batch(folder / f"{number:06d}.arrow", batch)
