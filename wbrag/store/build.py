@@ -106,18 +106,20 @@ def follow_passages(
     note: dict[str, Any],
     encoders: Encoders | None = None,
     base: tuple[int, str] | None = None,
+    known: Mapping[int, Difference] | None = None,
 ) -> Version:
     """Bring a store to exactly these passages, as one new version; returns the version that holds them.
 
     Only rows that are new, or that differ in any column from the live one of their id, are encoded; ids that are in no
     row go. Where nothing differs the current version is returned, or, if it belongs to another `base`, one that differs
     in that alone. Arguments and errors as `build_store`, but that an id may be live with another text; a store without
-    a version is built.
+    a version is built. `known`: by version what the passages have over it, where that was found out before.
     """
     place, file = place_of(where), passages.resolve()
     while (parent := latest(place)) is not None:
         _check_kind(place, parent, index)
-        found = _in_task(difference, place, file, parent)
+        found = (known or {}).get(parent.version)
+        found = _in_task(difference, place, file, parent) if found is None else found
         if not found and parent.base == base:
             return parent
         told, new = {**note, **encoder_note(encoder)}, np.concatenate([found.added, found.changed])
