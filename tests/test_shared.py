@@ -20,9 +20,8 @@ from wbrag.retrieval.encoder import open_encoder
 from wbrag.run import retrieve as retrieval
 from wbrag.run import writeback
 from wbrag.run.folder import write_rows
-from wbrag.run.lookup import Rows
+from wbrag.run.lookup import Rows, SharedRows, share
 from wbrag.run.retrieve import ASKED, DOCUMENTS, FOUND, MERGED, Opening, in_order, knowledge_of, retrieve_block
-from wbrag.run.shared import SharedRows, share
 from wbrag.run.writeback import readers
 from wbrag.schema import DOCUMENT, EXAMPLE, Example
 
@@ -86,7 +85,7 @@ def test_a_file_is_seen_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
         seen.append(missing(SharedRows(tmp_path, SCHEMA), ["a", "b"]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("wbrag.run.shared.replace_file", killed)
+    monkeypatch.setattr("wbrag.run.lookup.replace_file", killed)
     with pytest.raises(KeyboardInterrupt):
         share(tmp_path, told(["b"]))
     assert seen == [["b"]]

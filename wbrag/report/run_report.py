@@ -64,6 +64,15 @@ RESULTS: Sequence[Column] = (
     ("95% over questions", "", interval),
     ("McNemar p", "mcnemar_p", p_value),
 )
+#: The columns of the questions without overlap by what the units that they read hold (`overlap.READ`).
+UNSEEN: Sequence[Column] = (
+    ("n", "n", count),
+    ("share, %", "share", percent),
+    ("gain", "gain", points),
+    ("95% over topics", "topics", interval),
+    ("answer in the documents, base, %", "retrieval_recall_base", percent),
+    ("+ write-back, %", "retrieval_recall_writeback", percent),
+)
 NOTE = (
     "Scores in percent, gains (+ write-back minus base) in points. Each question is answered three times in the same "
     "run: closed book (the model alone), base (with documents of the corpus), + write-back (corpus and write-back "
@@ -241,23 +250,6 @@ def recall_line(record: Row, k: int) -> str:
     return f"recall@{k}, questions with a golden answer in their documents: base {base}, + write-back {both}"
 
 
-def read_table(records: Mapping[str, Row], heading: str, n: str, found: str) -> Table:
-    """The questions without overlap by what the units that they read hold (`overlap.READ`), and `together`; `n` and
-    `found` name a record's questions, told under `heading`, and its shares of documents with an answer.
-    """
-    columns = (
-        (heading, n, count),
-        ("share, %", "share", percent),
-        ("gain", "gain", points),
-        ("95% over topics", "topics", interval),
-        ("answer in the documents, base, %", f"{found}_base", percent),
-        ("+ write-back, %", f"{found}_writeback", percent),
-    )
-    whole = records["together"][n]
-    rows = [(READ.get(key, key), {**record, "share": record[n] / whole}) for key, record in records.items()]
-    return tabled("without overlap", columns, rows, {len(rows) - 1})
-
-
 def result_blocks(metrics: Row) -> list[Block]:
     """What write-back changed, the questions without overlap first; `metrics` as `measure` makes them."""
     results, unseen = metrics["results"], metrics["splits"].get("none")
@@ -300,8 +292,10 @@ def _read_blocks(metrics: Row) -> list[Block]:
         if metrics["labels"]:
             note = "Answers are labels: which documents hold one is not known."
         note += " Without a unit there is nothing to gain by, but for a method that searches by itself."
-        found = {**metrics["unseen"], "together": metrics["splits"]["none"]}
-        table = read_table({key: records[0] for key, records in found.items()}, "n", "n", "retrieval_recall")
+        whole = metrics["splits"]["none"][0]
+        found = {READ[key]: records[0] for key, records in metrics["unseen"].items()} | {"together": whole}
+        rows = [(name, {**record, "share": record["n"] / whole["n"]}) for name, record in found.items()]
+        table = tabled("without overlap", UNSEEN, rows, {len(rows) - 1})
         return [Heading("What questions without overlap read"), table, Text(note, "note")]
     groups = [(EXPOSURES[key], records[0]) for key, records in metrics["exposure"].items()]
     return [Heading("What the questions read"), tabled("questions", RESULTS, groups)] if len(groups) > 1 else []

@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from wbrag.store.files import replace_file, scratch_folder
 
 Numbers = npt.NDArray[np.int64]
 #: An Arrow array of strings, chunked or not; pyarrow has no types to say so.
@@ -142,6 +145,27 @@ class Keyed:
         own = Keyed(new, self.key)
         first = [own.find(some[self.key]) for some in new.batches([self.key])]
         return new.chosen(np.unique(np.concatenate([np.empty(0, dtype=np.int64), *first])))
+
+
+class SharedRows(Keyed):
+    """The rows of a folder as it is now, found by their question; `schema` has the column `question`.
+
+    A folder of the cache holds what runs share of a question: its documents, or its closed-book answer, and is named by
+    all else that changes what lies there. A run that finds a question missing adds a file, whole or not at all, and no
+    file is ever changed: runs at once do each other no harm, at worst the same work.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        super().__init__(Rows.of(sorted(folder.glob(FILES)), schema), "question")
+
+
+def share(folder: Path, rows: pa.Table) -> None:
+    """Add these rows, which have the column `question`, to a folder: one file as a rule, of one batch."""
+    for batch in rows.combine_chunks().to_batches():
+        with scratch_folder(folder) as scratch:
+            file = scratch / f"{uuid4().hex}.arrow"
+            write_batch(file, batch)
+            replace_file(file, folder / file.name)
 
 
 def hashed(parts: Iterable[Texts]) -> Numbers:

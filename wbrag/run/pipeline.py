@@ -30,12 +30,10 @@ from wbrag.run.failures import check_errors, drop_failed, first_over
 from wbrag.run.folder import QUESTIONS, follows, refuse_updated, write_rows
 from wbrag.run.job import Job, Session, check_room, complete, generate, opened
 from wbrag.run.lease import in_turn, leased
-from wbrag.run.lookup import FILES, Rows
-from wbrag.run.plan import planned
+from wbrag.run.lookup import FILES, Rows, SharedRows, share
+from wbrag.run.plan import planned, sizes_of
 from wbrag.run.record import RunRecord, open_record
 from wbrag.run.retrieve import ASKED, in_order, knowledge_of, lent_search, retrieve_all
-from wbrag.run.sample import sizes_of
-from wbrag.run.shared import SharedRows, content_hash, share
 from wbrag.run.writeback import write_back
 from wbrag.store.build import build_store
 from wbrag.store.exchange import adopt
@@ -169,7 +167,7 @@ def base_index(cfg: TrainConfig, given: inputs.Inputs, encoders: Encoders | None
         return Path(place_of(cfg.base).root)
     cache = inputs.cache_of(cfg)
     made_with = (inputs.encoder_identity(cfg.encoder), inputs.index_identity(cfg.index))
-    store = cache / f"index-{fingerprint(content_hash(given.corpus, cache), *made_with)}"
+    store = cache / f"index-{fingerprint(inputs.content_hash(given.corpus, cache), *made_with)}"
     if latest(store) is None:
         note = {"corpus": cfg.corpus}
         with in_turn(Path(f"{store}.lock")):

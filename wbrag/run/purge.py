@@ -16,6 +16,7 @@ import re
 import shutil
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -30,6 +31,7 @@ import pyarrow.parquet as pq
 from wbrag.config import ConfigError
 from wbrag.methods import searches
 from wbrag.report.run_report import write_report
+from wbrag.run import review
 from wbrag.run.folder import (
     PURGES,
     UPDATES,
@@ -46,7 +48,6 @@ from wbrag.run.lookup import FILES
 from wbrag.run.review import decisions_of, now
 from wbrag.run.tombstones import Tombstones, bury, said, tombstones
 from wbrag.run.update import OWN_BASE, own_base
-from wbrag.schema import PASSAGE
 from wbrag.store import rows
 from wbrag.store.changes import MovedOnError, collect, compact, delete, exchange
 from wbrag.store.files import StoreError
@@ -192,10 +193,10 @@ def contents(run: Path, ids: Sequence[str]) -> dict[str, set[str]]:
 
 
 def _contents(store: Path, ids: Iterable[str]) -> dict[str, set[str]]:
-    place, found = place_of(store), dict[str, set[str]]()
-    for version in kept(place):
-        for row in rows.rows_of(place, version, list(ids)).select(PASSAGE.names).to_pylist():
-            found.setdefault(row["id"], set()).add(said(row["title"], row["text"]))
+    found = defaultdict[str, set[str]](set)
+    for version in kept(place_of(store)):
+        for key, told in review.said(store, version, list(ids)).items():
+            found[key].add(told)
     return found
 
 

@@ -26,9 +26,8 @@ from wbrag.retrieval.encoder import Encoder
 from wbrag.retrieval.encoding import Encoders, lent, threads_of
 from wbrag.retrieval.merge import best_of
 from wbrag.run.inputs import cache_of, search_identity
-from wbrag.run.lookup import FILES, Keyed, Rows
+from wbrag.run.lookup import FILES, Keyed, Rows, SharedRows, share
 from wbrag.run.progress import watched
-from wbrag.run.shared import SharedRows, share
 from wbrag.schema import DOCUMENT, EXAMPLE, KNOWN, Document, document_rows, documents_of
 from wbrag.store.fulltext import FullText
 from wbrag.store.place import place_of
