@@ -119,11 +119,7 @@ def _contribution(kb: Path, name: str, elsewhere: int, versions: tuple[int, int]
 
 
 def _changed(
-    kb: Path,
-    name: str,
-    units: Sequence[Row],
-    table: pa.Table | None,
-    of: tuple[Path, Version | None] = (Path(), None),
+    kb: Path, name: str, units: Sequence[Row], table: pa.Table | None, of: tuple[Path, Version | None] = (Path(), None)
 ) -> tuple[int, int]:
     """Publish what a contribution makes of a knowledge base; versions before and after. `table`: the rows of the units
     with their vectors; `of`: the store that they come from, whose notes a first version takes over.

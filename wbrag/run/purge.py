@@ -32,16 +32,7 @@ from wbrag.config import ConfigError
 from wbrag.methods import searches
 from wbrag.report.run_report import write_report
 from wbrag.run import review
-from wbrag.run.folder import (
-    PURGES,
-    UPDATES,
-    load_config,
-    read_record,
-    tables_of,
-    updates_of,
-    write_rows,
-    write_text,
-)
+from wbrag.run.folder import PURGES, UPDATES, load_config, read_record, tables_of, updates_of, write_rows, write_text
 from wbrag.run.inputs import PASSAGES, cache_of
 from wbrag.run.lease import LEASE, in_turn, leased, own_command
 from wbrag.run.lookup import FILES

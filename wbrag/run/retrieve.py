@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
@@ -23,7 +23,7 @@ import pyarrow.dataset as ds
 from wbrag.config import Merge, Retrieval, TrainConfig, fingerprint
 from wbrag.methods import searches
 from wbrag.retrieval.encoder import Encoder
-from wbrag.retrieval.encoding import Encoders, lent, threads_of
+from wbrag.retrieval.encoding import Encoders, threads_of
 from wbrag.retrieval.merge import best_of
 from wbrag.run.inputs import cache_of, search_identity
 from wbrag.run.lookup import FILES, Keyed, Rows, SharedRows, share
@@ -94,12 +94,10 @@ def held_between(cfg: TrainConfig, base: Version) -> int:
     return base.fragments if cfg.retrieval == Retrieval() else 1
 
 
-def retrieve_all(
-    cfg: TrainConfig, questions: Rows, base: Path, encoders: Encoders | None = None, number: int = 0
-) -> SharedRows:
+def retrieve_all(cfg: TrainConfig, questions: Rows, base: Path, encoders: Encoders, number: int = 0) -> SharedRows:
     """R(q, K) of all questions (the column `question`) as rows of FOUND, in version `number` of the base (0: the
-    current one). What runs share is looked up, and only the rest is searched for, on `encoders` (their own without),
-    each of which holds a shard of the base.
+    current one). What runs share is looked up, and only the rest is searched for, on `encoders`, each of which holds a
+    shard of the base.
     """
     with pinned(base, number, 7 * DAY) as record:
         folder = cache_of(cfg) / f"retrieved-{fingerprint(named(record), cfg.k, search_identity(cfg))}"
@@ -108,13 +106,12 @@ def retrieve_all(
             return SharedRows(folder, FOUND)
         if cfg.retrieval.kind != "dense":
             FullText(place_of(base), record)  # once, and not by every actor
-        with lent(cfg.encoder, cfg.cluster, encoders) as actors:
-            stores = knowledge_of(cfg, base, versions=(record.version, 0))
-            opening = Opening(stores, len(actors), _gpu_share(encoders))
-            batches = retrieved(grouped(actors, held_between(cfg, record)), opening, asked)
-            found = watched("retrieve", batches, len(asked), len)
-            for first in found:  # a killed run has lost what is not yet a file
-                share(folder, pa.concat_tables([first, *islice(found, FILE_BATCHES - 1)]))
+        actors, stores = encoders.start(), knowledge_of(cfg, base, versions=(record.version, 0))
+        opening = Opening(stores, len(actors), encoders.gpu_share)
+        batches = retrieved(grouped(actors, held_between(cfg, record)), opening, asked)
+        found = watched("retrieve", batches, len(asked), len)
+        for first in found:  # a killed run has lost what is not yet a file
+            share(folder, pa.concat_tables([first, *islice(found, FILE_BATCHES - 1)]))
     return SharedRows(folder, FOUND)
 
 
@@ -242,7 +239,7 @@ class MethodSearch:
 
 @contextmanager
 def lent_search(
-    cfg: TrainConfig, base: Path, writeback: Path | None = None, encoders: Encoders | None = None
+    cfg: TrainConfig, encoders: Encoders, base: Path, writeback: Path | None = None
 ) -> Iterator[MethodSearch | None]:
     """What generators search with during the block; None where the method does not search by itself.
 
@@ -252,11 +249,13 @@ def lent_search(
     if not searches(cfg.method):
         yield None
         return
-    lenders = None if encoders and encoders.make_room else encoders
-    with reading(base, writeback) as versions, lent(cfg.encoder, cfg.cluster, lenders) as actors:
-        stores, record = knowledge_of(cfg, base, writeback, versions), read_version(place_of(base), versions[0])
-        groups = grouped(actors, held_between(cfg, record))
-        yield MethodSearch(groups, Opening(stores, len(actors), _gpu_share(lenders)))
+    lenders = Encoders(cfg.encoder, cfg.cluster) if encoders.make_room else encoders
+    with reading(base, writeback) as versions, ExitStack() as ended:
+        if lenders is not encoders:
+            ended.callback(lenders.stop)
+        actors, stores = lenders.start(), knowledge_of(cfg, base, writeback, versions)
+        groups = grouped(actors, held_between(cfg, read_version(place_of(base), versions[0])))
+        yield MethodSearch(groups, Opening(stores, len(actors), lenders.gpu_share))
 
 
 def search_block(
@@ -309,10 +308,6 @@ def _gpu_bytes(share: float) -> int:
 
     free, total = torch.cuda.mem_get_info()
     return int(min(free, share * total) / 2)
-
-
-def _gpu_share(encoders: Encoders | None) -> float:
-    return encoders.gpu_share if encoders else 0.0
 
 
 class MergedDocuments:

@@ -205,8 +205,8 @@ def _updated(
             generators.start()  # loads beside the encoding, as in `pipeline.train`
         with job.record.timed("index"):
             if read.corpus is not None:
-                told, how = {"corpus": cfg.corpus, **note}, (cfg.encoder, cfg.index, cfg.cluster)
-                follow_passages(read.corpus, base, *how, told, generators.encoders, known=differs)
+                told = {"corpus": cfg.corpus, **note}
+                follow_passages(read.corpus, base, generators.encoders, cfg.index, told, known=differs)
         with job.record.timed("retrieve"):
             questions = pipeline.retrieve(cfg, read, base, job.run / QUESTIONS, generators.encoders)
         with job.record.timed("train"):
@@ -232,23 +232,18 @@ def _updated(
     return found
 
 
-def follow(cfg: TrainConfig, corpus: Path, note: dict[str, Any], encoders: Encoders | None) -> None:
+def follow(cfg: TrainConfig, corpus: Path, note: dict[str, Any], encoders: Encoders) -> None:
     """Bring the base of the knowledge base that runs share to a run's documents; its readers see that with the units
     that come next.
     """
     kb = Path(cfg.kb)
     if latest(kb / "base") is not None:
         with in_turn(kb / LEASE):
-            follow_passages(corpus, kb / "base", cfg.encoder, cfg.index, cfg.cluster, note, encoders)
+            follow_passages(corpus, kb / "base", encoders, cfg.index, note)
 
 
 def _outcome(
-    job: Job,
-    passages: Changes,
-    earlier: Mapping[str, int],
-    stores: tuple[Path, Path],
-    examples: int,
-    seconds: float,
+    job: Job, passages: Changes, earlier: Mapping[str, int], stores: tuple[Path, Path], examples: int, seconds: float
 ) -> Updated:
     base, writeback = stores
     now = _versions(pair(base, writeback))
