@@ -18,7 +18,7 @@ from wbrag.retrieval.encoder import open_encoder
 from wbrag.retrieval.encoding import Encoders
 from wbrag.run import retrieve as retrieval
 from wbrag.run.lookup import Rows
-from wbrag.run.retrieve import FOUND, Opening, grouped, knowledge_of, lent_search, retrieve_all, retrieved
+from wbrag.run.retrieve import FOUND, Knowledge, Opening, grouped, lent_search, retrieve_all, retrieved
 from wbrag.store.versions import current
 
 QUESTIONS = [f"the {a} of the {b}" for a in WORDS for b in WORDS]
@@ -66,7 +66,7 @@ def test_rows_are_the_same_in_the_same_order_however_many_actors_there_are(
     import ray
 
     monkeypatch.setattr(retrieval, "RETRIEVE_ROWS", 4)
-    stores, actors = knowledge_of(TrainConfig(encoder=HASHING, k=7), base), encoders.start()
+    stores, actors = Knowledge(TrainConfig(encoder=HASHING, k=7), base), encoders.start()
 
     def rows(count: int, fragments: int) -> pa.Table:
         return pa.concat_tables(

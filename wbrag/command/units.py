@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from wbrag.command.kb_commands import Begins, Command, Told, carried_out, parser_of
-from wbrag.report.unit_life import readers, unit_life, unit_line
+from wbrag.report.trace import readers, unit_life, unit_line
 from wbrag.run.folder import read_config, read_left_out, read_waiting, setting_of, unit_rows, updates_of
 from wbrag.run.review import accept, decisions_of, edit, reject, restore
 from wbrag.store.files import StoreError

@@ -33,7 +33,7 @@ from wbrag.run.lease import in_turn, leased
 from wbrag.run.lookup import FILES, Rows, SharedRows, share
 from wbrag.run.plan import planned, sizes_of
 from wbrag.run.record import RunRecord, open_record
-from wbrag.run.retrieve import ASKED, in_order, knowledge_of, lent_search, retrieve_all
+from wbrag.run.retrieve import ASKED, Knowledge, in_order, lent_search, retrieve_all
 from wbrag.run.writeback import write_back
 from wbrag.store.build import build_store
 from wbrag.store.exchange import adopt
@@ -237,7 +237,7 @@ def predict_missing(
     """
     cfg = job.cfg
     with lent_search(cfg, generators.encoders, *stores) as found, reading(*stores) as versions:
-        stage = Stage(cfg, "predict", knowledge_of(cfg, *stores, versions), known, found)
+        stage = Stage(cfg, "predict", Knowledge(cfg, *stores, versions), known, found)
         generate(job, generators, stage, source, "predictions", goal)
 
 

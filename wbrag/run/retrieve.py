@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from wbrag.config import Merge, Retrieval, TrainConfig, fingerprint
+from wbrag.config import Retrieval, TrainConfig, fingerprint
 from wbrag.methods import searches
 from wbrag.retrieval.encoder import Encoder
 from wbrag.retrieval.encoding import Encoders, threads_of
@@ -63,30 +63,19 @@ ORDER = pa.schema([("first_document", pa.string()), ("id", pa.string())])
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """The stores that a search reads, and how; no `writeback`: the base alone; no versions: the current ones."""
+    """The stores of a run, searched as it says; no `writeback`: the base alone; no versions: the current ones."""
 
+    cfg: TrainConfig = field(hash=False)
     base: Path
-    writeback: Path | None
-    k: int
-    merge: Merge
-    nprobe: int
+    writeback: Path | None = None
     versions: tuple[int, int] = (0, 0)
-    retrieval: Retrieval = field(default_factory=Retrieval)
 
     def open(self, **how: Any) -> KnowledgeBase:  # noqa: ANN401 - as KnowledgeBase has it
         """The knowledge base; `how` as its other arguments."""
         from wbrag.store.search import KnowledgeBase
 
-        own: dict[str, Any] = {"versions": self.versions, "merge": self.merge, "nprobe": self.nprobe}
-        own["retrieval"] = self.retrieval
-        return KnowledgeBase(self.base, self.writeback, **own, **how)
-
-
-def knowledge_of(
-    cfg: TrainConfig, base: Path, writeback: Path | None = None, versions: tuple[int, int] = (0, 0)
-) -> Knowledge:
-    """The stores of a run, searched as it says."""
-    return Knowledge(base, writeback, cfg.k, cfg.merge, cfg.index.nprobe, versions, cfg.retrieval)
+        how |= {"merge": self.cfg.merge, "nprobe": self.cfg.index.nprobe, "retrieval": self.cfg.retrieval}
+        return KnowledgeBase(self.base, self.writeback, versions=self.versions, **how)
 
 
 def held_between(cfg: TrainConfig, base: Version) -> int:
@@ -106,7 +95,7 @@ def retrieve_all(cfg: TrainConfig, questions: Rows, base: Path, encoders: Encode
             return SharedRows(folder, FOUND)
         if cfg.retrieval.kind != "dense":
             FullText(place_of(base), record)  # once, and not by every actor
-        actors, stores = encoders.start(), knowledge_of(cfg, base, versions=(record.version, 0))
+        actors, stores = encoders.start(), Knowledge(cfg, base, versions=(record.version, 0))
         opening = Opening(stores, len(actors), encoders.gpu_share)
         batches = retrieved(grouped(actors, held_between(cfg, record)), opening, asked)
         found = watched("retrieve", batches, len(asked), len)
@@ -128,7 +117,7 @@ def retrieved(groups: Sequence[Sequence[Any]], opening: Opening, questions: Rows
         turn, group = divmod(number, len(groups))
         some = np.arange(start, min(start + RETRIEVE_ROWS, len(questions)))
         batch = questions.take(some, ["question"])["question"].to_pylist()
-        asked.append(ask(groups[group], turn, opening, retrieve_block, batch, opening.stores.k))
+        asked.append(ask(groups[group], turn, opening, retrieve_block, batch, opening.stores.cfg.k))
         if len(asked) > most:
             yield ray.get(asked.popleft())
     while asked:
@@ -253,7 +242,7 @@ def lent_search(
     with reading(base, writeback) as versions, ExitStack() as ended:
         if lenders is not encoders:
             ended.callback(lenders.stop)
-        actors, stores = lenders.start(), knowledge_of(cfg, base, writeback, versions)
+        actors, stores = lenders.start(), Knowledge(cfg, base, writeback, versions)
         groups = grouped(actors, held_between(cfg, read_version(place_of(base), versions[0])))
         yield MethodSearch(groups, Opening(stores, len(actors), lenders.gpu_share))
 
@@ -316,7 +305,7 @@ class MergedDocuments:
     """
 
     def __init__(self, stores: Knowledge) -> None:
-        self.knowledge, self.k = stores.open(), stores.k
+        self.knowledge, self.k = stores.open(), stores.cfg.k
 
     def __call__(self, batch: pa.Table, leave_out: Sequence[frozenset[str]] | None = None) -> pa.Table:
         """The rows with a column `documents_writeback` in place of the vectors; `leave_out` as `KnowledgeBase.fold`."""

@@ -32,7 +32,7 @@ from wbrag.run.failures import check_errors
 from wbrag.run.folder import LEFT_OUT, UNITS, read_fields, read_rows, read_tables, tables_of, write_rows
 from wbrag.run.job import Job, complete, generate
 from wbrag.run.lookup import BATCH_ROWS, Keyed, Rows
-from wbrag.run.retrieve import MERGED, READ_ROWS, MergedDocuments, knowledge_of, lent_search, retrieve_all
+from wbrag.run.retrieve import MERGED, READ_ROWS, Knowledge, MergedDocuments, lent_search, retrieve_all
 from wbrag.run.review import decisions_of, what_is_said
 from wbrag.schema import LEFT, REQUEST, SEEN_BY, TRACE, UNIT, WRITTEN, Document, documents_of, left_row
 from wbrag.store.build import follow_passages
@@ -238,7 +238,7 @@ def readers(
     ids = pq.read_table(answered, columns=["id"])
     asked = Keyed(Rows.of(ids.combine_chunks().to_batches(), ids.schema), "id")
     with reading(*stores) as versions:
-        retriever = MergedDocuments(knowledge_of(cfg, *stores, versions))
+        retriever = MergedDocuments(Knowledge(cfg, *stores, versions))
         for batch in pq.ParquetFile(source).iter_batches(READ_ROWS):
             rows = pa.Table.from_batches([batch])
             rows = rows.filter(pa.array(asked.find(rows["id"]) >= 0))
