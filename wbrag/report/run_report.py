@@ -14,7 +14,7 @@ from wbrag import schema
 from wbrag.methods import settings_read
 from wbrag.report.construction import SPENT, TRACE_COLUMNS, beside, construction, cost, token_pairs
 from wbrag.report.evaluation import SIDES, Setting, answers_of, evaluate, metric_called
-from wbrag.report.harms import harm_blocks, harms, sources_of
+from wbrag.report.harms import harm_blocks, harms
 from wbrag.report.overlap import EXPOSURES, OVERLAPS, READ, RULE, without_overlap
 from wbrag.report.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, terminal, write_page
 from wbrag.report.plots import gain_figure, ranks_figures, scores_figure, tokens_figures
@@ -147,7 +147,7 @@ def write_report(run: Path) -> dict[str, Any]:
     metrics = evaluate(answers, setting) | found | {"seconds": facts.get("seconds", {}), "versions": versions_of(run)}
     worse, better = (harms(predictions, answers, units, which) for which in (False, True))
     sample = drawn(Reread(lambda: folder.unit_rows(own)), setting.seed) if trained else []
-    changed = sources_of([*worse, *better])
+    changed = [source for harm in (*worse, *better) for unit in harm["units"] for source in unit["sources"]]
     wanted = {source["id"] for source in changed} | {key for unit in sample for key in unit["source_ids"]}
     passages = folder.read_passages(own, wanted)
     for source in changed:

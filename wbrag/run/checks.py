@@ -30,13 +30,13 @@ Search = Callable[[Sequence[str]], list[list[Document]]]
 
 def harmless_examples(kept: Iterable[Mapping[str, Any]]) -> Reread:
     """Kept examples whose documents are without what attacks; a draft that was written from such a one is gone."""
-    return Reread(partial(map, _harmless_example, kept))
 
+    def cleaned(row: Mapping[str, Any]) -> Row:
+        documents = documents_of(row["documents"])
+        clean = [harmless(one) for one in documents]
+        return {**row, "documents": document_rows(clean), "unit_text": row["unit_text"] if clean == documents else None}
 
-def _harmless_example(row: Mapping[str, Any]) -> Row:
-    documents = documents_of(row["documents"])
-    clean = [harmless(one) for one in documents]
-    return {**row, "documents": document_rows(clean), "unit_text": row["unit_text"] if clean == documents else None}
+    return Reread(partial(map, cleaned, kept))
 
 
 def harmless_search(search: Search) -> Search:

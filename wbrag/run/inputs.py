@@ -274,19 +274,20 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
     What only says where and how fast (`cluster`, `max_num_seqs`, `run_dir`) is not in it, and so may change on resume.
     Without `training`, what only training reads is left out.
     """
-    cache, beside = cache_of(cfg), cfg.merge.policy == "beside"
+    cache, split, beside = cache_of(cfg), cfg.benchmark, cfg.merge.policy == "beside"
+    tests = given_hash(split.test or split.train, cache)
     trained = {
-        "benchmark.train": given_hash(cfg.benchmark.train, cache) if training else "",
+        "benchmark.train": given_hash(split.train, cache) if training else "",
         "train_limit": cfg.train_limit,
         "judge": cfg.judge,
         **{f"gates.{key}": value for key, value in asdict(cfg.gates).items()},
         **units_identity(cfg),
     }
     return (trained if training else {}) | {
-        "benchmark.test": _test_identity(cfg, cache),
+        "benchmark.test": tests if split.test else f"{split.test_share} of {tests}",
         **_settings(cfg, "benchmark", "task", "metric", "labels"),
-        **({"benchmark.columns": cfg.benchmark.columns} if cfg.benchmark.columns else {}),
-        **({} if cfg.benchmark.language == "en" else _settings(cfg, "benchmark", "language")),
+        **({"benchmark.columns": split.columns} if split.columns else {}),
+        **({} if split.language == "en" else _settings(cfg, "benchmark", "language")),
         "corpus": named(current(cfg.base))[1] if cfg.base else fingerprinted(cfg, cache),
         **method_identity(cfg.method),
         **backbone_identity(cfg, "distil_tokens"),
@@ -298,13 +299,8 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         "k": cfg.k,
         **({"access": cfg.access} if cfg.access else {}),
         "test_limit": cfg.test_limit,
-        **({"seed": cfg.seed} if cfg.train_limit or cfg.test_limit or not cfg.benchmark.test else {}),  # it draws them
+        **({"seed": cfg.seed} if cfg.train_limit or cfg.test_limit or not split.test else {}),  # it draws them
     }
-
-
-def _test_identity(cfg: TrainConfig, cache: Path) -> str:
-    there = given_hash(cfg.benchmark.test or cfg.benchmark.train, cache)
-    return there if cfg.benchmark.test else f"{cfg.benchmark.test_share} of {there}"
 
 
 def fingerprinted(cfg: TrainConfig | BuildConfig | QuestionsConfig, cache: Path) -> str:

@@ -185,14 +185,10 @@ def distinct(parts: Callable[[], Iterable[Texts]]) -> tuple[int, int]:
 
 
 def sorted_places(keys: Iterable[str]) -> Numbers:
-    """The places of strings in their order; equal ones stay as they are."""
-    return np.asarray(pc.sort_indices(texts(keys)), dtype=np.int64)
-
-
-def texts(keys: Iterable[str]) -> pa.Array:
-    """The strings as an Arrow array, whose own bytes are all that is held of them."""
+    """The places of strings in their order; equal ones stay as they are. Held of them are their own bytes, by Arrow."""
     parts = (pa.array(some, pa.string()) for some in batched(keys))
-    return pa.chunked_array(list(parts), pa.string()).combine_chunks()
+    texts = pa.chunked_array(list(parts), pa.string()).combine_chunks()
+    return np.asarray(pc.sort_indices(texts), dtype=np.int64)
 
 
 def batched(some: Iterable[Any], size: int = BATCH_ROWS) -> Iterator[list[Any]]:

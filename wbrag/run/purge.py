@@ -391,7 +391,7 @@ class Known:
             ({"source_ids"}, lambda row: None if self.ids & set(row["source_ids"] or []) else row),
             ({"request", "kind"}, self._left_out),
             ({"documents", "earlier"}, lambda row: None if self._earlier(row) else row),
-            ({"documents"}, lambda row: {**row, "documents": self._others(row["documents"])}),
+            ({"documents"}, lambda row: row | {"documents": [d for d in row["documents"] or [] if not self.read([d])]}),
             ({"answer_base"}, lambda row: None if row["id"] in self.examples else row),
         ]
         return next((change for columns, change in kinds if columns <= names), None)
@@ -407,9 +407,6 @@ class Known:
     def _unseen(self, row: Row) -> bool:
         """Whether an answer of a row may rest on documents that nobody kept."""
         return self.searched and any(value for name, value in row.items() if name.startswith("retrievals"))
-
-    def _others(self, documents: Sequence[Row] | None) -> list[Row]:
-        return [one for one in documents or [] if not self.read([one])]
 
     def _left_out(self, row: Row) -> Row | None:
         title, _, text = (row["text"] or "").partition("\n")

@@ -267,7 +267,8 @@ def merged(some: Sequence[Row], vectors: np.ndarray) -> tuple[list[Row], list[Ro
     """
     said = [words(contents_of(unit)) for unit in some]
     named = [frozenset(tokens(unit["title"]).words) for unit in some]
-    places = sorted(range(len(some)), key=lambda i: (-len(said[i]), -len(named[i]), *_rank(some[i])))
+    more = [(-len(unit["source_ids"]), -len(unit["example_ids"]), unit["id"]) for unit in some]
+    places = sorted(range(len(some)), key=lambda i: (-len(said[i]), -len(named[i]), *more[i]))
     near = vectors.astype(np.float32) @ vectors.astype(np.float32).T >= NEAR
     stays: dict[int, list[int]] = {}
     for i in places:
@@ -277,10 +278,6 @@ def merged(some: Sequence[Row], vectors: np.ndarray) -> tuple[list[Row], list[Ro
     pairs = zip(kept, stays.values(), strict=True)
     gone = [left_row(some[i], "duplicate", f"says what {one['id']} says") for one, them in pairs for i in them[1:]]
     return kept, gone
-
-
-def _rank(unit: Row) -> tuple[int, int, str]:
-    return -len(unit["source_ids"]), -len(unit["example_ids"]), unit["id"]
 
 
 def _joined(members: Sequence[Row]) -> Row:
