@@ -50,6 +50,7 @@ def test_an_encoder_that_is_lost_is_started_anew_where_there_is_a_place(
     ray_session: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One whose node is gone waits in Ray for a node like it, as this one for a thousand CPUs."""
+    import ray
 
     def rows_of(encoder: Opened, texts: list[str]) -> int:
         return len(encoder.encode_queries(texts))
@@ -58,8 +59,9 @@ def test_an_encoder_that_is_lost_is_started_anew_where_there_is_a_place(
     places = iter([{"num_cpus": 1000}, ON_CPUS])
     kept = Encoders(HASHING, Cluster(), lambda: [next(places)])
     lost = kept.start()
-    assert not set(kept.start()) & set(lost)
-    assert kept.on_one(rows_of, ["a", "b"]) == 2
+    found = kept.start()
+    assert not set(found) & set(lost)
+    assert ray.get(found[0].apply.remote(rows_of, ["a", "b"])) == 2
     kept.stop()
     said = [one.getMessage() for one in caplog.records if one.name == encoding.log.name]
     assert said == ["an encoder gave no answer for 0 s: encoders are started anew"]
