@@ -34,8 +34,11 @@ def corpus(n: int) -> pa.Table:
 
 
 def build(source: Path, store: Path, index: config.Index, encoders: int = 1, rows_each: int = 2048) -> Version:
-    index = replace(index, fragment_rows=rows_each)
-    return build_store(source, store, HASHING, index, config.Cluster(encoders=encoders), {"from": "test"})
+    index, actors = replace(index, fragment_rows=rows_each), Encoders(HASHING, config.Cluster(encoders=encoders))
+    try:
+        return build_store(source, store, actors, index, {"from": "test"})
+    finally:
+        actors.stop()
 
 
 @pytest.mark.slow
@@ -89,9 +92,10 @@ def test_what_is_live_is_not_built_again(tmp_path: Path, caplog: pytest.LogCaptu
     pq.write_table(corpus(50), tmp_path / "fifty.parquet")
     with pytest.raises(StoreError, match=r"index\.kind is 'ivf_fp16', version 4 has 'flat_fp16'"):
         build(tmp_path / "fifty.parquet", tmp_path / "kb", config.Index("ivf_fp16", nlist=2))
-    other = replace(HASHING, passage_prefix="p: ")
+    other = Encoders(replace(HASHING, passage_prefix="p: "), config.Cluster())
     with pytest.raises(Exception, match=r"encoder is .*, the current version has"):
-        build_store(tmp_path / "fifty.parquet", tmp_path / "kb", other, config.Index(), config.Cluster(), {})
+        build_store(tmp_path / "fifty.parquet", tmp_path / "kb", other, config.Index(), {})
+    other.stop()
 
 
 @pytest.mark.parametrize(
@@ -132,11 +136,12 @@ def test_encoder_actors_make_the_lists_that_tasks_make(tmp_path: Path) -> None:
     """As where they have GPUs; FAISS has none here."""
     pq.write_table(corpus(2500), tmp_path / "in.parquet")
     index, cluster = config.Index("ivf_fp16", fragment_rows=1024, nlist=8), config.Cluster(encoders=2)
-    on_gpus, files = Encoders(HASHING, cluster, lambda: [ON_CPUS] * 2), []
-    for name, kept in (("tasks", None), ("actors", on_gpus)):
-        made = build_store(tmp_path / "in.parquet", tmp_path / name, HASHING, index, cluster, {}, kept)
+    files = []
+    for name, where in (("tasks", None), ("actors", lambda: [ON_CPUS] * 2)):
+        encoders = Encoders(HASHING, cluster, where)
+        made = build_store(tmp_path / "in.parquet", tmp_path / name, encoders, index, {})
+        encoders.stop()
         assert made.fragments == 3
         files.append(sorted(facts for file, facts in made.files.items() if file.endswith(".faiss")))
-    on_gpus.stop()
     assert files[0] == files[1]
     assert len(files[0]) == 4

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbrag.run import shared
-from wbrag.run.shared import content_hash
+from wbrag.run import inputs
+from wbrag.run.inputs import content_hash
 from wbrag.store.files import sha256_bytes, sha256_file
 
 HOUR_NS = 3_600_000_000_000
@@ -26,7 +26,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         found.append(path)
         return sha256_file(path)
 
-    monkeypatch.setattr(shared, "sha256_file", reading)
+    monkeypatch.setattr(inputs, "sha256_file", reading)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Encoder actors: lent ones are the kept ones and stay, others end with the block; errors come through."""
+"""Encoder actors: started once, kept until they are stopped; errors come through; a lost one is started anew."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from wbrag.config import Cluster, Encoder
 from wbrag.retrieval import encoding
 from wbrag.retrieval.encoder import Encoder as Opened
-from wbrag.retrieval.encoding import ON_CPUS, Encoders, HeldEncoder, lent, threads_of
+from wbrag.retrieval.encoding import ON_CPUS, Encoders, HeldEncoder, threads_of
 
 HASHING = Encoder(name="hashing", kind="hashing", model="hashing", dimension=64)
 
@@ -23,7 +23,7 @@ def test_cores_are_shared_and_nobody_has_none() -> None:
     assert threads_of(1) >= threads_of(2) >= threads_of(10_000) == 1
 
 
-def test_kept_encoders_stay_and_others_end_with_the_block(ray_session: None) -> None:
+def test_encoders_stay_until_they_are_stopped(ray_session: None) -> None:
     import ray
 
     # Inside, so that they travel by value: an actor cannot import a test.
@@ -33,18 +33,15 @@ def test_kept_encoders_stay_and_others_end_with_the_block(ray_session: None) -> 
     def refuse(encoder: Opened) -> None:
         raise LookupError(f"not with {encoder.fingerprint}")
 
-    cluster = Cluster(encoders=2)
-    kept = Encoders(HASHING, cluster)
-    with lent(HASHING, cluster, kept) as first:
-        assert ray.get([actor.apply.remote(rows_of, ["a", "b"]) for actor in first]) == [2, 2]
-    with lent(HASHING, cluster, kept) as second:
-        assert second == first
-        with pytest.raises(LookupError, match="not with hashing-64d"):
-            ray.get(second[0].apply.remote(refuse))
-    with lent(HASHING, cluster) as own:
-        assert not set(own) & set(second)
+    kept = Encoders(HASHING, Cluster(encoders=2))
+    first = kept.start()
+    assert ray.get([actor.apply.remote(rows_of, ["a", "b"]) for actor in first]) == [2, 2]
+    assert kept.start() == first
+    assert kept.on_one(rows_of, ["a", "b", "c"]) == 3
+    with pytest.raises(LookupError, match="not with hashing-64d"):
+        kept.on_one(refuse)
     kept.stop()
-    for actor in (*own, *second):
+    for actor in first:
         with pytest.raises(ray.exceptions.RayActorError):
             ray.get(actor.apply.remote(rows_of, ["a"]))
 
@@ -62,9 +59,9 @@ def test_an_encoder_that_is_lost_is_started_anew_where_there_is_a_place(
     places = iter([{"num_cpus": 1000}, ON_CPUS])
     kept = Encoders(HASHING, Cluster(), lambda: [next(places)])
     lost = kept.start()
-    with lent(HASHING, Cluster(), kept) as found:
-        assert not set(found) & set(lost)
-        assert ray.get(found[0].apply.remote(rows_of, ["a", "b"])) == 2
+    found = kept.start()
+    assert not set(found) & set(lost)
+    assert ray.get(found[0].apply.remote(rows_of, ["a", "b"])) == 2
     kept.stop()
     said = [one.getMessage() for one in caplog.records if one.name == encoding.log.name]
     assert said == ["an encoder gave no answer for 0 s: encoders are started anew"]

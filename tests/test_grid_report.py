@@ -19,7 +19,7 @@ from wbrag.experiments.grid_report import BLOCKS, FORMS, ROWS, SECTIONS, headlin
 from wbrag.experiments.paper import called, cell, family, known, place, statistic
 from wbrag.report.evaluation import answers_of, evaluate
 from wbrag.report.run_report import measure
-from wbrag.run.folder import RunError, read_config, read_units, setting_of, trained_run
+from wbrag.run.folder import RunError, read_config, setting_of, trained_run, unit_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = [(m, b) for b in ("nq", "hotpotqa") for m in ("naive", "flare")]
@@ -37,8 +37,8 @@ def config_of(method: str, benchmark: str, backbone: str = "micro_small") -> str
 
 def write_metrics(run: Path, traces: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
     """The metrics.json of a run; its own report is another test's matter."""
-    metrics = measure(traces, rows, setting_of(read_config(run)), traces, read_units(run)) | {"seconds": RUN["seconds"]}
-    (run / "metrics.json").write_text(json.dumps(metrics))
+    found = measure(traces, rows, setting_of(read_config(run)), traces, list(unit_rows(run)))
+    (run / "metrics.json").write_text(json.dumps(found | {"seconds": RUN["seconds"]}))
 
 
 def add_variant(run: Path, name: str, rows: list[dict[str, Any]]) -> None:

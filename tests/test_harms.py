@@ -12,7 +12,7 @@ from synthetic_run import PASSAGES, UNIT, Row, kept, prediction, units_of, write
 
 from wbrag import schema
 from wbrag.report.evaluation import Setting, answers_of
-from wbrag.report.harms import SHOWN, harm_blocks, harms, sources_of
+from wbrag.report.harms import SHOWN, harm_blocks, harms
 from wbrag.report.page import Cases
 from wbrag.report.run_report import write_report
 from wbrag.run.folder import read_passages
@@ -51,7 +51,7 @@ def test_a_harm_says_what_was_read_and_whether_the_answer_was_there() -> None:
     assert (read["id"], read["text"], read["form"], read["example_ids"]) == (
         *(UNIT["id"], blind["text"], "distilled", ["train-17"]),
     )
-    assert read["sources"] == sources_of([harm]) == [{"id": "p-0077"}]
+    assert read["sources"] == [{"id": "p-0077"}]
 
 
 def test_labels_leave_open_which_document_held_the_answer() -> None:

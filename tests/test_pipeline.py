@@ -37,7 +37,7 @@ from wbrag.config import (
 from wbrag.data.benchmarks import OverErrorBudget
 from wbrag.run import job
 from wbrag.run.actors import Generator
-from wbrag.run.folder import read_left_out, read_units
+from wbrag.run.folder import read_left_out, unit_rows
 from wbrag.run.inputs import (
     check_paths,
     check_settings,
@@ -49,7 +49,7 @@ from wbrag.run.inputs import (
 )
 from wbrag.run.job import Session
 from wbrag.run.pipeline import base_index, build_index, evaluate, retrieve, train
-from wbrag.run.progress import Counts, status_line
+from wbrag.run.progress import Counts, status
 from wbrag.run.writeback import units_of
 from wbrag.schema import RETRIEVED, TRACE
 from wbrag.store.files import StoreError
@@ -136,7 +136,7 @@ def test_run_folder_is_complete(trained: TrainConfig) -> None:
 
 def test_kept_units_are_published_and_found(trained: TrainConfig, tmp_path: Path) -> None:
     run = Path(trained.run_dir)
-    units = read_units(run)
+    units = list(unit_rows(run))
     assert units == list(units_of(run / "traces", tmp_path))
     assert read_left_out(run) == []
     published, base = latest(run / "writeback"), latest(run / "base")
@@ -581,6 +581,6 @@ def test_a_restarted_process_never_counts_backwards(now: int, before: int) -> No
 
 def test_status_line_says_what_is_left() -> None:
     counts = Counts(begun=60, done=50, kept=7, calls=100, prompt_tokens=900, completion_tokens=100)
-    line = status_line("train", before=100, goal=200, counts=counts, seconds=10.0)
+    line = ", ".join(status("train", before=100, goal=200, counts=counts, seconds=10.0))
     assert line == "train: 150 of 200, 7 kept, 10.0 calls/s, 100 tokens/s, about 10 seconds left"
-    assert status_line("train", 0, 200, Counts(), 12.0) == "train: 0 of 200, waiting for the engine, 12 s"
+    assert ", ".join(status("train", 0, 200, Counts(), 12.0)) == "train: 0 of 200, waiting for the engine, 12 s"

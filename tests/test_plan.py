@@ -19,8 +19,20 @@ from wbrag.config import Backbone, ConfigError, Method, Planning, TrainConfig, U
 from wbrag.data.benchmarks import InputError
 from wbrag.prompts import Prompts
 from wbrag.run.pipeline import train
-from wbrag.run.plan import SUMMED, Plan, Sizes, gpu_hours, planned, price, steps_of, told, total
-from wbrag.run.sample import counters, measured, passages
+from wbrag.run.plan import (
+    SUMMED,
+    Plan,
+    Sizes,
+    counters,
+    gpu_hours,
+    measured,
+    passages,
+    planned,
+    price,
+    steps_of,
+    told,
+    total,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTHS = {

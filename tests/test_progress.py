@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wbrag.run import progress
-from wbrag.run.progress import Counts, fitted, in_words, status_line, watched, working
+from wbrag.run.progress import Counts, fitted, in_words, status, watched, working
 
 COUNTS = st.builds(
     Counts,
@@ -56,15 +56,15 @@ def test_what_is_left_is_told_in_words(seconds: float, told: str) -> None:
 
 def test_calls_are_told_before_the_first_example_ends() -> None:
     begun = Counts(begun=64)
-    assert status_line("train", 0, 500, begun, 3.0) == (
+    assert ", ".join(status("train", 0, 500, begun, 3.0)) == (
         "train: 0 of 500, 64 under way, waiting for the first answer, 3 s"
     )
     called = begun + Counts(calls=120, prompt_tokens=3000)
-    assert status_line("train", 0, 500, called, 10.0) == (
+    assert ", ".join(status("train", 0, 500, called, 10.0)) == (
         "train: 0 of 500, 12.0 calls/s, 300 tokens/s, 120 calls for 64 under way"
     )
-    assert status_line("train", 0, 500, called + Counts(done=50), 10.0).endswith("tokens/s, about 2 minutes left")
-    assert status_line("train", 490, 500, called + Counts(done=10), 10.0).endswith("tokens/s, writing them")
+    assert ", ".join(status("train", 0, 500, called + Counts(done=50), 10.0)).endswith("tokens/s, about 2 minutes left")
+    assert ", ".join(status("train", 490, 500, called + Counts(done=10), 10.0)).endswith("tokens/s, writing them")
 
 
 def test_items_are_given_on_and_the_innermost_stage_is_shown(

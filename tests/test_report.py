@@ -18,7 +18,7 @@ from wbrag.report.page import Details, Table, Text, Verbatim, html, markdown
 from wbrag.report.run_report import all_told, headline, recall_line, result_blocks, terminal_table, write_report
 from wbrag.report.tables import p_value, points
 from wbrag.report.trace import lives_to_show
-from wbrag.run.folder import RunError, read_config, read_records, read_units, setting_of
+from wbrag.run.folder import RunError, read_config, read_records, setting_of, unit_rows
 from wbrag.schema import UNIT
 
 EVIL = '<script>alert("x")</script> & | `code` *bold*'
@@ -175,7 +175,7 @@ def test_a_run_without_units_or_overlap_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize("left", [1, 0])
 def test_kept_examples_whose_units_went_are_reported(tmp_path: Path, left: int) -> None:
     run = write_run(tmp_path / "run", [kept(id="a"), kept(id="b", unit_id="wb-b")], [prediction()])
-    units = read_units(run)[:left]
+    units = list(unit_rows(run))[:left]
     pq.write_table(pa.Table.from_pylist(units, UNIT), run / "units.parquet")
     told = write_report(run)["construction"]
     assert (told["kept"], told["units"], told["mean_retained_documents"]) == (2, left, 1.0)

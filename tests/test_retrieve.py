@@ -18,7 +18,7 @@ from wbrag.retrieval.encoder import open_encoder
 from wbrag.retrieval.encoding import Encoders
 from wbrag.run import retrieve as retrieval
 from wbrag.run.lookup import Rows
-from wbrag.run.retrieve import FOUND, Opening, grouped, knowledge_of, lent_search, retrieve_all, retrieved
+from wbrag.run.retrieve import FOUND, Knowledge, Opening, grouped, lent_search, retrieve_all, retrieved
 from wbrag.store.versions import current
 
 QUESTIONS = [f"the {a} of the {b}" for a in WORDS for b in WORDS]
@@ -66,7 +66,7 @@ def test_rows_are_the_same_in_the_same_order_however_many_actors_there_are(
     import ray
 
     monkeypatch.setattr(retrieval, "RETRIEVE_ROWS", 4)
-    stores, actors = knowledge_of(TrainConfig(encoder=HASHING, k=7), base), encoders.start()
+    stores, actors = Knowledge(TrainConfig(encoder=HASHING, k=7), base), encoders.start()
 
     def rows(count: int, fragments: int) -> pa.Table:
         return pa.concat_tables(
@@ -86,25 +86,26 @@ def test_rows_are_the_same_in_the_same_order_however_many_actors_there_are(
 
 
 def test_what_runs_share_is_the_same_whoever_retrieved_it(base: Path, encoders: Encoders, tmp_path: Path) -> None:
-    tables = []
-    for name, kept in (("own", None), ("kept", encoders)):
+    tables, one = [], Encoders(HASHING, Cluster())
+    for name, kept in (("one", one), ("all", encoders)):
         cfg = TrainConfig(encoder=HASHING, run_dir=str(tmp_path / name / "run"))
         for some in (QUESTIONS[:20], QUESTIONS):
             rows = retrieve_all(cfg, stored(some), base, kept).rows(pa.array(some), FOUND.names)
         tables.append(rows)
+    one.stop()
     assert tables[0].equals(tables[1])
 
 
 def test_all_encoders_serve_methods_but_those_that_take_turns_with_engines(base: Path, encoders: Encoders) -> None:
     cfg = TrainConfig(encoder=HASHING, method=Method(name="flare"), cluster=Cluster(encoders=2))
-    with lent_search(cfg, base, encoders=encoders) as found:
+    with lent_search(cfg, encoders, base) as found:
         assert found is not None
         assert found.groups == [encoders.start()]
     in_turn = Encoders(HASHING, cfg.cluster, lambda: [])
     in_turn.make_room = lambda: pytest.fail("engines were ended to search beside them")
-    with lent_search(cfg, base, encoders=in_turn) as found:
+    with lent_search(cfg, in_turn, base) as found:
         assert found is not None
         assert [len(group) for group in found.groups] == [2]
         assert found.opening.gpu_share == 0.0
-    with lent_search(TrainConfig(encoder=HASHING), base, encoders=encoders) as found:
+    with lent_search(TrainConfig(encoder=HASHING), encoders, base) as found:
         assert found is None

@@ -21,8 +21,8 @@ from wbrag.run.folder import (
     read_left_out,
     read_rows,
     read_traces,
-    read_units,
     setting_of,
+    unit_rows,
 )
 
 COLUMNS = ("id", "evidence", "unit_id", "unit_title", "unit_text", "source_tokens", "unit_tokens")
@@ -53,7 +53,7 @@ def rows_of(run: Path) -> dict[str, dict[str, Any]]:
 
 def test_before_units_are_written_a_trace_says_what_algorithm_1_wrote(run: Path) -> None:
     assert {key: row["unit_id"] for key, row in rows_of(run).items()} == {"a": UNIT["id"], "b": "wb-b", "c": None}
-    assert read_units(run) == read_left_out(run) == []
+    assert list(unit_rows(run)) == read_left_out(run) == []
 
 
 def test_a_kept_example_has_its_first_unit_and_one_whose_units_went_has_none(run: Path) -> None:
@@ -100,12 +100,12 @@ def test_a_variant_has_its_own_units_or_those_of_the_run_around_it(run: Path) ->
     variant = run / "variants" / "units-x"
     variant.mkdir(parents=True)
     write_units(run, [unit("wb-1", "a")])
-    assert [row["id"] for row in read_units(variant)] == ["wb-1"]
+    assert [row["id"] for row in unit_rows(variant)] == ["wb-1"]
     write_units(variant, [])
-    assert read_units(variant) == []
+    assert list(unit_rows(variant)) == []
     write_units(variant, [unit("wb-2", "a")])
-    assert [row["id"] for row in read_units(variant)] == ["wb-2"]
-    assert [row["id"] for row in read_units(run / "evaluations" / "other")] == ["wb-1"]
+    assert [row["id"] for row in unit_rows(variant)] == ["wb-2"]
+    assert [row["id"] for row in unit_rows(run / "evaluations" / "other")] == ["wb-1"]
 
 
 def test_what_was_left_out_is_read_back(run: Path) -> None:
@@ -117,7 +117,7 @@ def test_what_was_left_out_is_read_back(run: Path) -> None:
 def test_a_file_of_units_that_lacks_a_column_is_named(run: Path) -> None:
     pq.write_table(pa.table({"id": ["wb-1"]}), run / "units.parquet")
     with pytest.raises(RunError, match=r"units\.parquet: no column 'title'"):
-        read_units(run)
+        list(unit_rows(run))
 
 
 @pytest.mark.parametrize(

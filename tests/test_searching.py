@@ -21,11 +21,11 @@ from wbrag.retrieval.encoding import HeldEncoder
 from wbrag.retrieval.searching import BatchedSearch
 from wbrag.run.actors import Generator
 from wbrag.run.retrieve import (
+    Knowledge,
     MergedDocuments,
     MethodSearch,
     Opening,
     grouped,
-    knowledge_of,
     retrieve_block,
     search_block,
 )
@@ -52,7 +52,7 @@ def method_search(tmp_path_factory: pytest.TempPathFactory) -> MethodSearch:
         texts = [f"{a} and {b}" for a in WORDS[number::FRAGMENTS] for b in WORDS]
         publish_passages(folder / "base", f"p{number}-", texts)
     publish_passages(folder / "writeback", "wb-", [f"the {word} of the town" for word in WORDS])
-    stores = knowledge_of(TrainConfig(encoder=HASHING), folder / "base", folder / "writeback")
+    stores = Knowledge(TrainConfig(encoder=HASHING), folder / "base", folder / "writeback")
     return MethodSearch([[LocalActor()]], Opening(stores))
 
 
@@ -236,7 +236,7 @@ def test_who_opens_the_stores_again_opens_the_versions_it_was_given(tmp_path: Pa
     publish_passages(store, "q", ["the hill"])
     encoder = open_encoder(HASHING)
     for version, there in ((0, 3), (1, 2)):
-        stores = knowledge_of(cfg, store, versions=(version, 0))
+        stores = Knowledge(cfg, store, versions=(version, 0))
         rows = retrieve_block(encoder, Opening(stores), ["mayor"], 9)
         assert len(rows["documents"][0]) == there
         merged = MergedDocuments(replace(stores, writeback=tmp_path / "none"))(rows)

@@ -20,9 +20,8 @@ from wbrag.retrieval.encoder import open_encoder
 from wbrag.run import retrieve as retrieval
 from wbrag.run import writeback
 from wbrag.run.folder import write_rows
-from wbrag.run.lookup import Rows
-from wbrag.run.retrieve import ASKED, DOCUMENTS, FOUND, MERGED, Opening, in_order, knowledge_of, retrieve_block
-from wbrag.run.shared import SharedRows, share
+from wbrag.run.lookup import Rows, SharedRows, share
+from wbrag.run.retrieve import ASKED, DOCUMENTS, FOUND, MERGED, Knowledge, Opening, in_order, retrieve_block
 from wbrag.run.writeback import readers
 from wbrag.schema import DOCUMENT, EXAMPLE, Example
 
@@ -86,7 +85,7 @@ def test_a_file_is_seen_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
         seen.append(missing(SharedRows(tmp_path, SCHEMA), ["a", "b"]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("wbrag.run.shared.replace_file", killed)
+    monkeypatch.setattr("wbrag.run.lookup.replace_file", killed)
     with pytest.raises(KeyboardInterrupt):
         share(tmp_path, told(["b"]))
     assert seen == [["b"]]
@@ -133,14 +132,14 @@ def test_questions_shared_piece_by_piece_are_those_retrieved_at_once(
 ) -> None:
     """As the whole table was: sorted by first document and id, however it is cut; and backwards for A/A."""
     publish_passages(tmp_path / "base", "p", [f"{a} and {b}" for a in WORDS for b in WORDS])
-    encoder, stores = open_encoder(HASHING), knowledge_of(TrainConfig(encoder=HASHING, k=3), tmp_path / "base")
+    encoder, stores = open_encoder(HASHING), Knowledge(TrainConfig(encoder=HASHING, k=3), tmp_path / "base")
     opening = Opening(stores)
     examples = [Example(f"q{i:02d}", f"the {WORDS[i * 5 % 7]} of {WORDS[i % 3]}", (str(i),)) for i in range(24)]
     texts = list(dict.fromkeys(example.question for example in examples))
     assert len(texts) < len(examples)  # one question under two ids
 
     def found(questions: list[str]) -> pa.Table:
-        return retrieve_block(encoder, opening, questions, stores.k)
+        return retrieve_block(encoder, opening, questions, stores.cfg.k)
 
     for start in range(0, len(texts), batch):
         new = missing(SharedRows(tmp_path / "cache", FOUND), texts[: start + batch])
@@ -171,7 +170,7 @@ def test_readers_are_the_same_however_many_questions_are_in_memory(
     cfg, stores = TrainConfig(encoder=HASHING, k=2), (tmp_path / "base", tmp_path / "units")
     examples = [Example(f"q{i}", f"the {WORDS[i % 7]} of the town", ("x",)) for i in range(9)]
     asked = list(dict.fromkeys(example.question for example in examples))
-    share(tmp_path / "cache", retrieve_block(open_encoder(HASHING), Opening(knowledge_of(cfg, *stores)), asked, cfg.k))
+    share(tmp_path / "cache", retrieve_block(open_encoder(HASHING), Opening(Knowledge(cfg, *stores)), asked, cfg.k))
     file, out, units = (tmp_path / f"{name}.parquet" for name in ("train", "readers", "units"))
     write_rows(file, ASKED, in_order(stored(examples), SharedRows(tmp_path / "cache", FOUND)))
     pq.write_table(pa.table({"id": ["wb-0", "wb-1"], "example_ids": [["q0", "q9"], []]}), units)

@@ -24,11 +24,10 @@ from wbrag.llm.scripted import ScriptedLLM, read
 from wbrag.retrieval.encoder import open_encoder, passage_text
 from wbrag.run.checks import harmless_examples, harmless_search
 from wbrag.run.inputs import check_dates_and_trust
-from wbrag.run.writeback import distinct
 from wbrag.schema import Document, document_rows
 from wbrag.units.attacks import attack
 from wbrag.units.requests import by_question, by_subject
-from wbrag.units.sift import Evidence, Passage, Sifted, sifted
+from wbrag.units.sift import Evidence, Passage, Sifted, distinct, sifted
 from wbrag.units.write import write_units
 
 Row = dict[str, Any]

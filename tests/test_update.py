@@ -27,7 +27,7 @@ from wbrag.config import Cluster, ConfigError, Gates, Questions, Retrieval, Unit
 from wbrag.data.benchmarks import InputError
 from wbrag.run import update as updates
 from wbrag.run.contribute import contributions, run_name
-from wbrag.run.folder import UPDATES, RunError, read_left_out, read_units, read_waiting, updates_of
+from wbrag.run.folder import UPDATES, RunError, read_left_out, read_waiting, unit_rows, updates_of
 from wbrag.run.job import Session
 from wbrag.run.pipeline import evaluate, train
 from wbrag.run.reuse import digest
@@ -140,7 +140,7 @@ def test_an_update_is_a_rebuild_that_asks_only_for_what_reads_otherwise(
     assert content(run) == content(again)
     check_asked(found, before, again)
     assert history(shared) == kept  # what other runs share is as it was
-    assert {unit["id"] for unit in read_units(found.folder)} == {row["id"] for row in rows_in(run / "writeback")}
+    assert {unit["id"] for unit in unit_rows(found.folder)} == {row["id"] for row in rows_in(run / "writeback")}
     made = [history(run / name) for name in ("base", "writeback")]
     assert changed_to(folder, now, session) == Changes(0, 0, 0, len(now))
     assert [history(run / name) for name in ("base", "writeback")] == made

@@ -29,7 +29,7 @@ from wbrag.experiments.variants import (
     transfer,
     variant,
 )
-from wbrag.run.folder import RunError, load_config, read_rows, read_units
+from wbrag.run.folder import RunError, load_config, read_rows, unit_rows
 from wbrag.run.inputs import check_rows
 from wbrag.run.job import Session
 from wbrag.run.pipeline import finished, train
@@ -141,9 +141,9 @@ def test_a_placebo_is_measured_beside_the_run_and_not_published_in_it(
 def test_a_placebo_of_units_by_subject_is_made_as_they_are(own: Trained, session: Session) -> None:
     by_subject = Units("subject", scope="subject", form="verbatim", search=5, hops=0)
     placebo(replace(own, cfg=replace(own.cfg, units=by_subject)), "ungated", session)
-    units = read_units(own.run / "variants" / "placebo-ungated")
+    units = list(unit_rows(own.run / "variants" / "placebo-ungated"))
     texts = [passage["text"] for passage in passages_of(own.base)]
-    assert 0 < len(units) <= len(read_units(own.run))
+    assert 0 < len(units) <= len(list(unit_rows(own.run)))
     for unit in units:
         assert all(any(said in text for text in texts) for said in sentences(unit["text"])[:-1])  # the last one is cut
 
@@ -178,7 +178,7 @@ def test_the_same_units_beside_the_passages_change_the_documents_and_nothing_els
     merge = Merge("beside", margin=0.1, room=0.5)
     other_units(own, "beside", own.cfg.units, merge, session)
     folder = own.run / "variants" / "units-beside"
-    assert read_units(folder) == read_units(own.run)
+    assert list(unit_rows(folder)) == list(unit_rows(own.run))
     assert rows_in(folder / "writeback") == rows_in(own.run / "writeback")
     mine, theirs = table(own.run / "predictions"), table(folder / "predictions")
     for key, row in theirs.items():
@@ -197,7 +197,7 @@ def test_the_sentences_nearest_to_a_question_are_units_without_a_call(own: Train
     found = other_units(own, "verbatim", how, Merge(), session)
     folder = own.run / "variants" / "units-verbatim"
     traces = {key: row for key, row in table(own.run / "traces").items() if row["status"] == "kept"}
-    units = read_units(folder)
+    units = list(unit_rows(folder))
     assert sorted(key for unit in units for key in unit["example_ids"]) == sorted(traces)
     for unit in units:
         for row in (traces[key] for key in unit["example_ids"]):

@@ -25,16 +25,17 @@ from wbrag.report.trace import life
 from wbrag.retrieval.encoder import nearest_sentences, open_encoder
 from wbrag.run import writeback
 from wbrag.run.failures import check_errors
-from wbrag.run.folder import QUESTIONS, read_left_out, read_traces, read_units
+from wbrag.run.folder import QUESTIONS, read_left_out, read_traces, unit_rows
 from wbrag.run.inputs import identity_of
 from wbrag.run.job import Job, Session
 from wbrag.run.pipeline import train
 from wbrag.run.record import RunRecord, open_record
-from wbrag.run.writeback import distinct, distinct_units, in_order_of_id, left_out_of, write_back
+from wbrag.run.writeback import distinct_units, in_order_of_id, left_out_of, write_back
 from wbrag.schema import LEFT, PREDICTION, UNIT, WRITTEN
 from wbrag.store.search import KnowledgeBase
 from wbrag.store.versions import latest
 from wbrag.units.sentences import sentences
+from wbrag.units.sift import distinct
 
 TREES = ["Oak", "Elm", "Ash", "Birch", "Cedar", "Alder", "Maple", "Rowan", "Hazel", "Linden"]
 #: An alias in every golden answer; no passage and no prompt holds it.
@@ -121,7 +122,7 @@ def rows_of(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_units_are_what_the_passages_say_of_towns_asked_about_and_of_their_mayors(run: Path) -> None:
-    units = read_units(run)
+    units = list(unit_rows(run))
     assert pq.read_schema(run / "units.parquet").equals(UNIT)
     assert [unit["id"] for unit in units] == sorted(unit["id"] for unit in units)
     texts = {key: text for key, _, text in passages()}
@@ -141,7 +142,7 @@ def test_units_are_what_the_passages_say_of_towns_asked_about_and_of_their_mayor
 
 
 def test_the_store_holds_the_units_and_a_test_question_reads_them(run: Path, data: Path) -> None:
-    units, published = read_units(run), latest(run / "writeback")
+    units, published = list(unit_rows(run)), latest(run / "writeback")
     assert published is not None
     assert published.rows == len(units)
     knowledge = KnowledgeBase.open(run)
@@ -178,11 +179,11 @@ def test_what_misleads_other_questions_is_left_out_with_its_numbers(run: Path, d
     assert harmful["text"].startswith("Town\nTown mayor is Nobody.")
     assert harmful["reason"] == "takes 3.00 and gives 0.00; read by 3, changed train-00, train-01, train-02"
     assert {row["title"] for row in rows_of(run / "candidates.parquet").values()} == {
-        *("Town", *(unit["title"] for unit in read_units(run)))
+        *("Town", *(unit["title"] for unit in unit_rows(run)))
     }
     cfg = settings(data, "trusting", units=replace(SUBJECT, validate=False))
     train(cfg, session)
-    assert "Town" in {unit["title"] for unit in read_units(data / "trusting")}
+    assert "Town" in {unit["title"] for unit in unit_rows(data / "trusting")}
     assert not {"candidates", "readers.parquet", "readings"} & {path.name for path in (data / "trusting").iterdir()}
     misled = [row["question"] for row in rows_of(data / "trusting" / "predictions").values()
               if row["answer_writeback"] == "Nobody"]  # fmt: skip
@@ -215,9 +216,9 @@ def test_the_papers_units_of_a_run_that_made_others_are_those_of_a_run_that_made
     again = tmp_path / "again"
     shutil.copytree(run, again, symlinks=True)
     other_units(trained(again, session), "paper", Units(), Merge(), session)
-    units = read_units(data / "paper")
+    units = list(unit_rows(data / "paper"))
     assert len({key for unit in units for key in unit["example_ids"]}) == 12
-    assert read_units(again / "variants" / "units-paper") == units
+    assert list(unit_rows(again / "variants" / "units-paper")) == units
     before, after = (rows_of(folder / "predictions") for folder in (data / "paper", again / "variants" / "units-paper"))
     assert {key: row["answer_writeback"] for key, row in after.items()} == {
         key: row["answer_writeback"] for key, row in before.items()
@@ -272,7 +273,7 @@ def test_a_run_that_keeps_nothing_has_no_units_and_is_measured(data: Path, sessi
     cfg = settings(data, "nothing", run_dir=str(tmp_path / "run"))
     metrics = train(replace(cfg, benchmark=replace(cfg.benchmark, train=str(few))), session)
     assert (metrics["construction"]["kept"], metrics["construction"]["units"]) == (0, 0)
-    assert read_units(tmp_path / "run") == read_left_out(tmp_path / "run") == []
+    assert list(unit_rows(tmp_path / "run")) == read_left_out(tmp_path / "run") == []
     assert latest(tmp_path / "run" / "writeback") is None
     assert metrics["results"][0]["gain"] == 0.0
 

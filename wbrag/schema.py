@@ -153,6 +153,17 @@ def unit_id(title: str, text: str, source_ids: Sequence[str]) -> str:
     return "wb-" + hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
+def contents_of(row: Mapping[str, Any]) -> str:
+    """The contents of a passage or a unit: its title in the first line, its text after it."""
+    return f"{row['title']}\n{row['text']}"
+
+
+def left_row(unit: Mapping[str, Any], kind: str, reason: str) -> dict[str, Any]:
+    """A row of LEFT for a unit that was left out as a whole."""
+    request = ", ".join(unit["example_ids"]) or unit["subject"]
+    return {"request": request, "text": contents_of(unit), "kind": kind, "reason": reason}
+
+
 def document_rows(documents: Iterable[Document]) -> list[dict[str, Any]]:
     """The documents as plain rows for a DOCUMENT list column."""
     return [asdict(document) for document in documents]

@@ -46,9 +46,8 @@ from wbrag.run.folder import RunError
 from wbrag.run.inputs import check_paths, check_secrets, check_settings
 from wbrag.run.job import Session
 from wbrag.run.lease import own_command
-from wbrag.run.plan import Plan, Sizes, planned
+from wbrag.run.plan import Plan, Sizes, measured, planned
 from wbrag.run.plan import told as plan_lines
-from wbrag.run.sample import measured
 from wbrag.store.files import StoreError
 
 Config = TypeVar(

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from wbrag.command.kb_commands import Begins, Command, Told, carried_out, parser_of
-from wbrag.report.unit_life import readers, unit_life, unit_line
-from wbrag.run.folder import read_config, read_left_out, read_units, read_waiting, setting_of, updates_of
+from wbrag.report.trace import readers, unit_life, unit_line
+from wbrag.run.folder import read_config, read_left_out, read_waiting, setting_of, unit_rows, updates_of
 from wbrag.run.review import accept, decisions_of, edit, reject, restore
 from wbrag.store.files import StoreError
 from wbrag.store.rows import passages_of
@@ -38,7 +38,7 @@ def tables(run: Path) -> Path:
 
 def live(run: Path) -> dict[str, dict[str, Any]]:
     """The units that are live, by id; of those that training wrote with all that is known of them."""
-    written = {unit["id"]: unit for unit in read_units(tables(run))}
+    written = {unit["id"]: unit for unit in unit_rows(tables(run))}
     decided = {one.unit["id"]: one.unit for one in decisions_of(run / "writeback").values()}
     return {row["id"]: (decided | written).get(row["id"], row) for row in passages_of(run / "writeback")}
 

@@ -311,7 +311,7 @@ def measured(point: Point, variant: Path) -> Measured:
     corpus = str(folder.read_record(point.run / "run.json")["identity"]["corpus"])[:12]
     topics = np.array([f"{corpus} {topic}" for topic in answers["topic"]], dtype=object)
     asked = (folder.read_rows(variant / name, TABLES[name], ("calls",)) for name in ("written", "readings"))
-    took = {"units": len(folder.read_units(variant)), "left_out": len(folder.read_left_out(variant))}
+    took = {"units": sum(1 for _ in folder.unit_rows(variant)), "left_out": len(folder.read_left_out(variant))}
     took["calls"] = sum(row["calls"] or 0 for row in chain(*asked))
     return {**answers, "topic": topics, "overlap": own["overlap"], "more": answers["gain"] - own["gain"]}, took
 

@@ -29,18 +29,7 @@ from wbrag.experiments.placebos import PLACEBOS
 from wbrag.methods import settings_read
 from wbrag.report.evaluation import metric_called
 from wbrag.report.overlap import EXPOSURES, OVERLAPS, READ, RULE, without_overlap
-from wbrag.report.page import (
-    Block,
-    Heading,
-    Picture,
-    Pictures,
-    Table,
-    Text,
-    Verbatim,
-    markdown_table,
-    slug,
-    write_page,
-)
+from wbrag.report.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, markdown_table, slug, write_page
 from wbrag.report.plots import gain_figure, ranks_figures, tokens_figures, transfer_figures
 from wbrag.report.statistics import RESAMPLES, Floats
 from wbrag.report.tables import count, hundredths, interval, number, p_value, percent, points, tabled, too_few

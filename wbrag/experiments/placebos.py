@@ -66,7 +66,7 @@ def raw_units(units: Rows, passages: Mapping[str, Row]) -> list[dict[str, Any]]:
     for unit in units:
         sources = [passages[key] for key in unit["source_ids"] if key in passages]
         if sources:
-            text = cut(" ".join(source["text"] for source in sources), words(unit["text"]))
+            text = cut(" ".join(source["text"] for source in sources), len(unit["text"].split()))
             title = unit["subject"] or sources[0]["title"]
             made.append((title, text, unit["example_ids"], [source["id"] for source in sources]))
     return _distinct("raw", made)
@@ -110,15 +110,10 @@ def written_units(placebo: str, written: Rows, units: Rows) -> list[dict[str, An
     """
     rows = sorted(written, key=lambda row: str(row["id"]))
     usable = [(row["id"], one) for row in rows if row["status"] == "kept" for one in row["units"]]
-    lengths = [words(unit["text"]) for unit in sorted(units, key=lambda unit: unit["id"])]
+    lengths = [len(unit["text"].split()) for unit in sorted(units, key=lambda unit: unit["id"])]
     pairs = zip(usable, lengths, strict=False)
     made = ((one["title"], cut(one["text"], n), [key], one["source_ids"] or []) for (key, one), n in pairs)
     return _distinct(placebo, made)
-
-
-def words(text: str) -> int:
-    """Words between blanks."""
-    return len(text.split())
 
 
 def cut(text: str, count: int) -> str:

@@ -150,7 +150,7 @@ def placebo(own: Trained, name: str, session: Session) -> Row:
     """The run measured with a placebo (`wbrag.experiments.placebos`) of the size of its knowledge base."""
     placebos.check_placebos([name])
     job = variant(own, f"placebo-{name}", {"seed": own.cfg.seed})
-    traces, units = list(folder.read_traces(own.run, placebos.TRACE_COLUMNS)), folder.read_units(own.run)
+    traces, units = list(folder.read_traces(own.run, placebos.TRACE_COLUMNS)), list(folder.unit_rows(own.run))
     if name in placebos.WRITTEN_ONES:
         asked = placebo_requests(own, job, name, traces, units, session)
         made = placebos.written_units(name, written_rows(job, asked, session), units)

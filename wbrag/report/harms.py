@@ -56,11 +56,6 @@ def _unit(document: Row, known: Row) -> dict[str, Any]:
     return told | {"sources": [{"id": source} for source in known.get("source_ids", ())]}
 
 
-def sources_of(found: Sequence[Row]) -> list[dict[str, Any]]:
-    """The sources of all units that some harms read, to be given title and text once the passages are at hand."""
-    return [source for harm in found for unit in harm["units"] for source in unit["sources"]]
-
-
 def harm_blocks(found: Sequence[Row], questions: int, better: bool = False) -> list[Block]:
     """All harms that were found among so many test questions, or all that got `better`, one to a line that opens."""
     heading, scored = Heading(f"Questions that got {'better' if better else 'worse'}"), "higher" if better else "lower"

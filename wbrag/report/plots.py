@@ -31,12 +31,8 @@ Panels = Mapping[str, Mapping[str, Value]]
 Coloured = Sequence[tuple[str, Value]]
 
 GREY, BLUE, ORANGE = "#8c9196", "#0072b2", "#d55e00"
-INK, QUIET, RULE, PAPER = (
-    "#1f2328",
-    "#59636e",
-    "#c8ced5",
-    "#fefefe",
-)  # a dark page gives them in other shades (page.SHADES)
+#: A dark page gives these in other shades (page.SHADES).
+INK, QUIET, RULE, PAPER = "#1f2328", "#59636e", "#c8ced5", "#fefefe"
 ON_COLOUR = "#101214"  # on a coloured cell, whatever the page
 BARS = (("closed_book", "closed book", GREY), ("base", "base", BLUE), ("writeback", "+ write-back", ORANGE))
 #: Beyond so many points the scatter is embedded as one image, which keeps the file small.

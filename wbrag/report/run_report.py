@@ -14,7 +14,7 @@ from wbrag import schema
 from wbrag.methods import settings_read
 from wbrag.report.construction import SPENT, TRACE_COLUMNS, beside, construction, cost, token_pairs
 from wbrag.report.evaluation import SIDES, Setting, answers_of, evaluate, metric_called
-from wbrag.report.harms import harm_blocks, harms, sources_of
+from wbrag.report.harms import harm_blocks, harms
 from wbrag.report.overlap import EXPOSURES, OVERLAPS, READ, RULE, without_overlap
 from wbrag.report.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, terminal, write_page
 from wbrag.report.plots import gain_figure, ranks_figures, scores_figure, tokens_figures
@@ -63,6 +63,15 @@ RESULTS: Sequence[Column] = (
     ("95% over topics", "topics", interval),
     ("95% over questions", "", interval),
     ("McNemar p", "mcnemar_p", p_value),
+)
+#: The columns of the questions without overlap by what the units that they read hold (`overlap.READ`).
+UNSEEN: Sequence[Column] = (
+    ("n", "n", count),
+    ("share, %", "share", percent),
+    ("gain", "gain", points),
+    ("95% over topics", "topics", interval),
+    ("answer in the documents, base, %", "retrieval_recall_base", percent),
+    ("+ write-back, %", "retrieval_recall_writeback", percent),
 )
 NOTE = (
     "Scores in percent, gains (+ write-back minus base) in points. Each question is answered three times in the same "
@@ -138,7 +147,7 @@ def write_report(run: Path) -> dict[str, Any]:
     metrics = evaluate(answers, setting) | found | {"seconds": facts.get("seconds", {}), "versions": versions_of(run)}
     worse, better = (harms(predictions, answers, units, which) for which in (False, True))
     sample = drawn(Reread(lambda: folder.unit_rows(own)), setting.seed) if trained else []
-    changed = sources_of([*worse, *better])
+    changed = [source for harm in (*worse, *better) for unit in harm["units"] for source in unit["sources"]]
     wanted = {source["id"] for source in changed} | {key for unit in sample for key in unit["source_ids"]}
     passages = folder.read_passages(own, wanted)
     for source in changed:
@@ -241,23 +250,6 @@ def recall_line(record: Row, k: int) -> str:
     return f"recall@{k}, questions with a golden answer in their documents: base {base}, + write-back {both}"
 
 
-def read_table(records: Mapping[str, Row], heading: str, n: str, found: str) -> Table:
-    """The questions without overlap by what the units that they read hold (`overlap.READ`), and `together`; `n` and
-    `found` name a record's questions, told under `heading`, and its shares of documents with an answer.
-    """
-    columns = (
-        (heading, n, count),
-        ("share, %", "share", percent),
-        ("gain", "gain", points),
-        ("95% over topics", "topics", interval),
-        ("answer in the documents, base, %", f"{found}_base", percent),
-        ("+ write-back, %", f"{found}_writeback", percent),
-    )
-    whole = records["together"][n]
-    rows = [(READ.get(key, key), {**record, "share": record[n] / whole}) for key, record in records.items()]
-    return tabled("without overlap", columns, rows, {len(rows) - 1})
-
-
 def result_blocks(metrics: Row) -> list[Block]:
     """What write-back changed, the questions without overlap first; `metrics` as `measure` makes them."""
     results, unseen = metrics["results"], metrics["splits"].get("none")
@@ -300,8 +292,10 @@ def _read_blocks(metrics: Row) -> list[Block]:
         if metrics["labels"]:
             note = "Answers are labels: which documents hold one is not known."
         note += " Without a unit there is nothing to gain by, but for a method that searches by itself."
-        found = {**metrics["unseen"], "together": metrics["splits"]["none"]}
-        table = read_table({key: records[0] for key, records in found.items()}, "n", "n", "retrieval_recall")
+        whole = metrics["splits"]["none"][0]
+        found = {READ[key]: records[0] for key, records in metrics["unseen"].items()} | {"together": whole}
+        rows = [(name, {**record, "share": record["n"] / whole["n"]}) for name, record in found.items()]
+        table = tabled("without overlap", UNSEEN, rows, {len(rows) - 1})
         return [Heading("What questions without overlap read"), table, Text(note, "note")]
     groups = [(EXPOSURES[key], records[0]) for key, records in metrics["exposure"].items()]
     return [Heading("What the questions read"), tabled("questions", RESULTS, groups)] if len(groups) > 1 else []

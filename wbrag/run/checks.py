@@ -7,21 +7,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wbrag.config import TrainConfig
 from wbrag.retrieval.encoder import Encoder, passage_text
-from wbrag.retrieval.encoding import Encoders, on_encoder
+from wbrag.retrieval.encoding import Encoders
 from wbrag.run.folder import WAITING, Reread, read_fields, tables_of, write_rows
 from wbrag.run.job import Job
 from wbrag.run.lookup import BATCH_ROWS
-from wbrag.run.review import decisions_of
+from wbrag.run.review import decisions_of, said
 from wbrag.schema import UNIT, Document, document_rows, documents_of
 from wbrag.store.place import place_of
 from wbrag.store.rows import rows_of
-from wbrag.store.versions import Version, current, read_version
+from wbrag.store.versions import current, read_version
 from wbrag.units.attacks import harmless
 from wbrag.units.sift import Evidence, Passage, alike, dated, merged, sifted
 
@@ -31,13 +30,13 @@ Search = Callable[[Sequence[str]], list[list[Document]]]
 
 def harmless_examples(kept: Iterable[Mapping[str, Any]]) -> Reread:
     """Kept examples whose documents are without what attacks; a draft that was written from such a one is gone."""
-    return Reread(partial(map, _harmless_example, kept))
 
+    def cleaned(row: Mapping[str, Any]) -> Row:
+        documents = documents_of(row["documents"])
+        clean = [harmless(one) for one in documents]
+        return {**row, "documents": document_rows(clean), "unit_text": row["unit_text"] if clean == documents else None}
 
-def _harmless_example(row: Mapping[str, Any]) -> Row:
-    documents = documents_of(row["documents"])
-    clean = [harmless(one) for one in documents]
-    return {**row, "documents": document_rows(clean), "unit_text": row["unit_text"] if clean == documents else None}
+    return Reread(partial(map, cleaned, kept))
 
 
 def harmless_search(search: Search) -> Search:
@@ -46,7 +45,7 @@ def harmless_search(search: Search) -> Search:
 
 
 def checked_units(
-    job: Job, units: Sequence[Row], traces: Path, base: Path, encoders: Encoders | None
+    job: Job, units: Sequence[Row], traces: Path, base: Path, encoders: Encoders
 ) -> tuple[list[Row], list[Row]]:
     """The units that attack nobody, contradict no newer passage, are vouched for and repeat no other, in order of their
     id, and what was left out (`schema.LEFT`). Those that wait for a person lie in `waiting.parquet`; one that was
@@ -64,17 +63,12 @@ def checked_units(
     left_out = [one for one in found.left_out if one["kind"] != "review" or one["reason"].split(":")[0] not in accepted]
     for some in alike(unit for key, unit in sorted(kept.items()) if key not in decisions):
         texts = [passage_text(unit["title"], unit["text"]) for unit in some]
-        joined, gone = merged(some, on_encoder(cfg.encoder, cfg.cluster, encoders, vectors_of, texts))
+        joined, gone = merged(some, encoders.on_one(Encoder.encode_passages, texts))
         for unit in some:
             del kept[unit["id"]]
         kept |= {unit["id"]: unit for unit in joined}
         left_out += gone
     return [kept[key] for key in sorted(kept)], left_out
-
-
-def vectors_of(encoder: Encoder, texts: list[str]) -> np.ndarray:
-    """The vectors of some passages."""
-    return encoder.encode_passages(texts)
 
 
 def passages_read(cfg: TrainConfig, requests: Path, traces: Path, base: Path) -> Iterator[Passage]:
@@ -96,17 +90,13 @@ def passages_read(cfg: TrainConfig, requests: Path, traces: Path, base: Path) ->
 def came(base: Path, ids: Collection[str]) -> dict[str, float]:
     """For each passage the version of a base in which it came, as it stands; the oldest that is kept at the least."""
     place, version = place_of(base), current(base)
-    now = _texts(base, version, ids)
+    now = said(base, version, ids)
     found = dict.fromkeys(now, float(version.oldest))
     left = set(now)
     for number in range(version.version - 1, version.oldest - 1, -1):
-        there = _texts(base, read_version(place, number), left)
+        there = said(base, read_version(place, number), left)
         found |= {key: number + 1.0 for key in left if there.get(key) != now[key]}
         left = {key for key in left if there.get(key) == now[key]}
         if not left:
             break
     return found
-
-
-def _texts(base: Path, version: Version, ids: Collection[str]) -> dict[str, tuple[str, str]]:
-    return {row["id"]: (row["title"], row["text"]) for row in rows_of(base, version, ids).to_pylist()}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from wbrag.run.folder import RunError, read_config, read_record
 from wbrag.run.lease import LEASE, in_turn
@@ -118,11 +119,7 @@ def _contribution(kb: Path, name: str, elsewhere: int, versions: tuple[int, int]
 
 
 def _changed(
-    kb: Path,
-    name: str,
-    units: Sequence[Row],
-    table: pa.Table | None,
-    of: tuple[Path, Version | None] = (Path(), None),
+    kb: Path, name: str, units: Sequence[Row], table: pa.Table | None, of: tuple[Path, Version | None] = (Path(), None)
 ) -> tuple[int, int]:
     """Publish what a contribution makes of a knowledge base; versions before and after. `table`: the rows of the units
     with their vectors; `of`: the store that they come from, whose notes a first version takes over.
@@ -172,15 +169,12 @@ def _with_vectors(
     new: Sequence[Row], known: Sequence[pa.Table], store: Path, before: Version | None, source: Version
 ) -> pa.Table:
     """These units as rows of the store, with the vectors that the known rows of their ids have."""
-    import numpy as np
-
-    vectors: dict[str, np.ndarray] = {}
-    for table in known:
-        vectors |= dict(zip(table["id"].to_pylist(), rows.vectors_of(table), strict=True))
+    there = pa.concat_tables([table.select(["id", rows.VECTOR]) for table in reversed(known)])
+    vectors = rows.vectors_of(there.take(pc.index_in(pa.array([row["id"] for row in new]), there["id"])))
     kinds = {f.name: f for table in known for f in table.schema if f.name != rows.VECTOR} | {"runs": RUNS}
     schema = rows.schema_in(place_of(store), before, pa.schema(list(kinds.values())), source.spec.dimension)
     told = pa.Table.from_pylist([dict(row) for row in new], pa.schema([f for f in schema if f.name != rows.VECTOR]))
-    return rows.with_vectors(told, np.stack([vectors[row["id"]] for row in new]), schema)
+    return rows.with_vectors(told, vectors, schema)
 
 
 def _sound(live: list[Row], kb: Path, before: Version | None, base: Version) -> list[Row]:

@@ -213,15 +213,10 @@ def read_predictions(folder: Path) -> list[Row]:
     return rows
 
 
-def read_units(run: Path) -> list[Row]:
-    """The units of a run, rows of `schema.UNIT`; of an evaluation or variant without units of its own, those of the run
-    around it. [] where none were written.
-    """
-    return list(unit_rows(run))
-
-
 def unit_rows(run: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """What `read_units` gives, batch by batch, with the chosen columns (None: all)."""
+    """The units of a run, rows of `schema.UNIT`, batch by batch, with the chosen columns (None: all); of an evaluation
+    or variant without units of its own, those of the run around it.
+    """
     folder = run if (run / UNITS).exists() else trained_run(run)
     return read_rows(folder, UNIT, columns, pattern=UNITS)
 

@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from operator import attrgetter
@@ -43,7 +45,6 @@ from wbrag.run.folder import write_text
 from wbrag.run.lease import in_turn
 from wbrag.run.lookup import FILES, Rows
 from wbrag.run.progress import working
-from wbrag.run.shared import content_hash
 from wbrag.run.tombstones import purged_by, tombstones
 from wbrag.schema import EXAMPLE, PASSAGE
 from wbrag.store.files import move_into_place, scratch_folder, sha256_file
@@ -77,6 +78,8 @@ WITH_SECRET = re.compile(r"(?i)\w+://[^?]*\?(?:.*&)?(?:[\w-]*(?:key|token|secret
 #: What a corpus and a file of questions become in their folders of the cache: a Parquet file, and a folder of Arrow
 #: files, whose rows can be taken in any order.
 PASSAGES, EXAMPLES = "passages.parquet", "examples"
+#: A file that was changed so shortly before it was hashed may be changed once more without getting another time.
+SETTLED_NS = 2_000_000_000
 #: A file of several that is hashed anew each time: a note of it would take as long.
 SMALL = 1 << 20
 
@@ -271,19 +274,20 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
     What only says where and how fast (`cluster`, `max_num_seqs`, `run_dir`) is not in it, and so may change on resume.
     Without `training`, what only training reads is left out.
     """
-    cache, beside = cache_of(cfg), cfg.merge.policy == "beside"
+    cache, split, beside = cache_of(cfg), cfg.benchmark, cfg.merge.policy == "beside"
+    tests = given_hash(split.test or split.train, cache)
     trained = {
-        "benchmark.train": given_hash(cfg.benchmark.train, cache) if training else "",
+        "benchmark.train": given_hash(split.train, cache) if training else "",
         "train_limit": cfg.train_limit,
         "judge": cfg.judge,
         **{f"gates.{key}": value for key, value in asdict(cfg.gates).items()},
         **units_identity(cfg),
     }
     return (trained if training else {}) | {
-        "benchmark.test": _test_identity(cfg, cache),
+        "benchmark.test": tests if split.test else f"{split.test_share} of {tests}",
         **_settings(cfg, "benchmark", "task", "metric", "labels"),
-        **({"benchmark.columns": cfg.benchmark.columns} if cfg.benchmark.columns else {}),
-        **({} if cfg.benchmark.language == "en" else _settings(cfg, "benchmark", "language")),
+        **({"benchmark.columns": split.columns} if split.columns else {}),
+        **({} if split.language == "en" else _settings(cfg, "benchmark", "language")),
         "corpus": named(current(cfg.base))[1] if cfg.base else fingerprinted(cfg, cache),
         **method_identity(cfg.method),
         **backbone_identity(cfg, "distil_tokens"),
@@ -295,13 +299,8 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
         "k": cfg.k,
         **({"access": cfg.access} if cfg.access else {}),
         "test_limit": cfg.test_limit,
-        **({"seed": cfg.seed} if cfg.train_limit or cfg.test_limit or not cfg.benchmark.test else {}),  # it draws them
+        **({"seed": cfg.seed} if cfg.train_limit or cfg.test_limit or not split.test else {}),  # it draws them
     }
-
-
-def _test_identity(cfg: TrainConfig, cache: Path) -> str:
-    there = given_hash(cfg.benchmark.test or cfg.benchmark.train, cache)
-    return there if cfg.benchmark.test else f"{cfg.benchmark.test_share} of {there}"
 
 
 def fingerprinted(cfg: TrainConfig | BuildConfig | QuestionsConfig, cache: Path) -> str:
@@ -322,6 +321,27 @@ def located(given: Given, cache: Path) -> Given:
 @lru_cache(maxsize=64)  # the hub is asked once, however often a run looks at its files
 def _fetched(url: str, cache: Path) -> Path:
     return hub.fetched(url, lambda path: content_hash(path, cache))
+
+
+def content_hash(path: Path, cache: Path) -> str:
+    """sha256 of a file's content, 64 hex digits; noted in `cache` by its absolute path, size and times.
+
+    Where these are as noted the file is not read, unless it had been changed less than 2 s before it was hashed. A
+    note is one file and is written whole, so that of runs that hash at once the last one's stays.
+    """
+    path, hashed = path.absolute(), time.time_ns()
+    stat = path.stat()
+    # The time of the last change of any kind tells apart what was put there with the times of another file.
+    state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    note = cache / "hashes" / f"{fingerprint(str(path))}.json"
+    with suppress(FileNotFoundError, ValueError):  # no note, or what a crash of the machine left of one
+        known = json.loads(note.read_text(encoding="utf-8"))
+        if known["state"] == state and known["hashed_ns"] - stat.st_mtime_ns >= SETTLED_NS:
+            return str(known["sha256"])
+    found = sha256_file(path)
+    told = {"file": str(path), "state": state, "hashed_ns": hashed, "sha256": found}
+    write_text(note, json.dumps(told) + "\n")
+    return found
 
 
 def given_hash(given: Given, cache: Path) -> str:
@@ -430,7 +450,6 @@ def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[Rows, 
         how = (cfg.max_error_rate, labelled, own.columns, sorts, language)
         examples = benchmarks.read_examples(there, rejected, *how)
         with scratch_folder(cache) as scratch:
-            (scratch / "out").mkdir()
             Rows.written(scratch / "out", EXAMPLE, examples)
             folder.mkdir(parents=True, exist_ok=True)
             move_into_place(scratch / "out", folder / EXAMPLES)

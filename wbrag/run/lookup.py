@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from wbrag.store.files import replace_file, scratch_folder
 
 Numbers = npt.NDArray[np.int64]
 #: An Arrow array of strings, chunked or not; pyarrow has no types to say so.
@@ -48,7 +51,8 @@ class Rows:
 
     @classmethod
     def written(cls, folder: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> Rows:
-        """The rows of these tables, each written into a file of its own in a folder that has none yet."""
+        """The rows of these tables, each written into a file of its own in a folder that has none yet, or is new."""
+        folder.mkdir(exist_ok=True)
         for number, table in enumerate(tables):
             for batch in table.combine_chunks().to_batches():  # one, or none of a table without rows
                 write_batch(folder / f"{number:06d}.arrow", batch)
@@ -143,6 +147,27 @@ class Keyed:
         return new.chosen(np.unique(np.concatenate([np.empty(0, dtype=np.int64), *first])))
 
 
+class SharedRows(Keyed):
+    """The rows of a folder as it is now, found by their question; `schema` has the column `question`.
+
+    A folder of the cache holds what runs share of a question: its documents, or its closed-book answer, and is named by
+    all else that changes what lies there. A run that finds a question missing adds a file, whole or not at all, and no
+    file is ever changed: runs at once do each other no harm, at worst the same work.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        super().__init__(Rows.of(sorted(folder.glob(FILES)), schema), "question")
+
+
+def share(folder: Path, rows: pa.Table) -> None:
+    """Add these rows, which have the column `question`, to a folder: one file as a rule, of one batch."""
+    for batch in rows.combine_chunks().to_batches():
+        with scratch_folder(folder) as scratch:
+            file = scratch / f"{uuid4().hex}.arrow"
+            write_batch(file, batch)
+            replace_file(file, folder / file.name)
+
+
 def hashed(parts: Iterable[Texts]) -> Numbers:
     """The 64-bit hashes of strings, one array after the other: Python's own, so the same within this process alone."""
     every = [np.fromiter(map(hash, part.to_pylist()), np.int64, len(part)) for part in parts]
@@ -160,14 +185,10 @@ def distinct(parts: Callable[[], Iterable[Texts]]) -> tuple[int, int]:
 
 
 def sorted_places(keys: Iterable[str]) -> Numbers:
-    """The places of strings in their order; equal ones stay as they are."""
-    return np.asarray(pc.sort_indices(texts(keys)), dtype=np.int64)
-
-
-def texts(keys: Iterable[str]) -> pa.Array:
-    """The strings as an Arrow array, whose own bytes are all that is held of them."""
+    """The places of strings in their order; equal ones stay as they are. Held of them are their own bytes, by Arrow."""
     parts = (pa.array(some, pa.string()) for some in batched(keys))
-    return pa.chunked_array(list(parts), pa.string()).combine_chunks()
+    texts = pa.chunked_array(list(parts), pa.string()).combine_chunks()
+    return np.asarray(pc.sort_indices(texts), dtype=np.int64)
 
 
 def batched(some: Iterable[Any], size: int = BATCH_ROWS) -> Iterator[list[Any]]:

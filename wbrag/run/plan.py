@@ -1,21 +1,39 @@
-"""What a run will ask for, reckoned before it runs: calls by step, tokens, GPU-hours, price. Pure.
+"""What a run will ask for, reckoned before it runs: calls by step, tokens, GPU-hours, price.
 
 Calls of one kind are about equally long: a step is so many calls of each kind, and a kind's tokens are the means of a
-sample (`wbrag.run.sample`). What nobody knows before is a setting (`config.Planning`): how many examples the gates keep
-and how many are right closed book. A step is told at most: calls saved on the way, as prompts that repeat within an
-example and answers that other runs gave, are in it.
+sample of both questions and passages (`measured`), in which passages drawn from the corpus stand in place of what would
+be retrieved: nothing is encoded, retrieved or written, and of a model the tokenizer alone is loaded. What nobody knows
+before is a setting (`config.Planning`): how many examples the gates keep and how many are right closed book. A step is
+told at most: calls saved on the way, as prompts that repeat within an example and answers that other runs gave, are in
+it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import random
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from wbrag.config import ConfigError, Method, Planning, TrainConfig, one_unit_an_example
+from wbrag.config import Backbone, ConfigError, Method, Planning, TrainConfig, one_unit_an_example
+from wbrag.data.benchmarks import InputError, drawn, some_passages
+from wbrag.data.files import files_of, kind_of
+from wbrag.data.flashrag import BadRow, parse_passage
+from wbrag.llm.engine import open_tokenizer, rendered, template_of
 from wbrag.methods import searches
+from wbrag.prompts import prompts_of
 from wbrag.report.page import terminal
 from wbrag.report.tables import count, tabled
+from wbrag.run.actors import open_llm
+from wbrag.run.inputs import cache_of, located, read_questions
+from wbrag.run.lookup import Rows
+from wbrag.schema import PASSAGE, Document, Example
+from wbrag.store.place import place_of
+from wbrag.store.rows import opened
+from wbrag.store.versions import current
 
 #: Calls of each kind: on the `question` alone, over all `documents`, over one `document`, and the two of the distiller,
 #: `extract` and `rewrite`.
@@ -144,3 +162,93 @@ def _step(part: str, name: str, calls: Calls, times: float, lengths: Mapping[str
 def _ranged(values: Sequence[float]) -> str:
     least, expected, most = values
     return f"{expected:,.2f} ({least:,.2f} to {most:,.2f})"
+
+
+def measured(cfg: TrainConfig) -> Sizes:
+    """The sizes of a run from its files; errors as those of a run that begins."""
+    with TemporaryDirectory() as scratch:  # in place of the cache: a plan leaves nothing behind
+        there = replace(cfg, cache_dir=scratch)
+        train, _ = read_questions(there, "train", cfg.judge == "labels")
+        test, _ = read_questions(there, "test", True)
+        return sizes_of(cfg, train, test)
+
+
+def sizes_of(cfg: TrainConfig, train: Rows, test: Rows) -> Sizes:
+    """The sizes of a run on these questions (schema.EXAMPLE)."""
+    every = train + test
+    some = every.take(drawn(len(every), cfg.planning.sample, cfg.seed)).to_pylist()
+    questions = [Example(row["id"], row["question"], tuple(row["golden_answers"])) for row in some]
+    return Sizes(len(train), len(test), lengths(cfg, questions, passages(cfg, len(questions))))
+
+
+def lengths(
+    cfg: TrainConfig, questions: Sequence[Example], there: Sequence[Document]
+) -> dict[str, tuple[float, float]]:
+    """Mean tokens of prompt and completion by kind of call (`Calls`), each question over passages drawn anew.
+
+    An answer is as long as the golden one and its end; evidence and unit as long as one passage.
+    """
+    prompt, text = counters(cfg.backbone)
+    message, task, backbone, draw = prompts_of(cfg).message, cfg.benchmark.task, cfg.backbone, random.Random(cfg.seed)
+    found: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for one in questions:
+        documents, question = draw.choices(there, k=max(cfg.k, cfg.gates.n_min)), one.question
+        answer = min([backbone.answer_tokens, *(text(golden) + 1 for golden in one.golden_answers[:1])])
+        unit = min(backbone.distil_tokens, text(documents[0].text))
+        for kind, asked, reply in (
+            ("question", message(f"closed_book_{task}", question=question), answer),
+            ("documents", message(task, documents[: cfg.k], question=question), answer),
+            ("document", message(task, documents[:1], question=question), answer),
+            ("extract", message("extract", documents[: cfg.gates.n_min], question=question), unit),
+            ("rewrite", message("rewrite", question=question, evidence=documents[0].text), unit),
+        ):
+            found[kind].append((min(prompt(asked), backbone.max_model_len - reply), reply))  # the tail is dropped
+    return {kind: (fmean(p for p, _ in pairs), fmean(c for _, c in pairs)) for kind, pairs in found.items()}
+
+
+def counters(backbone: Backbone) -> tuple[Callable[[str], int], Callable[[str], int]]:
+    """What counts the tokens of a message as it is sent, and of a text alone."""
+    if backbone.kind != "vllm":
+        llm = open_llm(backbone)
+        return llm.prompt_tokens, llm.count_tokens
+    tokenizer = open_tokenizer(backbone)
+    template = template_of(backbone, tokenizer)
+    return (
+        lambda content: len(rendered(tokenizer, template, content, told=backbone.template_args)),
+        lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
+    )
+
+
+def passages(cfg: TrainConfig, wanted: int) -> list[Document]:
+    """Passages of the corpus, or of the base that is given, drawn at random by the seed: lines of the file after random
+    bytes of it, so that a corpus of any size takes as long; of files that are not FlashRAG's the first passages.
+    InputError where none can be read.
+    """
+    draw = random.Random(cfg.seed)
+    if cfg.base:
+        data = opened(place_of(cfg.base), current(cfg.base))
+        chosen = sorted(draw.sample(range(data.count_rows()), min(wanted, data.count_rows())))
+        return [Document(**row) for row in data.take(chosen, columns=PASSAGE.names).to_pylist()]
+    given = located(cfg.corpus, cache_of(cfg))
+    files, found = files_of(given), list[Document]()
+    path = files[0].path
+    if len(files) > 1 or kind_of(path.name) not in ("", ".jsonl") or cfg.corpus_columns:
+        return _known(some_passages(given, cfg.corpus_columns or {}, cfg.chunk_words, wanted), cfg)
+    with path.open("rb") as file:
+        for _ in range(4 * wanted):  # some lines may be bad
+            file.seek(draw.randrange(max(1, path.stat().st_size)))
+            file.readline()
+            if not (line := file.readline()):  # after the last line comes the first
+                file.seek(0)
+                line = file.readline()
+            try:
+                found.append(parse_passage(line))
+            except BadRow:  # a run quarantines it, with its reason
+                continue
+    return found[:wanted] or _known(some_passages(given, {}, cfg.chunk_words, wanted), cfg)
+
+
+def _known(found: list[Document], cfg: TrainConfig) -> list[Document]:
+    if not found:
+        raise InputError(f"{cfg.corpus}: no passage that can be read at its beginning")
+    return found

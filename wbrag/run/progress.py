@@ -32,17 +32,13 @@ Item = TypeVar("Item")
 _stages: list[threading.Event] = []  # those that go on; the last is shown
 
 
-def status_line(
+def status(
     stage: str, before: int, goal: int, counts: Counts, seconds: float, waiting: str = "waiting for the engine"
-) -> str:
-    """One line: `before` of `goal` rows were written by an earlier run, `counts` happened in these `seconds`;
-    `waiting`: for what, as long as nothing happens.
+) -> list[str]:
+    """The parts of a line: `before` of `goal` rows were written by an earlier run, `counts` happened in these
+    `seconds`; `waiting`: for what, as long as nothing happens. Calls are told as they come, however long the first
+    example takes.
     """
-    return ", ".join(status(stage, before, goal, counts, seconds, waiting))
-
-
-def status(stage: str, before: int, goal: int, counts: Counts, seconds: float, waiting: str) -> list[str]:
-    """The parts of a `status_line`. Calls are told as they come, however long the first example takes."""
     done = min(goal, before + counts["done"])
     told = [f"{stage}: {done:,} of {goal:,}"]
     if not counts["begun"]:

@@ -16,28 +16,29 @@ import re
 import shutil
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from wbrag.config import ConfigError
 from wbrag.methods import searches
 from wbrag.report.run_report import write_report
-from wbrag.run.folder import PURGES, UPDATES, load_config, read_record, updates_of, write_rows, write_text
+from wbrag.run import review
+from wbrag.run.folder import PURGES, UPDATES, load_config, read_record, tables_of, updates_of, write_rows, write_text
 from wbrag.run.inputs import PASSAGES, cache_of
 from wbrag.run.lease import LEASE, in_turn, leased, own_command
-from wbrag.run.lookup import FILES, Rows
+from wbrag.run.lookup import FILES
 from wbrag.run.review import decisions_of, now
 from wbrag.run.tombstones import Tombstones, bury, said, tombstones
 from wbrag.run.update import OWN_BASE, own_base
-from wbrag.schema import PASSAGE
 from wbrag.store import rows
 from wbrag.store.changes import MovedOnError, collect, compact, delete, exchange
 from wbrag.store.files import StoreError
@@ -71,7 +72,7 @@ class Purge:
     update: str
     versions: dict[str, list[int]]
     removed: dict[str, int] = field(default_factory=dict)
-    at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(" ", "seconds"))
+    at: str = field(default_factory=now)
     host: str = field(default_factory=socket.gethostname)
     command: str = field(default_factory=own_command)
     finished: str = ""
@@ -125,22 +126,11 @@ def purge_shared(kb: Path, ids: set[str], force: bool) -> None:
     """The knowledge base that many runs bring their units to, without passages and what was made of them: no run that
     still has them brings such units again, as their sources are not in its base.
     """
-    base, writeback, note = kb / "base", kb / "writeback", {"made_by": "purge", "at": now()}
-    stores = [store for store in (base, writeback) if latest(store)]
+    stores, note = (kb / "base", kb / "writeback"), {"made_by": "purge", "at": now()}
     with in_turn(kb / LEASE):
-        if not latest(base):
-            return
-        made = _without(base, ids, note)
-        if latest(writeback):
-            _units_without(writeback, ids, note, made)
-            renoted(writeback, lambda note: _undecided(note, ids))
-        for store in stores:
-            compact(store, note, keep_rows=1)
-        if latest(writeback):
-            paired(writeback, current(base), note)
-        refuse_readers(stores, force, {store: current(store).version for store in stores})
-        for store in stores:
-            collect(store, keep=1, grace=0)
+        if latest(stores[0]):
+            _withdrawn(stores, ids, note)
+            _shrunk(kb, stores, ids, note, force)
 
 
 def lift(run: Path, ids: Sequence[str]) -> None:
@@ -194,18 +184,20 @@ def contents(run: Path, ids: Sequence[str]) -> dict[str, set[str]]:
 
 
 def _contents(store: Path, ids: Iterable[str]) -> dict[str, set[str]]:
-    place, found = place_of(store), dict[str, set[str]]()
-    for version in kept(place):
-        for row in rows.rows_of(place, version, list(ids)).select(PASSAGE.names).to_pylist():
-            found.setdefault(row["id"], set()).add(said(row["title"], row["text"]))
+    found = defaultdict[str, set[str]](set)
+    for version in kept(place_of(store)):
+        for key, told in review.said(store, version, list(ids)).items():
+            found[key].add(told)
     return found
 
 
 def _open(run: Path) -> dict[str, list[str]]:
     """The passages of a purge of a run that was begun and not ended."""
-    last = sorted((run / PURGES).glob("*.json"))[-1:]
-    told = [Purge(**read_record(file)) for file in last]
-    return {} if not told or told[0].finished else told[0].passages
+    return next((told.passages for _, told in _certificates(run)[-1:] if not told.finished), {})
+
+
+def _certificates(run: Path) -> list[tuple[Path, Purge]]:
+    return [(file, Purge(**read_record(file))) for file in sorted((run / PURGES).glob("*.json"))]
 
 
 def _begun(run: Path, ids: Sequence[str]) -> tuple[Path, Purge]:
@@ -214,15 +206,13 @@ def _begun(run: Path, ids: Sequence[str]) -> tuple[Path, Purge]:
     """
     if not (run / "metrics.json").is_file():
         raise ConfigError(f"{run} holds no trained knowledge base (no metrics.json)")
-    files, stones, found = sorted((run / PURGES).glob("*.json")), tombstones(run), contents(run, ids)
+    done, stones, found = _certificates(run), tombstones(run), contents(run, ids)
     if unknown := sorted(set(ids) - found.keys() - stones.keys()):
         raise StoreError(f"{base_of(run)}: no version that is kept has passage {unknown[0]!r}")
     there = _open(run)
     if not found and not there:
-        done = [(file, Purge(**read_record(file))) for file in reversed(files)]
-        return next((file, one) for file, one in done if ids[0] in one.passages)
-    file = files[-1] if there else run / PURGES / f"{len(files) + 1:04d}.json"
-    told = Purge(**read_record(file)) if there else _new(run)
+        return next(one for one in reversed(done) if ids[0] in one[1].passages)
+    file, told = done[-1] if there else (run / PURGES / f"{len(done) + 1:04d}.json", _new(run))
     told.passages |= {key: sorted({*hashes, *told.passages.get(key, [])}) for key, hashes in found.items()}
     told.units = sorted({*told.units, *Known.of(run, set(told.passages)).made})
     told.save(file)
@@ -253,29 +243,42 @@ def hide(run: Path, file: Path, told: Purge) -> None:
     assert shown is not None  # a finished run has a base
     if shown.version != current(base).version and file.stem != current(base).note.get("purge"):
         rollback(base, shown.version, note)  # it is ahead of the pair: an update was cut short, or the pair rolled back
-    made = _without(base, ids, note)
-    while latest(writeback):
-        try:
-            _units_without(writeback, ids, note, made)
+    _withdrawn((base, writeback), ids, note)
+
+
+def _withdrawn(stores: tuple[Path, Path], ids: set[str], note: Row) -> None:
+    """New versions of base and write-back store as one pair, without the passages and what was made of them."""
+    base, writeback = stores
+    if live := rows.rows_of(base, current(base), ids)["id"].to_pylist():
+        delete(base, live, note)
+    made = named(current(base))
+    while version := latest(writeback):
+        gone = _made_of(writeback, version, ids)
+        if not gone and version.base == made:
+            renoted(writeback, lambda note: _undecided(note, ids))
             break
-        except MovedOnError:
-            continue
-    if latest(writeback):
-        renoted(writeback, lambda note: _undecided(note, ids))
-
-
-def _without(store: Path, ids: set[str], note: Row) -> Version:
-    live = rows.rows_of(store, current(store), ids)["id"].to_pylist()
-    return delete(store, live, note) if live else current(store)
-
-
-def _units_without(store: Path, ids: set[str], note: Row, base: Version) -> None:
-    version = current(store)
-    gone = [key for key, sources in _sources(store, version) if ids & sources]
-    if gone or version.base != named(base):
-        known = {key: asdict(one) for key, one in decisions_of(store).items()}
+        known = {key: asdict(one) for key, one in decisions_of(writeback).items()}
         told = _undecided({**note, "decisions": known} if known else note, ids)
-        exchange(store, version, [], pa.array(gone, pa.string()), told, named(base))
+        with suppress(MovedOnError):
+            exchange(writeback, version, [], pa.array(gone, pa.string()), told, made)
+
+
+def _shrunk(folder: Path, stores: tuple[Path, Path], ids: set[str], note: Row, force: bool) -> int:
+    """All stores in a folder without old versions and deleted rows, those of the pair as one; how many files went."""
+    base, writeback = stores
+    every = list(stores_below(folder))
+    for store in every:
+        if gone := _made_of(store, current(store), ids):
+            delete(store, gone, note)
+        compact(store, note, keep_rows=1)
+    if latest(writeback):
+        paired(writeback, current(base), note)
+    refuse_readers(every, force, {store: current(store).version for store in every})
+    return sum(len(collect(store, keep=1, grace=0)) for store in every)
+
+
+def _made_of(store: Path, version: Version, ids: set[str]) -> list[str]:
+    return [key for key, sources in _sources(store, version) if ids & sources]
 
 
 def _undecided(note: Row, ids: set[str]) -> Row:
@@ -388,7 +391,7 @@ class Known:
             ({"source_ids"}, lambda row: None if self.ids & set(row["source_ids"] or []) else row),
             ({"request", "kind"}, self._left_out),
             ({"documents", "earlier"}, lambda row: None if self._earlier(row) else row),
-            ({"documents"}, lambda row: {**row, "documents": self._others(row["documents"])}),
+            ({"documents"}, lambda row: row | {"documents": [d for d in row["documents"] or [] if not self.read([d])]}),
             ({"answer_base"}, lambda row: None if row["id"] in self.examples else row),
         ]
         return next((change for columns, change in kinds if columns <= names), None)
@@ -404,9 +407,6 @@ class Known:
     def _unseen(self, row: Row) -> bool:
         """Whether an answer of a row may rest on documents that nobody kept."""
         return self.searched and any(value for name, value in row.items() if name.startswith("retrievals"))
-
-    def _others(self, documents: Sequence[Row] | None) -> list[Row]:
-        return [one for one in documents or [] if not self.read([one])]
 
     def _left_out(self, row: Row) -> Row | None:
         title, _, text = (row["text"] or "").partition("\n")
@@ -439,9 +439,8 @@ def changed(file: Path, change: Change) -> int:
     schema = pq.read_schema(file)
     count = sum(change(row) != row for row in _rows(file))
     if count:
-        batches = pq.ParquetFile(file).iter_batches(READ_ROWS)
-        kept = ([made for row in batch.to_pylist() if (made := change(row)) is not None] for batch in batches)
-        write_rows(file, schema, (pa.Table.from_pylist(some, schema) for some in kept))
+        kept = (made for row in _rows(file) if (made := change(row)) is not None)
+        write_rows(file, schema, tables_of(kept, schema))
     return count
 
 
@@ -491,7 +490,7 @@ def empty_cache(cache: Path, passages: Tombstones, force: bool) -> None:
     """
     ids, wanted = set(passages), {one for hashes in passages.values() for one in hashes}
     away = [folder for folder in cache.glob("corpus-*/") if _in_corpus(folder / PASSAGES, ids)]
-    away += [folder for folder in cache.glob("retrieved-*/") if any(_retrieved(f, ids) for f in folder.glob(FILES))]
+    away += [folder for folder in cache.glob("retrieved-*/") if _retrieved(folder, ids)]
     for store in sorted(cache.glob("index-*/")):
         with in_turn(Path(f"{store}.lock")):
             if not latest(store) or any(h in wanted for told in _contents(store, ids).values() for h in told):
@@ -505,21 +504,15 @@ def empty_cache(cache: Path, passages: Tombstones, force: bool) -> None:
 
 def _in_corpus(file: Path, ids: set[str]) -> bool:
     """Whether passages are in a corpus of the cache, or it is not known."""
-    wanted = pa.array(sorted(ids), pa.string())
-    if not file.exists():
-        return True
-    parts = pq.ParquetFile(file).iter_batches(columns=["id"])
-    return any(pc.any(pc.is_in(part["id"], value_set=wanted)).as_py() for part in parts)
+    return not file.exists() or ds.dataset(file).count_rows(filter=pc.field("id").isin(list(ids))) > 0
 
 
-def _retrieved(file: Path, ids: set[str]) -> bool:
-    with pa.memory_map(str(file)) as source:
-        schema = pa.ipc.open_file(source).schema
-    wanted = pa.array(sorted(ids), pa.large_string())
-    for some in Rows.of([file], schema).batches(["documents"]):
-        found = pc.struct_field(pc.list_flatten(some["documents"]), "id")
-        if pc.any(pc.is_in(found.cast(pa.large_string()), value_set=wanted)).as_py():
-            return True
+def _retrieved(folder: Path, ids: set[str]) -> bool:
+    for file in folder.glob(FILES):
+        for batch in ds.dataset(file, format="ipc").to_batches(columns=["documents"]):
+            found = pc.struct_field(pc.list_flatten(batch["documents"]), "id")
+            if pc.any(pc.is_in(found, value_set=pa.array(ids, found.type))).as_py():
+                return True
     return False
 
 
@@ -530,11 +523,9 @@ def refuse_readers(stores: Iterable[Path], force: bool, but: Mapping[Path, int] 
     until = time.monotonic() + WAIT_SECONDS
     for store in stores:
         place, kept = place_of(store), (but or {}).get(store, 0)
-
-        def old() -> dict[str, str]:
-            return {pin: who for pin, who in holders(place).items() if int(pin.partition("-")[0]) != kept}  # noqa: B023
-
-        while (found := old()) and not force and time.monotonic() < until:
+        while found := {pin: who for pin, who in holders(place).items() if int(pin.partition("-")[0]) != kept}:
+            if force or time.monotonic() >= until:
+                break
             time.sleep(0.5)
         if found and not force:
             told = f"{store} is read by {', '.join(sorted(set(found.values())))}"
@@ -547,24 +538,14 @@ def refuse_readers(stores: Iterable[Path], force: bool, but: Mapping[Path, int] 
 
 def cut(run: Path, file: Path, told: Purge, force: bool) -> None:
     """The stores of a run without old versions and deleted rows, and the certificate of what went."""
-    ids, base, writeback = set(told.passages), run / OWN_BASE, run / "writeback"
-    stores = list(stores_below(run))
+    stores = run / OWN_BASE, run / "writeback"
     note = {"made_by": "purge", "purge": file.stem, "at": told.at, "host": told.host}
-    for store in stores:
-        if gone := [key for key, sources in _sources(store, current(store)) if ids & sources]:
-            delete(store, gone, note)
-        compact(store, note, keep_rows=1)
-    if latest(writeback):
-        paired(writeback, current(base), note)
-    refuse_readers(stores, force, {store: current(store).version for store in stores})
-    for store in stores:
-        gone = collect(store, keep=1, grace=0)
-        told.removed["files of stores"] = told.removed.get("files of stores", 0) + len(gone)
-    for name, before in told.versions.items():
-        now = latest(run / (OWN_BASE if name == "base" else name))
-        told.versions[name] = [before[0], now.version if now else 0]
-    told.removed |= {"passages": len(told.passages), "units": len(told.units)}
-    told.finished = datetime.now(UTC).isoformat(" ", "seconds")
+    files = _shrunk(run, stores, set(told.passages), note, force) + told.removed.get("files of stores", 0)
+    for store, (name, before) in zip(stores, told.versions.items(), strict=True):
+        after = latest(store)
+        told.versions[name] = [before[0], after.version if after else 0]
+    told.removed |= {"files of stores": files, "passages": len(told.passages), "units": len(told.units)}
+    told.finished = now()
     told.save(file)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
@@ -20,15 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from wbrag.config import Merge, Retrieval, TrainConfig, fingerprint
+from wbrag.config import Retrieval, TrainConfig, fingerprint
 from wbrag.methods import searches
 from wbrag.retrieval.encoder import Encoder
-from wbrag.retrieval.encoding import Encoders, lent, threads_of
+from wbrag.retrieval.encoding import Encoders, threads_of
 from wbrag.retrieval.merge import best_of
 from wbrag.run.inputs import cache_of, search_identity
-from wbrag.run.lookup import FILES, Keyed, Rows
+from wbrag.run.lookup import FILES, Keyed, Rows, SharedRows, share
 from wbrag.run.progress import watched
-from wbrag.run.shared import SharedRows, share
 from wbrag.schema import DOCUMENT, EXAMPLE, KNOWN, Document, document_rows, documents_of
 from wbrag.store.fulltext import FullText
 from wbrag.store.place import place_of
@@ -64,30 +63,19 @@ ORDER = pa.schema([("first_document", pa.string()), ("id", pa.string())])
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """The stores that a search reads, and how; no `writeback`: the base alone; no versions: the current ones."""
+    """The stores of a run, searched as it says; no `writeback`: the base alone; no versions: the current ones."""
 
+    cfg: TrainConfig = field(hash=False)
     base: Path
-    writeback: Path | None
-    k: int
-    merge: Merge
-    nprobe: int
+    writeback: Path | None = None
     versions: tuple[int, int] = (0, 0)
-    retrieval: Retrieval = field(default_factory=Retrieval)
 
     def open(self, **how: Any) -> KnowledgeBase:  # noqa: ANN401 - as KnowledgeBase has it
         """The knowledge base; `how` as its other arguments."""
         from wbrag.store.search import KnowledgeBase
 
-        own: dict[str, Any] = {"versions": self.versions, "merge": self.merge, "nprobe": self.nprobe}
-        own["retrieval"] = self.retrieval
-        return KnowledgeBase(self.base, self.writeback, **own, **how)
-
-
-def knowledge_of(
-    cfg: TrainConfig, base: Path, writeback: Path | None = None, versions: tuple[int, int] = (0, 0)
-) -> Knowledge:
-    """The stores of a run, searched as it says."""
-    return Knowledge(base, writeback, cfg.k, cfg.merge, cfg.index.nprobe, versions, cfg.retrieval)
+        how |= {"merge": self.cfg.merge, "nprobe": self.cfg.index.nprobe, "retrieval": self.cfg.retrieval}
+        return KnowledgeBase(self.base, self.writeback, versions=self.versions, **how)
 
 
 def held_between(cfg: TrainConfig, base: Version) -> int:
@@ -95,12 +83,10 @@ def held_between(cfg: TrainConfig, base: Version) -> int:
     return base.fragments if cfg.retrieval == Retrieval() else 1
 
 
-def retrieve_all(
-    cfg: TrainConfig, questions: Rows, base: Path, encoders: Encoders | None = None, number: int = 0
-) -> SharedRows:
+def retrieve_all(cfg: TrainConfig, questions: Rows, base: Path, encoders: Encoders, number: int = 0) -> SharedRows:
     """R(q, K) of all questions (the column `question`) as rows of FOUND, in version `number` of the base (0: the
-    current one). What runs share is looked up, and only the rest is searched for, on `encoders` (their own without),
-    each of which holds a shard of the base.
+    current one). What runs share is looked up, and only the rest is searched for, on `encoders`, each of which holds a
+    shard of the base.
     """
     with pinned(base, number, 7 * DAY) as record:
         folder = cache_of(cfg) / f"retrieved-{fingerprint(named(record), cfg.k, search_identity(cfg))}"
@@ -109,13 +95,12 @@ def retrieve_all(
             return SharedRows(folder, FOUND)
         if cfg.retrieval.kind != "dense":
             FullText(place_of(base), record)  # once, and not by every actor
-        with lent(cfg.encoder, cfg.cluster, encoders) as actors:
-            stores = knowledge_of(cfg, base, versions=(record.version, 0))
-            opening = Opening(stores, len(actors), _gpu_share(encoders))
-            batches = retrieved(grouped(actors, held_between(cfg, record)), opening, asked)
-            found = watched("retrieve", batches, len(asked), len)
-            for first in found:  # a killed run has lost what is not yet a file
-                share(folder, pa.concat_tables([first, *islice(found, FILE_BATCHES - 1)]))
+        actors, stores = encoders.start(), Knowledge(cfg, base, versions=(record.version, 0))
+        opening = Opening(stores, len(actors), encoders.gpu_share)
+        batches = retrieved(grouped(actors, held_between(cfg, record)), opening, asked)
+        found = watched("retrieve", batches, len(asked), len)
+        for first in found:  # a killed run has lost what is not yet a file
+            share(folder, pa.concat_tables([first, *islice(found, FILE_BATCHES - 1)]))
     return SharedRows(folder, FOUND)
 
 
@@ -132,7 +117,7 @@ def retrieved(groups: Sequence[Sequence[Any]], opening: Opening, questions: Rows
         turn, group = divmod(number, len(groups))
         some = np.arange(start, min(start + RETRIEVE_ROWS, len(questions)))
         batch = questions.take(some, ["question"])["question"].to_pylist()
-        asked.append(ask(groups[group], turn, opening, retrieve_block, batch, opening.stores.k))
+        asked.append(ask(groups[group], turn, opening, retrieve_block, batch, opening.stores.cfg.k))
         if len(asked) > most:
             yield ray.get(asked.popleft())
     while asked:
@@ -243,7 +228,7 @@ class MethodSearch:
 
 @contextmanager
 def lent_search(
-    cfg: TrainConfig, base: Path, writeback: Path | None = None, encoders: Encoders | None = None
+    cfg: TrainConfig, encoders: Encoders, base: Path, writeback: Path | None = None
 ) -> Iterator[MethodSearch | None]:
     """What generators search with during the block; None where the method does not search by itself.
 
@@ -253,11 +238,13 @@ def lent_search(
     if not searches(cfg.method):
         yield None
         return
-    lenders = None if encoders and encoders.make_room else encoders
-    with reading(base, writeback) as versions, lent(cfg.encoder, cfg.cluster, lenders) as actors:
-        stores, record = knowledge_of(cfg, base, writeback, versions), read_version(place_of(base), versions[0])
-        groups = grouped(actors, held_between(cfg, record))
-        yield MethodSearch(groups, Opening(stores, len(actors), _gpu_share(lenders)))
+    lenders = Encoders(cfg.encoder, cfg.cluster) if encoders.make_room else encoders
+    with reading(base, writeback) as versions, ExitStack() as ended:
+        if lenders is not encoders:
+            ended.callback(lenders.stop)
+        actors, stores = lenders.start(), Knowledge(cfg, base, writeback, versions)
+        groups = grouped(actors, held_between(cfg, read_version(place_of(base), versions[0])))
+        yield MethodSearch(groups, Opening(stores, len(actors), lenders.gpu_share))
 
 
 def search_block(
@@ -312,17 +299,13 @@ def _gpu_bytes(share: float) -> int:
     return int(min(free, share * total) / 2)
 
 
-def _gpu_share(encoders: Encoders | None) -> float:
-    return encoders.gpu_share if encoders else 0.0
-
-
 class MergedDocuments:
     """Top-K(R(q, K) u R(q, K_wb)) of questions for which `retrieve` found R(q, K): no encoder is loaded, no base is
     searched again.
     """
 
     def __init__(self, stores: Knowledge) -> None:
-        self.knowledge, self.k = stores.open(), stores.k
+        self.knowledge, self.k = stores.open(), stores.cfg.k
 
     def __call__(self, batch: pa.Table, leave_out: Sequence[frozenset[str]] | None = None) -> pa.Table:
         """The rows with a column `documents_writeback` in place of the vectors; `leave_out` as `KnowledgeBase.fold`."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pyarrow.dataset as ds
 
 from wbrag.methods import searches
 from wbrag.run.actors import WORKS, Stage
@@ -40,18 +40,18 @@ class Compared:
 
     asked: tuple[str, ...]
     earlier: tuple[str, ...]
-    sound: tuple[str, pc.Expression]
+    sound: pc.Expression
     left: pa.Schema
     inputs: str = ""
     retrievals: tuple[str, ...] = ()
 
 
-_NOT_FAILED = ("status", pc.field("status") != "failed")
+_NOT_FAILED = pc.field("status") != "failed"
 _REQUEST = tuple(name for name in REQUEST.names if name != "id")
 _ANSWERED = Compared(
     asked=(*_EXAMPLE, "documents", "documents_writeback"),
     earlier=(*_EXAMPLE, "documents_base", "documents_writeback"),
-    sound=("error", pc.field("error").is_null()),
+    sound=pc.field("error").is_null(),
     left=MERGED,
     retrievals=("retrievals_base", "retrievals_writeback"),
 )
@@ -92,17 +92,13 @@ def digests(how: Compared, table: Path, inputs: Path, searched: bool) -> dict[st
     """For each id of an earlier table whose row may stay, the digest of its inputs. `searched`: the method searches
     while it answers, and a row for which it did depends on more than its documents.
     """
-    retrievals = how.retrievals if searched else ()
-    sound: set[str] = set()
-    for rows in _batches(table, ["id", how.sound[0], *retrievals]):
-        kept = rows.filter(how.sound[1])
-        for name in retrievals:
-            kept = kept.filter(pc.equal(pc.fill_null(kept[name], 0), 0))
-        sound.update(kept["id"].to_pylist())
+    where = how.sound
+    for name in how.retrievals if searched else ():
+        where &= pc.field(name).is_null() | (pc.field(name) == 0)
+    sound = {key for rows in _batches(table, ["id"], where) for key in rows["id"].to_pylist()}
     found: dict[str, bytes] = {}
-    for rows in _batches(inputs, ["id", *how.earlier]):
-        kept = rows.filter(pc.is_in(rows["id"], value_set=pa.array(sound, pa.string())))
-        found |= zip(kept["id"].to_pylist(), map(digest, kept.select(how.earlier).to_pylist()), strict=True)
+    for rows in _batches(inputs, ["id", *how.earlier], _of(sound)):
+        found |= zip(rows["id"].to_pylist(), map(digest, rows.select(how.earlier).to_pylist()), strict=True)
     return found
 
 
@@ -137,13 +133,12 @@ def _told(stage: Stage, earlier: Path, rest: Sequence[pa.Table]) -> Iterator[pa.
     ids = {key for rows in rest for key in rows["id"].to_pylist()}
     match stage.work:
         case "train":
-            of = {row["id"]: row for row in _rows_of(earlier, ids, [*_EXAMPLE, *(one.name for one in EARLIER)])}
+            of = _rows_of(earlier, ids, [*_EXAMPLE, *(one.name for one in EARLIER)])
             for rows in rest:
                 told = [_unless_changed(row, of.get(row["id"])) for row in rows.select(["id", *_EXAMPLE]).to_pylist()]
                 yield rows.append_column(pa.field("earlier", EARLIER), pa.array(told, EARLIER))
         case "predict":
-            columns = [*_EXAMPLE, "documents_base", *(one.name for one in KNOWN), "error"]
-            of = {row["id"]: row for row in _rows_of(earlier, ids, columns)}
+            of = _rows_of(earlier, ids, [*_EXAMPLE, "documents_base", *(one.name for one in KNOWN), "error"])
             shared = KnownAnswers(stage.known) if stage.known else None
             for rows in rest:
                 closed = shared(rows)["known"].to_pylist() if shared else [None] * len(rows)
@@ -176,22 +171,23 @@ def _keep(earlier: Path, ids: Collection[str], schema: pa.Schema, out: Path, not
     """Write the rows of these ids as a file of a table, then note them: should the process die in between, both are
     written once more.
     """
-    wanted = pa.array(ids, pa.string())
-    kept = (rows.filter(pc.is_in(rows["id"], value_set=wanted)) for rows in _batches(earlier, schema.names))
-    write_rows(out, schema, (rows.cast(schema) for rows in kept))
-    write_rows(noted, pa.schema([("id", pa.string())]), [pa.table({"id": wanted})])
+    write_rows(out, schema, (rows.cast(schema) for rows in _batches(earlier, schema.names, _of(ids))))
+    write_rows(noted, pa.schema([("id", pa.string())]), [pa.table({"id": pa.array(ids, pa.string())})])
 
 
-def _rows_of(table: Path, ids: Collection[str], columns: Sequence[str]) -> Iterator[Row]:
-    wanted = pa.array(ids, pa.string())
-    for rows in _batches(table, ["id", *columns]):
-        yield from rows.filter(pc.is_in(rows["id"], value_set=wanted)).to_pylist()
+def _rows_of(table: Path, ids: Collection[str], columns: Sequence[str]) -> dict[str, Row]:
+    return {row["id"]: row for some in _batches(table, ["id", *columns], _of(ids)) for row in some.to_pylist()}
 
 
-def _batches(table: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The rows of a Parquet file, or of those in a folder, none where it is not there; these columns, in order."""
-    files = sorted(table.glob("*.parquet")) if table.is_dir() else [table] if table.exists() else []
-    for file in files:
-        for batch in pq.ParquetFile(file).iter_batches(READ_ROWS, columns=columns):
-            rows = pa.Table.from_batches([batch])
-            yield rows.select(columns) if columns else rows
+def _of(ids: Collection[str]) -> pc.Expression:
+    return pc.field("id").isin(pa.array(ids, pa.string()))
+
+
+def _batches(
+    table: Path, columns: Sequence[str] | None = None, where: pc.Expression | None = None
+) -> Iterator[pa.Table]:
+    """Rows of a Parquet file, or of those in a folder, none where it is not there; these columns, in order."""
+    for file in sorted(table.glob("*.parquet")) if table.is_dir() else [table] if table.exists() else []:
+        part = ds.dataset(file, format="parquet")
+        for batch in part.to_batches(columns=columns, filter=where, batch_size=READ_ROWS):
+            yield pa.Table.from_batches([batch])

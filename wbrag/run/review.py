@@ -4,7 +4,6 @@ whose note keeps all decisions, so that an update holds to them.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ import pyarrow as pa
 
 from wbrag.report.version import stamp_around
 from wbrag.retrieval.encoder import open_encoder, passage_text
+from wbrag.run import tombstones
 from wbrag.schema import PASSAGE, SEEN_BY, UNIT, unit_id
 from wbrag.store import rows
 from wbrag.store.changes import MovedOnError, exchange, write_piece
@@ -178,7 +178,7 @@ def _encoded(store: Where, version: Version, row: Mapping[str, Any]) -> pa.Table
 def said(base: Where, version: Version, ids: Collection[str]) -> dict[str, str]:
     """What these passages say in a version of a base, as a hash by id; those that are not live are not in it."""
     told = rows_of(base, version, ids).select(PASSAGE.names).to_pylist()
-    return {one["id"]: hashlib.sha256(f"{one['title']}\n{one['text']}".encode()).hexdigest() for one in told}
+    return {one["id"]: tombstones.said(one["title"], one["text"]) for one in told}
 
 
 def now() -> str:

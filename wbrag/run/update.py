@@ -37,7 +37,7 @@ from wbrag.run.lease import LEASE, in_turn, leased
 from wbrag.run.record import open_record
 from wbrag.run.review import now
 from wbrag.run.writeback import made_units, publish_units
-from wbrag.store.build import difference, follow_passages
+from wbrag.store.build import Difference, difference, follow_passages
 from wbrag.store.changes import copy_store
 from wbrag.store.files import make_folder
 from wbrag.store.place import place_of
@@ -107,7 +107,7 @@ def update(given: UpdateConfig, session: Session | None = None) -> Updated | Cha
         read = pipeline.read_or_quarantine(cfg, run)
         identity, known = inputs.identity_of(cfg), read_record(before / "run.json")["identity"]
         inputs.refuse_other_settings(run, _fixed(known), _fixed(identity))
-        passages = compared(run, read.corpus)
+        passages, differs = compared(run, read.corpus)
         folder = run / UPDATES / f"{int(before.name) + 1 if done else 1:04d}"
         begun = (folder / "run.json").is_file() and read_record(folder / "run.json")["identity"] == identity
         due = begun or passages or purged_since(run, before)
@@ -119,7 +119,7 @@ def update(given: UpdateConfig, session: Session | None = None) -> Updated | Cha
         job = Job(cfg, folder, open_record(folder, cfg, identity), before)
         inputs.write_quarantine(read.rejected, folder / "quarantine.jsonl")
         drop_failed(job)
-        found = _updated(job, run, read, passages, session, started)
+        found = _updated(job, run, read, passages, differs, session, started)
         for old in done:
             _thin(old)
         return found
@@ -140,16 +140,19 @@ def settings(given: UpdateConfig, before: Path) -> TrainConfig:
     return replace(cfg, **changed, cache_dir=cache, max_error_rate=rate, run_dir=given.run_dir)
 
 
-def compared(run: Path, corpus: Path | None) -> Changes:
-    """A corpus, as Parquet, against the base that readers of the run's pair see; None: that was given, and stays."""
+def compared(run: Path, corpus: Path | None) -> tuple[Changes, dict[int, Difference]]:
+    """A corpus, as Parquet, against the base that readers of the run's pair see, and the same row by row, by the base's
+    version; None: that was given, and stays.
+    """
     base = base_of(run)
     assert base is not None  # a finished run has one
     version, _ = pair(base, run / "writeback")
     assert version is not None
     if corpus is None:
-        return Changes(0, 0, 0, version.rows)
+        return Changes(0, 0, 0, version.rows), {}
     found = difference(place_of(base), corpus, version)
-    return Changes(len(found.added), len(found.changed), len(found.gone), found.untouched, left_out_of(corpus))
+    counts = len(found.added), len(found.changed), len(found.gone), found.untouched
+    return Changes(*counts, left_out_of(corpus)), {version.version: found}
 
 
 def purged_since(run: Path, before: Path) -> bool:
@@ -179,7 +182,13 @@ def _linked(link: Path, target: Path) -> None:
 
 
 def _updated(
-    job: Job, run: Path, read: inputs.Inputs, passages: Changes, session: Session | None, started: float
+    job: Job,
+    run: Path,
+    read: inputs.Inputs,
+    passages: Changes,
+    differs: dict[int, Difference],
+    session: Session | None,
+    started: float,
 ) -> Updated:
     """The stages of an update, in the order of those of `pipeline.train`."""
     cfg, base, writeback = job.cfg, own_base(run), run / "writeback"
@@ -196,8 +205,8 @@ def _updated(
             generators.start()  # loads beside the encoding, as in `pipeline.train`
         with job.record.timed("index"):
             if read.corpus is not None:
-                given = {"corpus": cfg.corpus, **note}
-                follow_passages(read.corpus, base, cfg.encoder, cfg.index, cfg.cluster, given, generators.encoders)
+                told = {"corpus": cfg.corpus, **note}
+                follow_passages(read.corpus, base, generators.encoders, cfg.index, told, known=differs)
         with job.record.timed("retrieve"):
             questions = pipeline.retrieve(cfg, read, base, job.run / QUESTIONS, generators.encoders)
         with job.record.timed("train"):
@@ -223,23 +232,18 @@ def _updated(
     return found
 
 
-def follow(cfg: TrainConfig, corpus: Path, note: dict[str, Any], encoders: Encoders | None) -> None:
+def follow(cfg: TrainConfig, corpus: Path, note: dict[str, Any], encoders: Encoders) -> None:
     """Bring the base of the knowledge base that runs share to a run's documents; its readers see that with the units
     that come next.
     """
     kb = Path(cfg.kb)
     if latest(kb / "base") is not None:
         with in_turn(kb / LEASE):
-            follow_passages(corpus, kb / "base", cfg.encoder, cfg.index, cfg.cluster, note, encoders)
+            follow_passages(corpus, kb / "base", encoders, cfg.index, note)
 
 
 def _outcome(
-    job: Job,
-    passages: Changes,
-    earlier: Mapping[str, int],
-    stores: tuple[Path, Path],
-    examples: int,
-    seconds: float,
+    job: Job, passages: Changes, earlier: Mapping[str, int], stores: tuple[Path, Path], examples: int, seconds: float
 ) -> Updated:
     base, writeback = stores
     now = _versions(pair(base, writeback))

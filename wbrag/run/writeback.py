@@ -25,16 +25,16 @@ import pyarrow.parquet as pq
 from wbrag.config import TrainConfig, one_unit_an_example
 from wbrag.metrics import score
 from wbrag.retrieval.encoder import nearest_sentences
-from wbrag.retrieval.encoding import Encoders, on_encoder
+from wbrag.retrieval.encoding import Encoders
 from wbrag.run.actors import Generators, Stage
 from wbrag.run.checks import checked_units, harmless_examples, harmless_search
 from wbrag.run.failures import check_errors
 from wbrag.run.folder import LEFT_OUT, UNITS, read_fields, read_rows, read_tables, tables_of, write_rows
 from wbrag.run.job import Job, complete, generate
 from wbrag.run.lookup import BATCH_ROWS, Keyed, Rows
-from wbrag.run.retrieve import MERGED, READ_ROWS, MergedDocuments, knowledge_of, lent_search, retrieve_all
+from wbrag.run.retrieve import MERGED, READ_ROWS, Knowledge, MergedDocuments, lent_search, retrieve_all
 from wbrag.run.review import decisions_of, what_is_said
-from wbrag.schema import LEFT, REQUEST, SEEN_BY, TRACE, UNIT, WRITTEN, Document, documents_of
+from wbrag.schema import LEFT, REQUEST, SEEN_BY, TRACE, UNIT, WRITTEN, Document, documents_of, left_row
 from wbrag.store.build import follow_passages
 from wbrag.store.changes import copy_store
 from wbrag.store.files import scratch_folder
@@ -43,6 +43,7 @@ from wbrag.store.versions import current, latest, named, reading
 from wbrag.units.access import seen_by_nobody
 from wbrag.units.decisions import decided
 from wbrag.units.requests import TRACE_COLUMNS, by_question, by_subject
+from wbrag.units.sift import distinct
 from wbrag.units.validate import Reading, balances
 
 Row = dict[str, Any]
@@ -115,20 +116,16 @@ def labelled(units: Iterator[Row], base: Path, scratch: Path) -> tuple[pa.Schema
     version = current(base)
     if not has_labels(base, version):
         return UNIT, units, iter(())
-    rows = Rows.written(_new(scratch, "unlabelled"), UNIT, tables_of(units, UNIT))
+    rows = Rows.written(scratch / "unlabelled", UNIT, tables_of(units, UNIT))
     labels = labels_of(base, version, rows.column("source_ids").to_pylist())
 
     def told(hidden: bool) -> Iterator[Row]:
         both = zip(rows, labels, strict=True)
         return ({**unit, SEEN_BY.name: label} for unit, label in both if seen_by_nobody(label) == hidden)
 
-    return UNIT.append(SEEN_BY), told(False), (_unseen(unit) for unit in told(True))
-
-
-def _unseen(unit: Row) -> Row:
-    request = ", ".join(unit["example_ids"]) or unit["subject"]
-    reason = f"nobody may see all of its sources: {', '.join(unit['source_ids'])}"
-    return {"request": request, "text": f"{unit['title']}\n{unit['text']}", "kind": "access", "reason": reason}
+    why = "nobody may see all of its sources: {}"
+    unseen = (left_row(unit, "access", why.format(", ".join(unit["source_ids"]))) for unit in told(True))
+    return UNIT.append(SEEN_BY), told(False), unseen
 
 
 def written_units(
@@ -146,7 +143,7 @@ def written_units(
     if goal and not complete(job, "written", goal):
         generate(job, generators, Stage(cfg, "write"), source, "written", goal)
     check_errors(job, "written")
-    rows = in_order_of_id(read_tables(job.run / "written", WRITTEN) if goal else (), WRITTEN, _new(scratch, "written"))
+    rows = in_order_of_id(read_tables(job.run / "written", WRITTEN) if goal else (), WRITTEN, scratch / "written")
     units = (unit for row in rows for unit in row["units"] or [])
     return distinct_units(units, scratch), left_out_of(rows)
 
@@ -164,7 +161,7 @@ def kept_examples(traces: Path, scratch: Path) -> Rows:
     """The kept examples of a folder of traces as requests are made of them, in order of their id."""
     kept = pc.field("status") == "kept"
     schema = pa.schema([TRACE.field(name) for name in TRACE_COLUMNS])
-    return in_order_of_id(read_tables(traces, TRACE, TRACE_COLUMNS, kept), schema, _new(scratch, "kept"))
+    return in_order_of_id(read_tables(traces, TRACE, TRACE_COLUMNS, kept), schema, scratch / "kept")
 
 
 def in_order_of_id(tables: Iterable[pa.Table], schema: pa.Schema, scratch: Path) -> Rows:
@@ -173,7 +170,7 @@ def in_order_of_id(tables: Iterable[pa.Table], schema: pa.Schema, scratch: Path)
     return rows.chosen(np.asarray(pc.sort_indices(rows.column("id")), dtype=np.int64))
 
 
-def requests(cfg: TrainConfig, kept: Iterable[Row], base: Path, encoders: Encoders | None) -> Iterator[Row]:
+def requests(cfg: TrainConfig, kept: Iterable[Row], base: Path, encoders: Encoders) -> Iterator[Row]:
     """The requests for the units of kept examples (`wbrag.units.requests`), which are gone through twice; searched and
     chosen on encoder actors.
     """
@@ -185,7 +182,7 @@ def requests(cfg: TrainConfig, kept: Iterable[Row], base: Path, encoders: Encode
 
     def nearest(questions: Sequence[str], there: Sequence[Sequence[str]]) -> list[list[int]]:
         count = cfg.units.sentences if cfg.units.scope == "question" else 1
-        return on_encoder(cfg.encoder, cfg.cluster, encoders, nearest_sentences, questions, there, count)
+        return encoders.on_one(nearest_sentences, questions, there, count)
 
     kept = harmless_examples(kept) if cfg.units.checks else kept
     if cfg.units.scope == "subject":
@@ -215,24 +212,20 @@ def validated(
         write_rows(source, MERGED, readers(job.cfg, file, questions / "train.parquet", known, (base, candidates)))
     goal = pq.read_metadata(source).num_rows
     if goal and not complete(job, "readings", goal):
-        with lent_search(job.cfg, base, encoders=generators.encoders) as found:
+        with lent_search(job.cfg, generators.encoders, base) as found:
             generate(job, generators, Stage(job.cfg, "validate", None, known, found), source, "readings", goal)
     check_errors(job, "readings")
     judged = ("id", "form", "doubt", "source_ids", "example_ids")
     told = balances(
         read_rows(job.run, UNIT, judged, pattern=CANDIDATES), readings_of(job.run / "readings", job.cfg, scratch)
     )
-    return {
-        unit["id"]: {
-            "request": ", ".join(unit["example_ids"]) or unit["subject"],
-            "text": f"{unit['title']}\n{unit['text']}",
-            "kind": "harmful",
-            "reason": f"{balance.reason}; read by {balance.readings}"
-            + (f", changed {', '.join(balance.questions)}" if balance.questions else ""),
-        }
-        for unit in read_rows(job.run, UNIT, pattern=CANDIDATES)
-        if (balance := told[unit["id"]]).reason
-    }
+    harmful: dict[str, Row] = {}
+    for unit in read_rows(job.run, UNIT, pattern=CANDIDATES):
+        if (balance := told[unit["id"]]).reason:
+            changed = f", changed {', '.join(balance.questions)}" if balance.questions else ""
+            why = f"{balance.reason}; read by {balance.readings}{changed}"
+            harmful[unit["id"]] = left_row(unit, "harmful", why)
+    return harmful
 
 
 def readers(
@@ -245,7 +238,7 @@ def readers(
     ids = pq.read_table(answered, columns=["id"])
     asked = Keyed(Rows.of(ids.combine_chunks().to_batches(), ids.schema), "id")
     with reading(*stores) as versions:
-        retriever = MergedDocuments(knowledge_of(cfg, *stores, versions))
+        retriever = MergedDocuments(Knowledge(cfg, *stores, versions))
         for batch in pq.ParquetFile(source).iter_batches(READ_ROWS):
             rows = pa.Table.from_batches([batch])
             rows = rows.filter(pa.array(asked.find(rows["id"]) >= 0))
@@ -271,7 +264,7 @@ def units_behind(units: Path) -> Keyed:
 def readings_of(folder: Path, cfg: TrainConfig, scratch: Path) -> Iterator[Reading]:
     """What the rows of `readings/` say, in order of their id."""
     told = tables_of((_reading(row, cfg) for row in read_fields(folder, READ)), READING)
-    for row in in_order_of_id(told, READING, _new(scratch, "read")):
+    for row in in_order_of_id(told, READING, scratch / "read"):
         nearness = dict(zip(row["units"], row["nearness"], strict=True))
         yield Reading(row["id"], row["before"], row["after"], nearness)
 
@@ -289,14 +282,14 @@ def _reading(row: Row, cfg: TrainConfig) -> Row:
 
 
 def publish_units(
-    units: Path, store: Path, cfg: TrainConfig, note: Mapping[str, Any], base: Path, encoders: Encoders | None = None
+    units: Path, store: Path, cfg: TrainConfig, note: Mapping[str, Any], base: Path, encoders: Encoders
 ) -> None:
     """Bring a store of units to those of a Parquet file (`schema.UNIT`) and to the current version of `base`. It is
     searched exactly, whatever kind of index the base is: thousands of units need no lists.
     """
     index, note = replace(cfg.index, kind="flat_fp16"), {**note, "merge": asdict(cfg.merge)}
     note |= {"retrieval": asdict(cfg.retrieval)}
-    follow_passages(units, store, cfg.encoder, index, cfg.cluster, note, encoders, named(current(base)))
+    follow_passages(units, store, encoders, index, note, named(current(base)))
 
 
 def units_of(traces: Path, scratch: Path) -> Iterator[Row]:
@@ -325,24 +318,9 @@ def _distilled(traces: Path) -> bool:
 
 def distinct_units(units: Iterable[Row], scratch: Path) -> Iterator[Row]:
     """The units in order of their id, each once (`distinct`)."""
-    rows = in_order_of_id(tables_of(units, UNIT), UNIT, _new(scratch, "units"))
+    rows = in_order_of_id(tables_of(units, UNIT), UNIT, scratch / "units")
     ids = rows.column("id")
     first = np.append(0, np.flatnonzero(np.asarray(pc.not_equal(ids[1:], ids[:-1]))) + 1)  # of the rows of each id
     edges = np.append(first, len(rows))[np.searchsorted(first, np.arange(0, len(rows), BATCH_ROWS))]
     for start, end in pairwise([*np.unique(edges).tolist(), len(rows)]):
         yield from distinct(rows.take(np.arange(start, end)).to_pylist())
-
-
-def distinct(units: Sequence[Row]) -> list[Row]:
-    """The units in order of their id, each once with the examples of all that are the same."""
-    found: dict[str, tuple[Row, dict[str, None]]] = {}
-    for unit in sorted(units, key=lambda unit: (unit["id"], unit["example_ids"])):
-        _, examples = found.setdefault(unit["id"], (unit, {}))
-        examples |= dict.fromkeys(unit["example_ids"])
-    return [{**unit, "example_ids": list(examples)} for unit, examples in found.values()]
-
-
-def _new(scratch: Path, name: str) -> Path:
-    folder = scratch / name
-    folder.mkdir()
-    return folder

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from wbrag import config
 from wbrag.retrieval.encoder import Encoder, passage_text
-from wbrag.retrieval.encoding import Encoders, Watched, lent
+from wbrag.retrieval.encoding import Encoders
 from wbrag.schema import PASSAGE
 from wbrag.store import rows
 from wbrag.store.changes import LiveError, MovedOnError, exchange, publish, write_piece
@@ -61,21 +61,18 @@ class Difference:
 def build_store(
     passages: Path,
     where: Where,
-    encoder: config.Encoder,
+    encoders: Encoders,
     index: config.Index,
-    cluster: config.Cluster,
     note: dict[str, Any],
-    encoders: Encoders | None = None,
     base: tuple[int, str] | None = None,
 ) -> Version:
     """Encode the passages and publish them as one new version; returns the version that holds them.
 
     `passages`: a Parquet file with id, title, text and any other columns, which stay. Ids that are live already are
     skipped; when all are, the current version is returned. `base`: what a version of units belongs to
-    (`versions.named`). The note is `note` and the encoder's settings. `ray.init` is the caller's, and so are
-    `encoders`, actors that hold this encoder; without them the build starts its own, on CPUs. StoreError, naming file
-    and row: null or duplicate ids, null text, no passage at all, an id that is live with another text, another encoder
-    or kind of index than the store's. ConfigError: more lists than rows.
+    (`versions.named`). The note is `note` and the encoder's settings. StoreError, naming file and row: null or
+    duplicate ids, null text, no passage at all, an id that is live with another text, another encoder or kind of index
+    than the store's. ConfigError: more lists than rows.
     """
     check_index(index)
     place, file = place_of(where), passages.resolve()
@@ -90,9 +87,9 @@ def build_store(
             log.warning("%s: %s and stays: wbrag kb delete %s ID... takes it out", place, told, place)
         if not len(new):
             return current(place)
-        with _pieces(place, file, new, parent, encoder, index, cluster, encoders) as (pieces, spec, fingerprint):
+        with _pieces(place, file, new, parent, encoders, index) as (pieces, spec, fingerprint):
             try:
-                return publish(place, pieces, spec, fingerprint, {**note, **encoder_note(encoder)}, base)
+                return publish(place, pieces, spec, fingerprint, {**note, **encoder_note(encoders.encoder)}, base)
             except LiveError:  # another writer published some of them meanwhile
                 continue
 
@@ -100,35 +97,35 @@ def build_store(
 def follow_passages(
     passages: Path,
     where: Where,
-    encoder: config.Encoder,
+    encoders: Encoders,
     index: config.Index,
-    cluster: config.Cluster,
     note: dict[str, Any],
-    encoders: Encoders | None = None,
     base: tuple[int, str] | None = None,
+    known: Mapping[int, Difference] | None = None,
 ) -> Version:
     """Bring a store to exactly these passages, as one new version; returns the version that holds them.
 
     Only rows that are new, or that differ in any column from the live one of their id, are encoded; ids that are in no
     row go. Where nothing differs the current version is returned, or, if it belongs to another `base`, one that differs
     in that alone. Arguments and errors as `build_store`, but that an id may be live with another text; a store without
-    a version is built.
+    a version is built. `known`: by version what the passages have over it, where that was found out before.
     """
     place, file = place_of(where), passages.resolve()
     while (parent := latest(place)) is not None:
         _check_kind(place, parent, index)
-        found = _in_task(difference, place, file, parent)
+        found = (known or {}).get(parent.version)
+        found = _in_task(difference, place, file, parent) if found is None else found
         if not found and parent.base == base:
             return parent
-        told, new = {**note, **encoder_note(encoder)}, np.concatenate([found.added, found.changed])
+        told, new = {**note, **encoder_note(encoders.encoder)}, np.concatenate([found.added, found.changed])
         try:
             if not len(new):
                 return exchange(place, parent, [], found.gone, told, base)
-            with _pieces(place, file, new, parent, encoder, index, cluster, encoders) as (pieces, _, _):
+            with _pieces(place, file, new, parent, encoders, index) as (pieces, _, _):
                 return exchange(place, parent, pieces, found.gone, told, base)
         except MovedOnError:
             continue
-    return build_store(passages, where, encoder, index, cluster, note, encoders, base)
+    return build_store(passages, where, encoders, index, note, base)
 
 
 def _in_task(work: Callable[..., Made], *given: object) -> Made:
@@ -150,42 +147,27 @@ def _check_kind(place: Place, parent: Version | None, index: config.Index) -> No
 
 @contextmanager
 def _pieces(
-    place: Place,
-    file: Path,
-    new: np.ndarray,
-    parent: Version | None,
-    encoder: config.Encoder,
-    index: config.Index,
-    cluster: config.Cluster,
-    encoders: Encoders | None,
+    place: Place, file: Path, new: np.ndarray, parent: Version | None, encoders: Encoders, index: config.Index
 ) -> Iterator[tuple[list[Piece], Spec, str]]:
     """The rows `new` of a file as pieces beside `parent`, for the block to publish; how their vectors are stored, and
     the encoder's fingerprint. Once they are published, the vectors that a killed build would go on with are removed.
     """
-    name = config.fingerprint(sha256_file(file), encoder_note(encoder))
+    name = config.fingerprint(sha256_file(file), encoder_note(encoders.encoder))
     groups = {f"pieces/{name}-{sha256_bytes(some.tobytes())[:16]}.npy": some for some in cut(new, ROW_GROUP)}
-    with lent(encoder, cluster, encoders) as actors:
-        watched = encoders.watched if encoders else None
-        dimension, fingerprint = _encoded(place, file, groups, parent.encoder if parent else "", actors, watched)
-        makers = actors if encoders and encoders.on_gpus and index.kind == "ivf_fp16" else []
-        spec = parent.spec if parent else _made(new_spec, [(place, list(groups), index, dimension)], makers)[0]
-        schema = rows.schema_in(place, parent, pq.read_schema(file), dimension)
-        parts = cut(list(groups), max(1, index.fragment_rows // ROW_GROUP))
-        wanted = [(place, file, {one: groups[one] for one in part}, schema, spec) for part in parts]
-        pieces = _made(make_piece, wanted, makers)
-    yield pieces, spec, fingerprint
+    dimension, fingerprint = _encoded(place, file, groups, parent.encoder if parent else "", encoders)
+    makers = encoders.start() if encoders.on_gpus and index.kind == "ivf_fp16" else []
+    spec = parent.spec if parent else _made(new_spec, [(place, list(groups), index, dimension)], makers)[0]
+    schema = rows.schema_in(place, parent, pq.read_schema(file), dimension)
+    parts = cut(list(groups), max(1, index.fragment_rows // ROW_GROUP))
+    wanted = [(place, file, {one: groups[one] for one in part}, schema, spec) for part in parts]
+    yield _made(make_piece, wanted, makers), spec, fingerprint
     for left in place.names("pieces"):
         if left.startswith(name):
             place.remove(f"pieces/{left}")
 
 
 def _encoded(
-    place: Place,
-    file: Path,
-    groups: Mapping[str, np.ndarray],
-    expected: str,
-    actors: list[Any],
-    watched: Watched | None,
+    place: Place, file: Path, groups: Mapping[str, np.ndarray], expected: str, encoders: Encoders
 ) -> tuple[int, str]:
     """The vectors of all groups written (`encode_group`); their dimension and the encoder's fingerprint."""
     from ray.util import ActorPool
@@ -193,9 +175,9 @@ def _encoded(
     def ask(actor: Any, group: str) -> Any:  # noqa: ANN401 - Ray's handle and reference
         return actor.apply.remote(encode_group, place, file, groups[group], group, expected)
 
-    found = ActorPool(actors).map_unordered(ask, list(groups))
+    found = ActorPool(encoders.start()).map_unordered(ask, list(groups))
     rows = sum(map(len, groups.values()))
-    made: set[tuple[int, str]] = set(watched("encode", found, rows, lambda _: ROW_GROUP) if watched else found)
+    made: set[tuple[int, str]] = set(encoders.watched("encode", found, rows, lambda _: ROW_GROUP))
     if len(made) != 1:
         raise StoreError(f"{place}: encoder actors disagree: {sorted(made)}")
     return made.pop()

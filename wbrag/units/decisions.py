@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from wbrag.schema import left_row
+
 State = Literal["accepted", "rejected", "edited"]
 Row = dict[str, Any]
 
@@ -37,24 +39,16 @@ def decided(
     """
     refused = {key: one for key, one in decisions.items() if one.state != "accepted"}
     kept = [unit for unit in units if unit["id"] not in refused]
-    left_out = [_left(unit, refused[unit["id"]]) for unit in units if unit["id"] in refused]
+    told = ((unit, refused[unit["id"]]) for unit in units if unit["id"] in refused)
+    left_out = [left_row(unit, one.state, f"{one.at}: {one.why}" if one.why else one.at) for unit, one in told]
     made = {unit["id"] for unit in kept} | {key for key, one in decisions.items() if one.state == "rejected"}
     for one in decisions.values():
         if one.state != "edited" or one.unit["id"] in made:
             continue
         if changed := [key for key, said in one.sources.items() if sources.get(key) != said]:
-            told = f"edited {one.at}, and {', '.join(changed)} changed since: look at it again"
-            left_out.append(_row(one.unit, "review", told))
+            why = f"edited {one.at}, and {', '.join(changed)} changed since: look at it again"
+            left_out.append(left_row(one.unit, "review", why))
         else:
             kept.append(one.unit)
             made.add(one.unit["id"])
     return sorted(kept, key=lambda unit: str(unit["id"])), left_out
-
-
-def _left(unit: Row, decision: Decision) -> Row:
-    return _row(unit, decision.state, f"{decision.at}: {decision.why}" if decision.why else decision.at)
-
-
-def _row(unit: Row, kind: str, reason: str) -> Row:
-    request = ", ".join(unit["example_ids"]) or unit["subject"]
-    return {"request": request, "text": f"{unit['title']}\n{unit['text']}", "kind": kind, "reason": reason}

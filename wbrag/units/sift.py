@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from wbrag.schema import unit_id
+from wbrag.schema import contents_of, left_row, unit_id
 from wbrag.units.attacks import attack, cleaned, seen
 from wbrag.units.facts import Fact, facts
 from wbrag.units.sentences import names, sentences, tokens, words
@@ -75,7 +75,8 @@ class Evidence:
         text, left_out = cleaned(passage.text)
         if reason := attack(passage.title):
             left_out = [(passage.title, reason), *left_out]
-        self.attacks += [left(passage.id, text, "attack", reason) for text, reason in left_out]
+        told = {"request": passage.id, "kind": "attack"}
+        self.attacks += [told | {"text": text, "reason": reason} for text, reason in left_out]
         self.dates[passage.id] = passage.date
         here: dict[str, set[Fact]] = defaultdict(set)
         for sentence in sentences(text):
@@ -178,7 +179,7 @@ def sifted(units: Sequence[Row], evidence: Evidence, came: Came | None = None) -
     found = Sifted([], [], list(evidence.attacks))
     for unit in units:
         _sift(unit, evidence, found)
-    return Sifted(_once(found.kept), _once(found.waiting), found.left_out)
+    return Sifted(distinct(found.kept), distinct(found.waiting), found.left_out)
 
 
 def _sift(unit: Row, evidence: Evidence, found: Sifted) -> None:
@@ -200,7 +201,7 @@ def _sift(unit: Row, evidence: Evidence, found: Sifted) -> None:
         if kind == "review":
             found.waiting.append(made)
         told = f"{made['id']}: {reason}" if kind == "review" else reason
-        found.left_out.append(left(_request(unit), _contents(made), kind, told))
+        found.left_out.append(left_row(made, kind, told))
 
 
 def part_of(unit: Row, some: Sequence[str], evidence: Evidence, kept: bool) -> Row:
@@ -218,27 +219,13 @@ def part_of(unit: Row, some: Sequence[str], evidence: Evidence, kept: bool) -> R
     return unit | changed | {"id": unit_id(unit["title"], text, ids)}
 
 
-def left(request: str, text: str, kind: str, reason: str) -> Row:
-    """A row of `schema.LEFT`."""
-    return {"request": request, "text": text, "kind": kind, "reason": reason}
-
-
-def _request(unit: Row) -> str:
-    return ", ".join(unit["example_ids"]) or str(unit["subject"])
-
-
-def _contents(unit: Row) -> str:
-    return f"{unit['title']}\n{unit['text']}"
-
-
-def _once(units: Iterable[Row]) -> list[Row]:
-    """Units in order of their id; of equal ones the examples of all."""
-    found: dict[str, Row] = {}
+def distinct(units: Iterable[Row]) -> list[Row]:
+    """The units in order of their id, each once with the examples of all that are the same."""
+    found: dict[str, tuple[Row, dict[str, None]]] = {}
     for unit in sorted(units, key=lambda unit: (unit["id"], unit["example_ids"], repr(unit))):
-        there = found.setdefault(unit["id"], unit)
-        examples = list(dict.fromkeys([*there["example_ids"], *unit["example_ids"]]))
-        found[unit["id"]] = there | {"example_ids": examples}
-    return list(found.values())
+        _, examples = found.setdefault(unit["id"], (unit, {}))
+        examples |= dict.fromkeys(unit["example_ids"])
+    return [{**unit, "example_ids": list(examples)} for unit, examples in found.values()]
 
 
 def dated(value: object) -> float | None:
@@ -278,25 +265,19 @@ def merged(some: Sequence[Row], vectors: np.ndarray) -> tuple[list[Row], list[Ro
     a sentence more, a word in small letters, or a name under which it is found is never lost. The one with most words
     stays, of equals the one with most sources, then examples, then the least id; it gains those of the others.
     """
-    said = [words(_contents(unit)) for unit in some]
+    said = [words(contents_of(unit)) for unit in some]
     named = [frozenset(tokens(unit["title"]).words) for unit in some]
-    places = sorted(range(len(some)), key=lambda i: (-len(said[i]), -len(named[i]), *_rank(some[i])))
+    more = [(-len(unit["source_ids"]), -len(unit["example_ids"]), unit["id"]) for unit in some]
+    places = sorted(range(len(some)), key=lambda i: (-len(said[i]), -len(named[i]), *more[i]))
     near = vectors.astype(np.float32) @ vectors.astype(np.float32).T >= NEAR
     stays: dict[int, list[int]] = {}
     for i in places:
         of = next((j for j in stays if near[i, j] and said[i] <= said[j] and named[i] <= named[j]), None)
         stays.setdefault(i if of is None else of, []).append(i)
     kept = [_joined([some[i] for i in members]) for members in stays.values()]
-    left_out = [
-        left(_request(some[i]), _contents(some[i]), "duplicate", f"says what {one['id']} says")
-        for one, members in zip(kept, stays.values(), strict=True)
-        for i in members[1:]
-    ]
-    return kept, left_out
-
-
-def _rank(unit: Row) -> tuple[int, int, str]:
-    return -len(unit["source_ids"]), -len(unit["example_ids"]), unit["id"]
+    pairs = zip(kept, stays.values(), strict=True)
+    gone = [left_row(some[i], "duplicate", f"says what {one['id']} says") for one, them in pairs for i in them[1:]]
+    return kept, gone
 
 
 def _joined(members: Sequence[Row]) -> Row:
