@@ -30,8 +30,8 @@ MIXTURE_ATTEMPTS = 20
 #: Length of a call that only keeps the engine busy, tokens.
 BUSY_TOKENS = 64
 #: With so few, on a CPU, none is kept free for vLLM's scheduler: of two, half would be (a run took 30 % longer). And
-#: its worker, a process of its own so that threads can be bound to cores, is in that of the scheduler: of two, an engine
-#: was up after 16 s and not 23, and did 252 calls a second and not 233.
+#: its worker, a process of its own so that threads can be bound to cores, is in that of the scheduler: of two, an
+#: engine was up after 16 s and not 23, and did 252 calls a second and not 233.
 FEW_CORES = 2
 #: The longest folder that vLLM's sockets may lie in, characters: their paths end at 107, their names are UUIDs.
 LONGEST_TMPDIR = 107 - 1 - 36
