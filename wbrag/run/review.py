@@ -13,14 +13,14 @@ from typing import Any
 import pyarrow as pa
 
 from wbrag.report.version import stamp_around
-from wbrag.retrieval.encoder import open_encoder, passage_text
+from wbrag.retrieval.encoder import passage_text
 from wbrag.schema import PASSAGE, SEEN_BY, UNIT, unit_id
 from wbrag.store import rows
 from wbrag.store.changes import MovedOnError, exchange, write_piece
 from wbrag.store.files import StoreError
 from wbrag.store.place import Where, place_of
 from wbrag.store.rows import Piece, rows_of
-from wbrag.store.versions import Version, current, latest, noted, noted_encoder, pair, read_version
+from wbrag.store.versions import Version, current, latest, noted, opened_encoder, pair, read_version
 from wbrag.units.access import NOBODY
 from wbrag.units.decisions import Decision
 
@@ -162,16 +162,9 @@ def _piece(store: Where, version: Version, row: pa.Table) -> Piece:
 def _encoded(store: Where, version: Version, row: Mapping[str, Any]) -> pa.Table:
     """A unit with its vector, by the encoder that the store was made with."""
     place = place_of(store)
-    if (told := noted_encoder(place, version)) is None:
-        raise StoreError(f"{place}: no version says which encoder made it")
-    encoder = open_encoder(told)
-    if encoder.fingerprint != version.encoder:
-        raise StoreError(
-            f"{place}: encoder is {encoder.fingerprint!r}, version {version.version} has {version.encoder!r}"
-        )
     schema = UNIT.append(SEEN_BY) if SEEN_BY.name in row else UNIT
     table = pa.Table.from_pylist([dict(row)], schema)
-    vector = encoder.encode_passages([passage_text(row["title"], row["text"])])
+    vector = opened_encoder(place, version).encode_passages([passage_text(row["title"], row["text"])])
     return rows.with_vectors(table, vector, rows.schema_in(place, version, schema, version.spec.dimension))
 
 

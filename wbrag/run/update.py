@@ -37,7 +37,7 @@ from wbrag.run.lease import LEASE, in_turn, leased
 from wbrag.run.record import open_record
 from wbrag.run.review import now
 from wbrag.run.writeback import made_units, publish_units
-from wbrag.store.build import difference, follow_passages
+from wbrag.store.build import build_store, difference
 from wbrag.store.changes import copy_store
 from wbrag.store.files import make_folder
 from wbrag.store.place import place_of
@@ -197,7 +197,8 @@ def _updated(
         with job.record.timed("index"):
             if read.corpus is not None:
                 given = {"corpus": cfg.corpus, **note}
-                follow_passages(read.corpus, base, cfg.encoder, cfg.index, cfg.cluster, given, generators.encoders)
+                on = cfg.encoder, cfg.index, cfg.cluster
+                build_store(read.corpus, base, *on, given, generators.encoders, follow=True)
         with job.record.timed("retrieve"):
             questions = pipeline.retrieve(cfg, read, base, job.run / QUESTIONS, generators.encoders)
         with job.record.timed("train"):
@@ -230,7 +231,7 @@ def follow(cfg: TrainConfig, corpus: Path, note: dict[str, Any], encoders: Encod
     kb = Path(cfg.kb)
     if latest(kb / "base") is not None:
         with in_turn(kb / LEASE):
-            follow_passages(corpus, kb / "base", cfg.encoder, cfg.index, cfg.cluster, note, encoders)
+            build_store(corpus, kb / "base", cfg.encoder, cfg.index, cfg.cluster, note, encoders, follow=True)
 
 
 def _outcome(

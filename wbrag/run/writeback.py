@@ -35,7 +35,7 @@ from wbrag.run.lookup import BATCH_ROWS, Keyed, Rows
 from wbrag.run.retrieve import MERGED, READ_ROWS, MergedDocuments, knowledge_of, lent_search, retrieve_all
 from wbrag.run.review import decisions_of, what_is_said
 from wbrag.schema import LEFT, REQUEST, SEEN_BY, TRACE, UNIT, WRITTEN, Document, documents_of
-from wbrag.store.build import follow_passages
+from wbrag.store.build import build_store
 from wbrag.store.changes import copy_store
 from wbrag.store.files import scratch_folder
 from wbrag.store.rows import has_labels, labels_of
@@ -296,7 +296,7 @@ def publish_units(
     """
     index, note = replace(cfg.index, kind="flat_fp16"), {**note, "merge": asdict(cfg.merge)}
     note |= {"retrieval": asdict(cfg.retrieval)}
-    follow_passages(units, store, cfg.encoder, index, cfg.cluster, note, encoders, named(current(base)))
+    build_store(units, store, cfg.encoder, index, cfg.cluster, note, encoders, named(current(base)), follow=True)
 
 
 def units_of(traces: Path, scratch: Path) -> Iterator[Row]:

@@ -137,10 +137,9 @@ def _search_routes(app: FastAPI, served: Served, measures: Measures, keyed: bool
             raise HTTPException(422, "question or questions: one of the two is needed")
         if asked.groups is not None and not keyed:
             raise HTTPException(403, "groups: are believed only with a key; start the server with --api-key-env")
-        how = {"writeback": asked.writeback, "where": asked.where, "groups": asked.groups}
         begin = time.perf_counter()
         try:
-            found = served.hits(questions, asked.k, **how)  # type: ignore[arg-type]
+            found = served.hits(questions, asked.k, writeback=asked.writeback, where=asked.where, groups=asked.groups)
         except StoreError as error:
             LOG.error("%s: a search failed: %s", served.place, error)
             raise HTTPException(503, "the knowledge base cannot be searched; the server's log says why") from error
