@@ -36,15 +36,17 @@ def test_kept_encoders_stay_and_others_end_with_the_block(ray_session: None) -> 
     cluster = Cluster(encoders=2)
     kept = Encoders(HASHING, cluster)
     with lent(HASHING, cluster, kept) as first:
-        assert ray.get([actor.apply.remote(rows_of, ["a", "b"]) for actor in first]) == [2, 2]
+        assert ray.get([actor.apply.remote(rows_of, ["a", "b"]) for actor in first.handles]) == [2, 2]
     with lent(HASHING, cluster, kept) as second:
-        assert second == first
+        assert second is first is kept
         with pytest.raises(LookupError, match="not with hashing-64d"):
-            ray.get(second[0].apply.remote(refuse))
+            ray.get(second.handles[0].apply.remote(refuse))
+        ours = list(kept.handles)
     with lent(HASHING, cluster) as own:
-        assert not set(own) & set(second)
+        theirs = list(own.handles)
+        assert not set(theirs) & set(ours)
     kept.stop()
-    for actor in (*own, *second):
+    for actor in (*ours, *theirs):
         with pytest.raises(ray.exceptions.RayActorError):
             ray.get(actor.apply.remote(rows_of, ["a"]))
 
@@ -63,8 +65,8 @@ def test_an_encoder_that_is_lost_is_started_anew_where_there_is_a_place(
     kept = Encoders(HASHING, Cluster(), lambda: [next(places)])
     lost = kept.start()
     with lent(HASHING, Cluster(), kept) as found:
-        assert not set(found) & set(lost)
-        assert ray.get(found[0].apply.remote(rows_of, ["a", "b"])) == 2
+        assert not set(found.handles) & set(lost)
+        assert ray.get(found.handles[0].apply.remote(rows_of, ["a", "b"])) == 2
     kept.stop()
     said = [one.getMessage() for one in caplog.records if one.name == encoding.log.name]
     assert said == ["an encoder gave no answer for 0 s: encoders are started anew"]

@@ -113,16 +113,17 @@ def on_encoder(
     import ray
 
     with lent(encoder, cluster, kept) as actors:
-        made: Made = ray.get(actors[0].apply.remote(work, *given))
+        made: Made = ray.get(actors.handles[0].apply.remote(work, *given))
     return made
 
 
 @contextmanager
-def lent(encoder: config.Encoder, cluster: config.Cluster, kept: Encoders | None = None) -> Iterator[list[Any]]:
-    """Handles of encoder actors for the block: the `kept` ones, which stay, else some of its own, on CPUs."""
+def lent(encoder: config.Encoder, cluster: config.Cluster, kept: Encoders | None = None) -> Iterator[Encoders]:
+    """Encoder actors for the block, started: the `kept` ones, which stay, else some of its own, on CPUs."""
     encoders = kept or Encoders(encoder, cluster)
     try:
-        yield encoders.start()
+        encoders.start()
+        yield encoders
     finally:
         if encoders is not kept:
             encoders.stop()

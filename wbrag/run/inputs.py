@@ -20,11 +20,10 @@ import pyarrow.parquet as pq
 
 from wbrag.config import (
     Backbone,
-    BuildConfig,
     ConfigError,
+    Corpus,
     Encoder,
     Index,
-    QuestionsConfig,
     TrainConfig,
     Units,
     fingerprint,
@@ -205,7 +204,7 @@ def check_base(cfg: TrainConfig) -> None:
         raise ConfigError(f"base={cfg.base}: its index is {version.spec.kind!r}, the run has {cfg.index.kind!r}")
 
 
-def check_corpus(cfg: TrainConfig | BuildConfig | QuestionsConfig) -> None:
+def check_corpus(cfg: Corpus) -> None:
     """ConfigError for a corpus that is neither a text nor a list of these, or that nobody can cut."""
     many = cfg.corpus if isinstance(cfg.corpus, list) else [cfg.corpus]
     if not many or not all(isinstance(one, str) for one in many):
@@ -304,7 +303,7 @@ def _test_identity(cfg: TrainConfig, cache: Path) -> str:
     return there if cfg.benchmark.test else f"{cfg.benchmark.test_share} of {there}"
 
 
-def fingerprinted(cfg: TrainConfig | BuildConfig | QuestionsConfig, cache: Path) -> str:
+def fingerprinted(cfg: Corpus, cache: Path) -> str:
     """What changes the passages of a corpus: its content, which columns are read, and how long documents are cut."""
     cut = cfg.chunk_words if any(is_document(file.name) for file in files_of(located(cfg.corpus, cache))) else None
     how = [part for part in (cfg.corpus_columns, cut) if part]
@@ -469,7 +468,7 @@ def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> N
         raise InputError(f"{told}; is the file whole? benchmark.rows.{split}=0 takes any other")
 
 
-def read_corpus(cfg: TrainConfig | BuildConfig | QuestionsConfig, cache: Path) -> tuple[Path, list[Rejected]]:
+def read_corpus(cfg: Corpus, cache: Path) -> tuple[Path, list[Rejected]]:
     """The corpus as Parquet in `cache`, without what was purged of a run, made once per content however many runs need
     it, and the rows left out; errors as `write_corpus`.
     """

@@ -111,8 +111,8 @@ def retrieve_all(
             FullText(place_of(base), record)  # once, and not by every actor
         with lent(cfg.encoder, cfg.cluster, encoders) as actors:
             stores = knowledge_of(cfg, base, versions=(record.version, 0))
-            opening = Opening(stores, len(actors), _gpu_share(encoders))
-            batches = retrieved(grouped(actors, held_between(cfg, record)), opening, asked)
+            opening = Opening(stores, len(actors.handles), actors.gpu_share)
+            batches = retrieved(grouped(actors.handles, held_between(cfg, record)), opening, asked)
             found = watched("retrieve", batches, len(asked), len)
             for first in found:  # a killed run has lost what is not yet a file
                 share(folder, pa.concat_tables([first, *islice(found, FILE_BATCHES - 1)]))
@@ -256,8 +256,8 @@ def lent_search(
     lenders = None if encoders and encoders.make_room else encoders
     with reading(base, writeback) as versions, lent(cfg.encoder, cfg.cluster, lenders) as actors:
         stores, record = knowledge_of(cfg, base, writeback, versions), read_version(place_of(base), versions[0])
-        groups = grouped(actors, held_between(cfg, record))
-        yield MethodSearch(groups, Opening(stores, len(actors), _gpu_share(lenders)))
+        groups = grouped(actors.handles, held_between(cfg, record))
+        yield MethodSearch(groups, Opening(stores, len(actors.handles), actors.gpu_share))
 
 
 def search_block(
@@ -310,10 +310,6 @@ def _gpu_bytes(share: float) -> int:
 
     free, total = torch.cuda.mem_get_info()
     return int(min(free, share * total) / 2)
-
-
-def _gpu_share(encoders: Encoders | None) -> float:
-    return encoders.gpu_share if encoders else 0.0
 
 
 class MergedDocuments:

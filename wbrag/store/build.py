@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from wbrag import config
 from wbrag.retrieval.encoder import Encoder, passage_text
-from wbrag.retrieval.encoding import Encoders, Watched, lent
+from wbrag.retrieval.encoding import Encoders, lent
 from wbrag.schema import PASSAGE
 from wbrag.store import rows
 from wbrag.store.changes import LiveError, MovedOnError, exchange, publish, write_piece
@@ -126,9 +126,8 @@ def _pieces(
     name = config.fingerprint(sha256_file(file), encoder_note(encoder))
     groups = {f"pieces/{name}-{sha256_bytes(some.tobytes())[:16]}.npy": some for some in cut(new, ROW_GROUP)}
     with lent(encoder, cluster, encoders) as actors:
-        watched = encoders.watched if encoders else None
-        dimension, fingerprint = _encoded(place, file, groups, parent.encoder if parent else "", actors, watched)
-        makers = actors if encoders and encoders.on_gpus and index.kind == "ivf_fp16" else []
+        dimension, fingerprint = _encoded(place, file, groups, parent.encoder if parent else "", actors)
+        makers = actors.handles if actors.on_gpus and index.kind == "ivf_fp16" else []
         spec = parent.spec if parent else _made(new_spec, [(place, list(groups), index, dimension)], makers)[0]
         schema = rows.schema_in(place, parent, pq.read_schema(file), dimension)
         parts = cut(list(groups), max(1, index.fragment_rows // ROW_GROUP))
@@ -141,12 +140,7 @@ def _pieces(
 
 
 def _encoded(
-    place: Place,
-    file: Path,
-    groups: Mapping[str, np.ndarray],
-    expected: str,
-    actors: list[Any],
-    watched: Watched | None,
+    place: Place, file: Path, groups: Mapping[str, np.ndarray], expected: str, actors: Encoders
 ) -> tuple[int, str]:
     """The vectors of all groups written (`encode_group`); their dimension and the encoder's fingerprint."""
     from ray.util import ActorPool
@@ -154,9 +148,10 @@ def _encoded(
     def ask(actor: Any, group: str) -> Any:  # noqa: ANN401 - Ray's handle and reference
         return actor.apply.remote(encode_group, place, file, groups[group], group, expected)
 
-    found = ActorPool(actors).map_unordered(ask, list(groups))
-    rows = sum(map(len, groups.values()))
-    made: set[tuple[int, str]] = set(watched("encode", found, rows, lambda _: ROW_GROUP) if watched else found)
+    found = ActorPool(actors.handles).map_unordered(ask, list(groups))
+    made: set[tuple[int, str]] = set(
+        actors.watched("encode", found, sum(map(len, groups.values())), lambda _: ROW_GROUP)
+    )
     if len(made) != 1:
         raise StoreError(f"{place}: encoder actors disagree: {sorted(made)}")
     return made.pop()

@@ -25,7 +25,7 @@ from wbrag.store.fulltext import fulltext_name
 from wbrag.store.place import DATA, Place, Where, place_of
 from wbrag.store.rows import Piece
 from wbrag.store.vectors import Spec
-from wbrag.store.versions import DAY, PIN, Version, commit, current, kept, pinned, pins
+from wbrag.store.versions import DAY, PIN, Version, check_encoder, commit, current, kept, pinned, pins
 
 if TYPE_CHECKING:
     import lance
@@ -93,8 +93,7 @@ def publish(
     ids = _ids(place, pieces)
 
     def change(parent: Version) -> Version:
-        if encoder != parent.encoder:
-            raise StoreError(f"{place}: encoder is {encoder!r}, version {parent.version} has {parent.encoder!r}")
+        check_encoder("what is to be published", encoder, place, parent)
         if spec != parent.spec:
             raise StoreError(f"{place}: index is {spec}, version {parent.version} has {parent.spec}")
         of = replace(parent, base=base)

@@ -12,9 +12,8 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -331,16 +330,15 @@ def _key(part: Part) -> tuple[str, ...]:
     return *stored.data_files(facts), facts.deletion_file.path(facts.id) if facts.deletion_file else ""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Pair:
-    """A pair of versions, open: all that a search reads, from its beginning to its end. Nothing of it ever changes;
-    `pins` keep its files from clean-up.
+    """A pair of versions, open: all that a search reads, from its beginning to its end. Nothing of it ever changes. The
+    pins that keep its files from clean-up go with it.
     """
 
     stores: dict[Source, Store]
     columns: pa.Schema  # of both
     merge: config.Merge
-    pins: ExitStack
 
     @property
     def units(self) -> Version | None:
@@ -451,10 +449,9 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
         self._places = place_of(base), place_of(writeback) if writeback else None
         self._given, self._merge, self._device, self._shard = encoder, merge, (nprobe, block_bytes), shard
         self._retrieval = retrieval
-        self._swap, self._refreshing, self._encoding, self._closed = Lock(), Lock(), Lock(), Event()
+        self._refreshing, self._encoding, self._closed = Lock(), Lock(), Event()
         self.follow_error: Exception | None = None
         self._pair = self._opened(versions)
-        self._users = Counter([self._pair])  # searches in each pair, and one more for that which is current
         if follow:
             told = weakref.ref(self), self._closed, follow
             Thread(target=_follow, args=told, name=f"follow {self._places[0]}", daemon=True).start()
@@ -506,7 +503,9 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
             if writeback and units:
                 stores["writeback"] = Store(writeback, units, "writeback", *self._device, (0, 1), retrieval)
             columns = pa.unify_schemas([store.data.schema for store in stores.values()])
-            return Pair(stores, columns, merge, held.pop_all())
+            opened = Pair(stores, columns, merge)
+            weakref.finalize(opened, _let_go, held.pop_all(), place).atexit = False  # after the last search in it
+            return opened
 
     def refresh(self) -> bool:
         """Go to the newest pair; whether there was a newer one. Searches meanwhile end in the pair that they began in,
@@ -522,10 +521,7 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
             for source, store in newest.stores.items():
                 if older := self._pair.stores.get(source):
                     store.take_over(older)
-            with self._swap:
-                before, self._pair = self._pair, newest
-                self._users[newest] = 1
-            self._let_go(before)
+            self._pair = newest
             return True
 
     def close(self) -> None:
@@ -535,36 +531,10 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
         with self._refreshing:
             if not self._closed.is_set():
                 self._closed.set()
-                self._let_go(self._pair)
+                self._pair = replace(self._pair)  # the same without pins
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @contextmanager
-    def _reading(self) -> Iterator[Pair]:
-        """The pair that is current now, for the block, whatever becomes current meanwhile."""
-        import faiss
-
-        faiss.omp_set_num_threads(self._threads)  # of the thread that asks
-        with self._swap:
-            found = self._pair
-            self._users[found] += 1
-        try:
-            yield found
-        finally:
-            self._let_go(found)
-
-    def _let_go(self, of: Pair) -> None:
-        """One user less; after the last one, clean-up may have the files."""
-        with self._swap:
-            self._users[of] -= 1
-            if unused := not self._users[of]:
-                del self._users[of]
-        if unused:
-            try:
-                of.pins.close()
-            except (OSError, StoreError) as error:  # no reason to lose what was found
-                log.warning("%s: a pin stays until it expires: %s", self._places[0], error)
 
     @cached_property
     def _encoder(self) -> Encoder:
@@ -579,6 +549,9 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
         groups: Sequence[str] | None,
     ) -> Asked:
         """What is asked of a pair; ValueError for what nobody can search for."""
+        import faiss
+
+        faiss.omp_set_num_threads(self._threads)  # of the thread that asks
         check_groups(groups)
         if isinstance(queries, str):
             raise ValueError("queries is one string; search_one takes one question, search a list of them")
@@ -617,9 +590,9 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
         """
         if k < 1:
             raise ValueError(f"k is {k}, not at least 1")
-        with self._reading() as now:
-            asked = self._asked(now, queries, questions, where, groups)
-            return now.fold(asked, now.stores["base"].best(asked, k), k, writeback)
+        now = self._pair  # to the end, whatever becomes current meanwhile
+        asked = self._asked(now, queries, questions, where, groups)
+        return now.fold(asked, now.stores["base"].best(asked, k), k, writeback)
 
     def search_one(
         self,
@@ -646,8 +619,8 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
         """As `search`, where the k best passages of each query are known already, and such that the reader may see:
         only write-back is searched. `leave_out`: query by query, ids of units that are to be as if they were not there.
         """
-        with self._reading() as now:
-            return now.fold(self._asked(now, xq, questions, where, groups), passages, k, writeback, leave_out)
+        now = self._pair
+        return now.fold(self._asked(now, xq, questions, where, groups), passages, k, writeback, leave_out)
 
 
 def _follow(of: weakref.ref[KnowledgeBase], closed: Event, seconds: float) -> None:
@@ -661,6 +634,14 @@ def _follow(of: weakref.ref[KnowledgeBase], closed: Event, seconds: float) -> No
                 log.warning("%s: stays at the pair that is open: %s", knowledge._places[0], error)
             knowledge.follow_error = error
         del knowledge
+
+
+def _let_go(pins: ExitStack, place: Place) -> None:
+    """Clean-up may have the files."""
+    try:
+        pins.close()
+    except (OSError, StoreError) as error:  # no reason to lose what was found
+        log.warning("%s: a pin stays until it expires: %s", place, error)
 
 
 def check_groups(groups: Sequence[str] | None) -> None:
