@@ -14,7 +14,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from wbrag.config import ConfigError
 from wbrag.serve.guard import Guard
 from wbrag.serve.hits import LOG, MOST_HITS, MOST_QUESTIONS, Hit, Served
-from wbrag.serve.review_pages import STATIC, Reviewed, review_routes
+from wbrag.serve.review_pages import STATIC, Reviewed, page_of, review_routes
 from wbrag.serve.tool import tool_server
 from wbrag.store.files import StoreError
 
@@ -181,8 +181,8 @@ def _state_routes(app: FastAPI, served: Served, measures: Measures) -> None:
         return Response(generate_latest(measures.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/docs", include_in_schema=False)
-    async def docs() -> FileResponse:
-        return FileResponse(STATIC / "docs.html")
+    async def docs() -> HTMLResponse:
+        return page_of("docs")
 
 
 async def _in_one_sentence(request: Request, error: Exception) -> JSONResponse:

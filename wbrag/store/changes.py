@@ -210,31 +210,30 @@ def collect(where: Where, keep: int = 0, grace: float = DAY, dry_run: bool = Fal
     """
     place, newest = place_of(where), current(where)
     oldest = max(newest.oldest, newest.version - keep + 1) if keep else newest.oldest
-    if not dry_run and _needed(place, oldest) < _needed(place, newest.oldest):
+    if not dry_run:  # what no record says to be gone may be pinned still
+        frees = _needed(place, oldest) < _needed(place, newest.oldest)
 
         def change(parent: Version) -> Version | None:
-            if parent.oldest >= oldest:
+            if not frees or parent.oldest >= oldest:
                 return None
             return replace(parent, oldest=oldest, restored_from=None, note={"made_by": "clean-up"})
 
         oldest = commit(place, change).oldest
-    elif not dry_run:
-        oldest = newest.oldest  # the versions before may be pinned still, as no record says otherwise
     there = [
         f"{folder}/{name}" for folder, ours in OURS.items() for name in place.names(folder) if re.fullmatch(ours, name)
     ]
     # After the files were listed: a pin that has come since is no leftover, and what it pins is needed.
-    needed, found = _needed(place, oldest) | {f"pins/{name}" for name in pins(place)}, []
-    for path in there:
-        if path not in needed and (told := place.stat(path)) and time.time() - told[1] >= grace:
-            found.append(path)
-    for path in found if not dry_run else []:
-        place.remove(path)
+    needed = _needed(place, oldest) | {f"pins/{name}" for name in pins(place)}
+    old, before = [path for path in there if path not in needed], time.time() - grace
+    old = [path for path in old if (told := place.stat(path)) and told[1] <= before]
     words = {fulltext_name(version) for version in kept(place, oldest)}
     folders = [f"{FULLTEXT}/{name}" for name in ([] if place.remote else place.names(FULLTEXT)) if name not in words]
-    for path in folders if not dry_run else []:
-        shutil.rmtree(Path(place.root, path))
-    return sorted([*found, *folders])
+    if not dry_run:
+        for path in old:
+            place.remove(path)
+        for path in folders:
+            shutil.rmtree(Path(place.root, path))
+    return sorted([*old, *folders])
 
 
 def _needed(place: Place, oldest: int) -> set[str]:
