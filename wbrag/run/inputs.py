@@ -47,7 +47,7 @@ from wbrag.run.tombstones import purged_by, tombstones
 from wbrag.schema import EXAMPLE, PASSAGE
 from wbrag.store.files import move_into_place, scratch_folder, sha256_file
 from wbrag.store.place import place_of
-from wbrag.store.rows import columns_of
+from wbrag.store.rows import opened
 from wbrag.store.vectors import check_index
 from wbrag.store.versions import current, encoder_note, named, noted_encoder
 
@@ -260,7 +260,7 @@ def read_inputs(cfg: TrainConfig, training: bool = True) -> Inputs:
     test, rejected_test = read_questions(cfg, "test", True)
     corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(cfg, cache)
     if cfg.updated_at or cfg.trust:
-        check_dates_and_trust(cfg, pq.read_schema(corpus) if corpus else columns_of(cfg.base))
+        check_dates_and_trust(cfg, pq.read_schema(corpus) if corpus else opened(cfg.base).schema)
     return Inputs(train, test, corpus, [*rejected, *(rejected_test if split.test else []), *rejected_corpus])
 
 

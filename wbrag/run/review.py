@@ -63,7 +63,7 @@ def accept(
         if len(rows_of(store, version, [unit])) or waiting is None:
             return [], [], known | {unit: Decision("accepted", why, now(), _unit(store, version, unit), {})}
         row = dict(waiting)
-        labelled = row | {SEEN_BY.name: NOBODY} if SEEN_BY.name in rows.columns_of(store).names else row
+        labelled = row | {SEEN_BY.name: NOBODY} if SEEN_BY.name in rows.opened(store).schema.names else row
         piece = _piece(store, version, _seen_now(store, base, _encoded(store, version, labelled)))
         return [piece], [], known | {unit: Decision("accepted", why, now(), row, {})}
 
@@ -139,7 +139,8 @@ def _seen_now(store: Where, base: Where | None, row: pa.Table) -> pa.Table:
     if SEEN_BY.name not in row.column_names:
         return row
     labels = [NOBODY]
-    if base and (passages := pair(base, store)[0]) and rows.has_labels(base, passages):
+    passages = pair(base, store)[0] if base else None
+    if base and passages and SEEN_BY.name in rows.opened(base, passages).schema.names:
         labels = rows.labels_of(base, passages, row["source_ids"].to_pylist())
     return row.set_column(row.column_names.index(SEEN_BY.name), SEEN_BY, pa.array(labels, SEEN_BY.type))
 
@@ -155,7 +156,7 @@ def _once_live(store: Where, version: Version, unit: str) -> pa.Table:
 
 
 def _piece(store: Where, version: Version, row: pa.Table) -> Piece:
-    schema = rows.opened(place_of(store), version).schema
+    schema = rows.opened(store, version).schema
     return write_piece(place_of(store), rows.filled(row, schema), version.spec)
 
 

@@ -26,7 +26,7 @@ from wbrag.retrieval.encoder import Encoder, passage_text
 from wbrag.retrieval.encoding import Encoders, lent
 from wbrag.schema import PASSAGE
 from wbrag.store import rows
-from wbrag.store.changes import LiveError, MovedOnError, exchange, publish, write_piece
+from wbrag.store.changes import MovedOnError, exchange, publish, write_piece
 from wbrag.store.files import StoreError, sha256_bytes, sha256_file
 from wbrag.store.place import Place, Where, place_of
 from wbrag.store.rows import BLOCK, Piece, check_ids, conform
@@ -94,11 +94,14 @@ def build_store(
             if parent and not len(new):
                 changes = exact and (len(found.gone) or parent.base != base)
                 return exchange(place, parent, [], found.gone, told, base) if changes else parent
-            with _pieces(place, file, new, parent, encoder, index, cluster, encoders) as (pieces, spec, fingerprint):
+            with (
+                lent(encoder, cluster, encoders) as actors,
+                _pieces(place, file, new, parent, index, actors) as (pieces, spec, fingerprint),
+            ):
                 if parent and exact:
                     return exchange(place, parent, pieces, found.gone, told, base)
                 return publish(place, pieces, spec, fingerprint, told, base)
-        except (LiveError, MovedOnError):  # another writer published something meanwhile
+        except MovedOnError:  # another writer published something meanwhile
             continue
 
 
@@ -111,28 +114,20 @@ def _warn_of_others(place: Place, ids: pa.Array) -> None:
 
 @contextmanager
 def _pieces(
-    place: Place,
-    file: Path,
-    new: np.ndarray,
-    parent: Version | None,
-    encoder: config.Encoder,
-    index: config.Index,
-    cluster: config.Cluster,
-    encoders: Encoders | None,
+    place: Place, file: Path, new: np.ndarray, parent: Version | None, index: config.Index, actors: Encoders
 ) -> Iterator[tuple[list[Piece], Spec, str]]:
     """The rows `new` of a file as pieces beside `parent`, for the block to publish; how their vectors are stored, and
     the encoder's fingerprint. Once they are published, the vectors that a killed build would go on with are removed.
     """
-    name = config.fingerprint(sha256_file(file), encoder_note(encoder))
+    name = config.fingerprint(sha256_file(file), encoder_note(actors.encoder))
     groups = {f"pieces/{name}-{sha256_bytes(some.tobytes())[:16]}.npy": some for some in cut(new, ROW_GROUP)}
-    with lent(encoder, cluster, encoders) as actors:
-        dimension, fingerprint = _encoded(place, file, groups, parent.encoder if parent else "", actors)
-        makers = actors.handles if actors.on_gpus and index.kind == "ivf_fp16" else []
-        spec = parent.spec if parent else _made(new_spec, [(place, list(groups), index, dimension)], makers)[0]
-        schema = rows.schema_in(place, parent, pq.read_schema(file), dimension)
-        parts = cut(list(groups), max(1, index.fragment_rows // ROW_GROUP))
-        wanted = [(place, file, {one: groups[one] for one in part}, schema, spec) for part in parts]
-        pieces = _made(make_piece, wanted, makers)
+    dimension, fingerprint = _encoded(place, file, groups, parent.encoder if parent else "", actors)
+    makers = actors.handles if actors.on_gpus and index.kind == "ivf_fp16" else []
+    spec = parent.spec if parent else _made(new_spec, [(place, list(groups), index, dimension)], makers)[0]
+    schema = rows.schema_in(place, parent, pq.read_schema(file), dimension)
+    parts = cut(list(groups), max(1, index.fragment_rows // ROW_GROUP))
+    wanted = [(place, file, {one: groups[one] for one in part}, schema, spec) for part in parts]
+    pieces = _made(make_piece, wanted, makers)
     yield pieces, spec, fingerprint
     for left in place.names("pieces"):
         if left.startswith(name):

@@ -44,12 +44,10 @@ OURS = {
 }
 
 
-class LiveError(StoreError):
-    """An id that was to be published is live already."""
-
-
 class MovedOnError(StoreError):
-    """A version that a change was made for is not the current one any more."""
+    """Another writer came first: a version that a change was made for is not the current one any more, or an id that
+    was to be published is live.
+    """
 
 
 def write_piece(place: Place, table: pa.Table, spec: Spec, gpu: bool = False) -> Piece:
@@ -102,7 +100,9 @@ def publish(
         data = rows.opened(place, parent)
         live = _live(data, ids)
         if len(live) and not upsert:
-            raise LiveError(f"{place}: id {min(live['id'].to_pylist())!r} is live in version {parent.version} already")
+            raise MovedOnError(
+                f"{place}: id {min(live['id'].to_pylist())!r} is live in version {parent.version} already"
+            )
         return _child(place, of, note, pieces, *_without(data, live))
 
     return commit(place, change, Version(0, 0, 0, spec, encoder, {}))
@@ -124,9 +124,8 @@ def exchange(
 
     def change(parent: Version) -> Version:
         if parent.version != of.version:
-            raise MovedOnError(
-                f"{place}: version {parent.version} was published meanwhile, this is made for {of.version}"
-            )
+            told = f"version {parent.version} was published meanwhile, this is made for {of.version}"
+            raise MovedOnError(f"{place}: {told}")
         data = rows.opened(place, parent)
         return _child(place, replace(parent, base=base), note, pieces, *_without(data, _live(data, out)))
 
