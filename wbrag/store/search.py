@@ -78,7 +78,7 @@ class Asked:
     groups: Collection[str] | None
     columns: pa.Schema
 
-    def some(self, queries: Sequence[int] | slice) -> Asked:
+    def some(self, queries: np.ndarray | slice) -> Asked:
         """The same of some of the queries."""
         words = None if self.questions is None else np.array(self.questions, dtype=object)[queries].tolist()
         return replace(self, xq=self.xq[queries], questions=words)
