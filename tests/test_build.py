@@ -35,7 +35,7 @@ def corpus(n: int) -> pa.Table:
 
 def build(source: Path, store: Path, index: config.Index, encoders: int = 1, rows_each: int = 2048) -> Version:
     index = replace(index, fragment_rows=rows_each)
-    return build_store(source, store, HASHING, index, config.Cluster(encoders=encoders), {"from": "test"})
+    return build_store(source, store, Encoders(HASHING, config.Cluster(encoders=encoders)), index, {"from": "test"})
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_what_is_live_is_not_built_again(tmp_path: Path, caplog: pytest.LogCaptu
         build(tmp_path / "fifty.parquet", tmp_path / "kb", config.Index("ivf_fp16", nlist=2))
     other = replace(HASHING, passage_prefix="p: ")
     with pytest.raises(Exception, match=r"encoder is .*, the current version has"):
-        build_store(tmp_path / "fifty.parquet", tmp_path / "kb", other, config.Index(), config.Cluster(), {})
+        build_store(tmp_path / "fifty.parquet", tmp_path / "kb", Encoders(other, config.Cluster()), config.Index(), {})
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_encoder_actors_make_the_lists_that_tasks_make(tmp_path: Path) -> None:
     pq.write_table(corpus(2500), tmp_path / "in.parquet")
     index, cluster = config.Index("ivf_fp16", fragment_rows=1024, nlist=8), config.Cluster(encoders=2)
     on_gpus, files = Encoders(HASHING, cluster, lambda: [ON_CPUS] * 2), []
-    for name, kept in (("tasks", None), ("actors", on_gpus)):
-        made = build_store(tmp_path / "in.parquet", tmp_path / name, HASHING, index, cluster, {}, kept)
+    for name, kept in (("tasks", Encoders(HASHING, cluster)), ("actors", on_gpus)):
+        made = build_store(tmp_path / "in.parquet", tmp_path / name, kept, index, {})
         assert made.fragments == 3
         files.append(sorted(facts for file, facts in made.files.items() if file.endswith(".faiss")))
     on_gpus.stop()

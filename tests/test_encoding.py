@@ -7,7 +7,7 @@ import pytest
 from wbrag.config import Cluster, Encoder
 from wbrag.retrieval import encoding
 from wbrag.retrieval.encoder import Encoder as Opened
-from wbrag.retrieval.encoding import ON_CPUS, Encoders, HeldEncoder, lent, threads_of
+from wbrag.retrieval.encoding import ON_CPUS, Encoders, HeldEncoder, threads_of
 
 HASHING = Encoder(name="hashing", kind="hashing", model="hashing", dimension=64)
 
@@ -23,7 +23,7 @@ def test_cores_are_shared_and_nobody_has_none() -> None:
     assert threads_of(1) >= threads_of(2) >= threads_of(10_000) == 1
 
 
-def test_kept_encoders_stay_and_others_end_with_the_block(ray_session: None) -> None:
+def test_encoders_stay_until_they_are_stopped(ray_session: None) -> None:
     import ray
 
     # Inside, so that they travel by value: an actor cannot import a test.
@@ -35,27 +35,23 @@ def test_kept_encoders_stay_and_others_end_with_the_block(ray_session: None) -> 
 
     cluster = Cluster(encoders=2)
     kept = Encoders(HASHING, cluster)
-    with lent(HASHING, cluster, kept) as first:
-        assert ray.get([actor.apply.remote(rows_of, ["a", "b"]) for actor in first.handles]) == [2, 2]
-    with lent(HASHING, cluster, kept) as second:
-        assert second is first is kept
-        with pytest.raises(LookupError, match="not with hashing-64d"):
-            ray.get(second.handles[0].apply.remote(refuse))
-        ours = list(kept.handles)
-    with lent(HASHING, cluster) as own:
-        theirs = list(own.handles)
-        assert not set(theirs) & set(ours)
+    first = kept.start()
+    assert ray.get([actor.apply.remote(rows_of, ["a", "b"]) for actor in first]) == [2, 2]
+    assert kept.start() == first
+    with pytest.raises(LookupError, match="not with hashing-64d"):
+        kept.apply(refuse)
     kept.stop()
-    for actor in (*ours, *theirs):
+    for actor in first:
         with pytest.raises(ray.exceptions.RayActorError):
             ray.get(actor.apply.remote(rows_of, ["a"]))
+    assert kept.apply(rows_of, ["a", "b", "c"]) == 3
+    kept.stop()
 
 
 def test_an_encoder_that_is_lost_is_started_anew_where_there_is_a_place(
     ray_session: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One whose node is gone waits in Ray for a node like it, as this one for a thousand CPUs."""
-    import ray
 
     def rows_of(encoder: Opened, texts: list[str]) -> int:
         return len(encoder.encode_queries(texts))
@@ -64,9 +60,8 @@ def test_an_encoder_that_is_lost_is_started_anew_where_there_is_a_place(
     places = iter([{"num_cpus": 1000}, ON_CPUS])
     kept = Encoders(HASHING, Cluster(), lambda: [next(places)])
     lost = kept.start()
-    with lent(HASHING, Cluster(), kept) as found:
-        assert not set(found.handles) & set(lost)
-        assert ray.get(found.handles[0].apply.remote(rows_of, ["a", "b"])) == 2
+    assert kept.apply(rows_of, ["a", "b"]) == 2
+    assert not set(kept.handles) & set(lost)
     kept.stop()
     said = [one.getMessage() for one in caplog.records if one.name == encoding.log.name]
     assert said == ["an encoder gave no answer for 0 s: encoders are started anew"]

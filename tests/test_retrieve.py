@@ -87,7 +87,7 @@ def test_rows_are_the_same_in_the_same_order_however_many_actors_there_are(
 
 def test_what_runs_share_is_the_same_whoever_retrieved_it(base: Path, encoders: Encoders, tmp_path: Path) -> None:
     tables = []
-    for name, kept in (("own", None), ("kept", encoders)):
+    for name, kept in (("own", Encoders(HASHING, Cluster())), ("kept", encoders)):
         cfg = TrainConfig(encoder=HASHING, run_dir=str(tmp_path / name / "run"))
         for some in (QUESTIONS[:20], QUESTIONS):
             rows = retrieve_all(cfg, stored(some), base, kept).rows(pa.array(some), FOUND.names)
@@ -97,14 +97,14 @@ def test_what_runs_share_is_the_same_whoever_retrieved_it(base: Path, encoders: 
 
 def test_all_encoders_serve_methods_but_those_that_take_turns_with_engines(base: Path, encoders: Encoders) -> None:
     cfg = TrainConfig(encoder=HASHING, method=Method(name="flare"), cluster=Cluster(encoders=2))
-    with lent_search(cfg, base, encoders=encoders) as found:
+    with lent_search(cfg, encoders, base) as found:
         assert found is not None
         assert found.groups == [encoders.start()]
     in_turn = Encoders(HASHING, cfg.cluster, lambda: [])
     in_turn.make_room = lambda: pytest.fail("engines were ended to search beside them")
-    with lent_search(cfg, base, encoders=in_turn) as found:
+    with lent_search(cfg, in_turn, base) as found:
         assert found is not None
         assert [len(group) for group in found.groups] == [2]
         assert found.opening.gpu_share == 0.0
-    with lent_search(TrainConfig(encoder=HASHING), base, encoders=encoders) as found:
+    with lent_search(TrainConfig(encoder=HASHING), encoders, base) as found:
         assert found is None

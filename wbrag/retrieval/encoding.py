@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from wbrag import config
@@ -94,6 +93,13 @@ class Encoders:
             ray.kill(handle)
         self.handles = []
 
+    def apply(self, work: Callable[..., Made], *given: object) -> Made:
+        """`work(encoder, ...)`, done on one of them."""
+        import ray
+
+        made: Made = ray.get(self.start()[0].apply.remote(work, *given))
+        return made
+
     def _all_answer(self) -> bool:
         import ray
 
@@ -104,26 +110,3 @@ class Encoders:
 def threads_of(sharers: int) -> int:
     """The threads of one of so many processes that share this machine's cores."""
     return max(1, len(os.sched_getaffinity(0)) // sharers)
-
-
-def on_encoder(
-    encoder: config.Encoder, cluster: config.Cluster, kept: Encoders | None, work: Callable[..., Made], *given: object
-) -> Made:
-    """`work(encoder, ...)`, done on one of the encoder actors that are `lent`."""
-    import ray
-
-    with lent(encoder, cluster, kept) as actors:
-        made: Made = ray.get(actors.handles[0].apply.remote(work, *given))
-    return made
-
-
-@contextmanager
-def lent(encoder: config.Encoder, cluster: config.Cluster, kept: Encoders | None = None) -> Iterator[Encoders]:
-    """Encoder actors for the block, started: the `kept` ones, which stay, else some of its own, on CPUs."""
-    encoders = kept or Encoders(encoder, cluster)
-    try:
-        encoders.start()
-        yield encoders
-    finally:
-        if encoders is not kept:
-            encoders.stop()

@@ -185,7 +185,7 @@ class Generators:
         # A relative checkpoint folder means another one in the actor's working directory.
         sent = replace(cfg.backbone, model=model_path(cfg.backbone), gguf="", gpu_memory_utilization=memory)
         self.cfg = replace(cfg, backbone=sent)
-        self.encoders: Encoders | None = None  # the session's, which outlive them; None: whoever needs one starts it
+        self.encoders = Encoders(cfg.encoder, cfg.cluster)  # or the session's, which outlive them
         self.make_room: Callable[[], None] | None = None
         self.handles: list[Any] = []
         self.starts: list[Any] = []  # of each, the seconds that its engine took, once it is up

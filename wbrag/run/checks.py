@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from wbrag.config import TrainConfig
 from wbrag.retrieval.encoder import Encoder, passage_text
-from wbrag.retrieval.encoding import Encoders, on_encoder
+from wbrag.retrieval.encoding import Encoders
 from wbrag.run.folder import WAITING, Reread, read_fields, tables_of, write_rows
 from wbrag.run.job import Job
 from wbrag.run.lookup import BATCH_ROWS
@@ -46,7 +46,7 @@ def harmless_search(search: Search) -> Search:
 
 
 def checked_units(
-    job: Job, units: Sequence[Row], traces: Path, base: Path, encoders: Encoders | None
+    job: Job, units: Sequence[Row], traces: Path, base: Path, encoders: Encoders
 ) -> tuple[list[Row], list[Row]]:
     """The units that attack nobody, contradict no newer passage, are vouched for and repeat no other, in order of their
     id, and what was left out (`schema.LEFT`). Those that wait for a person lie in `waiting.parquet`; one that was
@@ -64,7 +64,7 @@ def checked_units(
     left_out = [one for one in found.left_out if one["kind"] != "review" or one["reason"].split(":")[0] not in accepted]
     for some in alike(unit for key, unit in sorted(kept.items()) if key not in decisions):
         texts = [passage_text(unit["title"], unit["text"]) for unit in some]
-        joined, gone = merged(some, on_encoder(cfg.encoder, cfg.cluster, encoders, vectors_of, texts))
+        joined, gone = merged(some, encoders.apply(vectors_of, texts))
         for unit in some:
             del kept[unit["id"]]
         kept |= {unit["id"]: unit for unit in joined}

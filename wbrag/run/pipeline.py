@@ -161,7 +161,7 @@ def keep_plan(job: Job, given: inputs.Inputs) -> None:
         job.record.save()
 
 
-def base_index(cfg: TrainConfig, given: inputs.Inputs, encoders: Encoders | None = None) -> Path:
+def base_index(cfg: TrainConfig, given: inputs.Inputs, encoders: Encoders) -> Path:
     """The store of the corpus, shared by all runs with this corpus, encoder and kind of index; built if not there, once
     however many runs need it. A base that is given takes its place.
     """
@@ -174,7 +174,7 @@ def base_index(cfg: TrainConfig, given: inputs.Inputs, encoders: Encoders | None
         note = {"corpus": cfg.corpus}
         with in_turn(Path(f"{store}.lock")):
             if latest(store) is None:  # not built while this run waited
-                build_store(given.corpus, store, cfg.encoder, cfg.index, cfg.cluster, note, encoders)
+                build_store(given.corpus, store, encoders, cfg.index, note)
     return store
 
 
@@ -196,12 +196,11 @@ def build_index(cfg: BuildConfig) -> Version:
             return adopt(given, Path(cfg.adopt), store, cfg.encoder, note, cfg.corpus_columns, cfg.access)
         corpus, _ = inputs.read_corpus(cfg, Path(cache).absolute())
         with Session() as session:
-            encoders = session.lend(cfg.encoder, cfg.cluster)
-            return build_store(corpus, store, cfg.encoder, cfg.index, cfg.cluster, note, encoders)
+            return build_store(corpus, store, session.lend(cfg.encoder, cfg.cluster), cfg.index, note)
 
 
 def retrieve(
-    cfg: TrainConfig, given: inputs.Inputs, base: Path, out: Path, encoders: Encoders | None = None, number: int = 0
+    cfg: TrainConfig, given: inputs.Inputs, base: Path, out: Path, encoders: Encoders, number: int = 0
 ) -> Path:
     """R(q, K) for all questions, in version `number` of the base (0: the current one): the folder `out` with
     train.parquet and test.parquet, ordered by first document.
@@ -220,7 +219,7 @@ def train_examples(job: Job, questions: Path, base: Path, goal: int, generators:
     """Algorithm 1 for every training example: one row of `schema.TRACE` each, in `traces/`."""
     with closed_book_answers(job, "traces", "closed_book_answer") as known:
         if not complete(job, "traces", goal):
-            with lent_search(job.cfg, base, encoders=generators.encoders) as found:
+            with lent_search(job.cfg, generators.encoders, base) as found:
                 stage = Stage(job.cfg, "train", known=known, method_search=found)
                 generate(job, generators, stage, questions / "train.parquet", "traces", goal)
 
@@ -239,7 +238,7 @@ def predict_missing(
     `known` (`run.retrieve.KnownAnswers`) is not asked again.
     """
     cfg = job.cfg
-    with lent_search(cfg, *stores, generators.encoders) as found, reading(*stores) as versions:
+    with lent_search(cfg, generators.encoders, *stores) as found, reading(*stores) as versions:
         stage = Stage(cfg, "predict", knowledge_of(cfg, *stores, versions), known, found)
         generate(job, generators, stage, source, "predictions", goal)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
@@ -23,7 +23,7 @@ import pyarrow.dataset as ds
 from wbrag.config import Merge, Retrieval, TrainConfig, fingerprint
 from wbrag.methods import searches
 from wbrag.retrieval.encoder import Encoder
-from wbrag.retrieval.encoding import Encoders, lent, threads_of
+from wbrag.retrieval.encoding import Encoders, threads_of
 from wbrag.retrieval.merge import best_of
 from wbrag.run.inputs import cache_of, search_identity
 from wbrag.run.lookup import FILES, Keyed, Rows
@@ -95,12 +95,10 @@ def held_between(cfg: TrainConfig, base: Version) -> int:
     return base.fragments if cfg.retrieval == Retrieval() else 1
 
 
-def retrieve_all(
-    cfg: TrainConfig, questions: Rows, base: Path, encoders: Encoders | None = None, number: int = 0
-) -> SharedRows:
+def retrieve_all(cfg: TrainConfig, questions: Rows, base: Path, encoders: Encoders, number: int = 0) -> SharedRows:
     """R(q, K) of all questions (the column `question`) as rows of FOUND, in version `number` of the base (0: the
-    current one). What runs share is looked up, and only the rest is searched for, on `encoders` (their own without),
-    each of which holds a shard of the base.
+    current one). What runs share is looked up, and only the rest is searched for, on `encoders`, each of which holds a
+    shard of the base.
     """
     with pinned(base, number, 7 * DAY) as record:
         folder = cache_of(cfg) / f"retrieved-{fingerprint(named(record), cfg.k, search_identity(cfg))}"
@@ -109,13 +107,12 @@ def retrieve_all(
             return SharedRows(folder, FOUND)
         if cfg.retrieval.kind != "dense":
             FullText(place_of(base), record)  # once, and not by every actor
-        with lent(cfg.encoder, cfg.cluster, encoders) as actors:
-            stores = knowledge_of(cfg, base, versions=(record.version, 0))
-            opening = Opening(stores, len(actors.handles), actors.gpu_share)
-            batches = retrieved(grouped(actors.handles, held_between(cfg, record)), opening, asked)
-            found = watched("retrieve", batches, len(asked), len)
-            for first in found:  # a killed run has lost what is not yet a file
-                share(folder, pa.concat_tables([first, *islice(found, FILE_BATCHES - 1)]))
+        actors, stores = encoders.start(), knowledge_of(cfg, base, versions=(record.version, 0))
+        opening = Opening(stores, len(actors), encoders.gpu_share)
+        batches = retrieved(grouped(actors, held_between(cfg, record)), opening, asked)
+        found = watched("retrieve", batches, len(asked), len)
+        for first in found:  # a killed run has lost what is not yet a file
+            share(folder, pa.concat_tables([first, *islice(found, FILE_BATCHES - 1)]))
     return SharedRows(folder, FOUND)
 
 
@@ -243,7 +240,7 @@ class MethodSearch:
 
 @contextmanager
 def lent_search(
-    cfg: TrainConfig, base: Path, writeback: Path | None = None, encoders: Encoders | None = None
+    cfg: TrainConfig, encoders: Encoders, base: Path, writeback: Path | None = None
 ) -> Iterator[MethodSearch | None]:
     """What generators search with during the block; None where the method does not search by itself.
 
@@ -253,11 +250,13 @@ def lent_search(
     if not searches(cfg.method):
         yield None
         return
-    lenders = None if encoders and encoders.make_room else encoders
-    with reading(base, writeback) as versions, lent(cfg.encoder, cfg.cluster, lenders) as actors:
+    with reading(base, writeback) as versions, ExitStack() as own:
+        if encoders.make_room:
+            encoders = Encoders(cfg.encoder, cfg.cluster)
+            own.callback(encoders.stop)
         stores, record = knowledge_of(cfg, base, writeback, versions), read_version(place_of(base), versions[0])
-        groups = grouped(actors.handles, held_between(cfg, record))
-        yield MethodSearch(groups, Opening(stores, len(actors.handles), actors.gpu_share))
+        actors = encoders.start()
+        yield MethodSearch(grouped(actors, held_between(cfg, record)), Opening(stores, len(actors), encoders.gpu_share))
 
 
 def search_block(

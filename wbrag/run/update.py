@@ -197,8 +197,7 @@ def _updated(
         with job.record.timed("index"):
             if read.corpus is not None:
                 given = {"corpus": cfg.corpus, **note}
-                on = cfg.encoder, cfg.index, cfg.cluster
-                build_store(read.corpus, base, *on, given, generators.encoders, follow=True)
+                build_store(read.corpus, base, generators.encoders, cfg.index, given, follow=True)
         with job.record.timed("retrieve"):
             questions = pipeline.retrieve(cfg, read, base, job.run / QUESTIONS, generators.encoders)
         with job.record.timed("train"):
@@ -224,14 +223,14 @@ def _updated(
     return found
 
 
-def follow(cfg: TrainConfig, corpus: Path, note: dict[str, Any], encoders: Encoders | None) -> None:
+def follow(cfg: TrainConfig, corpus: Path, note: dict[str, Any], encoders: Encoders) -> None:
     """Bring the base of the knowledge base that runs share to a run's documents; its readers see that with the units
     that come next.
     """
     kb = Path(cfg.kb)
     if latest(kb / "base") is not None:
         with in_turn(kb / LEASE):
-            build_store(corpus, kb / "base", cfg.encoder, cfg.index, cfg.cluster, note, encoders, follow=True)
+            build_store(corpus, kb / "base", encoders, cfg.index, note, follow=True)
 
 
 def _outcome(

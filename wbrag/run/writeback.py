@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from wbrag.config import TrainConfig, one_unit_an_example
 from wbrag.metrics import score
 from wbrag.retrieval.encoder import nearest_sentences
-from wbrag.retrieval.encoding import Encoders, on_encoder
+from wbrag.retrieval.encoding import Encoders
 from wbrag.run.actors import Generators, Stage
 from wbrag.run.checks import checked_units, harmless_examples, harmless_search
 from wbrag.run.failures import check_errors
@@ -173,7 +173,7 @@ def in_order_of_id(tables: Iterable[pa.Table], schema: pa.Schema, scratch: Path)
     return rows.chosen(np.asarray(pc.sort_indices(rows.column("id")), dtype=np.int64))
 
 
-def requests(cfg: TrainConfig, kept: Iterable[Row], base: Path, encoders: Encoders | None) -> Iterator[Row]:
+def requests(cfg: TrainConfig, kept: Iterable[Row], base: Path, encoders: Encoders) -> Iterator[Row]:
     """The requests for the units of kept examples (`wbrag.units.requests`), which are gone through twice; searched and
     chosen on encoder actors.
     """
@@ -185,7 +185,7 @@ def requests(cfg: TrainConfig, kept: Iterable[Row], base: Path, encoders: Encode
 
     def nearest(questions: Sequence[str], there: Sequence[Sequence[str]]) -> list[list[int]]:
         count = cfg.units.sentences if cfg.units.scope == "question" else 1
-        return on_encoder(cfg.encoder, cfg.cluster, encoders, nearest_sentences, questions, there, count)
+        return encoders.apply(nearest_sentences, questions, there, count)
 
     kept = harmless_examples(kept) if cfg.units.checks else kept
     if cfg.units.scope == "subject":
@@ -215,7 +215,7 @@ def validated(
         write_rows(source, MERGED, readers(job.cfg, file, questions / "train.parquet", known, (base, candidates)))
     goal = pq.read_metadata(source).num_rows
     if goal and not complete(job, "readings", goal):
-        with lent_search(job.cfg, base, encoders=generators.encoders) as found:
+        with lent_search(job.cfg, generators.encoders, base) as found:
             generate(job, generators, Stage(job.cfg, "validate", None, known, found), source, "readings", goal)
     check_errors(job, "readings")
     judged = ("id", "form", "doubt", "source_ids", "example_ids")
@@ -289,14 +289,14 @@ def _reading(row: Row, cfg: TrainConfig) -> Row:
 
 
 def publish_units(
-    units: Path, store: Path, cfg: TrainConfig, note: Mapping[str, Any], base: Path, encoders: Encoders | None = None
+    units: Path, store: Path, cfg: TrainConfig, note: Mapping[str, Any], base: Path, encoders: Encoders
 ) -> None:
     """Bring a store of units to those of a Parquet file (`schema.UNIT`) and to the current version of `base`. It is
     searched exactly, whatever kind of index the base is: thousands of units need no lists.
     """
     index, note = replace(cfg.index, kind="flat_fp16"), {**note, "merge": asdict(cfg.merge)}
     note |= {"retrieval": asdict(cfg.retrieval)}
-    build_store(units, store, cfg.encoder, index, cfg.cluster, note, encoders, named(current(base)), follow=True)
+    build_store(units, store, encoders, index, note, named(current(base)), follow=True)
 
 
 def units_of(traces: Path, scratch: Path) -> Iterator[Row]:

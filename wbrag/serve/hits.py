@@ -61,7 +61,7 @@ class Served:
     """A knowledge base that many threads search while its versions change."""
 
     def __init__(self, kb: Where, follow: float = 0.0) -> None:
-        """`kb`: a run's folder or a store; `follow`: seconds between looks for a newer pair, 0: only `refresh` looks.
+        """`kb`: a run's folder or a store; `follow`: seconds between looks for a newer pair, 0: only `kb.refresh` looks.
         StoreError, ConfigError: it cannot be opened.
         """
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a model that loads draws bars otherwise
@@ -75,10 +75,6 @@ class Served:
         self.encoder = opened_encoder(self.base, current(self.base))
         self.kb = KnowledgeBase.open(self.place, encoder=self.encoder, follow=follow)
         self._encoded, self._cited = Together(self.encoder), dict[str, list[str]]()
-
-    def refresh(self) -> bool:
-        """Go to the newest pair; whether there was a newer one. Searches under way end in the pair they began in."""
-        return self.kb.refresh()
 
     def close(self) -> None:
         """Look for no newer version any more, and let the pair go."""

@@ -167,7 +167,7 @@ class Reviewed:
                     made = review.restore(self.store, first, self.served.base)
         except StoreError as error:
             raise HTTPException(409, str(error).replace(f"{self.store}: ", "")) from error
-        self.served.refresh()
+        self.served.kb.refresh()
         known = review.decisions_of(self.store)
         now = first if what == "restore" else known[first if first in known else key].unit["id"]
         return {"version": made.version, "id": now}

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from wbrag import config
 from wbrag.retrieval.encoder import Encoder, passage_text
-from wbrag.retrieval.encoding import Encoders, lent
+from wbrag.retrieval.encoding import Encoders
 from wbrag.schema import PASSAGE
 from wbrag.store import rows
 from wbrag.store.changes import MovedOnError, exchange, publish, write_piece
@@ -59,11 +59,9 @@ class Difference:
 def build_store(
     passages: Path,
     where: Where,
-    encoder: config.Encoder,
+    encoders: Encoders,
     index: config.Index,
-    cluster: config.Cluster,
     note: dict[str, Any],
-    encoders: Encoders | None = None,
     base: tuple[int, str] | None = None,
     follow: bool = False,
 ) -> Version:
@@ -74,13 +72,12 @@ def build_store(
     Only rows that are new, or that differ in any column from the live one of their id, are encoded; ids that are in no
     row go; where nothing differs the current version is returned, or, if it belongs to another `base`, one that differs
     in that alone. `base`: what a version of units belongs to (`versions.named`). The note is `note` and the encoder's
-    settings. `ray.init` is the caller's, and so are `encoders`, actors that hold this encoder; without them the build
-    starts its own, on CPUs. StoreError, naming file and row: null or duplicate ids, null text, another encoder or kind
-    of index than the store's; but for `follow`, no passage at all, an id that is live with another text. ConfigError:
-    more lists than rows.
+    settings. `ray.init` is the caller's. StoreError, naming file and row: null or duplicate ids, null text, another
+    encoder or kind of index than the store's; but for `follow`, no passage at all, an id that is live with another
+    text. ConfigError: more lists than rows.
     """
     check_index(index)
-    place, file, told = place_of(where), passages.resolve(), {**note, **encoder_note(encoder)}
+    place, file, told = place_of(where), passages.resolve(), {**note, **encoder_note(encoders.encoder)}
     while True:
         if (parent := latest(place)) and parent.spec.kind != index.kind:
             there = f"version {parent.version} has {parent.spec.kind!r}"
@@ -94,10 +91,7 @@ def build_store(
             if parent and not len(new):
                 changes = exact and (len(found.gone) or parent.base != base)
                 return exchange(place, parent, [], found.gone, told, base) if changes else parent
-            with (
-                lent(encoder, cluster, encoders) as actors,
-                _pieces(place, file, new, parent, index, actors) as (pieces, spec, fingerprint),
-            ):
+            with _pieces(place, file, new, parent, index, encoders) as (pieces, spec, fingerprint):
                 if parent and exact:
                     return exchange(place, parent, pieces, found.gone, told, base)
                 return publish(place, pieces, spec, fingerprint, told, base)
@@ -114,15 +108,15 @@ def _warn_of_others(place: Place, ids: pa.Array) -> None:
 
 @contextmanager
 def _pieces(
-    place: Place, file: Path, new: np.ndarray, parent: Version | None, index: config.Index, actors: Encoders
+    place: Place, file: Path, new: np.ndarray, parent: Version | None, index: config.Index, encoders: Encoders
 ) -> Iterator[tuple[list[Piece], Spec, str]]:
     """The rows `new` of a file as pieces beside `parent`, for the block to publish; how their vectors are stored, and
     the encoder's fingerprint. Once they are published, the vectors that a killed build would go on with are removed.
     """
-    name = config.fingerprint(sha256_file(file), encoder_note(actors.encoder))
+    name = config.fingerprint(sha256_file(file), encoder_note(encoders.encoder))
     groups = {f"pieces/{name}-{sha256_bytes(some.tobytes())[:16]}.npy": some for some in cut(new, ROW_GROUP)}
-    dimension, fingerprint = _encoded(place, file, groups, parent.encoder if parent else "", actors)
-    makers = actors.handles if actors.on_gpus and index.kind == "ivf_fp16" else []
+    dimension, fingerprint = _encoded(place, file, groups, parent.encoder if parent else "", encoders)
+    makers = encoders.handles if encoders.on_gpus and index.kind == "ivf_fp16" else []
     spec = parent.spec if parent else _made(new_spec, [(place, list(groups), index, dimension)], makers)[0]
     schema = rows.schema_in(place, parent, pq.read_schema(file), dimension)
     parts = cut(list(groups), max(1, index.fragment_rows // ROW_GROUP))
@@ -135,7 +129,7 @@ def _pieces(
 
 
 def _encoded(
-    place: Place, file: Path, groups: Mapping[str, np.ndarray], expected: str, actors: Encoders
+    place: Place, file: Path, groups: Mapping[str, np.ndarray], expected: str, encoders: Encoders
 ) -> tuple[int, str]:
     """The vectors of all groups written (`encode_group`); their dimension and the encoder's fingerprint."""
     from ray.util import ActorPool
@@ -143,9 +137,9 @@ def _encoded(
     def ask(actor: Any, group: str) -> Any:  # noqa: ANN401 - Ray's handle and reference
         return actor.apply.remote(encode_group, place, file, groups[group], group, expected)
 
-    found = ActorPool(actors.handles).map_unordered(ask, list(groups))
+    found = ActorPool(encoders.start()).map_unordered(ask, list(groups))
     made: set[tuple[int, str]] = set(
-        actors.watched("encode", found, sum(map(len, groups.values())), lambda _: ROW_GROUP)
+        encoders.watched("encode", found, sum(map(len, groups.values())), lambda _: ROW_GROUP)
     )
     if len(made) != 1:
         raise StoreError(f"{place}: encoder actors disagree: {sorted(made)}")
