@@ -61,7 +61,7 @@ class Served:
     """A knowledge base that many threads search while its versions change."""
 
     def __init__(self, kb: Where, follow: float = 0.0) -> None:
-        """`kb`: a run's folder or a store; `follow`: seconds between looks for a newer pair, 0: `kb.refresh` alone looks.
+        """`kb`: a run's folder or a store; `follow`: seconds between looks for a newer pair, 0: `kb.refresh` looks.
         StoreError, ConfigError: it cannot be opened.
         """
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a model that loads draws bars otherwise
