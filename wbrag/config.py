@@ -9,7 +9,9 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
+from operator import attrgetter
 from typing import Any
 
 MISSING: Any = "???"
@@ -334,6 +336,18 @@ class ReproduceConfig:
     judge: list[str] = field(default_factory=list)  # benchmark/method
     temperatures: list[float] = field(default_factory=list)  # REPLUG's runs are answered at these too
     plan: bool = False  # tell what the points that are not done would ask for, and end
+
+
+def check_values(
+    cfg: object, within: str, known: Mapping[str, Collection[str]], least: Mapping[str, float] | None = None
+) -> None:
+    """ConfigError, naming key (behind `within`) and value, for a setting that is none of those known, or too small."""
+    for key, values in known.items():
+        if (value := attrgetter(key)(cfg)) not in values:
+            raise ConfigError(f"{within}{key}={value!r} is unknown; known are {', '.join(values)}")
+    for key, minimum in (least or {}).items():
+        if (value := attrgetter(key)(cfg)) < minimum:
+            raise ConfigError(f"{within}{key}={value}: at least {minimum} is needed")
 
 
 def api_key(part: str, variable: str) -> str:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from wbrag.config import (
     Index,
     TrainConfig,
     Units,
+    check_values,
     fingerprint,
 )
 from wbrag.data import benchmarks, hub
@@ -104,13 +104,13 @@ def check_settings(cfg: TrainConfig) -> None:
     check_base(cfg)
     check_retrieval(cfg.retrieval)
     check_corpus(cfg)
-    _check(cfg, "", {"judge": ("labels", "llm")}, LEAST)
+    check_values(cfg, "", {"judge": ("labels", "llm")}, LEAST)
     prompts_of(cfg)
     if cfg.method.name == "replug" and cfg.k > cfg.backbone.max_num_seqs:
         most = cfg.backbone.max_num_seqs
         raise ConfigError(f"k={cfg.k}: replug decodes k sequences side by side, and backbone.max_num_seqs={most}")
     least = {"sample": 1, "tokens_per_second": 0, "price_in": 0, "price_out": 0}
-    _check(cfg.planning, "planning.", {}, least)
+    check_values(cfg.planning, "planning.", {}, least)
     check_backbone(cfg.backbone)
 
 
@@ -172,15 +172,6 @@ def _texts(cfg: object, key: str) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def _check(cfg: object, within: str, known: Mapping[str, Sequence[str]], least: Mapping[str, int]) -> None:
-    for key, values in known.items():
-        if (value := attrgetter(key)(cfg)) not in values:
-            raise ConfigError(f"{within}{key}={value!r} is unknown; known are {', '.join(values)}")
-    for key, minimum in least.items():
-        if (value := attrgetter(key)(cfg)) < minimum:
-            raise ConfigError(f"{within}{key}={value}: at least {minimum} is needed")
-
-
 def check_base(cfg: TrainConfig) -> None:
     """ConfigError for a base that is given beside a corpus, in S3, or made by another encoder or kind of index; what is
     no store at all says so (StoreError).
@@ -210,13 +201,13 @@ def check_corpus(cfg: Corpus) -> None:
     if not many or not all(isinstance(one, str) for one in many):
         raise ConfigError(f"corpus={cfg.corpus!r}: give a path, a glob, a folder, or a list of these")
     check_columns(cfg.corpus_columns, PASSAGE_FIELDS, "corpus_columns")
-    _check(cfg, "", {}, {"chunk_words": 8})
+    check_values(cfg, "", {}, {"chunk_words": 8})
 
 
 def check_units(units: Units) -> None:
     """ConfigError, naming key and value, for units that nobody can write."""
     known = {"form": ("distilled", "verbatim"), "scope": ("question", "subject"), "evidence": ("encoder", "llm")}
-    _check(units, "units.", known, {"sentences": 1, "search": 1, "hops": 0, "tokens": 16})
+    check_values(units, "units.", known, {"sentences": 1, "search": 1, "hops": 0, "tokens": 16})
     if units.faithful and units.form == "verbatim":
         raise ConfigError("units.faithful=true with units.form=verbatim: verbatim units are sentences of their sources")
 
