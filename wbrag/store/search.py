@@ -10,7 +10,6 @@ decided here, inside the search, and nowhere after it.
 from __future__ import annotations
 
 import logging
-import os
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -26,6 +25,7 @@ import pyarrow.compute as pc
 
 from wbrag import config
 from wbrag.retrieval.encoder import Encoder
+from wbrag.retrieval.encoding import threads_of
 from wbrag.retrieval.merge import beside, by_name, check_merge, check_retrieval, fused, linked, mentions, plain
 from wbrag.retrieval.rerank import open_reranker
 from wbrag.schema import PASSAGE, SEEN_BY, Document, Source
@@ -92,17 +92,13 @@ class Asked:
 
 @dataclass(slots=True)
 class Part:
-    """A fragment as it is searched; `live` is (rows,) bool, None where nothing was deleted."""
+    """A fragment of this number as it is searched; `live` is (rows,) bool, None where nothing was deleted."""
 
+    number: int
     fragment: Any
     index: Any
     live: Mask
     held: Search | None = None  # of what is live, on a device
-
-    @property
-    def number(self) -> int:
-        """The fragment's; an address of a row is this << 32 | the row."""
-        return int(self.fragment.fragment_id)
 
     def count(self, mask: Mask) -> int:
         """How many of its rows these are."""
@@ -158,7 +154,7 @@ class Store:
         if facts.num_deletions:
             table = fragment.scanner(columns=[], with_row_address=True).to_table()
             live = stored.mask_of(table, facts.id, facts.physical_rows)
-        return Part(fragment, index, live)
+        return Part(facts.id, fragment, index, live)
 
     def _visible(self, asked: Asked) -> list[Mask]:
         """For each part the rows that are live, for which `where` is true, and that a reader with these groups sees
@@ -370,20 +366,22 @@ class Pair:
     ) -> list[list[Document]]:
         if by_name(self.merge):
             asked.words(f"merge.reach={self.merge.reach} asks which titles stand in the questions'")
-        units = self._units(asked, NAMED * k if by_name(self.merge) else k, without)
+        n = NAMED * k if by_name(self.merge) else k
+        near = self.stores["writeback"].best(asked, n + max(map(len, without)))
+        units = [[unit for unit in some if unit.id not in ids][:n] for some, ids in zip(near, without, strict=True)]
         if self.merge.policy == "plain":
             return [plain(*lists, k) for lists in zip(passages, units, strict=True)]
         texts = asked.questions or [""] * len(units)
         found = [
-            beside(near, some, k, self.merge, text) for near, some, text in zip(passages, units, texts, strict=True)
+            beside(here, some, k, self.merge, text) for here, some, text in zip(passages, units, texts, strict=True)
         ]
         if self.merge.reach == "linked":
             for at in range(0, len(units), LINKED):  # a few at a time: each finds the units that any of them mentions
                 some = slice(at, at + LINKED)
                 more = self._mentioned(asked.some(some), found[some], without[some])
                 lists = zip(passages[some], found[some], more, strict=True)
-                found[some] = [linked(near, first, others, k, self.merge) for near, first, others in lists]
-        return [[*some, *near] for some, near in zip(found, passages, strict=True)]
+                found[some] = [linked(here, first, others, k, self.merge) for here, first, others in lists]
+        return [[*before, *here] for before, here in zip(found, passages, strict=True)]
 
     def _mentioned(
         self, asked: Asked, found: Sequence[Sequence[Document]], without: Sequence[frozenset[str]]
@@ -401,11 +399,6 @@ class Pair:
         store = self.stores["writeback"]
         units = store.nearest(replace(asked, where=both), store.version.rows)
         return [[unit for unit in some if unit.id not in ids] for some, ids in zip(units, without, strict=True)]
-
-    def _units(self, asked: Asked, k: int, without: Sequence[frozenset[str]]) -> list[list[Document]]:
-        """The k best units of each query but those it is to do `without`."""
-        found = self.stores["writeback"].best(asked, k + max(map(len, without), default=0))
-        return [[u for u in hits if u.id not in ids][:k] for hits, ids in zip(found, without, strict=True)]
 
 
 class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
@@ -445,7 +438,7 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
         """
         if follow and any(versions):
             raise ValueError(f"follow={follow} with versions={versions}: what stays at a pair follows none")
-        self._threads = threads or len(os.sched_getaffinity(0))  # a Ray actor would get one otherwise
+        self._threads = threads or threads_of(1)  # a Ray actor would get one otherwise
         self._places = place_of(base), place_of(writeback) if writeback else None
         self._given, self._merge, self._device, self._shard = encoder, merge, (nprobe, block_bytes), shard
         self._retrieval = retrieval
