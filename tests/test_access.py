@@ -279,7 +279,7 @@ def test_shards_show_a_reader_together_what_the_store_shows(world: World) -> Non
         near = [best_of(some, 9) for some in lists]
         assert near == whole.search(xq, 9, writeback=False, groups=groups)
         switches = [True, False, True, True, False, True]
-        folded_some = parts[0].fold_some(xq, near, 9, switches, groups=groups)
+        folded_some = parts[0].fold(xq, near, 9, switches, groups=groups)
         assert folded_some == whole.search(xq, 9, writeback=switches, groups=groups)
         assert parts[1].fold(xq, near, 9, groups=groups) == whole.search(xq, 9, groups=groups)
 

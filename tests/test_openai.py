@@ -21,10 +21,10 @@ from canaries import KEY, SECRETS, leaks
 from test_pipeline import settings, world
 
 from wbrag.algorithm import train_example
-from wbrag.config import Backbone, ConfigError, Gates, Method, TrainConfig
+from wbrag.config import Backbone, ConfigError, Gates, Method, TrainConfig, api_key
 from wbrag.data.benchmarks import OverErrorBudget
 from wbrag.llm import Reply, Token
-from wbrag.llm.openai import BadReply, Endpoint, EndpointError, api_key, reply_of
+from wbrag.llm.openai import BadReply, Endpoint, EndpointError, reply_of
 from wbrag.llm.scripted import read
 from wbrag.methods import Answer, Tools, check_method, open_method
 from wbrag.metrics import acc
@@ -558,11 +558,11 @@ def test_the_key_is_read_without_its_newline_and_never_shown(server: Server, mon
     assert [told["authorization"] for told in server.headers] == ["Bearer sk-canary"] * 2
     for written in ('"sk-canary"', " Bearer sk-canary\r\n", "'sk-canary' "):
         monkeypatch.setenv("THE_KEY", written)
-        assert api_key(settings) == "sk-canary"
+        assert api_key("backbone", settings.api_key_env) == "sk-canary"
     for bad in ("sk-\ncanary", "sk-canary…", " \n", "sk- canary", "\ufeffsk-canary", "sk-can\x07ary", '""'):
         monkeypatch.setenv("THE_KEY", bad)
         with pytest.raises(ConfigError, match="api_key_env='THE_KEY'") as refused:
-            api_key(settings)
+            api_key("backbone", settings.api_key_env)
         assert "sk-" not in str(refused.value)
 
 

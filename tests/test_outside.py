@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbrag.run.outside import refusal, refusals
+from wbrag.command.faults import refusal, refusals
 
 
 class RayTaskError(Exception):

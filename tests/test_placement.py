@@ -29,7 +29,7 @@ from wbrag.schema import RETRIEVED
 
 SCRIPTED = Backbone(name="scripted", kind="scripted", model="scripted")
 #: What the processes of a run are called in Ray, but for those of Ray's own that keep its books beside the driver.
-OURS = ("Generator", "HeldEncoder", "Dispatcher", "MapWorker", "Read", "Write", "new_rows", "make_piece", "new_spec")
+OURS = ("Generator", "HeldEncoder", "Dispatcher", "MapWorker", "Read", "Write", "addition", "make_piece", "new_spec")
 
 
 def node(cpus: int, gpus: int = 0, kind: str = "") -> dict[str, float]:

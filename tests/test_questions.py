@@ -67,7 +67,9 @@ def test_a_question_is_kept_where_its_answer_is_found_again(
 
 
 def test_questions_made_of_a_corpus_are_a_benchmark(data: Path, tmp_path: Path) -> None:
-    cfg = QuestionsConfig(SCRIPTED, corpus=str(data / "corpus.jsonl"), out=str(tmp_path / "made" / "q.jsonl"), count=12)
+    cfg = QuestionsConfig(
+        backbone=SCRIPTED, corpus=str(data / "corpus.jsonl"), out=str(tmp_path / "made" / "q.jsonl"), count=12
+    )
     made, left = make_questions(cfg)
     rows = [json.loads(line) for line in Path(cfg.out).read_text().splitlines()]
     assert ([row["id"] for row in rows], left) == ([one.id for one in made], [])
@@ -88,7 +90,7 @@ def test_questions_made_of_a_corpus_are_a_benchmark(data: Path, tmp_path: Path) 
 def test_what_gives_no_question_is_told(data: Path, tmp_path: Path) -> None:
     twice = [{"id": i, "text": "The mayor of town1 is Ada."} for i in "ab"] + [{"id": "c", "text": "Nothing here!"}]
     corpus = write_lines(tmp_path / "c.jsonl", twice)
-    cfg = QuestionsConfig(SCRIPTED, corpus=str(corpus), out=str(tmp_path / "q.jsonl"), count=9)
+    cfg = QuestionsConfig(backbone=SCRIPTED, corpus=str(corpus), out=str(tmp_path / "q.jsonl"), count=9)
     made, left = make_questions(cfg)
     assert len(made) == 1
     told = [json.loads(line) for line in (tmp_path / "q.left_out.jsonl").read_text().splitlines()]

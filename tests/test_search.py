@@ -286,7 +286,7 @@ def test_a_unit_left_out_is_as_if_it_were_deleted(
     xq, folder, merge = unit_vectors(4, seed=2), tmp_path_factory.mktemp("deleted"), Merge("beside", 2.0, 2.0)
     knowledge = KnowledgeBase(*stores, merge=merge)
     without = [frozenset(f"wb-{i}" for i in numbers) for numbers in gone]
-    found = knowledge.fold(xq, knowledge.search(xq, k, writeback=False), k, without)
+    found = knowledge.fold(xq, knowledge.search(xq, k, writeback=False), k, leave_out=without)
     for number, ids in enumerate(without):
         store = copy_of(stores[1], folder / str(number))
         delete(store, sorted(ids), {})
@@ -324,7 +324,7 @@ def test_units_that_a_named_unit_mentions_follow_it_however_far_they_are(tmp_pat
     assert found == [[f"wb-{town}", f"wb-{towns[(i + 1) % 26]}"] for i, town in enumerate(towns)] * 2
     without = [frozenset({f"wb-{towns[1]}"})] * len(xq)
     near = knowledge.search(xq, k, writeback=False)
-    left = knowledge.fold(xq, near, k, without, questions=asked)
+    left = knowledge.fold(xq, near, k, leave_out=without, questions=asked)
     assert [len(of_source(documents, "writeback")) for documents in left[:3]] == [1, 0, 2]
     where = pc.field("title") != towns[2]
     filtered = knowledge.search(xq, k, where=where, questions=asked)
@@ -438,7 +438,7 @@ def test_write_back_is_folded_into_what_shards_found(stores: tuple[Path, Path], 
     whole = KnowledgeBase(bases[2], stores[1], merge=BESIDE)
     parts = [KnowledgeBase(bases[2], stores[1], merge=BESIDE, shard=(i, 3)) for i in range(3)]
     lists = zip(*[part.search(xq, 6, writeback=False) for part in parts], strict=True)
-    folded = parts[1].fold_some(xq, [best_of(some, 6) for some in lists], 6, switches)
+    folded = parts[1].fold(xq, [best_of(some, 6) for some in lists], 6, switches)
     assert folded == whole.search(xq, 6, writeback=switches)
 
 

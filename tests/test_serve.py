@@ -217,7 +217,7 @@ def test_a_new_version_loses_no_query(run: Path) -> None:
         assert {status for status, _ in answers} == {200}
         assert {there for _, there in answers} == {True, False}
         assert served.kb.writeback is not None
-        served.refresh()
+        served.kb.refresh()
         assert served.kb.writeback.version == current(run / "writeback").version == 13
 
 

@@ -216,7 +216,7 @@ def test_columns_are_kept_with_their_types_and_can_be_asked_for(tmp_path: Path) 
 
 def test_another_encoder_kind_or_dimension_is_refused_with_both_values(tmp_path: Path) -> None:
     place = store(tmp_path, ["a-1"])
-    with pytest.raises(StoreError, match="encoder is 'other', version 1 has 'enc'"):
+    with pytest.raises(StoreError, match=r"encoder is 'other', version 1 of .* has 'enc'"):
         publish(place, *content(place, passages(["b-1"]), encoder="other"), {})
     other = spec_of("flat_fp16", DIMENSION, nlist=1)
     with pytest.raises(StoreError, match=r"index is Spec\(.*nlist=1\), version 1 has Spec\(.*nlist=0\)"):
@@ -356,6 +356,21 @@ def test_a_lost_or_cut_index_is_made_again_when_it_is_opened(tmp_path: Path) -> 
         with KnowledgeBase(place) as kb:
             assert kb.search(vectors_of(["a-3"]), 3)[0][0].id == "a-3"
         assert (tmp_path / name).read_bytes() == whole
+
+
+def test_a_store_that_nobody_may_write_to_says_what_mends_its_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = store(tmp_path, ["a-1"])
+    (name,) = (name for name in versions.current(place).files if name.startswith("index/"))
+    (tmp_path / name).unlink()
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", name)
+
+    monkeypatch.setattr(Place, "put", refused)
+    with pytest.raises(StoreError, match=rf"{name}: .* cannot be made again here .*; wbrag kb repair {tmp_path}, by"):
+        KnowledgeBase(place)
 
 
 def test_an_index_is_not_replaced_by_one_of_damaged_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

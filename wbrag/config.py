@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
+from operator import attrgetter
 from typing import Any
 
 MISSING: Any = "???"
+_AROUND_KEY = re.compile(r"^[\s\"']*(?:Bearer\s+)?|[\s\"']+$")
 
 
 class ConfigError(ValueError):
@@ -189,7 +194,19 @@ class Planning:
 
 
 @dataclass
-class TrainConfig:
+class Corpus:
+    """Where passages come from, and how they are read."""
+
+    corpus: Any = MISSING  # a path, a glob, a folder, or a list of these
+    corpus_columns: Any = None  # part of a passage -> the column it is in; as benchmark.columns
+    chunk_words: int = 100  # of a passage that is cut out of a document, at most
+    access: str = ""  # the corpus' key that says which groups may see a passage (wbrag.units.access); "": no labels
+    cache_dir: str = ""  # what is made of it, and what runs share; default: cache/ beside run_dir, <store>-cache
+    max_error_rate: float = 0.01
+
+
+@dataclass
+class TrainConfig(Corpus):
     """Root of `wbrag train` and `wbrag evaluate`."""
 
     benchmark: Benchmark = field(default_factory=Benchmark)
@@ -205,21 +222,15 @@ class TrainConfig:
     prompts: dict[str, str] = field(default_factory=dict)  # overrides of wbrag.prompts and backbone.prompts, by key
     world: str = MISSING  # folder of a generated microworld; conf/benchmark/*.yaml point into it
     data_dir: str = MISSING  # folder of the FlashRAG release; conf/benchmark/flashrag_*.yaml point into it
-    corpus: Any = MISSING  # a path, a glob, a folder, or a list of these
-    corpus_columns: Any = None  # part of a passage -> the column it is in; as benchmark.columns
-    chunk_words: int = 100  # of a passage that is cut out of a document, at most
-    access: str = ""  # the corpus' key that says which groups may see a passage (wbrag.units.access); "": no labels
     base: str = ""  # a store in place of the corpus: no passage is encoded
     updated_at: str = ""  # units.checks: the passages' key that says when each is from; "": as they came
     trust: str = ""  # units.checks: the passages' key that says whether each is trusted; "": all are
     run_dir: str = MISSING
     kb: str = ""  # a folder: the knowledge base of many runs that the units come to
-    cache_dir: str = ""  # what runs share; default: cache/ beside run_dir
     judge: str = "labels"  # labels | llm
     k: int = 5
     train_limit: int = 0  # 0: all
     test_limit: int = 0
-    max_error_rate: float = 0.01
     seed: int = 0
     plan: bool = False  # tell what the run would ask for, and end
     planning: Planning = field(default_factory=Planning)
@@ -247,74 +258,61 @@ class UpdateConfig:
 
 
 @dataclass
-class BuildConfig:
+class BuildConfig(Corpus):
     """Root of `wbrag index`."""
 
     encoder: Encoder = field(default_factory=Encoder)
     index: Index = field(default_factory=Index)
     cluster: Cluster = field(default_factory=Cluster)
-    corpus: Any = MISSING
-    corpus_columns: Any = None  # these three as in TrainConfig
-    chunk_words: int = 100
-    access: str = ""
     store: str = MISSING
     adopt: str = ""  # a flat FAISS index of the corpus: its vectors are taken over
-    cache_dir: str = ""  # the corpus as Parquet; default: <store>-cache
-    max_error_rate: float = 0.01
 
 
 @dataclass
-class QuestionsConfig:
+class QuestionsConfig(Corpus):
     """Root of `wbrag questions`."""
 
     backbone: Backbone = field(default_factory=Backbone)
-    corpus: Any = MISSING
-    corpus_columns: Any = None  # these three as in TrainConfig
-    chunk_words: int = 100
-    access: str = ""
     out: str = MISSING
     count: int = 100
     judge: str = "labels"  # labels: an answer from the passage has to hold the golden one | llm: the generator says so
     prompts: dict[str, str] = field(default_factory=dict)
-    cache_dir: str = ""
-    max_error_rate: float = 0.01
     seed: int = 0
 
 
 @dataclass
-class TransferConfig:
-    """Root of `wbrag transfer`."""
+class FinishedRuns:
+    """What is measured once more, and where the report of it goes."""
 
-    runs: list[str] = MISSING  # finished run folders that differ in their method alone
+    runs: list[str] = MISSING  # finished run folders
     report_dir: str = MISSING
 
 
 @dataclass
-class PlaceboConfig:
+class TransferConfig(FinishedRuns):
+    """Root of `wbrag transfer`: the runs differ in their method alone."""
+
+
+@dataclass
+class PlaceboConfig(FinishedRuns):
     """Root of `wbrag placebo`."""
 
-    runs: list[str] = MISSING  # finished run folders
     placebos: list[str] = MISSING  # names of wbrag.experiments.placebos
     repeat: bool = True  # the run itself once more: A/A
-    report_dir: str = MISSING
 
 
 @dataclass
-class CompareConfig:
+class CompareConfig(FinishedRuns):
     """Root of `wbrag compare_units`."""
 
-    runs: list[str] = MISSING  # finished run folders
-    report_dir: str = MISSING
     ways: dict[str, list[str]] = field(default_factory=dict)  # name -> overrides of conf/train.yaml's units and merge
 
 
 @dataclass
-class AblateConfig:
+class AblateConfig(FinishedRuns):
     """Root of `wbrag ablate`."""
 
-    runs: list[str] = MISSING  # finished run folders
     thresholds: dict[str, list[Any]] = field(default_factory=dict)  # name of a gate's threshold -> numbers
-    report_dir: str = MISSING
 
 
 @dataclass
@@ -338,6 +336,29 @@ class ReproduceConfig:
     judge: list[str] = field(default_factory=list)  # benchmark/method
     temperatures: list[float] = field(default_factory=list)  # REPLUG's runs are answered at these too
     plan: bool = False  # tell what the points that are not done would ask for, and end
+
+
+def check_values(
+    cfg: object, within: str, known: Mapping[str, Collection[str]], least: Mapping[str, float] | None = None
+) -> None:
+    """ConfigError, naming key (behind `within`) and value, for a setting that is none of those known, or too small."""
+    for key, values in known.items():
+        if (value := attrgetter(key)(cfg)) not in values:
+            raise ConfigError(f"{within}{key}={value!r} is unknown; known are {', '.join(values)}")
+    for key, minimum in (least or {}).items():
+        if (value := attrgetter(key)(cfg)) < minimum:
+            raise ConfigError(f"{within}{key}={value}: at least {minimum} is needed")
+
+
+def api_key(part: str, variable: str) -> str:
+    """The key of an endpoint, in an environment variable, without what may stand around it where it was copied from
+    (blanks, quotes, "Bearer"); "" where none is named. ConfigError where there is none that HTTP can carry.
+    """
+    key = _AROUND_KEY.sub("", os.environ.get(variable, "")) if variable else ""
+    if variable and not (key and key.isascii() and key.isprintable() and " " not in key):
+        told = f"{part}.api_key_env={variable!r}: it is not set, empty, or holds characters that no key has"
+        raise ConfigError(f"{told}; for an endpoint without keys: {part}.api_key_env=")
+    return key
 
 
 def fingerprint(*parts: object) -> str:

@@ -1,14 +1,19 @@
-"""What goes wrong around a command, in one sentence with what to do: missing packages, disks, object stores."""
+"""What goes wrong around a command, in one sentence with what to do: missing packages, and what the world outside
+refuses (the operating system, S3, the model hub, an endpoint, memory). The sentences of these are data: outside.toml.
+"""
 
 from __future__ import annotations
 
-import errno
 import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
 
 from wbrag.config import ConfigError
-from wbrag.run.outside import refusal
 
 #: Modules that the light install lacks: what they are, and the extra that has them.
 EXTRAS = {
@@ -23,10 +28,9 @@ EXTRAS = {
     **{"markdown_it": ("markdown-it-py", "files"), "semchunk": ("semchunk", "files")},
     **{"zstandard": ("zstandard", "files"), "gguf": ("gguf", "real"), "accelerate": ("accelerate", "real")},
 }
-#: Errors of the operating system that the user's surroundings cause.
-SURROUNDINGS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
-#: Who raises them where no store in S3 can be reached.
-OBJECT_STORES = ("botocore", "aiobotocore", "s3fs", "fsspec")
+#: What is never told: keys, and who is named in an address.
+SECRET = re.compile(r"\b(?:sk|hf|key)[-_][\w*-]{6,}|(?<=://)[^/@\s]+(?=@)")
+OWN_WORDS = 160
 
 
 def needs(module: str) -> str:
@@ -38,23 +42,6 @@ def needs(module: str) -> str:
     return f"this needs {what}: pip install 'wbrag[{extra}]'{cuda}" if what else ""
 
 
-def fault_of(error: Exception) -> str:
-    """What to tell of an error that the surroundings of a command caused; "" for any other."""
-    if isinstance(error, ModuleNotFoundError):
-        return needs((error.name or "").partition(".")[0])
-    if type(error).__module__.startswith("wbrag."):
-        return ""  # it says itself what is to be done
-    if told := refusal(error):
-        return told
-    origin = type(error).__module__.partition(".")[0]
-    if origin in OBJECT_STORES:
-        return f"the object store cannot be asked: {error}"
-    if isinstance(error, OSError) and error.errno in SURROUNDINGS:
-        return ": ".join(filter(None, [str(error.filename or ""), error.strerror or str(error)]))
-    # Lance gives no number and no class of its own; an error of a task in Ray is an OSError too.
-    return f"the store cannot be read or written: {error}" if type(error) is OSError and error.errno is None else ""
-
-
 def check_packages(cfg: Any) -> None:  # noqa: ANN401 - the settings of any job
     """ConfigError for a package that a job needs and that is not there, before anything is done; on a cluster the nodes
     have their own.
@@ -64,3 +51,52 @@ def check_packages(cfg: Any) -> None:  # noqa: ANN401 - the settings of any job
     modules = ["ray", *(of_kind[kind] for kind in kinds if kind in of_kind)] if any(kinds) else []
     if "RAY_ADDRESS" not in os.environ and (lacks := [needs(one) for one in modules if find_spec(one) is None]):
         raise ConfigError("; ".join(lacks))
+
+
+def fault_of(error: Exception) -> str:
+    """What to tell of an error that the surroundings of a command caused; "" for any other."""
+    if isinstance(error, ModuleNotFoundError):
+        return needs((error.name or "").partition(".")[0])
+    own = type(error).__module__.startswith("wbrag.")  # it says itself what is to be done
+    return "" if own else refusal(error) or ""
+
+
+@lru_cache(maxsize=1)
+def refusals() -> list[Mapping[str, Any]]:
+    """All of outside.toml."""
+    return list(tomllib.loads(files("wbrag.command").joinpath("outside.toml").read_text(encoding="utf-8"))["refusal"])
+
+
+def refusal(error: BaseException) -> str | None:
+    """What ended a job, in one sentence, if it is of the world outside: where, what was refused, what to do. None for
+    any other error, of which a traceback says more. Those that it came of count too, in Ray's workers as well.
+    """
+    for one in _behind(error):
+        own = " ".join(str(one).split("\n\n")[0].split())
+        system = os.strerror(one.errno) if isinstance(one, OSError) and one.errno else ""
+        said = f"{type(one).__module__}.{type(one).__name__}: {system} {own}"
+        for known in refusals():
+            if re.search(known["like"], said):
+                where = "" if known.get("secret") else _where(one, own)
+                return f"{where}: {known['told']}" if where else str(known["told"])
+    return None
+
+
+def _where(error: BaseException, own: str) -> str:
+    """The file that it is about, else the error's own words, the first of them."""
+    file = error.filename if isinstance(error, OSError) else None
+    told = SECRET.sub("...", own if file is None else str(os.fsdecode(file) if isinstance(file, bytes) else file))
+    return told if len(told) <= OWN_WORDS else f"{told[:OWN_WORDS]} ..."
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """The error and those that it came of, the first of them first."""
+    found: list[BaseException] = []
+    following: list[object] = [error]
+    while following:
+        one = following.pop(0)
+        if isinstance(one, BaseException) and not any(one is other for other in found):
+            found.append(one)
+            following += [getattr(one, "cause", None), one.__cause__]
+            following += [] if one.__suppress_context__ else [one.__context__]
+    return reversed(found)

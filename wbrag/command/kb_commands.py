@@ -86,7 +86,7 @@ def log(place: Place, args: argparse.Namespace) -> Told:
     times = [datetime.fromtimestamp((place.stat(record_name(one.version)) or (0, 0.0))[1]) for one in versions]
     told: list[dict[str, Any]] = [
         {"version": one.version, "kept": one.version >= newest.oldest, "current": one.version == newest.version}
-        | {"live": one.rows, "fragments": _fragments(one), "base": one.base[0] if one.base else None}
+        | {"live": one.rows, "fragments": one.fragments, "base": one.base[0] if one.base else None}
         | {
             "restored_from": one.restored_from,
             "note": one.note,
@@ -167,7 +167,7 @@ def shrink(place: Place, args: argparse.Namespace) -> Told:
 
     before = current(place)
     after = compact(place, MADE_BY, args.keep_rows)
-    told = f"has {_fragments(after)} fragments, version {before.version} {_fragments(before)}"
+    told = f"has {after.fragments} fragments, version {before.version} {before.fragments}"
     return _made(place, after, told)
 
 
@@ -251,10 +251,6 @@ def take_in(place: Place, args: argparse.Namespace) -> Told:
     noted = json.loads(facts.read_text()).get("encoder") if (facts := folder / "export.json").is_file() else None
     encoder = Encoder(**noted) if noted and not args.encoder else _encoder(place, args.encoder)
     return _made(place, adopt(corpus, index, place, encoder, MADE_BY | {"corpus": str(corpus)}), f"adopted {index}")
-
-
-def _fragments(version: Version) -> int:
-    return sum(name.startswith("index/") for name in version.files)
 
 
 def _what(version: Version) -> str:

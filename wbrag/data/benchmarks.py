@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wbrag import metrics
-from wbrag.config import Benchmark, ConfigError
+from wbrag.config import Benchmark, ConfigError, check_values
 from wbrag.data.columns import columns_of, fitted
 from wbrag.data.documents import READ_AS
 from wbrag.data.files import File, Given, Record, files_of, is_document, kind_of, records
@@ -354,13 +354,9 @@ def examples_table(examples: Sequence[Example]) -> pa.Table:
 
 def check_benchmark(benchmark: Benchmark) -> None:
     """Raise ConfigError, naming key and value, for a task, metric, labels or split that cannot work."""
-    if benchmark.task not in TASKS:
-        raise ConfigError(f"benchmark.task={benchmark.task!r} is unknown; known are {', '.join(TASKS)}")
-    if benchmark.metric not in (known := (*metrics.METRICS, *metrics.elsewhere())):
-        raise ConfigError(f"benchmark.metric={benchmark.metric!r} is unknown; known are {', '.join(known)}")
-    if benchmark.language not in metrics.LANGUAGES:
-        known = metrics.LANGUAGES
-        raise ConfigError(f"benchmark.language={benchmark.language!r} is unknown; known are {', '.join(known)}")
+    known_metrics = (*metrics.METRICS, *metrics.elsewhere())
+    known = {"task": TASKS, "metric": known_metrics, "language": metrics.LANGUAGES}
+    check_values(benchmark, "benchmark.", known)
     if benchmark.metric == "label" and not benchmark.labels:
         raise ConfigError("benchmark.labels is empty, but benchmark.metric='label' maps answers to labels")
     if strange := set(benchmark.rows) - {"train", "test"}:

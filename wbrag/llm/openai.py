@@ -11,7 +11,6 @@ import asyncio
 import codecs
 import json
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from urllib.request import proxy_bypass
 import httpx2
 import openai
 
-from wbrag.config import Backbone, ConfigError
+from wbrag.config import Backbone, ConfigError, api_key
 from wbrag.llm import FirstToken, Reply, Token
 from wbrag.llm.reasoning import REMEDY, NoAnswer, closes_alone, spoken, spoken_tokens
 
@@ -44,7 +43,6 @@ QUESTION, THINKING_TOKENS = "Answer with one word.", 1024
 #: Reasons to finish that mean the token limit, and those that mean that text was withheld or lost.
 CUT = ("length", "max_tokens")
 WITHHELD = ("content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii", "error")
-_AROUND_KEY = re.compile(r"^[\s\"']*(?:Bearer\s+)?|[\s\"']+$")
 #: What the token limit is called, and how an endpoint says that it does not know a key.
 LIMITS = ("max_tokens", "max_completion_tokens")
 _UNKNOWN_KEY = re.compile(
@@ -129,7 +127,7 @@ class Endpoint:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone, self.max_model_len = backbone, backbone.max_model_len - backbone.thinking_tokens
-        key, url = api_key(backbone), urlsplit(backbone.base_url.strip())
+        key, url = api_key("backbone", backbone.api_key_env), urlsplit(backbone.base_url.strip())
         path = url.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
         root, query = urlunsplit((url.scheme, url.netloc, path, "", "")), dict(parse_qsl(url.query))
         self.transport = transport_to(root)
@@ -201,20 +199,6 @@ class Endpoint:
     def prompt_tokens(self, content: str) -> int:
         """An estimate, template included."""
         return self.count_tokens(content) + TEMPLATE_TOKENS
-
-
-def api_key(backbone: Backbone) -> str:
-    """The key in the environment variable that `api_key_env` names, without what may stand around it where it was
-    copied from (blanks, quotes, "Bearer"); "" where it names none.
-
-    ConfigError where there is none that HTTP can carry.
-    """
-    name = backbone.api_key_env
-    key = _AROUND_KEY.sub("", os.environ.get(name, "")) if name else ""
-    if name and not (key and key.isascii() and key.isprintable() and " " not in key):
-        told = "it is not set, empty, or holds characters that no key has"
-        raise ConfigError(f"backbone.api_key_env={name!r}: {told}; for an endpoint without keys: backbone.api_key_env=")
-    return key
 
 
 def check_endpoint(backbone: Backbone) -> None:

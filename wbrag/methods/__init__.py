@@ -120,12 +120,6 @@ def _check(method: config.Method, backbone: config.Backbone | None) -> None:
         check(method, backbone)
 
 
-def check_one_of(method: config.Method, key: str, *known: str) -> None:
-    """ConfigError where a setting is none of these."""
-    if (value := getattr(method, key)) not in known:
-        raise config.ConfigError(f"method.{key}={value!r} is unknown; known are {', '.join(known)}")
-
-
 def check_probabilities(method: config.Method, *keys: str) -> None:
     """ConfigError where one of these settings is no probability."""
     for key in keys:

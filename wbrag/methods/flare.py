@@ -21,7 +21,7 @@ from itertools import groupby, zip_longest
 from wbrag import config
 from wbrag.llm import Reply, Token
 from wbrag.llm.fit import fit_documents, require_fit
-from wbrag.methods import Answer, Tools, answered, check_one_of, check_probabilities, closed_book
+from wbrag.methods import Answer, Tools, answered, check_probabilities, closed_book
 from wbrag.schema import Document
 from wbrag.units.sentences import CJK_STOPS, SPACED_STOPS, STOPS
 
@@ -43,7 +43,7 @@ class Word:
 
 def check(method: config.Method, backbone: config.Backbone | None) -> None:
     """ConfigError for settings that cannot be, and for an endpoint that cannot do what FLARE needs."""
-    check_one_of(method, "query", "masked", "generated")
+    config.check_values(method, "method.", {"query": ("masked", "generated")})
     check_probabilities(method, "theta", "beta")
     needed = {"token_logprobs": "reads the probability of every token", "continues": "goes on after its own sentences"}
     for key, why in needed.items() if backbone and backbone.kind == "openai" else ():

@@ -27,7 +27,6 @@ from wbrag.methods import (
     Tools,
     answered,
     check_distributions,
-    check_one_of,
     check_probabilities,
     closed_book,
 )
@@ -65,7 +64,7 @@ def check(method: config.Method, backbone: config.Backbone | None) -> None:
     """ConfigError for settings that cannot be, and for a generator that tells no whole distribution or, in the mode
     `tokens`, has not the tokens.
     """
-    check_one_of(method, "mode", "prompted", "tokens")
+    config.check_values(method, "method.", {"mode": ("prompted", "tokens")})
     check_probabilities(method, "threshold")
     if not backbone:
         return

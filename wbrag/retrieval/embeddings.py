@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -31,11 +30,7 @@ class EndpointEncoder(Encoder):
     """
 
     def __init__(self, cfg: config.Encoder) -> None:
-        name = cfg.api_key_env
-        key = os.environ.get(name, "").strip() if name else ""
-        if name and not (key and key.isascii() and key.isprintable()):
-            told = "it is not set, empty, or holds characters that no key has"
-            raise config.ConfigError(f"encoder.api_key_env={name!r}: {told}; without keys: encoder.api_key_env=")
+        key = config.api_key("encoder", cfg.api_key_env)
         if not cfg.base_url.startswith(("http://", "https://")):
             raise config.ConfigError(f"encoder.base_url={cfg.base_url!r} is no URL; it ends in /v1 as a rule")
         url = httpx2.URL(cfg.base_url)

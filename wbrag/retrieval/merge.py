@@ -11,21 +11,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
-from wbrag.config import ConfigError, Merge, Retrieval
+from wbrag.config import ConfigError, Merge, Retrieval, check_values
 from wbrag.schema import Document
 from wbrag.units.sentences import folded, holds, names
 
 #: How much the first ranks count in a fusion: the constant of Cormack et al.
 RANK = 60
-RETRIEVALS = ("dense", "bm25", "hybrid")
 KNOWN = {"policy": ("plain", "beside"), "reach": ("near", "named", "linked")}
 
 
 def check_merge(merge: Merge) -> None:
     """ConfigError, naming key and value, for a policy, reach or bound that cannot work."""
-    for key, known in KNOWN.items():
-        if getattr(merge, key) not in known:
-            raise ConfigError(f"merge.{key}={getattr(merge, key)!r} is unknown; known are {', '.join(known)}")
+    check_values(merge, "merge.", KNOWN)
     for key in ("margin", "room"):
         if not 0 <= getattr(merge, key) <= 2:
             raise ConfigError(f"merge.{key}={getattr(merge, key)}: a number from 0 to 2 is needed")
@@ -33,8 +30,7 @@ def check_merge(merge: Merge) -> None:
 
 def check_retrieval(retrieval: Retrieval) -> None:
     """ConfigError, with both values, for a kind of retrieval that is not known."""
-    if retrieval.kind not in RETRIEVALS:
-        raise ConfigError(f"retrieval.kind={retrieval.kind!r} is unknown; known are {', '.join(RETRIEVALS)}")
+    check_values(retrieval, "retrieval.", {"kind": ("dense", "bm25", "hybrid")})
 
 
 def by_name(merge: Merge) -> bool:

@@ -187,7 +187,7 @@ def _sound(live: list[Row], kb: Path, before: Version | None, base: Version) -> 
 
 
 def _table(store: Path, version: Version) -> pa.Table:
-    return rows.opened(place_of(store), version).to_table()
+    return rows.opened(store, version).to_table()
 
 
 def _told(table: pa.Table) -> list[str]:

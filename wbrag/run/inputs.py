@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ import pyarrow.parquet as pq
 
 from wbrag.config import (
     Backbone,
-    BuildConfig,
     ConfigError,
+    Corpus,
     Encoder,
     Index,
-    QuestionsConfig,
     TrainConfig,
     Units,
+    check_values,
     fingerprint,
 )
 from wbrag.data import benchmarks, hub
@@ -49,7 +48,7 @@ from wbrag.run.tombstones import purged_by, tombstones
 from wbrag.schema import EXAMPLE, PASSAGE
 from wbrag.store.files import move_into_place, scratch_folder, sha256_file
 from wbrag.store.place import place_of
-from wbrag.store.rows import columns_of
+from wbrag.store.rows import opened
 from wbrag.store.vectors import check_index
 from wbrag.store.versions import current, encoder_note, named, noted_encoder
 
@@ -108,13 +107,13 @@ def check_settings(cfg: TrainConfig) -> None:
     check_base(cfg)
     check_retrieval(cfg.retrieval)
     check_corpus(cfg)
-    _check(cfg, "", {"judge": ("labels", "llm")}, LEAST)
+    check_values(cfg, "", {"judge": ("labels", "llm")}, LEAST)
     prompts_of(cfg)
     if cfg.method.name == "replug" and cfg.k > cfg.backbone.max_num_seqs:
         most = cfg.backbone.max_num_seqs
         raise ConfigError(f"k={cfg.k}: replug decodes k sequences side by side, and backbone.max_num_seqs={most}")
     least = {"sample": 1, "tokens_per_second": 0, "price_in": 0, "price_out": 0}
-    _check(cfg.planning, "planning.", {}, least)
+    check_values(cfg.planning, "planning.", {}, least)
     check_backbone(cfg.backbone)
 
 
@@ -176,15 +175,6 @@ def _texts(cfg: object, key: str) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def _check(cfg: object, within: str, known: Mapping[str, Sequence[str]], least: Mapping[str, int]) -> None:
-    for key, values in known.items():
-        if (value := attrgetter(key)(cfg)) not in values:
-            raise ConfigError(f"{within}{key}={value!r} is unknown; known are {', '.join(values)}")
-    for key, minimum in least.items():
-        if (value := attrgetter(key)(cfg)) < minimum:
-            raise ConfigError(f"{within}{key}={value}: at least {minimum} is needed")
-
-
 def check_base(cfg: TrainConfig) -> None:
     """ConfigError for a base that is given beside a corpus, in S3, or made by another encoder or kind of index; what is
     no store at all says so (StoreError).
@@ -208,19 +198,19 @@ def check_base(cfg: TrainConfig) -> None:
         raise ConfigError(f"base={cfg.base}: its index is {version.spec.kind!r}, the run has {cfg.index.kind!r}")
 
 
-def check_corpus(cfg: TrainConfig | BuildConfig | QuestionsConfig) -> None:
+def check_corpus(cfg: Corpus) -> None:
     """ConfigError for a corpus that is neither a text nor a list of these, or that nobody can cut."""
     many = cfg.corpus if isinstance(cfg.corpus, list) else [cfg.corpus]
     if not many or not all(isinstance(one, str) for one in many):
         raise ConfigError(f"corpus={cfg.corpus!r}: give a path, a glob, a folder, or a list of these")
     check_columns(cfg.corpus_columns, PASSAGE_FIELDS, "corpus_columns")
-    _check(cfg, "", {}, {"chunk_words": 8})
+    check_values(cfg, "", {}, {"chunk_words": 8})
 
 
 def check_units(units: Units) -> None:
     """ConfigError, naming key and value, for units that nobody can write."""
     known = {"form": ("distilled", "verbatim"), "scope": ("question", "subject"), "evidence": ("encoder", "llm")}
-    _check(units, "units.", known, {"sentences": 1, "search": 1, "hops": 0, "tokens": 16})
+    check_values(units, "units.", known, {"sentences": 1, "search": 1, "hops": 0, "tokens": 16})
     if units.faithful and units.form == "verbatim":
         raise ConfigError("units.faithful=true with units.form=verbatim: verbatim units are sentences of their sources")
 
@@ -264,7 +254,7 @@ def read_inputs(cfg: TrainConfig, training: bool = True) -> Inputs:
     test, rejected_test = read_questions(cfg, "test", True)
     corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(cfg, cache)
     if cfg.updated_at or cfg.trust:
-        check_dates_and_trust(cfg, pq.read_schema(corpus) if corpus else columns_of(cfg.base))
+        check_dates_and_trust(cfg, pq.read_schema(corpus) if corpus else opened(cfg.base).schema)
     return Inputs(train, test, corpus, [*rejected, *(rejected_test if split.test else []), *rejected_corpus])
 
 
@@ -303,7 +293,12 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
     }
 
 
-def fingerprinted(cfg: TrainConfig | BuildConfig | QuestionsConfig, cache: Path) -> str:
+def _test_identity(cfg: TrainConfig, cache: Path) -> str:
+    there = given_hash(cfg.benchmark.test or cfg.benchmark.train, cache)
+    return there if cfg.benchmark.test else f"{cfg.benchmark.test_share} of {there}"
+
+
+def fingerprinted(cfg: Corpus, cache: Path) -> str:
     """What changes the passages of a corpus: its content, which columns are read, and how long documents are cut."""
     cut = cfg.chunk_words if any(is_document(file.name) for file in files_of(located(cfg.corpus, cache))) else None
     how = [part for part in (cfg.corpus_columns, cut) if part]
@@ -488,7 +483,7 @@ def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> N
         raise InputError(f"{told}; is the file whole? benchmark.rows.{split}=0 takes any other")
 
 
-def read_corpus(cfg: TrainConfig | BuildConfig | QuestionsConfig, cache: Path) -> tuple[Path, list[Rejected]]:
+def read_corpus(cfg: Corpus, cache: Path) -> tuple[Path, list[Rejected]]:
     """The corpus as Parquet in `cache`, without what was purged of a run, made once per content however many runs need
     it, and the rows left out; errors as `write_corpus`.
     """

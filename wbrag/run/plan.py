@@ -31,9 +31,7 @@ from wbrag.run.actors import open_llm
 from wbrag.run.inputs import cache_of, located, read_questions
 from wbrag.run.lookup import Rows
 from wbrag.schema import PASSAGE, Document, Example
-from wbrag.store.place import place_of
 from wbrag.store.rows import opened
-from wbrag.store.versions import current
 
 #: Calls of each kind: on the `question` alone, over all `documents`, over one `document`, and the two of the distiller,
 #: `extract` and `rewrite`.
@@ -226,7 +224,7 @@ def passages(cfg: TrainConfig, wanted: int) -> list[Document]:
     """
     draw = random.Random(cfg.seed)
     if cfg.base:
-        data = opened(place_of(cfg.base), current(cfg.base))
+        data = opened(cfg.base)
         chosen = sorted(draw.sample(range(data.count_rows()), min(wanted, data.count_rows())))
         return [Document(**row) for row in data.take(chosen, columns=PASSAGE.names).to_pylist()]
     given = located(cfg.corpus, cache_of(cfg))

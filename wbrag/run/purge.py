@@ -291,7 +291,7 @@ def _undecided(note: Row, ids: set[str]) -> Row:
 
 def _sources(store: Path, version: Version) -> Iterator[tuple[str, set[str]]]:
     """The units of a version with their sources; none of a store of passages."""
-    data = rows.opened(place_of(store), version)
+    data = rows.opened(store, version)
     if "source_ids" in data.schema.names:
         for row in data.to_table(columns=["id", "source_ids"]).to_pylist():
             yield row["id"], set(row["source_ids"] or [])

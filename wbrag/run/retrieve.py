@@ -257,7 +257,7 @@ def search_block(
 ) -> list[list[Document]]:
     """As `MethodSearch.search`, where the encoder is; `found`: as `_nearest`."""
     xq, near = _nearest(encoder, opening, queries, k, found)
-    return _opened(opening, encoder).fold_some(xq, near, k, merged, questions=queries)
+    return _opened(opening, encoder).fold(xq, near, k, merged, questions=queries)
 
 
 def search_shard(
@@ -312,7 +312,8 @@ class MergedDocuments:
         vectors = b"".join(batch["vector"].to_pylist())
         xq = np.frombuffer(vectors, np.float16).reshape(len(batch), -1)
         passages = [documents_of(rows) for rows in batch["documents"].to_pylist()]
-        found = self.knowledge.fold(xq, passages, self.k, leave_out, questions=batch["question"].to_pylist())
+        questions = batch["question"].to_pylist()
+        found = self.knowledge.fold(xq, passages, self.k, questions=questions, leave_out=leave_out)
         batch = batch.append_column(pa.field("documents_writeback", DOCUMENTS), _column(found))
         return batch.drop_columns(["vector"])
 

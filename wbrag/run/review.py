@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from wbrag.report.version import stamp_around
-from wbrag.retrieval.encoder import open_encoder, passage_text
+from wbrag.retrieval.encoder import passage_text
 from wbrag.run import tombstones
 from wbrag.schema import PASSAGE, SEEN_BY, UNIT, unit_id
 from wbrag.store import rows
@@ -20,7 +20,7 @@ from wbrag.store.changes import MovedOnError, exchange, write_piece
 from wbrag.store.files import StoreError
 from wbrag.store.place import Where, place_of
 from wbrag.store.rows import Piece, rows_of
-from wbrag.store.versions import Version, current, latest, noted, noted_encoder, pair, read_version
+from wbrag.store.versions import Version, current, latest, noted, opened_encoder, pair, read_version
 from wbrag.units.access import NOBODY
 from wbrag.units.decisions import Decision
 
@@ -63,7 +63,7 @@ def accept(
         if len(rows_of(store, version, [unit])) or waiting is None:
             return [], [], known | {unit: Decision("accepted", why, now(), _unit(store, version, unit), {})}
         row = dict(waiting)
-        labelled = row | {SEEN_BY.name: NOBODY} if SEEN_BY.name in rows.columns_of(store).names else row
+        labelled = row | {SEEN_BY.name: NOBODY} if SEEN_BY.name in rows.opened(store).schema.names else row
         piece = _piece(store, version, _seen_now(store, base, _encoded(store, version, labelled)))
         return [piece], [], known | {unit: Decision("accepted", why, now(), row, {})}
 
@@ -139,7 +139,8 @@ def _seen_now(store: Where, base: Where | None, row: pa.Table) -> pa.Table:
     if SEEN_BY.name not in row.column_names:
         return row
     labels = [NOBODY]
-    if base and (passages := pair(base, store)[0]) and rows.has_labels(base, passages):
+    passages = pair(base, store)[0] if base else None
+    if base and passages and SEEN_BY.name in rows.opened(base, passages).schema.names:
         labels = rows.labels_of(base, passages, row["source_ids"].to_pylist())
     return row.set_column(row.column_names.index(SEEN_BY.name), SEEN_BY, pa.array(labels, SEEN_BY.type))
 
@@ -155,23 +156,16 @@ def _once_live(store: Where, version: Version, unit: str) -> pa.Table:
 
 
 def _piece(store: Where, version: Version, row: pa.Table) -> Piece:
-    schema = rows.opened(place_of(store), version).schema
+    schema = rows.opened(store, version).schema
     return write_piece(place_of(store), rows.filled(row, schema), version.spec)
 
 
 def _encoded(store: Where, version: Version, row: Mapping[str, Any]) -> pa.Table:
     """A unit with its vector, by the encoder that the store was made with."""
     place = place_of(store)
-    if (told := noted_encoder(place, version)) is None:
-        raise StoreError(f"{place}: no version says which encoder made it")
-    encoder = open_encoder(told)
-    if encoder.fingerprint != version.encoder:
-        raise StoreError(
-            f"{place}: encoder is {encoder.fingerprint!r}, version {version.version} has {version.encoder!r}"
-        )
     schema = UNIT.append(SEEN_BY) if SEEN_BY.name in row else UNIT
     table = pa.Table.from_pylist([dict(row)], schema)
-    vector = encoder.encode_passages([passage_text(row["title"], row["text"])])
+    vector = opened_encoder(place, version).encode_passages([passage_text(row["title"], row["text"])])
     return rows.with_vectors(table, vector, rows.schema_in(place, version, schema, version.spec.dimension))
 
 

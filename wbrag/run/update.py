@@ -37,7 +37,7 @@ from wbrag.run.lease import LEASE, in_turn, leased
 from wbrag.run.record import open_record
 from wbrag.run.review import now
 from wbrag.run.writeback import made_units, publish_units
-from wbrag.store.build import Difference, difference, follow_passages
+from wbrag.store.build import Difference, build_store, difference
 from wbrag.store.changes import copy_store
 from wbrag.store.files import make_folder
 from wbrag.store.place import place_of
@@ -206,7 +206,7 @@ def _updated(
         with job.record.timed("index"):
             if read.corpus is not None:
                 told = {"corpus": cfg.corpus, **note}
-                follow_passages(read.corpus, base, generators.encoders, cfg.index, told, known=differs)
+                build_store(read.corpus, base, generators.encoders, cfg.index, told, follow=True, known=differs)
         with job.record.timed("retrieve"):
             questions = pipeline.retrieve(cfg, read, base, job.run / QUESTIONS, generators.encoders)
         with job.record.timed("train"):
@@ -239,7 +239,7 @@ def follow(cfg: TrainConfig, corpus: Path, note: dict[str, Any], encoders: Encod
     kb = Path(cfg.kb)
     if latest(kb / "base") is not None:
         with in_turn(kb / LEASE):
-            follow_passages(corpus, kb / "base", encoders, cfg.index, note)
+            build_store(corpus, kb / "base", encoders, cfg.index, note, follow=True)
 
 
 def _outcome(

@@ -35,10 +35,10 @@ from wbrag.run.lookup import BATCH_ROWS, Keyed, Rows
 from wbrag.run.retrieve import MERGED, READ_ROWS, Knowledge, MergedDocuments, lent_search, retrieve_all
 from wbrag.run.review import decisions_of, what_is_said
 from wbrag.schema import LEFT, REQUEST, SEEN_BY, TRACE, UNIT, WRITTEN, Document, documents_of, left_row
-from wbrag.store.build import follow_passages
+from wbrag.store.build import build_store
 from wbrag.store.changes import copy_store
 from wbrag.store.files import scratch_folder
-from wbrag.store.rows import has_labels, labels_of
+from wbrag.store.rows import labels_of, opened
 from wbrag.store.versions import current, latest, named, reading
 from wbrag.units.access import seen_by_nobody
 from wbrag.units.decisions import decided
@@ -114,7 +114,7 @@ def labelled(units: Iterator[Row], base: Path, scratch: Path) -> tuple[pa.Schema
     current version of the base labels their sources. Where it has no labels, the units as they are.
     """
     version = current(base)
-    if not has_labels(base, version):
+    if SEEN_BY.name not in opened(base, version).schema.names:
         return UNIT, units, iter(())
     rows = Rows.written(scratch / "unlabelled", UNIT, tables_of(units, UNIT))
     labels = labels_of(base, version, rows.column("source_ids").to_pylist())
@@ -289,7 +289,7 @@ def publish_units(
     """
     index, note = replace(cfg.index, kind="flat_fp16"), {**note, "merge": asdict(cfg.merge)}
     note |= {"retrieval": asdict(cfg.retrieval)}
-    follow_passages(units, store, encoders, index, note, named(current(base)))
+    build_store(units, store, encoders, index, note, named(current(base)), follow=True)
 
 
 def units_of(traces: Path, scratch: Path) -> Iterator[Row]:

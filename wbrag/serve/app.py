@@ -14,7 +14,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from wbrag.config import ConfigError
 from wbrag.serve.guard import Guard
 from wbrag.serve.hits import LOG, MOST_HITS, MOST_QUESTIONS, Hit, Served
-from wbrag.serve.review_pages import STATIC, Reviewed, review_routes
+from wbrag.serve.review_pages import STATIC, Reviewed, page_of, review_routes
 from wbrag.serve.tool import tool_server
 from wbrag.store.files import StoreError
 
@@ -137,10 +137,9 @@ def _search_routes(app: FastAPI, served: Served, measures: Measures, keyed: bool
             raise HTTPException(422, "question or questions: one of the two is needed")
         if asked.groups is not None and not keyed:
             raise HTTPException(403, "groups: are believed only with a key; start the server with --api-key-env")
-        how = {"writeback": asked.writeback, "where": asked.where, "groups": asked.groups}
         begin = time.perf_counter()
         try:
-            found = served.hits(questions, asked.k, **how)  # type: ignore[arg-type]
+            found = served.hits(questions, asked.k, writeback=asked.writeback, where=asked.where, groups=asked.groups)
         except StoreError as error:
             LOG.error("%s: a search failed: %s", served.place, error)
             raise HTTPException(503, "the knowledge base cannot be searched; the server's log says why") from error
@@ -182,8 +181,8 @@ def _state_routes(app: FastAPI, served: Served, measures: Measures) -> None:
         return Response(generate_latest(measures.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/docs", include_in_schema=False)
-    async def docs() -> FileResponse:
-        return FileResponse(STATIC / "docs.html")
+    async def docs() -> HTMLResponse:
+        return page_of("docs")
 
 
 async def _in_one_sentence(request: Request, error: Exception) -> JSONResponse:

@@ -7,7 +7,7 @@ from typing import Any
 from haystack import Document, component, default_from_dict, default_to_dict
 from haystack.utils import Secret
 
-from wbrag.serve.hits import hits_of
+from wbrag.serve.hits import How, hits_of
 
 
 @component
@@ -23,9 +23,9 @@ class Retriever:
         groups: list[str] | None = None,
         api_key: Secret | None = None,
     ) -> None:
-        """As `Hits.hits`; `api_key`: a server's, `Secret.from_env_var(...)`."""
+        """As `Served.hits`; `api_key`: a server's, `Secret.from_env_var(...)`."""
         self.kb, self.k, self.api_key = kb, k, api_key
-        self.how: dict[str, Any] = {"writeback": writeback, "where": where, "groups": groups}
+        self.how: How = {"writeback": writeback, "where": where, "groups": groups}
         self._hits = hits_of(kb, api_key.resolve_value() or "" if api_key else "")
 
     def to_dict(self) -> dict[str, Any]:

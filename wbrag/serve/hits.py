@@ -12,17 +12,16 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 
-from wbrag.retrieval.encoder import Encoder, open_encoder
+from wbrag.retrieval.encoder import Encoder
 from wbrag.schema import Document
-from wbrag.store.files import StoreError
 from wbrag.store.place import Place, Where, place_of
 from wbrag.store.rows import rows_of
 from wbrag.store.search import KnowledgeBase, base_of
-from wbrag.store.versions import current, noted_encoder, read_version
+from wbrag.store.versions import current, opened_encoder, read_version
 
 LOG = logging.getLogger(__name__)
 #: The most questions that one request may have, and hits that it may ask for.
@@ -48,31 +47,21 @@ class Hit:
         return {key: value for key, value in asdict(self).items() if key != "text"}
 
 
-class Hits(Protocol):
-    """Whoever finds."""
+class How(TypedDict, total=False):
+    """How questions are searched for. `writeback` False: passages alone (True); `where`: SQL over the passages' columns
+    (None); `groups`: whose eyes it is for, None: nobody's in particular, so only what everybody may see.
+    """
 
-    def hits(
-        self,
-        questions: Sequence[str],
-        k: int,
-        *,
-        writeback: bool = True,
-        where: str | None = None,
-        groups: Sequence[str] | None = None,
-    ) -> list[list[Hit]]:
-        """For each question its k best hits, best first; see `Served.hits`."""
-
-
-def hits_of(kb: Where, api_key: str = "") -> Hits:
-    """Who finds in a knowledge base: of an http(s) URL the server there, asked with this key, else a `Served`."""
-    return Remote(str(kb), api_key) if str(kb).startswith(("http://", "https://")) else Served(kb)
+    writeback: bool
+    where: str | None
+    groups: Sequence[str] | None
 
 
 class Served:
     """A knowledge base that many threads search while its versions change."""
 
     def __init__(self, kb: Where, follow: float = 0.0) -> None:
-        """`kb`: a run's folder or a store; `follow`: seconds between looks for a newer pair, 0: only `refresh` looks.
+        """`kb`: a run's folder or a store; `follow`: seconds between looks for a newer pair, 0: `kb.refresh` looks.
         StoreError, ConfigError: it cannot be opened.
         """
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a model that loads draws bars otherwise
@@ -83,13 +72,9 @@ class Served:
         self.run = run if base else None
         self.base: Place = place_of(base) if base else self.place
         self.units = place_of(f"{self.place}/writeback")
-        self.encoder = self._opened_encoder()
+        self.encoder = opened_encoder(self.base, current(self.base))
         self.kb = KnowledgeBase.open(self.place, encoder=self.encoder, follow=follow)
         self._encoded, self._cited = Together(self.encoder), dict[str, list[str]]()
-
-    def refresh(self) -> bool:
-        """Go to the newest pair; whether there was a newer one. Searches under way end in the pair they began in."""
-        return self.kb.refresh()
 
     def close(self) -> None:
         """Look for no newer version any more, and let the pair go."""
@@ -107,45 +92,29 @@ class Served:
         told = f"{base.rows:,} passages (version {base.version})"
         return told + (f", {units.rows:,} units (version {units.version})" if units else ", no units")
 
-    def _opened_encoder(self) -> Encoder:
-        version = current(self.base)
-        if (told := noted_encoder(self.base, version)) is None:
-            raise StoreError(f"{self.base}: no version says which encoder made it, so no question can be encoded")
-        return open_encoder(told)
-
-    def hits(
-        self,
-        questions: Sequence[str],
-        k: int,
-        *,
-        writeback: bool = True,
-        where: str | None = None,
-        groups: Sequence[str] | None = None,
-    ) -> list[list[Hit]]:
+    def hits(self, questions: Sequence[str], k: int, **how: Unpack[How]) -> list[list[Hit]]:
         """For each question its k best hits, best first; fewer where fewer are live, more where units stand beside.
-
-        `writeback=False`: passages alone; `where`: SQL over the passages' columns; `groups`: whose eyes it is for,
-        None: nobody's in particular, so only what everybody may see. ValueError: what cannot be searched for.
+        ValueError: what cannot be searched for.
         """
-        xq = self._encoded(list(questions))
-        how: dict[str, Any] = {"where": where, "questions": list(questions), "groups": list(groups or ())}
+        xq, where, writeback = self._encoded(list(questions)), how.get("where"), how.get("writeback", True)
+        given: dict[str, Any] = {"where": where, "questions": list(questions), "groups": list(how.get("groups") or ())}
         try:
-            found = self.kb.search(xq, k, writeback=writeback, **how)
+            found = self.kb.search(xq, k, writeback=writeback, **given)
         except ValueError:
             if where is None or not writeback:
                 raise
-            found = self.kb.search(xq, k, writeback=False, **how)  # a column of passages alone: no unit is like that
-        return [[self._hit(one) for one in some] for some in self._known(found)]
+            found = self.kb.search(xq, k, writeback=False, **given)  # a column of passages alone: no unit is like that
+        self._learn(found)
+        return [[self._hit(one) for one in some] for some in found]
 
-    def _known(self, found: list[list[Document]]) -> list[list[Document]]:
-        """The same, once it is known what all of it cites; a unit's id says its sources, so that stays true."""
+    def _learn(self, found: list[list[Document]]) -> None:
+        """What all of it cites; a unit's id says its sources, so that stays true."""
         new = {one.id: one.version for some in found for one in some if one.source == "writeback"}
         new = {key: version for key, version in new.items() if key not in self._cited}
         for number in set(new.values()):
             rows = rows_of(self.units, read_version(self.units, number), [key for key in new if new[key] == number])
             for row in rows.select(["id", "source_ids"]).to_pylist():
                 self._cited[row["id"]] = list(row["source_ids"] or [])
-        return found
 
     def _hit(self, one: Document) -> Hit:
         cited = self._cited.get(one.id, []) if one.source == "writeback" else [one.id]
@@ -198,18 +167,9 @@ class Remote:
         if api_key.strip():
             self._headers["Authorization"] = f"Bearer {api_key.strip()}"
 
-    def hits(
-        self,
-        questions: Sequence[str],
-        k: int,
-        *,
-        writeback: bool = True,
-        where: str | None = None,
-        groups: Sequence[str] | None = None,
-    ) -> list[list[Hit]]:
+    def hits(self, questions: Sequence[str], k: int, **how: Unpack[How]) -> list[list[Hit]]:
         """As `Served.hits`. ValueError with the server's own words where it refuses, OSError where it is not there."""
-        asked = {"questions": list(questions), "k": k, "writeback": writeback, "where": where}
-        asked |= {"groups": list(groups)} if groups is not None else {}
+        asked = {"questions": list(questions), "k": k, **how}
         request = urllib.request.Request(self.url, json.dumps(asked).encode(), self._headers)
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as answer:
@@ -226,3 +186,12 @@ def _detail(said: str) -> str:
         return str(json.loads(said)["detail"])[:300]
     except (ValueError, TypeError, KeyError):
         return said[:300]
+
+
+#: Who finds: for each question its k best hits.
+Hits: TypeAlias = Served | Remote
+
+
+def hits_of(kb: Where, api_key: str = "") -> Hits:
+    """Who finds in a knowledge base: of an http(s) URL the server there, asked with this key, else a `Served`."""
+    return Remote(str(kb), api_key) if str(kb).startswith(("http://", "https://")) else Served(kb)

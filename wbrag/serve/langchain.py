@@ -29,6 +29,5 @@ class Retriever(BaseRetriever):
         self._hits = hits_of(self.kb, self.api_key.get_secret_value())
 
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
-        how: dict[str, Any] = {"writeback": self.writeback, "where": self.where, "groups": self.groups}
-        (found,) = self._hits.hits([query], self.k, **how)
+        (found,) = self._hits.hits([query], self.k, writeback=self.writeback, where=self.where, groups=self.groups)
         return [Document(id=one.id, page_content=one.text, metadata=one.metadata()) for one in found]

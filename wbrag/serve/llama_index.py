@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
-from wbrag.serve.hits import hits_of
+from wbrag.serve.hits import How, hits_of
 
 
 class Retriever(BaseRetriever):
     """Nodes with `metadata["sources"]`, the ids to cite; title and version stand there too."""
 
-    def __init__(self, kb: str, k: int = 5, api_key: str = "", **how: Any) -> None:  # noqa: ANN401 - as Hits.hits
-        """`how`: `writeback`, `where`, `groups` of `Hits.hits`."""
+    def __init__(self, kb: str, k: int = 5, api_key: str = "", **how: Unpack[How]) -> None:
+        """`api_key`: a server's."""
         super().__init__()
         self._hits, self._k, self._how = hits_of(kb, api_key), k, how
 

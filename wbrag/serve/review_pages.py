@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 from fastapi import APIRouter, Header, HTTPException
-from fastapi.responses import FileResponse
+from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from wbrag.run import review
@@ -67,6 +67,11 @@ class Listed:
         state = self.state(key)
         doubts = [asdict(one) for one in self.doubts.get(key, []) if not one.other or one.other in self.units]
         return told | counts | {"state": state, "doubts": doubts, "open": state == "live" and bool(doubts)}
+
+
+def page_of(name: str) -> HTMLResponse:
+    """A page of static/: the head that all have, then its own."""
+    return HTMLResponse("".join((STATIC / f"{part}.html").read_text(encoding="utf-8") for part in ("head", name)))
 
 
 class Reviewed:
@@ -162,7 +167,7 @@ class Reviewed:
                     made = review.restore(self.store, first, self.served.base)
         except StoreError as error:
             raise HTTPException(409, str(error).replace(f"{self.store}: ", "")) from error
-        self.served.refresh()
+        self.served.kb.refresh()
         known = review.decisions_of(self.store)
         now = first if what == "restore" else known[first if first in known else key].unit["id"]
         return {"version": made.version, "id": now}
@@ -218,8 +223,8 @@ def review_routes(reviewed: Reviewed, key: str) -> APIRouter:
     token = hmac.new(key.encode() or secrets.token_bytes(32), b"wbrag review", hashlib.sha256).hexdigest()
 
     @routes.get("/review")
-    async def page() -> FileResponse:
-        return FileResponse(STATIC / "review.html")
+    async def page() -> HTMLResponse:
+        return page_of("review")
 
     @routes.get("/review/api/session")
     def session() -> Row:

@@ -26,12 +26,12 @@ from wbrag.retrieval.encoder import Encoder, passage_text
 from wbrag.retrieval.encoding import Encoders
 from wbrag.schema import PASSAGE
 from wbrag.store import rows
-from wbrag.store.changes import LiveError, MovedOnError, exchange, publish, write_piece
+from wbrag.store.changes import MovedOnError, exchange, publish, write_piece
 from wbrag.store.files import StoreError, sha256_bytes, sha256_file
 from wbrag.store.place import Place, Where, place_of
 from wbrag.store.rows import BLOCK, Piece, check_ids, conform
 from wbrag.store.vectors import TRAINING_ROWS, Spec, check_index, spec_of, template_name, train_template
-from wbrag.store.versions import Version, current, encoder_note, latest
+from wbrag.store.versions import Version, encoder_note, latest
 
 log = logging.getLogger(__name__)
 
@@ -45,17 +45,15 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What a file of passages has over a version of a store: rows of the file, by number, whose ids are not live, rows
-    that differ from the live ones of their ids, the ids that are live and in no row, and how many rows are as they are.
+    """What a file of passages has over a version of a store, if there is one: rows of the file, by number, whose ids
+    are not live, rows that differ from the live ones of their ids, the ids that are live and in no row, and how many
+    rows are as they are.
     """
 
     added: np.ndarray
     changed: np.ndarray
     gone: pa.Array
     untouched: int
-
-    def __bool__(self) -> bool:
-        return bool(len(self.added) or len(self.changed) or len(self.gone))
 
 
 def build_store(
@@ -65,89 +63,55 @@ def build_store(
     index: config.Index,
     note: dict[str, Any],
     base: tuple[int, str] | None = None,
+    follow: bool = False,
+    known: Mapping[int, Difference] | None = None,
 ) -> Version:
     """Encode the passages and publish them as one new version; returns the version that holds them.
 
     `passages`: a Parquet file with id, title, text and any other columns, which stay. Ids that are live already are
-    skipped; when all are, the current version is returned. `base`: what a version of units belongs to
-    (`versions.named`). The note is `note` and the encoder's settings. StoreError, naming file and row: null or
-    duplicate ids, null text, no passage at all, an id that is live with another text, another encoder or kind of index
-    than the store's. ConfigError: more lists than rows.
+    skipped; when all are, the current version is returned. `follow`: the store is brought to exactly these passages.
+    Only rows that are new, or that differ in any column from the live one of their id, are encoded; ids that are in no
+    row go; where nothing differs the current version is returned, or, if it belongs to another `base`, one that differs
+    in that alone; `known`: by version what the passages have over it, where that was found out before. `base`: what a
+    version of units belongs to (`versions.named`). The note is `note` and the encoder's settings. StoreError, naming
+    file and row: null or duplicate ids, null text, another encoder or kind of index than the store's; but for `follow`,
+    no passage at all, an id that is live with another text. ConfigError: more lists than rows.
     """
     check_index(index)
-    place, file = place_of(where), passages.resolve()
+    place, file, told = place_of(where), passages.resolve(), {**note, **encoder_note(encoders.encoder)}
     while True:
-        parent = latest(place)
-        _check_kind(place, parent, index)
-        new, gone = _in_task(new_rows, place, file, parent)
-        if gone:
-            few = ", ".join(gone[:TOLD]) + (", ..." if len(gone) > TOLD else "")
-            some = f"{len(gone):,} passages of the store are" if len(gone) > 1 else "1 passage of the store is"
-            told = f"{some} not in the corpus any more ({few})"
-            log.warning("%s: %s and stays: wbrag kb delete %s ID... takes it out", place, told, place)
-        if not len(new):
-            return current(place)
-        with _pieces(place, file, new, parent, encoders, index) as (pieces, spec, fingerprint):
-            try:
-                return publish(place, pieces, spec, fingerprint, {**note, **encoder_note(encoders.encoder)}, base)
-            except LiveError:  # another writer published some of them meanwhile
-                continue
-
-
-def follow_passages(
-    passages: Path,
-    where: Where,
-    encoders: Encoders,
-    index: config.Index,
-    note: dict[str, Any],
-    base: tuple[int, str] | None = None,
-    known: Mapping[int, Difference] | None = None,
-) -> Version:
-    """Bring a store to exactly these passages, as one new version; returns the version that holds them.
-
-    Only rows that are new, or that differ in any column from the live one of their id, are encoded; ids that are in no
-    row go. Where nothing differs the current version is returned, or, if it belongs to another `base`, one that differs
-    in that alone. Arguments and errors as `build_store`, but that an id may be live with another text; a store without
-    a version is built. `known`: by version what the passages have over it, where that was found out before.
-    """
-    place, file = place_of(where), passages.resolve()
-    while (parent := latest(place)) is not None:
-        _check_kind(place, parent, index)
-        found = (known or {}).get(parent.version)
-        found = _in_task(difference, place, file, parent) if found is None else found
-        if not found and parent.base == base:
-            return parent
-        told, new = {**note, **encoder_note(encoders.encoder)}, np.concatenate([found.added, found.changed])
+        if (parent := latest(place)) and parent.spec.kind != index.kind:
+            there = f"version {parent.version} has {parent.spec.kind!r}"
+            raise StoreError(f"{place}: index.kind is {index.kind!r}, {there}")
+        exact = follow and parent is not None
+        found = (known or {}).get(parent.version) if parent and exact else None
+        if found is None:
+            found = _made(difference if exact else addition, [(place, file, parent)])[0]
+        if not exact and len(found.gone):
+            _warn_of_others(place, found.gone)
+        new = np.concatenate([found.added, found.changed])
         try:
-            if not len(new):
-                return exchange(place, parent, [], found.gone, told, base)
-            with _pieces(place, file, new, parent, encoders, index) as (pieces, _, _):
-                return exchange(place, parent, pieces, found.gone, told, base)
-        except MovedOnError:
+            if parent and not len(new):
+                changes = exact and (len(found.gone) or parent.base != base)
+                return exchange(place, parent, [], found.gone, told, base) if changes else parent
+            with _pieces(place, file, new, parent, index, encoders) as (pieces, spec, fingerprint):
+                if parent and exact:
+                    return exchange(place, parent, pieces, found.gone, told, base)
+                return publish(place, pieces, spec, fingerprint, told, base)
+        except MovedOnError:  # another writer published something meanwhile
             continue
-    return build_store(passages, where, encoders, index, note, base)
 
 
-def _in_task(work: Callable[..., Made], *given: object) -> Made:
-    """What `work` makes in a task of Ray; its own error, and not Ray's of it with a traceback for a message."""
-    import ray
-
-    try:
-        made: Made = ray.get(ray.remote(work).remote(*given))
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
-    return made
-
-
-def _check_kind(place: Place, parent: Version | None, index: config.Index) -> None:
-    if parent and parent.spec.kind != index.kind:
-        there = f"version {parent.version} has {parent.spec.kind!r}"
-        raise StoreError(f"{place}: index.kind is {index.kind!r}, {there}")
+def _warn_of_others(place: Place, ids: pa.Array) -> None:
+    few = ", ".join(ids[:TOLD].to_pylist()) + (", ..." if len(ids) > TOLD else "")
+    some = f"{len(ids):,} passages of the store are" if len(ids) > 1 else "1 passage of the store is"
+    told = f"{some} not in the corpus any more ({few})"
+    log.warning("%s: %s and stays: wbrag kb delete %s ID... takes it out", place, told, place)
 
 
 @contextmanager
 def _pieces(
-    place: Place, file: Path, new: np.ndarray, parent: Version | None, encoders: Encoders, index: config.Index
+    place: Place, file: Path, new: np.ndarray, parent: Version | None, index: config.Index, encoders: Encoders
 ) -> Iterator[tuple[list[Piece], Spec, str]]:
     """The rows `new` of a file as pieces beside `parent`, for the block to publish; how their vectors are stored, and
     the encoder's fingerprint. Once they are published, the vectors that a killed build would go on with are removed.
@@ -155,12 +119,13 @@ def _pieces(
     name = config.fingerprint(sha256_file(file), encoder_note(encoders.encoder))
     groups = {f"pieces/{name}-{sha256_bytes(some.tobytes())[:16]}.npy": some for some in cut(new, ROW_GROUP)}
     dimension, fingerprint = _encoded(place, file, groups, parent.encoder if parent else "", encoders)
-    makers = encoders.start() if encoders.on_gpus and index.kind == "ivf_fp16" else []
+    makers = encoders.handles if encoders.on_gpus and index.kind == "ivf_fp16" else []
     spec = parent.spec if parent else _made(new_spec, [(place, list(groups), index, dimension)], makers)[0]
     schema = rows.schema_in(place, parent, pq.read_schema(file), dimension)
     parts = cut(list(groups), max(1, index.fragment_rows // ROW_GROUP))
     wanted = [(place, file, {one: groups[one] for one in part}, schema, spec) for part in parts]
-    yield _made(make_piece, wanted, makers), spec, fingerprint
+    pieces = _made(make_piece, wanted, makers)
+    yield pieces, spec, fingerprint
     for left in place.names("pieces"):
         if left.startswith(name):
             place.remove(f"pieces/{left}")
@@ -176,14 +141,15 @@ def _encoded(
         return actor.apply.remote(encode_group, place, file, groups[group], group, expected)
 
     found = ActorPool(encoders.start()).map_unordered(ask, list(groups))
-    rows = sum(map(len, groups.values()))
-    made: set[tuple[int, str]] = set(encoders.watched("encode", found, rows, lambda _: ROW_GROUP))
+    made: set[tuple[int, str]] = set(
+        encoders.watched("encode", found, sum(map(len, groups.values())), lambda _: ROW_GROUP)
+    )
     if len(made) != 1:
         raise StoreError(f"{place}: encoder actors disagree: {sorted(made)}")
     return made.pop()
 
 
-def _made(work: Callable[..., Made], calls: Sequence[tuple[Any, ...]], makers: list[Any]) -> list[Made]:
+def _made(work: Callable[..., Made], calls: Sequence[tuple[Any, ...]], makers: Sequence[Any] = ()) -> list[Made]:
     """What `work` makes of the arguments of each call: in tasks on CPUs, or, with `makers`, on encoder actors' GPUs."""
     import ray
     from ray.util import ActorPool
@@ -192,7 +158,7 @@ def _made(work: Callable[..., Made], calls: Sequence[tuple[Any, ...]], makers: l
         task = ray.remote(work)
         made: list[Made] = ray.get([task.remote(*call) for call in calls])
         return made
-    return list(ActorPool(makers).map(lambda actor, call: actor.apply.remote(_on_gpu, work, *call), list(calls)))
+    return list(ActorPool(list(makers)).map(lambda actor, call: actor.apply.remote(_on_gpu, work, *call), list(calls)))
 
 
 def _on_gpu(encoder: Encoder, work: Callable[..., Made], *given: object) -> Made:
@@ -200,41 +166,36 @@ def _on_gpu(encoder: Encoder, work: Callable[..., Made], *given: object) -> Made
     return work(*given, gpu=True)
 
 
-def new_rows(place: Place, file: Path, parent: Version | None) -> tuple[np.ndarray, list[str]]:
-    """The rows of a Parquet file, by number, whose ids are not live in `parent`, and the live ids that are in no row.
-    StoreError for one that is live with another title or text.
+def addition(place: Place, file: Path, parent: Version | None) -> Difference:
+    """What the passages of a Parquet file add to those live in `parent`, if there is one. StoreError: no passages, an
+    id that is live with another title or text.
     """
-    values = _checked_ids(file)
-    if not len(values):
+    found = difference(place, file, parent, PASSAGE)
+    if not len(found.added) and not found.untouched + len(found.changed):
         raise StoreError(f"{file}: no passages")
-    live, gone = np.zeros(len(values), dtype=bool), list[str]()
-    for block in rows.blocks(rows.opened(place, parent), PASSAGE.names) if parent else ():
-        here, numbers = _in_file(block, values)
-        gone += block["id"].filter(pc.invert(pc.is_in(block["id"], value_set=values))).to_pylist()
-        if len(numbers):
-            live[numbers] = True
-            given = read_rows(file, numbers)
-            if len(differ := np.flatnonzero(~rows.alike(here, given, PASSAGE))):
-                told, other = (t.select(PASSAGE.names).slice(int(differ[0]), 1).to_pylist()[0] for t in (here, given))
-                both = f"live {told}, given {other}; wbrag kb delete {place} {told['id']}, then the same again"
-                raise StoreError(f"{place}: {file}: an id is live with another text: {both}")
-    return np.flatnonzero(~live), gone
+    if parent and len(found.changed):
+        told = read_rows(file, found.changed[:1]).select(PASSAGE.names).to_pylist()[0]
+        live = rows.rows_of(place, parent, [told["id"]]).select(PASSAGE.names).to_pylist()[0]
+        both = f"live {live}, given {told}; wbrag kb delete {place} {told['id']}, then the same again"
+        raise StoreError(f"{place}: {file}: an id is live with another text: {both}")
+    return found
 
 
-def difference(place: Place, file: Path, parent: Version) -> Difference:
-    """What the passages of a Parquet file, with all their columns, have over those live in `parent`."""
-    values, schema = _checked_ids(file), rows.schema_in(place, parent, pq.read_schema(file), parent.spec.dimension)
-    kept = pa.schema([f for f in schema if f.name != rows.VECTOR])
-    data = rows.opened(place, parent)
-    there = [name for name in data.schema.names if name != rows.VECTOR]
+def difference(place: Place, file: Path, parent: Version | None, columns: pa.Schema | None = None) -> Difference:
+    """What the passages of a Parquet file have over those live in `parent`, in all or some of their `columns`."""
+    values, gone = _checked_ids(file), [pa.array([], pa.string())]
     live, other = np.zeros(len(values), dtype=bool), np.zeros(len(values), dtype=bool)
-    gone: list[pa.Array] = [pa.array([], pa.string())]
-    for block in rows.blocks(data, there):
-        here, numbers = _in_file(block, values)
-        gone += block.filter(pc.invert(pc.is_in(block["id"], value_set=values)))["id"].chunks
-        if len(numbers):
-            live[numbers] = True
-            other[numbers] = ~rows.alike(here, read_rows(file, numbers), kept)
+    if parent:
+        kept = columns or rows.schema_in(place, parent, pq.read_schema(file), parent.spec.dimension)
+        kept = pa.schema([f for f in kept if f.name != rows.VECTOR])
+        data = rows.opened(place, parent)
+        for block in rows.blocks(data, [name for name in data.schema.names if name in kept.names]):
+            at = pc.index_in(block["id"], value_set=values)
+            gone += block.filter(at.is_null())["id"].chunks
+            numbers = np.asarray(at.drop_null().to_numpy(), dtype=np.int64)
+            if len(numbers):
+                live[numbers] = True
+                other[numbers] = ~rows.alike(block.filter(at.is_valid()), read_rows(file, numbers), kept)
     untouched = int((live & ~other).sum())
     return Difference(np.flatnonzero(~live), np.flatnonzero(other), pa.concat_arrays(gone), untouched)
 
@@ -249,12 +210,6 @@ def _checked_ids(file: Path) -> pa.Array:
     ids = pa.chunked_array(chunks, pa.string())
     check_ids(ids, str(file))
     return ids.combine_chunks()
-
-
-def _in_file(block: pa.Table, values: pa.Array) -> tuple[pa.Table, np.ndarray]:
-    """The rows of a block whose ids are among those of the file, and for each the file's row."""
-    at = pc.index_in(block["id"], value_set=values)
-    return block.filter(at.is_valid()), np.asarray(at.drop_null().to_numpy(), dtype=np.int64)
 
 
 def read_rows(file: Path, numbers: np.ndarray) -> pa.Table:

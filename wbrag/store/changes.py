@@ -25,7 +25,7 @@ from wbrag.store.fulltext import fulltext_name
 from wbrag.store.place import DATA, Place, Where, place_of
 from wbrag.store.rows import Piece
 from wbrag.store.vectors import Spec
-from wbrag.store.versions import DAY, PIN, Version, commit, current, kept, pinned, pins
+from wbrag.store.versions import DAY, PIN, Version, check_encoder, commit, current, kept, pinned, pins
 
 if TYPE_CHECKING:
     import lance
@@ -44,12 +44,10 @@ OURS = {
 }
 
 
-class LiveError(StoreError):
-    """An id that was to be published is live already."""
-
-
 class MovedOnError(StoreError):
-    """A version that a change was made for is not the current one any more."""
+    """Another writer came first: a version that a change was made for is not the current one any more, or an id that
+    was to be published is live.
+    """
 
 
 def write_piece(place: Place, table: pa.Table, spec: Spec, gpu: bool = False) -> Piece:
@@ -93,8 +91,7 @@ def publish(
     ids = _ids(place, pieces)
 
     def change(parent: Version) -> Version:
-        if encoder != parent.encoder:
-            raise StoreError(f"{place}: encoder is {encoder!r}, version {parent.version} has {parent.encoder!r}")
+        check_encoder("what is to be published", encoder, place, parent)
         if spec != parent.spec:
             raise StoreError(f"{place}: index is {spec}, version {parent.version} has {parent.spec}")
         of = replace(parent, base=base)
@@ -103,7 +100,9 @@ def publish(
         data = rows.opened(place, parent)
         live = _live(data, ids)
         if len(live) and not upsert:
-            raise LiveError(f"{place}: id {min(live['id'].to_pylist())!r} is live in version {parent.version} already")
+            raise MovedOnError(
+                f"{place}: id {min(live['id'].to_pylist())!r} is live in version {parent.version} already"
+            )
         return _child(place, of, note, pieces, *_without(data, live))
 
     return commit(place, change, Version(0, 0, 0, spec, encoder, {}))
@@ -125,9 +124,8 @@ def exchange(
 
     def change(parent: Version) -> Version:
         if parent.version != of.version:
-            raise MovedOnError(
-                f"{place}: version {parent.version} was published meanwhile, this is made for {of.version}"
-            )
+            told = f"version {parent.version} was published meanwhile, this is made for {of.version}"
+            raise MovedOnError(f"{place}: {told}")
         data = rows.opened(place, parent)
         return _child(place, replace(parent, base=base), note, pieces, *_without(data, _live(data, out)))
 
@@ -211,31 +209,30 @@ def collect(where: Where, keep: int = 0, grace: float = DAY, dry_run: bool = Fal
     """
     place, newest = place_of(where), current(where)
     oldest = max(newest.oldest, newest.version - keep + 1) if keep else newest.oldest
-    if not dry_run and _needed(place, oldest) < _needed(place, newest.oldest):
+    if not dry_run:  # what no record says to be gone may be pinned still
+        frees = _needed(place, oldest) < _needed(place, newest.oldest)
 
         def change(parent: Version) -> Version | None:
-            if parent.oldest >= oldest:
+            if not frees or parent.oldest >= oldest:
                 return None
             return replace(parent, oldest=oldest, restored_from=None, note={"made_by": "clean-up"})
 
         oldest = commit(place, change).oldest
-    elif not dry_run:
-        oldest = newest.oldest  # the versions before may be pinned still, as no record says otherwise
     there = [
         f"{folder}/{name}" for folder, ours in OURS.items() for name in place.names(folder) if re.fullmatch(ours, name)
     ]
     # After the files were listed: a pin that has come since is no leftover, and what it pins is needed.
-    needed, found = _needed(place, oldest) | {f"pins/{name}" for name in pins(place)}, []
-    for path in there:
-        if path not in needed and (told := place.stat(path)) and time.time() - told[1] >= grace:
-            found.append(path)
-    for path in found if not dry_run else []:
-        place.remove(path)
+    needed = _needed(place, oldest) | {f"pins/{name}" for name in pins(place)}
+    old, before = [path for path in there if path not in needed], time.time() - grace
+    old = [path for path in old if (told := place.stat(path)) and told[1] <= before]
     words = {fulltext_name(version) for version in kept(place, oldest)}
     folders = [f"{FULLTEXT}/{name}" for name in ([] if place.remote else place.names(FULLTEXT)) if name not in words]
-    for path in folders if not dry_run else []:
-        shutil.rmtree(Path(place.root, path))
-    return sorted([*found, *folders])
+    if not dry_run:
+        for path in old:
+            place.remove(path)
+        for path in folders:
+            shutil.rmtree(Path(place.root, path))
+    return sorted([*old, *folders])
 
 
 def _needed(place: Place, oldest: int) -> set[str]:

@@ -29,13 +29,13 @@ from wbrag.data.flashrag import BadRow, passage_of
 from wbrag.retrieval.encoder import Encoder, open_encoder
 from wbrag.schema import PASSAGE, SEEN_BY
 from wbrag.store import rows
-from wbrag.store.build import cut, new_rows, read_rows
+from wbrag.store.build import addition, cut, read_rows
 from wbrag.store.changes import publish, write_piece
 from wbrag.store.files import StoreError, dump_json, move_into_place, scratch_folder, sha256_file
 from wbrag.store.place import Where, place_of
 from wbrag.store.search import check_groups
 from wbrag.store.vectors import Spec, check_vectors, codes_of, empty_index, mapped, spec_of
-from wbrag.store.versions import Version, current, encoder_note, latest, noted_encoder
+from wbrag.store.versions import Version, check_encoder, current, encoder_note, latest, noted_encoder
 from wbrag.units.access import EVERYBODY, NOBODY
 
 CORPUS, INDEX, TABLE, FACTS = "corpus.jsonl", "flat.index", "dataset/passages.parquet", "export.json"
@@ -63,8 +63,7 @@ def export(
     sources = [(place_of(store), current(store)) for store in stores]
     _, first = sources[0]
     for place, version in sources:
-        if version.encoder != first.encoder:
-            raise StoreError(f"{place}: encoder is {version.encoder!r}, that of the first store {first.encoder!r}")
+        check_encoder(str(place), version.encoder, *sources[0])
     opened = [rows.opened(place, version) for place, version in sources]
     ids = pa.concat_tables([data.to_table(columns=["id"]) for data in opened])["id"]
     rows.check_ids(ids, " and ".join(map(str, stores)))
@@ -134,8 +133,8 @@ def adopt(
     of `store`.
 
     Label n of the index is passage n of the corpus; `encoder` is what the vectors were made with, `access` as in
-    `write_corpus`. The store holds them
-    rounded to fp16, and the titles without FlashRAG's quotes; probe passages are encoded as their line has them.
+    `write_corpus`. The store holds them rounded to fp16, and the titles without FlashRAG's quotes; probe passages are
+    encoded as their line has them.
     StoreError, with both values: another number of rows, kind of index or dimension, a probe row that does not agree,
     vectors that are not unit norm. InputError or OverErrorBudget: a line that is no passage.
     """
@@ -158,7 +157,7 @@ def adopt(
             check_vectors(vectors, f"{index}: from row {numbers[0]} on")
             return write_piece(place, rows.with_vectors(read_rows(table, numbers), vectors, schema), spec)
 
-        pieces = tuple(map(piece, cut(new_rows(place, table, parent)[0], config.Index.fragment_rows)))
+        pieces = tuple(map(piece, cut(addition(place, table, parent).added, config.Index.fragment_rows)))
     if not pieces:
         return current(place)
     return publish(place, pieces, spec, opened.fingerprint, {**note, **encoder_note(encoder)})

@@ -146,10 +146,11 @@ def index_of(fragment: FragmentMetadata, files: dict[str, Facts], spec: Spec) ->
     return f"{INDEX}/{sha256_bytes(dump_json(told))[:32]}.faiss"
 
 
-def opened(place: Place, version: Version) -> lance.LanceDataset:
-    """The rows of a version; StoreError where Lance cannot read it."""
+def opened(where: Where, version: Version | None = None) -> lance.LanceDataset:
+    """The rows of a version, by default of the current one; StoreError where Lance cannot read it."""
     import lance
 
+    place, version = place_of(where), version or current(where)
     try:
         return lance.dataset(place.data, version=version.lance, storage_options=place.lance_options)
     except (ValueError, OSError) as error:
@@ -225,33 +226,21 @@ def all_vectors(fragment: Any) -> np.ndarray:  # noqa: ANN401 - Lance's
 
 def passages_of(where: Where) -> list[dict[str, Any]]:
     """id, title and text of all live rows of a store's current version."""
-    place = place_of(where)
-    found: list[dict[str, Any]] = opened(place, current(place)).to_table(columns=PASSAGE.names).to_pylist()
+    found: list[dict[str, Any]] = opened(where).to_table(columns=PASSAGE.names).to_pylist()
     return found
-
-
-def columns_of(where: Where) -> pa.Schema:
-    """The columns of a store's current version, vectors too."""
-    place = place_of(where)
-    return opened(place, current(place)).schema
 
 
 def rows_of(where: Where, version: Version, ids: Collection[str]) -> pa.Table:
     """The live rows of these ids in a version, vectors too."""
     wanted = pc.field("id").isin(pa.array(sorted(ids), pa.string()))
-    return opened(place_of(where), version).to_table(filter=wanted)
-
-
-def has_labels(where: Where, version: Version) -> bool:
-    """Whether the rows of a version say who may see them."""
-    return SEEN_BY.name in opened(place_of(where), version).schema.names
+    return opened(where, version).to_table(filter=wanted)
 
 
 def labels_of(where: Where, version: Version, units: Sequence[Collection[str]]) -> list[Label]:
     """Who may see each of the units that are made of these sources (ids), as a version labels them."""
     wanted = pa.array(sorted(frozenset().union(*units)), pa.string())
     labels: dict[str, Label | None] = {}
-    for block in blocks(opened(place_of(where), version), ["id", SEEN_BY.name]):
+    for block in blocks(opened(where, version), ["id", SEEN_BY.name]):
         there = block.filter(pc.is_in(block["id"], value_set=wanted))
         labels |= zip(there["id"].to_pylist(), there[SEEN_BY.name].to_pylist(), strict=True)
     return [together(map(labels.get, sources)) for sources in units]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from wbrag.config import ConfigError, Index
+from wbrag.config import ConfigError, Index, check_values
 from wbrag.store.files import StoreError, sha256_bytes, sha256_file
 from wbrag.store.place import Facts, Place
 
@@ -44,18 +44,14 @@ class Spec:
 
 
 def spec_of(kind: str, dimension: int, template: bytes = b"", nlist: int = 0) -> Spec:
-    """The spec for `config.Index.kind`, an IVF one with its template; ConfigError for a kind that is not known."""
-    if kind not in ("flat_fp16", "ivf_fp16"):
-        raise ConfigError(f"index.kind: {kind!r} is not known; choose 'flat_fp16' or 'ivf_fp16'")
+    """The spec for `config.Index.kind`, an IVF one with its template."""
     return Spec(kind, dimension, template=sha256_bytes(template) if template else None, nlist=nlist)
 
 
 def check_index(index: Index) -> None:
     """ConfigError, naming key and value, for a kind of index that is not known or lists that cannot be."""
-    spec_of(index.kind, 0)
-    for key in ("fragment_rows", "nlist", "nprobe"):
-        if getattr(index, key) < 1:
-            raise ConfigError(f"index.{key}={getattr(index, key)}: at least 1 is needed")
+    least = dict.fromkeys(("fragment_rows", "nlist", "nprobe"), 1)
+    check_values(index, "index.", {"kind": ("flat_fp16", "ivf_fp16")}, least)
 
 
 def check_vectors(vectors: np.ndarray, where: str) -> None:

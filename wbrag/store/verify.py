@@ -57,14 +57,20 @@ def repair(where: Where) -> list[str]:
 
 def made_again(place: Place, version: Version, fragment: Any, name: str) -> None:  # noqa: ANN401 - Lance's
     """Put the index of a fragment there once more, made of its rows. StoreError, and what is there stays, where that is
-    not the one that was written: the rows are damaged.
+    not the one that was written: the rows are damaged; and where it cannot be written.
     """
-    with place.scratch() as folder:
-        found = vectors.index_file(place, folder / "index", rows.all_vectors(fragment), version.spec)
-        if found != version.files[name]:
-            both = f"made again from the rows it has (bytes, sha256) {found}, the version says {version.files[name]}"
-            raise StoreError(f"{place}/{name}: {both}: the rows are damaged, verify names the file")
-        place.put(name, folder / "index")
+    try:
+        with place.scratch() as folder:
+            found = vectors.index_file(place, folder / "index", rows.all_vectors(fragment), version.spec)
+            if found != version.files[name]:
+                both = f"made again from the rows it has (bytes, sha256) {found}, the version says"
+                raise StoreError(
+                    f"{place}/{name}: {both} {version.files[name]}: the rows are damaged, verify names the file"
+                )
+            place.put(name, folder / "index")
+    except OSError as error:
+        told = f"is damaged or missing, and cannot be made again here ({error}); wbrag kb repair {place}"
+        raise StoreError(f"{place}/{name}: {told}, by somebody who may write there, mends it") from error
 
 
 def diff(where: Where, a: int, b: int) -> dict[str, list[str]]:

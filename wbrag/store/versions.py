@@ -19,7 +19,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from wbrag.config import Encoder
+from wbrag import config
+from wbrag.retrieval.encoder import Encoder, open_encoder
 from wbrag.store.files import StoreError, dump_json, sha256_bytes
 from wbrag.store.place import VERSIONS, Facts, Place, Where, nothing_there, place_of
 from wbrag.store.vectors import INDEX, Spec
@@ -263,15 +264,30 @@ def kept(place: Place, oldest: int = 0) -> list[Version]:
     return [read_version(place, number) for number in numbers(place) if number >= oldest or number in pinned_too]
 
 
-def encoder_note(encoder: Encoder) -> dict[str, Any]:
+def encoder_note(encoder: config.Encoder) -> dict[str, Any]:
     """The part of a version's note that names its encoder: all settings but the speed."""
     return {"encoder": {key: value for key, value in asdict(encoder).items() if key != "batch_size"}}
 
 
-def noted_encoder(place: Place, version: Version) -> Encoder | None:
+def noted_encoder(place: Place, version: Version) -> config.Encoder | None:
     """The encoder that a version was made with; None where no note names one."""
     told = noted(place, version, "encoder")
-    return Encoder(**told) if told else None
+    return config.Encoder(**told) if told else None
+
+
+def opened_encoder(place: Place, version: Version) -> Encoder:
+    """The encoder that a version was made with, open. StoreError where no note names one, or it is another by now."""
+    if (told := noted_encoder(place, version)) is None:
+        raise StoreError(f"{place}: no version says which encoder made it, so nothing can be encoded for it")
+    encoder = open_encoder(told)
+    check_encoder("what its note names", encoder.fingerprint, place, version)
+    return encoder
+
+
+def check_encoder(who: str, encoder: str, place: Place, version: Version) -> None:
+    """StoreError, with both, where scores of vectors of this encoder do not compare with those of a version."""
+    if encoder != version.encoder:
+        raise StoreError(f"{who}: encoder is {encoder!r}, version {version.version} of {place} has {version.encoder!r}")
 
 
 def noted(place: Place, version: Version, key: str) -> dict[str, Any]:
