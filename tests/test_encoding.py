@@ -52,6 +52,7 @@ def test_an_encoder_that_is_lost_is_started_anew_where_there_is_a_place(
     ray_session: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One whose node is gone waits in Ray for a node like it, as this one for a thousand CPUs."""
+    import ray
 
     def rows_of(encoder: Opened, texts: list[str]) -> int:
         return len(encoder.encode_queries(texts))
