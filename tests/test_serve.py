@@ -24,7 +24,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from served_run import ATTACK, UNITS, served_run, unit
 
+from wbrag import schema
+from wbrag.command import program
 from wbrag.config import ConfigError
+from wbrag.run.folder import WAITING, tables_of, write_rows
 from wbrag.run.review import accept, decisions_of, edit, reject, restore
 from wbrag.serve import key_of, main
 from wbrag.serve.app import app_of
@@ -33,6 +36,7 @@ from wbrag.serve.guard import Guard
 from wbrag.serve.hits import Remote, Served, Together, hits_of
 from wbrag.serve.on_ray import Settings, replica
 from wbrag.serve.run_pages import changed, runs_near
+from wbrag.store.changes import delete
 from wbrag.store.search import KnowledgeBase
 from wbrag.store.versions import current
 
@@ -330,6 +334,42 @@ def test_an_accepted_unit_leaves_the_queue(client: TestClient) -> None:
     assert decide(first["id"], "accept").status_code == 200
     assert first["id"] not in [one["id"] for one in client.get("/review/api/units").json()["units"]]
     assert client.get(f"/review/api/units/{first['id']}").json()["state"] == "accepted"
+
+
+def test_a_unit_that_is_not_live_is_shown_with_what_became_of_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*words: str) -> str:
+        assert program.main(list(words)) == 0
+        return capsys.readouterr().out
+
+    ids, store = {name: one["id"] for name, one in UNITS.items()}, run / "writeback"
+    reject(store, ids["good"], "it says too little")
+    new = edit(store, run / "base", ids["harmful"], "Tarnholm", "Tarnholm is inland.", "shorter")
+    delete(store, [ids["attack"]], {"made_by": "somebody"})
+    by_trace = told("trace", str(run), ids["good"])
+    assert by_trace == told("units", "show", str(run), ids["good"])
+    assert "Almira Trevane was a glass painter." in by_trace
+    assert re.search(r"not live\n\nrejected 20.*: it says too little\n", by_trace)
+    after = next(one.unit["id"] for one in decisions_of(store).values() if one.state == "edited")
+    since = f"not live since version {new.version}: {after} stands in its place"
+    assert since in told("units", "show", str(run), ids["harmful"])
+    assert "not live since version 4, made by somebody: training does not" in told("trace", str(run), ids["attack"])
+    waits = unit("Tarn", "Tarn is wet.", ["p-0077"])
+    write_rows(run / WAITING, schema.UNIT, tables_of([waits], schema.UNIT))
+    assert "waits for a person" in told("units", "show", str(run), waits["id"])
+    assert program.main(["trace", str(run), "wb-0"]) == 2
+    assert "no version that is kept has unit 'wb-0'" in capsys.readouterr().err
+
+
+def test_a_unit_that_waits_alone_begins_the_store_once_it_is_accepted(run: Path) -> None:
+    shutil.rmtree(run / "writeback")
+    waits = unit("Tarnholm", "Tarnholm lies inland.", ["p-0077"])
+    write_rows(run / WAITING, schema.UNIT, tables_of([waits], schema.UNIT))
+    assert program.main(["units", "list", str(run)]) == 0
+    assert program.main(["units", "accept", str(run), "wb-0"]) == 2
+    assert program.main(["units", "accept", str(run), waits["id"], "--why", "read it"]) == 0
+    with KnowledgeBase.open(run) as kb:
+        assert waits["id"] in [one.id for one in kb.search_one("Where does Tarnholm lie?", 3)]
+    assert decisions_of(run / "writeback")[waits["id"]].why == "read it"
 
 
 def test_a_decision_takes_a_reason_a_unit_and_the_token(client: TestClient, run: Path) -> None:
