@@ -44,6 +44,7 @@ ROOT = Path(__file__).parents[1]
 KEY = "k-5f1e"
 WITH_KEY = {"Authorization": f"Bearer {KEY}"}
 HERE = "http://127.0.0.1:8000"
+COLUMNS = "the columns of the base: id (string), title (string), text (string), year (int64)"
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +106,9 @@ def test_what_is_found_is_what_a_search_finds_with_what_to_cite(made: Path, read
         ({"question": "x", "limit": 3}, 422, "limit: Extra inputs are not permitted"),
         ({}, 422, "question or questions: one of the two is needed"),
         ({"question": "x", "questions": ["y"]}, 422, "question or questions: one of the two is needed"),
-        ({"question": "x", "where": "year >"}, 400, "where: 'year >' "),
-        ({"question": "x", "where": "size > 3"}, 400, "where: 'size > 3' names columns that the base lacks"),
+        ({"question": "x", "where": "year >"}, 400, "where: 'year >' is no SQL (Expected: an expression, found: EOF)"),
+        ({"question": "x", "where": "size > 3"}, 400, f"where: 'size > 3' does not fit {COLUMNS}"),
+        ({"question": "x", "where": "form = 'x'"}, 400, f"where: \"form = 'x'\" does not fit {COLUMNS}; form is the"),
         ({"question": "x", "groups": ["staff"]}, 403, "groups: are believed only with a key"),
     ],
 )
