@@ -511,6 +511,21 @@ def test_editing_by_another_process_is_seen(client: TestClient, run: Path) -> No
     assert (told["version"], [one["text"] for one in told["units"]]) == (made.version, ["It lies inland."])
 
 
+def test_the_address_alone_leads_to_a_page(made: Path, client: TestClient) -> None:
+    assert client.get("/", headers={"Authorization": ""}).url.path == "/review"
+    with TestClient(app_of(Served(made / "base")), base_url=HERE) as other:
+        assert other.get("/").url.path == "/docs"
+
+
+def test_where_no_server_answers_the_url_is_told_with_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    with pytest.raises(
+        ConnectionError, match=rf"{url}/search: no answer \(.*refused\); is `wbrag serve` running there"
+    ):
+        Remote(url).hits(["x"], 1)
+
+
 def test_a_url_is_a_server_and_anything_else_a_folder(made: Path) -> None:
     assert isinstance(hits_of("https://kb.example"), Remote)
     assert isinstance(hits_of(made), Served)

@@ -61,7 +61,7 @@ def trained(run: Path, session: Session) -> Trained:
         raise ConfigError(f"runs: {run} holds no trained knowledge base (no metrics.json)")
     folder.refuse_updated(run)
     cfg = folder.load_config(run)
-    refuse_other_settings(run, folder.read_record(run / "run.json")["identity"], identity_of(cfg))
+    refuse_other_settings(run, folder.read_record(run / "run.json")["identity"], identity_of(cfg), cfg)
     session.enter_context(leased(run / "variants"))
     inputs = pipeline.read_or_quarantine(cfg, run)
     with opened(cfg, session) as generators:

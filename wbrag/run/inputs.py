@@ -39,7 +39,7 @@ from wbrag.methods import check_method, method_identity
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoder import folder_hash, model_folder
 from wbrag.retrieval.merge import check_merge, check_retrieval
-from wbrag.run.folder import write_text
+from wbrag.run.folder import read_config, write_text
 from wbrag.run.lease import in_turn
 from wbrag.run.lookup import FILES, Rows
 from wbrag.run.progress import working
@@ -68,6 +68,10 @@ ENDPOINTS = ("backbone", "encoder")
 #: Settings that are paths: what a job writes, or other nodes read; and what its driver alone reads.
 SHARED_PATHS = ("run_dir", "store", "cache_dir", "report_dir", "runs", "base", "kb")
 READ_PATHS = ("world", "data_dir", "corpus", "adopt", "benchmark.train", "benchmark.test")
+#: What an identity has as a hash, and the setting that names it; so many settings that differ are told.
+HASHED = {key: key for key in ("benchmark.train", "benchmark.test", "corpus", "backbone.model", "retrieval.reranker")}
+HASHED |= {"encoder": "encoder.model"}
+MOST_CHANGED = 5
 #: The name of an environment variable, as people write them: a key has small letters or a hyphen.
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 #: How a URL begins that names a user, and may name a password.
@@ -404,12 +408,29 @@ def search_identity(cfg: TrainConfig) -> Identity:
     return ivf | kind | {"retrieval.reranker": folder_hash(folder) if folder else model}
 
 
-def refuse_other_settings(run: Path, before: Identity, now: Identity) -> None:
-    """Raise ConfigError where a run folder holds a run of another identity, naming the first keys and both values."""
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    if changed:
-        told = "; ".join(f"{key} was {_short(before.get(key))}, now {_short(now.get(key))}" for key in changed[:3])
-        raise ConfigError(f"run_dir={run} holds a run of other settings ({told}); choose another run_dir")
+def refuse_other_settings(run: Path, before: Identity, now: Identity, cfg: TrainConfig | None = None) -> None:
+    """Raise ConfigError where a run folder holds a run of another identity, naming the first keys and both values; of
+    what is a hash there, what the folder's settings and `cfg` call it.
+    """
+    if not (changed := [key for key in {**before, **now} if before.get(key) != now.get(key)]):
+        return
+    old = read_config(run) if cfg and (run / "config.yaml").is_file() else {}
+    told = [_changed(key, (before, now), (old, asdict(cfg) if cfg else {})) for key in changed[:MOST_CHANGED]]
+    more = f"; and {len(changed) - MOST_CHANGED} more" if len(changed) > MOST_CHANGED else ""
+    raise ConfigError(f"run_dir={run} holds a run of other settings ({'; '.join(told)}{more}); choose another run_dir")
+
+
+def _changed(key: str, values: Sequence[Identity], configs: Sequence[Mapping[str, Any]]) -> str:
+    names = []
+    for config in configs:
+        value: Any = config
+        for part in HASHED.get(key, "").split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        names.append(value or (config.get("base") if key == "corpus" else None))
+    if all(names):
+        is_other = names[0] != names[1]
+        return f"{key} was {names[0]}, now {names[1]}" if is_other else f"{key}={names[1]} has changed since"
+    return f"{key} was {_short(values[0].get(key))}, now {_short(values[1].get(key))}"
 
 
 def _short(value: object) -> str:

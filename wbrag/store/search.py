@@ -213,8 +213,8 @@ class Store:
             raise self._misfit(where, columns, error) from error
 
     def _misfit(self, where: Filter, columns: pa.Schema, error: Exception) -> ValueError:
-        """What to say of a filter that cannot be: what is wrong with it, and which columns there are. (Lance itself says
-        "No field named year" of a year that is compared with a text.)
+        """What to say of a filter that cannot be, with the columns that there are. (Lance itself says "No field named
+        year" of a year that is compared with a text.)
         """
         sql, own = isinstance(where, str), self.data.schema.names
         unread = re.search(r"sql parser error: (.*?)\)", str(error))
