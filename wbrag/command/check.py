@@ -62,7 +62,7 @@ def looks(cfg: TrainConfig) -> Iterator[tuple[str, Callable[[], str]]]:
         return f"{getattr(cfg.benchmark, split) or cfg.benchmark.train}: {counted(len(found[split]), len(left))}"
 
     def settings() -> str:
-        inputs.check_settings(cfg)
+        inputs.check_settings(cfg, ask=False)  # the endpoint has a look of its own
         return "they fit together"
 
     yield "prompts", lambda: check_prompts(cfg)

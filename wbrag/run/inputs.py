@@ -83,6 +83,8 @@ WITH_SECRET = re.compile(r"(?i)\w+://[^?]*\?(?:.*&)?(?:[\w-]*(?:key|token|secret
 PASSAGES, EXAMPLES = "passages.parquet", "examples"
 #: A file of several that is hashed anew each time: a note of it would take as long.
 SMALL = 1 << 20
+#: What was told of files that were read.
+_told: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +99,14 @@ class Inputs:
     rejected: list[Rejected]
 
 
-def check_settings(cfg: TrainConfig) -> None:
-    """Raise ConfigError, naming key and value, for what the types of the configuration cannot exclude."""
+def check_settings(cfg: TrainConfig, ask: bool = True) -> None:
+    """Raise ConfigError, naming key and value, for what the types of the configuration cannot exclude; `ask`: an
+    endpoint, whether it answers.
+    """
     check_paths(cfg)
     check_secrets(cfg)
     benchmarks.check_benchmark(cfg.benchmark)
-    check_method(cfg.method, cfg.backbone)
+    check_method(cfg.method, cfg.backbone, ask)
     check_merge(cfg.merge)
     check_index(cfg.index)
     check_units(cfg.units)
@@ -467,7 +471,7 @@ def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[Rows, 
         benchmarks.check_labels(told, own.labels, Path(given), own.language)
     elif labelled:
         for doubt in benchmarks.doubts(examples.batches(["golden_answers"]), own):
-            log.warning("%s: %s", given, doubt)
+            _tell(logging.WARNING, f"{given}: {doubt}")
     examples = examples if own.test else _share(cfg, examples, split)
     return examples.chosen(benchmarks.drawn(len(examples), getattr(cfg, f"{split}_limit"), cfg.seed)), rejected
 
@@ -530,10 +534,17 @@ def _once(
     told = ", ".join(given) if isinstance(given, list) else given
     if sorts.is_file():  # not in a cache of an earlier version
         counted = json.loads(sorts.read_text(encoding="utf-8"))
-        log.info("%s: %s", told, ", ".join(f"{count:,} {sort}" for sort, count in counted.items()))
+        _tell(logging.INFO, f"{told}: {', '.join(f'{count:,} {sort}' for sort, count in counted.items())}")
     if rejected:
-        log.warning("%s: %s; each with its line in %s", told, told_left_out(rejected), left_out)
+        _tell(logging.WARNING, f"{told}: {told_left_out(rejected)}; each with its line in {left_out}")
     return folder, rejected
+
+
+def _tell(level: int, line: str) -> None:
+    """Log a line once in this process: what is read again, as one file for training and test, says the same again."""
+    if line not in _told:
+        _told.add(line)
+        log.log(level, line)
 
 
 def told_left_out(rejected: Sequence[Rejected]) -> str:
