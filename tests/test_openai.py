@@ -174,10 +174,16 @@ def test_a_request_is_greedy_and_carries_key_and_limit(server: Server, monkeypat
 
 
 @pytest.mark.parametrize("fault", ["429 slow down", "500 oops", "503 x", "reset", "hang", "trickle", "junk", "other"])
-def test_what_passes_is_tried_again(server: Server, fault: str) -> None:
+def test_what_passes_is_tried_again_which_is_told_once(
+    server: Server, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
     server.faults = [fault, fault]
+    caplog.set_level("INFO")
     assert chats(server, ["hello"], backbone(server, timeout_s=patience(fault))) == [Reply("unknown", 7, 3)]
     assert len(server.requests) == 3
+    (told,) = [record.getMessage() for record in caplog.records if record.name.startswith(("openai", "wbrag"))]
+    assert told.startswith(f"{server.url}/chat/completions: ")
+    assert told.endswith("; what is not answered is asked again")
 
 
 @pytest.mark.parametrize(
