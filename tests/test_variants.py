@@ -300,7 +300,7 @@ def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:
         trained(tmp_path, session)
     (tmp_path / "metrics.json").touch()
     (tmp_path / "updates").mkdir()
-    with Session() as session, pytest.raises(RunError, match="was updated since it was trained; .* train a new one"):
+    with Session() as session, pytest.raises(RunError, match=r"was updated since it was trained; .* train a new one"):
         trained(tmp_path, session)
 
 
