@@ -121,7 +121,7 @@ def accepted(run: Path, args: argparse.Namespace) -> Told:
     """Somebody has read it and found it good."""
     row = next((unit for unit in read_waiting(tables(run)) if unit["id"] == args.id), None)
     config = {} if latest(run / "writeback") else read_config(tables(run))
-    how = {key: config[key] for key in ("merge", "retrieval") if key in config}
+    how = {key: value for key, value in config.items() if key in ("merge", "retrieval")}
     made = accept(run / "writeback", args.id, args.why, row, base_of(run), how)
     return told(run, made, f"says that {args.id} was accepted")
 

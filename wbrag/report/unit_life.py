@@ -69,7 +69,7 @@ def unit_life(
     for row in read:
         before, after = (f"{row[f'answer_{side}']!r} {setting.score(row, side):.2f}" for side in ("base", "writeback"))
         lines.append(f"read by {row['id']}: {row['question']}  {before} -> {after}")
-    data = {"unit": dict(unit), "state": state or "live", "sources": sources, "examples": examples}
+    data: dict[str, Any] = {"unit": dict(unit), "state": state or "live", "sources": sources, "examples": examples}
     data |= {"decision": decision and asdict(decision), "readers": [row["id"] for row in read]}
     return data, lines
 
