@@ -83,8 +83,6 @@ WITH_SECRET = re.compile(r"(?i)\w+://[^?]*\?(?:.*&)?(?:[\w-]*(?:key|token|secret
 PASSAGES, EXAMPLES = "passages.parquet", "examples"
 #: A file of several that is hashed anew each time: a note of it would take as long.
 SMALL = 1 << 20
-#: What was told of files that were read.
-_told: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +264,7 @@ def read_inputs(cfg: TrainConfig, training: bool = True) -> Inputs:
         told = f"benchmark.train={split.train} and benchmark.test={split.test} are the same questions: none is unseen"
         log.warning("%s; with benchmark.test='' a share of them tests (benchmark.test_share)", told)
     train, rejected = read_questions(cfg, "train", cfg.judge == "labels") if training else nothing
-    test, rejected_test = read_questions(cfg, "test", True)
+    test, rejected_test = read_questions(cfg, "test", True, again=training and not split.test)
     corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(cfg, cache)
     if cfg.updated_at or cfg.trust:
         check_dates_and_trust(cfg, pq.read_schema(corpus) if corpus else columns_of(cfg.base))
@@ -442,9 +440,9 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:12]}...{text[-4:]}"
 
 
-def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[Rows, list[Rejected]]:
+def read_questions(cfg: TrainConfig, split: str, labelled: bool, again: bool = False) -> tuple[Rows, list[Rejected]]:
     """The questions of a split (schema.EXAMPLE), as many as its limit takes, and the rows left out; errors as
-    `read_inputs`. They are validated once per content and lie in the cache.
+    `read_inputs`. They are validated once per content and lie in the cache. `again`: of a file that was told of.
     """
     cache, own = cache_of(cfg), cfg.benchmark
     given, labelled = (getattr(own, split), labelled) if own.test else (own.train, True)  # of one file some test
@@ -463,7 +461,7 @@ def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[Rows, 
 
     how = (cfg.max_error_rate, labelled, *([own.columns] if own.columns else []), *([language] if language else []))
     name = fingerprint(given_hash(given, cache), *how)
-    folder, rejected = _once(given, cache, f"questions-{name}", write)
+    folder, rejected = _once(given, cache, f"questions-{name}", write, again)
     examples = Rows.of(sorted((folder / EXAMPLES).glob(FILES)), EXAMPLE)
     check_rows(Path(given), split, len(examples) + len(rejected), own.rows)
     if own.labels:
@@ -471,7 +469,7 @@ def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[Rows, 
         benchmarks.check_labels(told, own.labels, Path(given), own.language)
     elif labelled:
         for doubt in benchmarks.doubts(examples.batches(["golden_answers"]), own):
-            _tell(logging.WARNING, f"{given}: {doubt}")
+            log.log(logging.DEBUG if again else logging.WARNING, "%s: %s", given, doubt)
     examples = examples if own.test else _share(cfg, examples, split)
     return examples.chosen(benchmarks.drawn(len(examples), getattr(cfg, f"{split}_limit"), cfg.seed)), rejected
 
@@ -494,7 +492,9 @@ def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> N
         raise InputError(f"{told}; is the file whole? benchmark.rows.{split}=0 takes any other")
 
 
-def read_corpus(cfg: TrainConfig | BuildConfig | QuestionsConfig, cache: Path) -> tuple[Path, list[Rejected]]:
+def read_corpus(
+    cfg: TrainConfig | BuildConfig | QuestionsConfig, cache: Path, again: bool = False
+) -> tuple[Path, list[Rejected]]:
     """The corpus as Parquet in `cache`, without what was purged of a run, made once per content however many runs need
     it, and the rows left out; errors as `write_corpus`.
     """
@@ -509,15 +509,19 @@ def read_corpus(cfg: TrainConfig | BuildConfig | QuestionsConfig, cache: Path) -
 
     more = [part for part in (cfg.access, sorted(purged.items())) if part]
     name = fingerprint(fingerprinted(cfg, cache), cfg.max_error_rate, *more)
-    folder, rejected = _once(cfg.corpus, cache, f"corpus-{name}", write)
+    folder, rejected = _once(cfg.corpus, cache, f"corpus-{name}", write, again)
     return folder / PASSAGES, rejected
 
 
 def _once(
-    given: Given, cache: Path, name: str, write: Callable[[Path, Given], tuple[list[Rejected], Counter[str]]]
+    given: Given,
+    cache: Path,
+    name: str,
+    write: Callable[[Path, Given], tuple[list[Rejected], Counter[str]]],
+    again: bool,
 ) -> tuple[Path, list[Rejected]]:
     """The folder `name` of the cache for what `write` makes of files, made once however many runs need it, and the rows
-    left out; what was read, and how many rows were not, is logged. InputError, and what `write` raises.
+    left out; what was read, and how many rows were not, is logged unless it was. InputError, and what `write` raises.
     """
     folder, there = cache / name, located(given, cache)
     left_out, sorts = folder / "quarantine.jsonl", folder / "sorts.json"
@@ -534,17 +538,12 @@ def _once(
     told = ", ".join(given) if isinstance(given, list) else given
     if sorts.is_file():  # not in a cache of an earlier version
         counted = json.loads(sorts.read_text(encoding="utf-8"))
-        _tell(logging.INFO, f"{told}: {', '.join(f'{count:,} {sort}' for sort, count in counted.items())}")
+        level = logging.DEBUG if again else logging.INFO
+        log.log(level, "%s: %s", told, ", ".join(f"{count:,} {sort}" for sort, count in counted.items()))
     if rejected:
-        _tell(logging.WARNING, f"{told}: {told_left_out(rejected)}; each with its line in {left_out}")
+        level = logging.DEBUG if again else logging.WARNING
+        log.log(level, "%s: %s; each with its line in %s", told, told_left_out(rejected), left_out)
     return folder, rejected
-
-
-def _tell(level: int, line: str) -> None:
-    """Log a line once in this process: what is read again, as one file for training and test, says the same again."""
-    if line not in _told:
-        _told.add(line)
-        log.log(level, line)
 
 
 def told_left_out(rejected: Sequence[Rejected]) -> str:
