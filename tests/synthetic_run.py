@@ -62,7 +62,7 @@ def kept(**changes: object) -> Row:
         "documents": PASSAGES,
         "status": "kept",
         "reason": "passed: delta 1.00 > tau_delta 0.01 and s_rag 1.00 > tau_s 0.1 (s_nr 0.00, s_rag 1.00); "
-        "documents 2 of 3 gain more than tau_doc 0.01 (gains 0.00, 1.00, 0.00)",
+        "1 of 3 documents gains more than tau_doc 0.01: rank 2 (gains 0.00, 1.00, 0.00)",
         "closed_book_answer": "Port Elden",
         "s_nr": 0.0,
         "rag_answer": "Tarnholm",

@@ -89,7 +89,7 @@ def test_a_kept_example_tells_its_whole_life() -> None:
         "documents": row["documents"],
         "status": "kept",
         "reason": "passed: delta 1.00 > tau_delta 0.01 and s_rag 1.00 > tau_s 0.1 (s_nr 0.00, s_rag 1.00); "
-        "documents 1 of 2 gain more than tau_doc 0.01 (gains 1.00, 0.00)",
+        "1 of 2 documents gains more than tau_doc 0.01: rank 1 (gains 1.00, 0.00)",
         "closed_book_answer": "unknown",
         "s_nr": 0.0,
         "rag_answer": "in Norvale",

@@ -155,7 +155,7 @@ def test_a_run_that_is_stopped_then_killed_with_its_generator_loses_and_doubles_
         command = [sys.executable, str(JOB), *job]
         again = subprocess.run(command, env=poor, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
     assert again.returncode == 0, again.stderr
-    assert f"resuming: {done} of {EXAMPLES} examples already done" in again.stderr
+    assert f"train: {done} of {EXAMPLES} examples are done already" in again.stderr
     assert json.loads((run / "run.json").read_text())["work"]["train"]["begun"] == EXAMPLES - done
     for noise in ("logging.cc", "(raylet)", "InterruptedError", "WARNING", "fontManager", "\x1b"):
         assert noise not in again.stderr + again.stdout

@@ -83,10 +83,10 @@ def test_a_document_reason_tells_ranks_threshold_and_gains(s_nr: float, scores: 
     assert f"tau_doc {gates.tau_doc!r}" in decision.reason
     told = re.findall(r"\(gains (.*)\)", decision.reason)[0].split(", ")
     assert [float(gain) > gates.tau_doc for gain in told] == [s_j - s_nr > gates.tau_doc for s_j in scores]
-    ranks = re.match(r"documents ([\d, ]+) of ", decision.reason)
+    ranks = re.match(r"(\d+) of \d+ documents? .*: ranks? ([\d, ]+) \(gains", decision.reason)
     assert decision.fallback == (ranks is None)
     if ranks:
-        assert tuple(map(int, ranks[1].split(", "))) == decision.kept_ranks
+        assert (int(ranks[1]), *map(int, ranks[2].split(", "))) == (len(decision.kept_ranks), *decision.kept_ranks)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_utility_reasons(s_nr: float, s_rag: float, reason: str) -> None:
 
 def test_document_reasons() -> None:
     kept = document_gate(0.0, [1.0, 0.0, 0.5], Gates())
-    assert kept.reason == "documents 1, 3 of 3 gain more than tau_doc 0.01 (gains 1.00, 0.00, 0.50)"
+    assert kept.reason == "2 of 3 documents gain more than tau_doc 0.01: ranks 1, 3 (gains 1.00, 0.00, 0.50)"
     none = document_gate(0.0, [0.0, 0.0, 0.0], Gates())
     assert none.reason == (
         "fallback to the top 2 of 3: no document gains more than tau_doc 0.01 (gains 0.00, 0.00, 0.00)"

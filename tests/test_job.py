@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from contextlib import nullcontext
@@ -40,6 +41,13 @@ def test_one_line_of_what_is_said_while_ray_starts_is_left_out(capfd: pytest.Cap
         start()
     os.write(2, b"afterwards\n")
     assert capfd.readouterr().err == "no such node: grün\nafterwards\n"
+
+
+def test_what_ray_forks_is_not_warned_of(recwarn: pytest.WarningsRecorder) -> None:
+    pytest.importorskip("lance")
+    with _starting():
+        subprocess.run(["true"], preexec_fn=os.getpid, check=True)
+    assert not [one for one in recwarn if "fork" in str(one.message)]
 
 
 def test_a_handler_of_sigterm_outlives_the_start_of_ray() -> None:

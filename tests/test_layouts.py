@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import json
+import re
 import tarfile
 import zipfile
 from collections import Counter
@@ -205,6 +206,11 @@ def test_several_files_globs_folders_and_saved_datasets_are_read_in_the_order_of
     assert corpus(tmp_path / "c.parquet", out)[0] == [{"id": "1", "title": "T", "text": "x", "tags": ["a"]}]
     with pytest.raises(InputError, match=r"x\*\.jsonl: no such file"):
         files_of(str(tmp_path / "x*.jsonl"))
+    (tmp_path / "docs").mkdir()
+    for name, told in (("dox", ""), ("dox/guides/*.md", f", as there is no {tmp_path}/dox")):
+        with pytest.raises(InputError) as absent:
+            files_of(str(tmp_path / name))
+        assert str(absent.value).endswith(f"{name}: no such file or folder{told}; did you mean {tmp_path}/docs?")
 
 
 def test_columns_may_be_named_and_unknown_names_are_refused(tmp_path: Path) -> None:
@@ -245,6 +251,18 @@ def test_files_without_answers_say_what_is_missing(tmp_path: Path) -> None:
     ):
         questions(queries)
     assert [row["question"] for row in questions(queries, labelled=False)[0]] == ["Who?"]
+    table = put(tmp_path, "q.csv", "frage,antwort\nWer?,Ada\n")
+    there = "the row has frage, antwort: benchmark.columns="
+    for columns, told in (
+        ({}, f"no 'question'; {there}{{question: KEY}} names the one"),
+        ({"question": "frage"}, f"no 'golden_answers'; {there}{{golden_answers: KEY}} names the one"),
+        ({"question": "frage", "golden_answers": "antwor"}, f"no 'antwor'; {there}{{golden_answers: KEY}} names"),
+    ):
+        with pytest.raises(InputError, match=re.escape(told)):
+            questions(table, columns=columns)
+    only = put(tmp_path, "only.csv", "question,antwort\nWer?,Ada\n")
+    with pytest.raises(InputError, match=r"question, antwort; benchmark\.columns={golden_answers: KEY} names"):
+        questions(only)
     with pytest.raises(InputError, match=r"b\.pdf: a document, no questions; wbrag questions makes some"):
         questions(put(tmp_path, "b.pdf", b"%PDF"))
 

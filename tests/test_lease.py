@@ -16,10 +16,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from small_store import passages, publish, unit_vectors
 
 from wbrag.config import ConfigError
 from wbrag.run import lease
 from wbrag.run.lease import in_turn, leased
+from wbrag.run.review import reject
+from wbrag.store.versions import current
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLD = "import sys, time, pathlib; from wbrag.run import lease; path = pathlib.Path(sys.argv[1])\n"
@@ -81,6 +84,17 @@ def test_a_second_process_is_told_who_works_in_a_folder_and_a_killed_one_lets_go
         assert json.loads((run / lease.LEASE).read_text())["pid"] == os.getpid()
     assert time.monotonic() - began < 0.4
     assert not run.exists()  # nothing was put in it
+
+
+def test_a_decision_about_a_unit_does_not_come_between_a_job(
+    tmp_path: Path, holder: Callable[[Path, str], subprocess.Popen[str]]
+) -> None:
+    store = tmp_path / "run" / "writeback"
+    publish(store, unit_vectors(2), passages(2), "x", {})
+    job = holder(tmp_path / "run", "leased")
+    with pytest.raises(ConfigError, match=f"is in use by process {job.pid} "):
+        reject(store, "p0", "wrong")
+    assert current(store).version == 1
 
 
 def test_a_folder_stays_with_what_was_put_in_it_and_its_holder_may_ask_again(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from canaries import KEY, SECRETS, leaks
 from test_pipeline import settings, world
 
 from wbrag.algorithm import train_example
+from wbrag.command.check import check
 from wbrag.config import Backbone, ConfigError, Gates, Method, TrainConfig, api_key
 from wbrag.data.benchmarks import OverErrorBudget
 from wbrag.llm import Reply, Token
@@ -173,10 +174,16 @@ def test_a_request_is_greedy_and_carries_key_and_limit(server: Server, monkeypat
 
 
 @pytest.mark.parametrize("fault", ["429 slow down", "500 oops", "503 x", "reset", "hang", "trickle", "junk", "other"])
-def test_what_passes_is_tried_again(server: Server, fault: str) -> None:
+def test_what_passes_is_tried_again_which_is_told_once(
+    server: Server, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
     server.faults = [fault, fault]
+    caplog.set_level("INFO")
     assert chats(server, ["hello"], backbone(server, timeout_s=patience(fault))) == [Reply("unknown", 7, 3)]
     assert len(server.requests) == 3
+    (told,) = [record.getMessage() for record in caplog.records if record.name.startswith(("openai", "wbrag"))]
+    assert told.startswith(f"{server.url}/chat/completions: ")
+    assert told.endswith("; what is not answered is asked again")
 
 
 @pytest.mark.parametrize(
@@ -596,6 +603,24 @@ def test_proxy_settings_that_no_client_can_have_are_named_without_their_password
     with pytest.raises(ConfigError, match=rf"ALL_PROXY, NO_PROXY and SSL_CERT_FILE as set: .*{told}") as refused:
         check_method(Method(name="naive"), backbone(server))
     assert "sek-ret" not in "".join(traceback.format_exception(refused.value))
+
+
+def test_a_check_asks_the_endpoint_and_tells_of_each_file_once(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = world(tmp_path / "world", train_rows=9)
+    cfg = settings(data, tmp_path / "run", backbone=backbone(server))
+    cfg = replace(cfg, benchmark=replace(cfg.benchmark, test=""))
+    with caplog.at_level("INFO"), Session() as session:
+        check(cfg, session)
+        assert len(server.requests) == 1
+        server.faults = ["401"]
+        with pytest.raises(ConfigError, match="2 problems"):
+            check(replace(cfg, k=0), session)
+    assert len(server.requests) == 2
+    assert "k=0: at least 1 is needed" in capsys.readouterr().out
+    told = [record.getMessage() for record in caplog.records if f"{data}/" in record.getMessage()]
+    assert len(told) == len(set(told)) >= 2
 
 
 def test_methods_are_refused_where_the_endpoint_cannot_serve_them(server: Server) -> None:

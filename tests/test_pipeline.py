@@ -50,6 +50,7 @@ from wbrag.run.inputs import (
 from wbrag.run.job import Session
 from wbrag.run.pipeline import base_index, build_index, evaluate, retrieve, train
 from wbrag.run.progress import Counts, status
+from wbrag.run.record import open_record
 from wbrag.run.writeback import units_of
 from wbrag.schema import RETRIEVED, TRACE
 from wbrag.store.files import StoreError
@@ -565,6 +566,20 @@ def test_settings_are_refused_just_when_they_differ(before: dict[str, int], now:
     else:
         with pytest.raises(ConfigError, match="run_dir=r holds a run of other settings"):
             refuse_other_settings(Path("r"), before, now)
+
+
+def test_what_is_a_hash_in_an_identity_is_told_by_its_name(data: Path, tmp_path: Path) -> None:
+    before = settings(data, tmp_path)
+    record = open_record(tmp_path, before, identity_of(before))
+    other = write_lines(tmp_path / "other.jsonl", [{"id": "1", "contents": "A\nB."}])
+    now = replace(before, corpus=str(other), encoder=replace(before.encoder, model="hashes"), k=4)
+    told = rf"\(corpus was {before.corpus}, now {other}; encoder was hashing, now hashes; k was 3, now 4\)"
+    with pytest.raises(ConfigError, match=told):
+        open_record(tmp_path, now, identity_of(now))
+    record.facts["identity"] |= {"benchmark.train": "0" * 64}
+    record.save()
+    with pytest.raises(ConfigError, match=rf"\(benchmark.train={before.benchmark.train} has changed since\)"):
+        open_record(tmp_path, before, identity_of(before))
 
 
 @given(st.integers(0, 50), st.integers(1, 50), st.floats(0, 1))

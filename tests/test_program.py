@@ -127,6 +127,15 @@ def test_every_command_has_help_of_one_screen(name: str, capsys: pytest.CaptureF
     assert f"wbrag {name}" in "\n".join(told) or name == "plan"
 
 
+@pytest.mark.parametrize(("words", "near"), [(["tarin"], "train"), (["units", "lst"], "list"), (["kb", "lgo"], "log")])
+def test_a_mistyped_command_is_told_the_nearest(
+    words: list[str], near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        program.main(words)
+    assert f"invalid choice: '{words[-1]}'; did you mean {near}? (choose from " in capsys.readouterr().err
+
+
 def test_a_shell_completes_the_commands_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
     for shell in ("bash", "zsh"):
         assert program.main(["completion", shell]) == 0

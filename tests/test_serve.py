@@ -24,7 +24,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from served_run import ATTACK, UNITS, served_run, unit
 
+from wbrag import schema
+from wbrag.command import program
 from wbrag.config import ConfigError
+from wbrag.run.folder import WAITING, tables_of, write_rows
 from wbrag.run.review import accept, decisions_of, edit, reject, restore
 from wbrag.serve import key_of, main
 from wbrag.serve.app import app_of
@@ -33,6 +36,7 @@ from wbrag.serve.guard import Guard
 from wbrag.serve.hits import Remote, Served, Together, hits_of
 from wbrag.serve.on_ray import Settings, replica
 from wbrag.serve.run_pages import changed, runs_near
+from wbrag.store.changes import delete
 from wbrag.store.search import KnowledgeBase
 from wbrag.store.versions import current
 
@@ -40,6 +44,7 @@ ROOT = Path(__file__).parents[1]
 KEY = "k-5f1e"
 WITH_KEY = {"Authorization": f"Bearer {KEY}"}
 HERE = "http://127.0.0.1:8000"
+COLUMNS = "the columns of the base: id (string), title (string), text (string), year (int64)"
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +106,9 @@ def test_what_is_found_is_what_a_search_finds_with_what_to_cite(made: Path, read
         ({"question": "x", "limit": 3}, 422, "limit: Extra inputs are not permitted"),
         ({}, 422, "question or questions: one of the two is needed"),
         ({"question": "x", "questions": ["y"]}, 422, "question or questions: one of the two is needed"),
-        ({"question": "x", "where": "year >"}, 400, "where: 'year >' "),
-        ({"question": "x", "where": "size > 3"}, 400, "where: 'size > 3' names columns that the base lacks"),
+        ({"question": "x", "where": "year >"}, 400, "where: 'year >' is no SQL (Expected: an expression, found: EOF)"),
+        ({"question": "x", "where": "size > 3"}, 400, f"where: 'size > 3' does not fit {COLUMNS}"),
+        ({"question": "x", "where": "form = 'x'"}, 400, f"where: \"form = 'x'\" does not fit {COLUMNS}; form is the"),
         ({"question": "x", "groups": ["staff"]}, 403, "groups: are believed only with a key"),
     ],
 )
@@ -332,6 +338,42 @@ def test_an_accepted_unit_leaves_the_queue(client: TestClient) -> None:
     assert client.get(f"/review/api/units/{first['id']}").json()["state"] == "accepted"
 
 
+def test_a_unit_that_is_not_live_is_shown_with_what_became_of_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*words: str) -> str:
+        assert program.main(list(words)) == 0
+        return capsys.readouterr().out
+
+    ids, store = {name: one["id"] for name, one in UNITS.items()}, run / "writeback"
+    reject(store, ids["good"], "it says too little")
+    new = edit(store, run / "base", ids["harmful"], "Tarnholm", "Tarnholm is inland.", "shorter")
+    delete(store, [ids["attack"]], {"made_by": "somebody"})
+    by_trace = told("trace", str(run), ids["good"])
+    assert by_trace == told("units", "show", str(run), ids["good"])
+    assert "Almira Trevane was a glass painter." in by_trace
+    assert re.search(r"not live\n\nrejected 20.*: it says too little\n", by_trace)
+    after = next(one.unit["id"] for one in decisions_of(store).values() if one.state == "edited")
+    since = f"not live since version {new.version}: {after} stands in its place"
+    assert since in told("units", "show", str(run), ids["harmful"])
+    assert "not live since version 4, made by somebody: training does not" in told("trace", str(run), ids["attack"])
+    waits = unit("Tarn", "Tarn is wet.", ["p-0077"])
+    write_rows(run / WAITING, schema.UNIT, tables_of([waits], schema.UNIT))
+    assert "waits for a person" in told("units", "show", str(run), waits["id"])
+    assert program.main(["trace", str(run), "wb-0"]) == 2
+    assert "no version that is kept has unit 'wb-0'" in capsys.readouterr().err
+
+
+def test_a_unit_that_waits_alone_begins_the_store_once_it_is_accepted(run: Path) -> None:
+    shutil.rmtree(run / "writeback")
+    waits = unit("Tarnholm", "Tarnholm lies inland.", ["p-0077"])
+    write_rows(run / WAITING, schema.UNIT, tables_of([waits], schema.UNIT))
+    assert program.main(["units", "list", str(run)]) == 0
+    assert program.main(["units", "accept", str(run), "wb-0"]) == 2
+    assert program.main(["units", "accept", str(run), waits["id"], "--why", "read it"]) == 0
+    with KnowledgeBase.open(run) as kb:
+        assert waits["id"] in [one.id for one in kb.search_one("Where does Tarnholm lie?", 3)]
+    assert decisions_of(run / "writeback")[waits["id"]].why == "read it"
+
+
 def test_a_decision_takes_a_reason_a_unit_and_the_token(client: TestClient, run: Path) -> None:
     ids, decide = review_of(client)
     good = ids["good"]
@@ -467,6 +509,21 @@ def test_editing_by_another_process_is_seen(client: TestClient, run: Path) -> No
     made = edit(run / "writeback", run / "base", UNITS["harmful"]["id"], "Tarnholm", "It lies inland.", "why")
     told = client.get("/review/api/units", params={"state": "edited"}).json()
     assert (told["version"], [one["text"] for one in told["units"]]) == (made.version, ["It lies inland."])
+
+
+def test_the_address_alone_leads_to_a_page(made: Path, client: TestClient) -> None:
+    assert client.get("/", headers={"Authorization": ""}).url.path == "/review"
+    with TestClient(app_of(Served(made / "base")), base_url=HERE) as other:
+        assert other.get("/").url.path == "/docs"
+
+
+def test_where_no_server_answers_the_url_is_told_with_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    with pytest.raises(
+        ConnectionError, match=rf"{url}/search: no answer \(.*refused\); is `wbrag serve` running there"
+    ):
+        Remote(url).hits(["x"], 1)
 
 
 def test_a_url_is_a_server_and_anything_else_a_folder(made: Path) -> None:

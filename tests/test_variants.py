@@ -298,6 +298,10 @@ def test_transfer_takes_runs_that_differ_in_their_method_alone() -> None:
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:
     with Session() as session, pytest.raises(ConfigError, match="holds no trained knowledge base"):
         trained(tmp_path, session)
+    (tmp_path / "metrics.json").touch()
+    (tmp_path / "updates").mkdir()
+    with Session() as session, pytest.raises(RunError, match=r"was updated since it was trained; .* train a new one"):
+        trained(tmp_path, session)
 
 
 def test_the_configuration_of_a_run_is_read_back_typed(tmp_path: Path) -> None:

@@ -48,12 +48,13 @@ def document_gate(s_nr: float, scores: Sequence[float], gates: Gates) -> Documen
     """
     gains = [s_j - s_nr for s_j in scores]
     kept = tuple(rank for rank, gain in enumerate(gains, 1) if gain > gates.tau_doc)
-    told = f"tau_doc {gates.tau_doc!r} (gains {', '.join(_short(g, gates.tau_doc) for g in gains)})"
+    told, every = f"tau_doc {gates.tau_doc!r}", ", ".join(_short(gain, gates.tau_doc) for gain in gains)
     if kept:
-        ranks = ", ".join(map(str, kept))
-        return DocumentDecision(kept, False, f"documents {ranks} of {len(gains)} gain more than {told}")
+        many, ranks = len(kept) > 1, ", ".join(map(str, kept))
+        gain = f"{len(kept)} of {len(gains)} documents {'gain' if many else 'gains'} more than {told}"
+        return DocumentDecision(kept, False, f"{gain}: rank{'s' * many} {ranks} (gains {every})")
     top = tuple(range(1, min(gates.n_min, len(gains)) + 1))
-    told = f"fallback to the top {len(top)} of {len(gains)}: no document gains more than {told}"
+    told = f"fallback to the top {len(top)} of {len(gains)}: no document gains more than {told} (gains {every})"
     return DocumentDecision(top, True, told)
 
 

@@ -58,11 +58,12 @@ def looks(cfg: TrainConfig) -> Iterator[tuple[str, Callable[[], str]]]:
     found: dict[str, Rows] = {}
 
     def questions(split: str) -> str:
-        found[split], left = inputs.read_questions(cfg, split, split == "test" or cfg.judge == "labels")
+        how = split == "test" or cfg.judge == "labels", split == "test" and not cfg.benchmark.test
+        found[split], left = inputs.read_questions(cfg, split, *how)
         return f"{getattr(cfg.benchmark, split) or cfg.benchmark.train}: {counted(len(found[split]), len(left))}"
 
     def settings() -> str:
-        inputs.check_settings(cfg)
+        inputs.check_settings(cfg, ask=False)  # the endpoint has a look of its own
         return "they fit together"
 
     yield "prompts", lambda: check_prompts(cfg)
@@ -129,7 +130,7 @@ def check_disk(cfg: TrainConfig) -> str:
     """
     need = 0
     if not cfg.base:
-        file, _ = inputs.read_corpus(cfg, inputs.cache_of(cfg))
+        file, _ = inputs.read_corpus(cfg, inputs.cache_of(cfg), again=True)
         need = needed(file, cfg.encoder.dimension)
     free = {}
     for key, folder in (("run_dir", Path(cfg.run_dir).absolute()), ("cache_dir", inputs.cache_of(cfg))):

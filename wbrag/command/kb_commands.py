@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from wbrag.command.faults import fault_of
+from wbrag.command.program import Parser
 from wbrag.config import ConfigError, Encoder
 from wbrag.data.benchmarks import InputError, OverErrorBudget
 from wbrag.run.folder import RunError
@@ -46,7 +47,7 @@ Begins = tuple[str, str, Callable[[str], Any]]
 def parser_of(program: str, text: str, commands: Sequence[Command], where: Begins) -> argparse.ArgumentParser:
     """The command line of a program; one of a single command has no name for it."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=program, description=text.strip(), formatter_class=raw)
+    parser = Parser(prog=program, description=text.strip(), formatter_class=raw)
     added = parser.add_subparsers(required=True, metavar="COMMAND") if len(commands) > 1 else None
     for command, run, arguments in commands:
         one = added.add_parser(command, help=run.__doc__, description=run.__doc__) if added else parser

@@ -7,7 +7,7 @@ from pathlib import Path
 from textwrap import dedent
 
 from wbrag.command.kb_commands import Begins, Command, Told, carried_out, parser_of
-from wbrag.command.units import live, shown, tables
+from wbrag.command.units import shown, tables
 from wbrag.run.folder import RunError
 
 
@@ -37,7 +37,7 @@ def trace(run: Path, args: argparse.Namespace) -> Told:
     try:
         text = life(tables(run), args.id)
     except RunError:
-        if (run / "writeback").is_dir() and args.id in live(run):
+        if (run / "writeback").is_dir() and args.id.startswith("wb-"):  # as `schema.unit_id` makes them
             return shown(run, args)
         raise
     return Told({"id": args.id, "life": text}, [text])

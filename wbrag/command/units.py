@@ -24,11 +24,11 @@ from typing import Any
 from wbrag.command.kb_commands import Begins, Command, Told, carried_out, parser_of
 from wbrag.report.trace import readers, unit_life, unit_line
 from wbrag.run.folder import read_config, read_left_out, read_waiting, setting_of, unit_rows, updates_of
-from wbrag.run.review import accept, decisions_of, edit, reject, restore
-from wbrag.store.files import StoreError
+from wbrag.run.review import accept, decisions_of, edit, last_live, reject, restore, said
+from wbrag.store.place import place_of
 from wbrag.store.rows import passages_of
 from wbrag.store.search import KnowledgeBase, base_of
-from wbrag.store.versions import Version, current
+from wbrag.store.versions import Version, current, latest, read_version
 
 
 def tables(run: Path) -> Path:
@@ -37,10 +37,48 @@ def tables(run: Path) -> Path:
 
 
 def live(run: Path) -> dict[str, dict[str, Any]]:
-    """The units that are live, by id; of those that training wrote with all that is known of them."""
+    """The units that are live, by id; of those that training wrote with all that is known of them. None without a
+    store, as where all of them wait.
+    """
     written = {unit["id"]: unit for unit in unit_rows(tables(run))}
     decided = {one.unit["id"]: one.unit for one in decisions_of(run / "writeback").values()}
-    return {row["id"]: (decided | written).get(row["id"], row) for row in passages_of(run / "writeback")}
+    there = passages_of(run / "writeback") if latest(run / "writeback") else []
+    return {row["id"]: (decided | written).get(row["id"], row) for row in there}
+
+
+def standing(run: Path, key: str) -> tuple[dict[str, Any], str]:
+    """A unit, and where it is not live what became of it. StoreError for one that no version that is kept has."""
+    store, units, folder = run / "writeback", live(run), tables(run)
+    if key in units:
+        return units[key], ""
+    if wait := next((unit for unit in read_waiting(folder) if unit["id"] == key), None):
+        return wait, f"waits for a person: {reasons(run).get(key, '')}; wbrag units accept {run} {key} publishes it"
+    decided = decisions_of(store).get(key)
+    if decided and decided.state == "rejected":
+        return decided.unit, "not live"  # and the decision says the rest
+    unit, since = last_live(store, key)
+    told = f"not live since version {since.version}"
+    if decided:
+        return unit, f"{told}: {decided.unit['id']} stands in its place"
+    left = (row for row in read_left_out(folder) if row["text"] == f"{unit['title']}\n{unit['text']}")
+    why = next((f"{row['kind']}: {row['reason']}" for row in left), _moved(run, unit, since))
+    return unit, f"{told}, made by {since.note.get('made_by', 'training')}: {why}"
+
+
+def _moved(run: Path, unit: dict[str, Any], since: Version) -> str:
+    """What of a unit's sources is not what it was, in the version from which on the unit is not live."""
+    before, base = read_version(place_of(run / "writeback"), since.version - 1).base, base_of(run)
+    if not (base and before and since.base and before[0] >= current(base).oldest):
+        return "what its sources said then is not kept"
+    versions = (read_version(place_of(base), number) for number, _ in (before, since.base))
+    old, new = (said(base, one, unit["source_ids"]) for one in versions)
+    moved = [f"source {key} {'changed' if key in new else 'went'}" for key in old if old[key] != new.get(key)]
+    return ", ".join(moved) or "training does not make it any more"
+
+
+def reasons(run: Path) -> dict[str, str]:
+    """Why the units wait that do, by id."""
+    return dict(row["reason"].split(": ", 1) for row in read_left_out(tables(run)) if row["reason"].startswith("wb-"))
 
 
 def listed(run: Path, args: argparse.Namespace) -> Told:
@@ -62,15 +100,11 @@ def searched(run: Path, args: argparse.Namespace) -> Told:
 
 
 def shown(run: Path, args: argparse.Namespace) -> Told:
-    """One unit beside its sources."""
-    units = live(run)
-    if args.id not in units:
-        raise StoreError(f"{run / 'writeback'}: version {current(run / 'writeback').version} has no unit {args.id!r}")
-    base = base_of(run)
+    """One unit beside its sources; of one that is not live what became of it."""
+    (unit, state), base, where = standing(run, args.id), base_of(run), tables(run)
     assert base is not None  # a run with units has one
-    where = tables(run)
     decided = decisions_of(run / "writeback")
-    return Told(*unit_life(units[args.id], where, base, setting_of(read_config(where)), decided))
+    return Told(*unit_life(unit, where, base, setting_of(read_config(where)), decided, state))
 
 
 def told(run: Path, made: Version, what: str) -> Told:
@@ -86,7 +120,9 @@ def rejected(run: Path, args: argparse.Namespace) -> Told:
 def accepted(run: Path, args: argparse.Namespace) -> Told:
     """Somebody has read it and found it good."""
     row = next((unit for unit in read_waiting(tables(run)) if unit["id"] == args.id), None)
-    made = accept(run / "writeback", args.id, args.why, row, base_of(run))
+    config = {} if latest(run / "writeback") else read_config(tables(run))
+    how = {key: value for key, value in config.items() if key in ("merge", "retrieval")}
+    made = accept(run / "writeback", args.id, args.why, row, base_of(run), how)
     return told(run, made, f"says that {args.id} was accepted")
 
 
@@ -94,7 +130,7 @@ def waiting(run: Path, args: argparse.Namespace) -> Told:
     """Those that are published once somebody accepts them, with the reason."""
     units, decided = read_waiting(tables(run)), decisions_of(run / "writeback")
     left = [unit for unit in units if unit["id"] not in decided]
-    why = dict(row["reason"].split(": ", 1) for row in read_left_out(tables(run)) if row["reason"].startswith("wb-"))
+    why = reasons(run)
     lines = [f"{unit['id']}  {unit['title']}: {unit['text']}  ({why.get(unit['id'], '')})" for unit in left]
     return Told(left, [f"{len(left):,} units wait", *lines])
 

@@ -119,7 +119,7 @@ def read_examples(
     """
 
     def parse(record: Record, layout: Layout | None) -> tuple[str, Example]:
-        example = example_of(as_question(_whole(record), layout, labelled), labelled)
+        example = example_of(question_row(record, layout, labelled), labelled)
         return example.id, example if language is None else _scorable(example, language)
 
     def rows() -> Iterator[tuple[Record, Layout | None]]:
@@ -291,6 +291,20 @@ def _whole(record: Record) -> dict[str, Any]:
     if isinstance(record.row, BadRow):
         raise record.row
     return unwrapped(record.row)
+
+
+def question_row(record: Record, layout: Layout | None, labelled: bool) -> dict[str, Any]:
+    """A record's row as FlashRAG has it; BadRow names its keys where no layout is known that has them, or the settings
+    name others.
+    """
+    row = _whole(record)
+    asked = as_question(row, layout, labelled)
+    for part in ("question", "golden_answers") if layout not in QUESTIONS else ():
+        key = layout.fields.get(part, part) if layout else part
+        if key not in row and (labelled or part == "question"):
+            told = f"no {key!r}; the row has {', '.join(row)}"
+            raise BadRow(f"{told}: benchmark.columns={{{part}: KEY}} names the one that {part} is in")
+    return asked
 
 
 def passage_row(record: Record, layout: Layout | None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -101,8 +102,18 @@ def _named(path: Path) -> list[File]:
         found = sorted(root.glob(str(Path(*parts[first:])))) if first < len(parts) else []
         files = [File(one, one.relative_to(root).as_posix()) for one in found if one.is_file()]
     if not files and not (other := _unpacked(path)):
-        raise InputError(f"{path}: no such file" + (", and none in the folder" if path.is_dir() else ""))
+        raise InputError(f"{path}: {_absent(path)}")
     return files or other
+
+
+def _absent(path: Path) -> str:
+    """What to say of a path without files: what is there in its place, or the nearest name that is."""
+    if path.is_dir():
+        return "no such file, and none in the folder"
+    missing = next(one for one in (path, *path.parents) if one.parent.is_dir())
+    near = get_close_matches(missing.name, [one.name for one in missing.parent.iterdir()], 1, 0.5)
+    told = "no such file or folder" + ("" if missing == path else f", as there is no {missing}")
+    return f"{told}; did you mean {missing.parent / near[0]}?" if near else told
 
 
 def _unpacked(path: Path) -> list[File]:

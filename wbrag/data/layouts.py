@@ -139,8 +139,9 @@ def as_question(row: Row, layout: Layout | None, labelled: bool) -> Row:
     if row.get("is_impossible") or (isinstance(told, dict) and told.get("text") == []):  # SQuAD 2.0
         raise NotTaken("a question that cannot be answered, by its own word")
     if layout in QUESTIONS and labelled and "golden_answers" not in layout.fields:
-        qrels = "; BEIR's qrels name passages, not answers" if layout.name == "BEIR queries" else ""
-        raise BadRow(f"no golden answer: {layout.name}, with the keys {', '.join(row)}{qrels}")
+        qrels = "BEIR's qrels name passages, not answers" if layout.name == "BEIR queries" else ""
+        other = "benchmark.columns={golden_answers: KEY} names the one that they are in"
+        raise BadRow(f"no golden answer: {layout.name}, with the keys {', '.join(row)}; {qrels or other}")
     found["golden_answers"] = answers(found["golden_answers"])
     if not isinstance(found["metadata"], dict):
         found["metadata"] = found["metadata"] if layout and layout.name.startswith("FlashRAG") else None

@@ -39,6 +39,8 @@ from wbrag.store.versions import latest
 from wbrag.units.requests import request
 
 Row = dict[str, Any]
+#: What to do with a run that was updated, whose tables lie in two folders and whose base is its own.
+AS_TRAINED = "variants are measured of a run as it was trained: train a new one on its documents as they are now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,9 @@ def trained(run: Path, session: Session) -> Trained:
     run = run.absolute()
     if not (run / "metrics.json").is_file():
         raise ConfigError(f"runs: {run} holds no trained knowledge base (no metrics.json)")
-    folder.refuse_updated(run)
+    folder.refuse_updated(run, AS_TRAINED)
     cfg = folder.load_config(run)
-    refuse_other_settings(run, folder.read_record(run / "run.json")["identity"], identity_of(cfg))
+    refuse_other_settings(run, folder.read_record(run / "run.json")["identity"], identity_of(cfg), cfg)
     session.enter_context(leased(run / "variants"))
     inputs = pipeline.read_or_quarantine(cfg, run)
     with opened(cfg, session) as generators:

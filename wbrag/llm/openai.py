@@ -11,6 +11,7 @@ import asyncio
 import codecs
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from wbrag.llm import FirstToken, Reply, Token
 from wbrag.llm.reasoning import REMEDY, NoAnswer, closes_alone, spoken, spoken_tokens
 
 log = logging.getLogger(__name__)
+if "OPENAI_LOG" not in os.environ:
+    logging.getLogger("openai").setLevel(logging.WARNING)  # it tells of each attempt, `Transport` of the first
 
 #: Bytes of UTF-8 that count as one token where the endpoint does not say: English has about as many, and scripts that
 #: take more bytes a letter take more tokens too.
@@ -82,11 +85,14 @@ class Transport(openai.DefaultAsyncHttpxClient):
     """HTTP below the SDK, which tries again after every httpx2.RequestError."""
 
     #: Whether prompts end in the mark that opens a block of reasoning, and what the last attempt that failed said.
-    opened, last = False, ""
+    opened, last, again = False, "", False
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:  # noqa: ANN401
         """One attempt, its Reply in `extensions`; the timeout is of it all, as bytes may trickle for ever."""
         seconds = request.extensions["timeout"]["read"]
+        if request.headers.get("x-stainless-retry-count") == "1" and not self.again:
+            self.again = True
+            log.warning("%s: %s; what is not answered is asked again", request.url, self.last or "no answer")
         try:
             async with asyncio.timeout(seconds):
                 response = await super().send(request, **options)

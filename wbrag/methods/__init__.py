@@ -100,14 +100,15 @@ def open_method(method: config.Method) -> Method:
     return answer
 
 
-def check_method(method: config.Method, backbone: config.Backbone) -> None:
+def check_method(method: config.Method, backbone: config.Backbone, ask: bool = True) -> None:
     """ConfigError as `open_method`, and, with what is missing and why it is needed, where the generator cannot run it.
 
-    A checkpoint's tokenizer is looked into for Self-RAG's tokens, and an endpoint is asked for one token.
+    A checkpoint's tokenizer is looked into for Self-RAG's tokens, and an endpoint is asked for one token, unless it
+    is not to be asked.
     """
     _check(method, None)
     _check(method, backbone)
-    if backbone.kind == "openai":
+    if ask and backbone.kind == "openai":
         from wbrag.llm.openai import check_endpoint
 
         check_endpoint(backbone)

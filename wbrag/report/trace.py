@@ -232,10 +232,10 @@ def unit_line(unit: Row, read: tuple[int, int, int]) -> str:
 
 
 def unit_life(
-    unit: Row, run: Path, base: Path, setting: Setting, decisions: Mapping[str, Decision]
+    unit: Row, run: Path, base: Path, setting: Setting, decisions: Mapping[str, Decision], state: str = ""
 ) -> tuple[dict[str, Any], list[str]]:
     """One unit (a row of `schema.UNIT`, or what the store has of it) with all that bears on it: as data, and as lines
-    for a person.
+    for a person. `state`: what became of one that is not live.
     """
     ids = list(unit.get("source_ids") or [])
     sources = {row["id"]: row for row in rows_of(base, current(base), ids).drop_columns(["vector"]).to_pylist()}
@@ -246,6 +246,7 @@ def unit_life(
     decision = next((one for key, one in decisions.items() if unit["id"] in (key, one.unit["id"])), None)
     said = [words(sentence) for sentence in sentences(unit["text"])]
     lines = [unit["id"], unit["title"], *wrap(unit["text"], WIDTH), ""]
+    lines += [state, ""] if state else []
     lines += [f"{decision.state} {decision.at}: {decision.why}", ""] if decision else []
     for key in ids:
         lines += _source(key, sources.get(key), said)
@@ -253,8 +254,9 @@ def unit_life(
     for row in read:
         before, after = (f"{row[f'answer_{side}']!r} {setting.score(row, side):.2f}" for side in SIDES)
         lines.append(f"read by {row['id']}: {row['question']}  {before} -> {after}")
-    data = {"unit": dict(unit), "sources": sources, "examples": examples, "decision": decision and asdict(decision)}
-    return data | {"readers": [row["id"] for row in read]}, lines
+    data: dict[str, Any] = {"unit": dict(unit), "state": state or "live", "sources": sources, "examples": examples}
+    data |= {"decision": decision and asdict(decision), "readers": [row["id"] for row in read]}
+    return data, lines
 
 
 def _source(key: str, row: Row | None, said: list[frozenset[str]]) -> list[str]:

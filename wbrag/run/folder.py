@@ -82,14 +82,14 @@ def follows(run: Path) -> bool:
     return (run / UPDATES).is_dir() or (run / PURGES).is_dir()
 
 
-def refuse_updated(run: Path) -> None:
-    """RunError for a run whose knowledge base has followed its documents since: its own tables are not of it."""
-    if (run / PURGES).is_dir():
-        raise RunError(f"{run}: passages were purged since it was trained ({PURGES}/); wbrag update goes on")
-    if (run / UPDATES).is_dir():
-        raise RunError(
-            f"{run}: was updated since it was trained; wbrag update goes on, and its tables are in {UPDATES}/"
-        )
+def refuse_updated(run: Path, instead: str = f"wbrag update goes on, and its tables are in {UPDATES}/") -> None:
+    """RunError, with what to do `instead`, for a run whose knowledge base has followed its documents since: its own
+    tables are not of it.
+    """
+    purged = (run / PURGES).is_dir()
+    if purged or (run / UPDATES).is_dir():
+        what = f"passages were purged ({PURGES}/)" if purged else "was updated"
+        raise RunError(f"{run}: {what} since it was trained; {instead}")
 
 
 def trained_run(run: Path) -> Path:

@@ -40,7 +40,7 @@ from wbrag.methods import check_method, method_identity
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoder import folder_hash, model_folder
 from wbrag.retrieval.merge import check_merge, check_retrieval
-from wbrag.run.folder import write_text
+from wbrag.run.folder import read_config, write_text
 from wbrag.run.lease import in_turn
 from wbrag.run.lookup import FILES, Rows
 from wbrag.run.progress import working
@@ -68,6 +68,10 @@ ENDPOINTS = ("backbone", "encoder")
 #: Settings that are paths: what a job writes, or other nodes read; and what its driver alone reads.
 SHARED_PATHS = ("run_dir", "store", "cache_dir", "report_dir", "runs", "base", "kb")
 READ_PATHS = ("world", "data_dir", "corpus", "adopt", "benchmark.train", "benchmark.test")
+#: What an identity has as a hash, and the setting that names it; so many settings that differ are told.
+HASHED = {key: key for key in ("benchmark.train", "benchmark.test", "corpus", "backbone.model", "retrieval.reranker")}
+HASHED |= {"encoder": "encoder.model"}
+MOST_CHANGED = 5
 #: The name of an environment variable, as people write them: a key has small letters or a hyphen.
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 #: How a URL begins that names a user, and may name a password.
@@ -95,12 +99,14 @@ class Inputs:
     rejected: list[Rejected]
 
 
-def check_settings(cfg: TrainConfig) -> None:
-    """Raise ConfigError, naming key and value, for what the types of the configuration cannot exclude."""
+def check_settings(cfg: TrainConfig, ask: bool = True) -> None:
+    """Raise ConfigError, naming key and value, for what the types of the configuration cannot exclude; `ask`: an
+    endpoint, whether it answers.
+    """
     check_paths(cfg)
     check_secrets(cfg)
     benchmarks.check_benchmark(cfg.benchmark)
-    check_method(cfg.method, cfg.backbone)
+    check_method(cfg.method, cfg.backbone, ask)
     check_merge(cfg.merge)
     check_index(cfg.index)
     check_units(cfg.units)
@@ -251,7 +257,7 @@ def read_inputs(cfg: TrainConfig, training: bool = True) -> Inputs:
         told = f"benchmark.train={split.train} and benchmark.test={split.test} are the same questions: none is unseen"
         log.warning("%s; with benchmark.test='' a share of them tests (benchmark.test_share)", told)
     train, rejected = read_questions(cfg, "train", cfg.judge == "labels") if training else nothing
-    test, rejected_test = read_questions(cfg, "test", True)
+    test, rejected_test = read_questions(cfg, "test", True, again=training and not split.test)
     corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(cfg, cache)
     if cfg.updated_at or cfg.trust:
         check_dates_and_trust(cfg, pq.read_schema(corpus) if corpus else opened(cfg.base).schema)
@@ -419,12 +425,29 @@ def search_identity(cfg: TrainConfig) -> Identity:
     return ivf | kind | {"retrieval.reranker": folder_hash(folder) if folder else model}
 
 
-def refuse_other_settings(run: Path, before: Identity, now: Identity) -> None:
-    """Raise ConfigError where a run folder holds a run of another identity, naming the first keys and both values."""
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    if changed:
-        told = "; ".join(f"{key} was {_short(before.get(key))}, now {_short(now.get(key))}" for key in changed[:3])
-        raise ConfigError(f"run_dir={run} holds a run of other settings ({told}); choose another run_dir")
+def refuse_other_settings(run: Path, before: Identity, now: Identity, cfg: TrainConfig | None = None) -> None:
+    """Raise ConfigError where a run folder holds a run of another identity, naming the first keys and both values; of
+    what is a hash there, what the folder's settings and `cfg` call it.
+    """
+    if not (changed := [key for key in {**before, **now} if before.get(key) != now.get(key)]):
+        return
+    old = read_config(run) if cfg and (run / "config.yaml").is_file() else {}
+    told = [_changed(key, (before, now), (old, asdict(cfg) if cfg else {})) for key in changed[:MOST_CHANGED]]
+    more = f"; and {len(changed) - MOST_CHANGED} more" if len(changed) > MOST_CHANGED else ""
+    raise ConfigError(f"run_dir={run} holds a run of other settings ({'; '.join(told)}{more}); choose another run_dir")
+
+
+def _changed(key: str, values: Sequence[Identity], configs: Sequence[Mapping[str, Any]]) -> str:
+    names = []
+    for config in configs:
+        value: Any = config
+        for part in HASHED.get(key, "").split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        names.append(value or (config.get("base") if key == "corpus" else None))
+    if all(names):
+        is_other = names[0] != names[1]
+        return f"{key} was {names[0]}, now {names[1]}" if is_other else f"{key}={names[1]} has changed since"
+    return f"{key} was {_short(values[0].get(key))}, now {_short(values[1].get(key))}"
 
 
 def _short(value: object) -> str:
@@ -432,9 +455,9 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:12]}...{text[-4:]}"
 
 
-def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[Rows, list[Rejected]]:
+def read_questions(cfg: TrainConfig, split: str, labelled: bool, again: bool = False) -> tuple[Rows, list[Rejected]]:
     """The questions of a split (schema.EXAMPLE), as many as its limit takes, and the rows left out; errors as
-    `read_inputs`. They are validated once per content and lie in the cache.
+    `read_inputs`. They are validated once per content and lie in the cache. `again`: of a file that was told of.
     """
     cache, own = cache_of(cfg), cfg.benchmark
     given, labelled = (getattr(own, split), labelled) if own.test else (own.train, True)  # of one file some test
@@ -452,7 +475,7 @@ def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[Rows, 
 
     how = (cfg.max_error_rate, labelled, *([own.columns] if own.columns else []), *([language] if language else []))
     name = fingerprint(given_hash(given, cache), *how)
-    folder, rejected = _once(given, cache, f"questions-{name}", write)
+    folder, rejected = _once(given, cache, f"questions-{name}", write, again)
     examples = Rows.of(sorted((folder / EXAMPLES).glob(FILES)), EXAMPLE)
     check_rows(Path(given), split, len(examples) + len(rejected), own.rows)
     if own.labels:
@@ -460,7 +483,7 @@ def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[Rows, 
         benchmarks.check_labels(told, own.labels, Path(given), own.language)
     elif labelled:
         for doubt in benchmarks.doubts(examples.batches(["golden_answers"]), own):
-            log.warning("%s: %s", given, doubt)
+            log.log(logging.DEBUG if again else logging.WARNING, "%s: %s", given, doubt)
     examples = examples if own.test else _share(cfg, examples, split)
     return examples.chosen(benchmarks.drawn(len(examples), getattr(cfg, f"{split}_limit"), cfg.seed)), rejected
 
@@ -483,7 +506,7 @@ def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> N
         raise InputError(f"{told}; is the file whole? benchmark.rows.{split}=0 takes any other")
 
 
-def read_corpus(cfg: Corpus, cache: Path) -> tuple[Path, list[Rejected]]:
+def read_corpus(cfg: Corpus, cache: Path, again: bool = False) -> tuple[Path, list[Rejected]]:
     """The corpus as Parquet in `cache`, without what was purged of a run, made once per content however many runs need
     it, and the rows left out; errors as `write_corpus`.
     """
@@ -498,15 +521,19 @@ def read_corpus(cfg: Corpus, cache: Path) -> tuple[Path, list[Rejected]]:
 
     more = [part for part in (cfg.access, sorted(purged.items())) if part]
     name = fingerprint(fingerprinted(cfg, cache), cfg.max_error_rate, *more)
-    folder, rejected = _once(cfg.corpus, cache, f"corpus-{name}", write)
+    folder, rejected = _once(cfg.corpus, cache, f"corpus-{name}", write, again)
     return folder / PASSAGES, rejected
 
 
 def _once(
-    given: Given, cache: Path, name: str, write: Callable[[Path, Given], tuple[list[Rejected], Counter[str]]]
+    given: Given,
+    cache: Path,
+    name: str,
+    write: Callable[[Path, Given], tuple[list[Rejected], Counter[str]]],
+    again: bool,
 ) -> tuple[Path, list[Rejected]]:
     """The folder `name` of the cache for what `write` makes of files, made once however many runs need it, and the rows
-    left out; what was read, and how many rows were not, is logged. InputError, and what `write` raises.
+    left out; what was read, and how many rows were not, is logged unless it was. InputError, and what `write` raises.
     """
     folder, there = cache / name, located(given, cache)
     left_out, sorts = folder / "quarantine.jsonl", folder / "sorts.json"
@@ -523,9 +550,11 @@ def _once(
     told = ", ".join(given) if isinstance(given, list) else given
     if sorts.is_file():  # not in a cache of an earlier version
         counted = json.loads(sorts.read_text(encoding="utf-8"))
-        log.info("%s: %s", told, ", ".join(f"{count:,} {sort}" for sort, count in counted.items()))
+        level = logging.DEBUG if again else logging.INFO
+        log.log(level, "%s: %s", told, ", ".join(f"{count:,} {sort}" for sort, count in counted.items()))
     if rejected:
-        log.warning("%s: %s; each with its line in %s", told, told_left_out(rejected), left_out)
+        level = logging.DEBUG if again else logging.WARNING
+        log.log(level, "%s: %s; each with its line in %s", told, told_left_out(rejected), left_out)
     return folder, rejected
 
 

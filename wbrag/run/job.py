@@ -10,6 +10,7 @@ import socket
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -157,7 +158,8 @@ def _starting() -> Iterator[None]:
     """
     handler, stderr = signal.getsignal(signal.SIGTERM), os.dup(2)
     try:
-        with TemporaryFile() as said:
+        with TemporaryFile() as said, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "lance is not fork-safe")  # what Ray forks executes another program
             os.dup2(said.fileno(), 2)
             try:
                 yield
@@ -324,7 +326,8 @@ def generate(job: Job, generators: Generators, stage: Stage, source: Path, table
         if complete(job, table, goal):
             return
     if done := written_ids(job, table):
-        log.info("resuming: %d of %d examples already done (%s)", done, goal, stage.work)
+        why = "are done already" if job.before is None else "read what they read before, or are done already"
+        log.info("%s: %d of %d examples %s", stage.work, done, goal, why)
     cluster = job.cfg.cluster
     each = cluster.examples_in_flight // cluster.block_rows + 1  # blocks that one engine has at once
     blocks_in_flight = cluster.engines * each

@@ -98,7 +98,7 @@ def finished(cfg: TrainConfig) -> bool:
     run = Path(cfg.run_dir).absolute()
     if not (run / "metrics.json").is_file():
         return False
-    return first_over(Job(cfg, run, RunRecord(run, inputs.identity_of(cfg)))) is None
+    return first_over(Job(cfg, run, RunRecord(run, inputs.identity_of(cfg), cfg))) is None
 
 
 def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, dict[str, Any]]:

@@ -37,10 +37,10 @@ class RunRecord:
     a stage (`work`) is told of the last time that they were asked.
     """
 
-    def __init__(self, run: Path, identity: Identity) -> None:
+    def __init__(self, run: Path, identity: Identity, cfg: TrainConfig | None = None) -> None:
         self.path = run / "run.json"
         known = read_record(self.path) if self.path.exists() else {}
-        refuse_other_settings(run, known.get("identity", identity), identity)
+        refuse_other_settings(run, known.get("identity", identity), identity, cfg)
         #: 16 hex digits of the identity.
         self.hash = fingerprint(identity)
         self.facts: dict[str, Any] = {
@@ -113,7 +113,7 @@ def logged(file: Path) -> Iterator[None]:
 
 def open_record(run: Path, cfg: TrainConfig, identity: Identity) -> RunRecord:
     """The record of a new or resumed run, config.yaml beside it; ConfigError where the folder holds another run."""
-    record = RunRecord(run, identity)
+    record = RunRecord(run, identity, cfg)
     write_text(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
     record.save()
     return record

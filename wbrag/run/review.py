@@ -4,29 +4,48 @@ whose note keeps all decisions, so that an update holds to them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from wbrag.report.version import stamp_around
 from wbrag.retrieval.encoder import passage_text
 from wbrag.run import tombstones
+from wbrag.run.lease import leased
 from wbrag.schema import PASSAGE, SEEN_BY, UNIT, unit_id
 from wbrag.store import rows
-from wbrag.store.changes import MovedOnError, exchange, write_piece
+from wbrag.store.changes import MovedOnError, exchange, publish, write_piece
 from wbrag.store.files import StoreError
 from wbrag.store.place import Where, place_of
 from wbrag.store.rows import Piece, rows_of
-from wbrag.store.versions import Version, current, latest, noted, opened_encoder, pair, read_version
+from wbrag.store.vectors import spec_of
+from wbrag.store.versions import (
+    Version,
+    current,
+    encoder_note,
+    latest,
+    named,
+    noted,
+    noted_encoder,
+    opened_encoder,
+    pair,
+    read_version,
+)
 from wbrag.units.access import NOBODY
 from wbrag.units.decisions import Decision
 
 Decisions = dict[str, Decision]
 #: What a decision makes of a store: the pieces that come, the ids that go, and the decisions from now on.
 Change = tuple[list[Piece], list[str], Decisions]
+#: Threads of this process decide one after the other; other processes are held off by the run's lease.
+_TURN = threading.Lock()
 
 
 def decisions_of(store: Where) -> Decisions:
@@ -53,11 +72,22 @@ def reject(store: Where, unit: str, why: str) -> Version:
 
 
 def accept(
-    store: Where, unit: str, why: str = "", waiting: Mapping[str, Any] | None = None, base: Where | None = None
+    store: Where,
+    unit: str,
+    why: str = "",
+    waiting: Mapping[str, Any] | None = None,
+    base: Where | None = None,
+    how: Mapping[str, Any] | None = None,
 ) -> Version:
     """A version that says that somebody found this unit good, and that has it where it was `waiting` for that (a row of
-    `schema.UNIT`), seen as `restore` has it. StoreError where it is neither live nor waiting.
+    `schema.UNIT`), seen as `restore` has it. Where all units waited it is the first of its store, whose note says `how`
+    it is searched beside the `base`. StoreError where it is neither live nor waiting.
     """
+    if latest(store) is None:
+        if not (waiting and base):
+            raise StoreError(f"{store}: has no units yet, and {unit!r} is none of those that wait")
+        with _alone(store):
+            return _first(store, base, waiting, why, how or {})
 
     def change(version: Version, known: Decisions) -> Change:
         if len(rows_of(store, version, [unit])) or waiting is None:
@@ -81,9 +111,9 @@ def restore(store: Where, unit: str, base: Where | None = None) -> Version:
             raise StoreError(f"{store}: nothing was decided about unit {unit!r}")
         decision, left = known[unit], {key: one for key, one in known.items() if key != unit}
         gone = [decision.unit["id"]] if decision.state == "edited" else []
-        there = rows_of(store, version, [unit])
-        back = [] if len(there) else [_piece(store, version, _seen_now(store, base, _once_live(store, version, unit)))]
-        return back, gone, left
+        if len(rows_of(store, version, [unit])):
+            return [], gone, left
+        return [_piece(store, version, _seen_now(store, base, _newest_with(store, version, unit)[1]))], gone, left
 
     return _changed(store, change)
 
@@ -110,18 +140,44 @@ def edit(store: Where, base: Where, unit: str, title: str, text: str, why: str) 
     return _changed(store, change)
 
 
+@contextmanager
+def _alone(store: Where) -> Iterator[None]:
+    """The run around a store, on which no job and nobody else works in the block; ConfigError names who does."""
+    place = place_of(store)
+    folder = None if place.remote else Path(place.root).resolve()
+    with _TURN, leased(folder.parent) if folder and folder.name == "writeback" else nullcontext():
+        yield
+
+
 def _changed(store: Where, change: Callable[[Version, Decisions], Change]) -> Version:
     place = place_of(store)
-    while True:
-        version = current(place)
-        pieces, gone, known = change(version, decisions_of(place))
-        note = {"made_by": "units", "decisions": {key: asdict(one) for key, one in known.items()}}
-        try:
-            made = exchange(place, version, pieces, pa.array(gone, pa.string()), note, version.base)
-        except MovedOnError:
-            continue
-        stamp_around(place)
-        return made
+    current(place)  # before anything is made there
+    with _alone(store):
+        while True:
+            version = current(place)
+            pieces, gone, known = change(version, decisions_of(place))
+            note = {"made_by": "units", "decisions": {key: asdict(one) for key, one in known.items()}}
+            try:
+                made = exchange(place, version, pieces, pa.array(gone, pa.string()), note, version.base)
+            except MovedOnError:  # `wbrag kb` takes no lease
+                continue
+            stamp_around(place)
+            return made
+
+
+def _first(store: Where, base: Where, unit: Mapping[str, Any], why: str, how: Mapping[str, Any]) -> Version:
+    """The first version of a store of units: with this one, which somebody accepted."""
+    place, passages = place_of(store), current(base)
+    labelled = SEEN_BY.name in rows.opened(base, passages).schema.names
+    row = {**unit, SEEN_BY.name: rows.labels_of(base, passages, [unit["source_ids"]])[0]} if labelled else dict(unit)
+    vector, schema = _vector(base, passages, row), UNIT.append(SEEN_BY) if labelled else UNIT
+    spec, encoder = spec_of("flat_fp16", passages.spec.dimension), noted_encoder(place_of(base), passages)
+    assert encoder is not None  # `_vector` has asked it
+    made = rows.schema_in(place, None, schema, spec.dimension)
+    piece = write_piece(place, rows.with_vectors(pa.Table.from_pylist([row], schema), vector, made), spec)
+    decided = {unit["id"]: asdict(Decision("accepted", why, now(), dict(unit), {}))}
+    note = {"made_by": "units", **encoder_note(encoder), **how, "decisions": decided}
+    return publish(place, [piece], spec, passages.encoder, note, named(passages))
 
 
 def _unit(store: Where, version: Version, unit: str) -> dict[str, Any]:
@@ -145,13 +201,23 @@ def _seen_now(store: Where, base: Where | None, row: pa.Table) -> pa.Table:
     return row.set_column(row.column_names.index(SEEN_BY.name), SEEN_BY, pa.array(labels, SEEN_BY.type))
 
 
-def _once_live(store: Where, version: Version, unit: str) -> pa.Table:
-    """The row of a unit, with its vector, in the newest version that has it."""
+def last_live(store: Where, unit: str) -> tuple[dict[str, Any], Version]:
+    """A unit that is not live any more (a row of `schema.UNIT`), and the version from which on it is not. StoreError
+    where no version that is kept has it.
+    """
+    version = current(store)
+    number, found = _newest_with(store, version, unit)
+    row: dict[str, Any] = found.select(UNIT.names).to_pylist()[0]
+    return row, read_version(place_of(store), min(number + 1, version.version))
+
+
+def _newest_with(store: Where, version: Version, unit: str) -> tuple[int, pa.Table]:
+    """The newest version up to this one that has a unit, by number, and the unit's row there, with its vector."""
     place = place_of(store)
     for number in range(version.version, version.oldest - 1, -1):
         found = rows_of(place, read_version(place, number), [unit])
         if len(found):
-            return found
+            return number, found
     raise StoreError(f"{place}: no version that is kept has unit {unit!r}; the oldest is {version.oldest}")
 
 
@@ -162,11 +228,15 @@ def _piece(store: Where, version: Version, row: pa.Table) -> Piece:
 
 def _encoded(store: Where, version: Version, row: Mapping[str, Any]) -> pa.Table:
     """A unit with its vector, by the encoder that the store was made with."""
-    place = place_of(store)
     schema = UNIT.append(SEEN_BY) if SEEN_BY.name in row else UNIT
-    table = pa.Table.from_pylist([dict(row)], schema)
-    vector = opened_encoder(place, version).encode_passages([passage_text(row["title"], row["text"])])
-    return rows.with_vectors(table, vector, rows.schema_in(place, version, schema, version.spec.dimension))
+    made = rows.schema_in(place_of(store), version, schema, version.spec.dimension)
+    return rows.with_vectors(pa.Table.from_pylist([dict(row)], schema), _vector(store, version, row), made)
+
+
+def _vector(store: Where, version: Version, unit: Mapping[str, Any]) -> np.ndarray:
+    """The vector of a unit, (1, d), by the encoder that a version of a store was made with."""
+    place = place_of(store)
+    return opened_encoder(place, version).encode_passages([passage_text(unit["title"], unit["text"])])
 
 
 def said(base: Where, version: Version, ids: Collection[str]) -> dict[str, str]:

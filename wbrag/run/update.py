@@ -106,7 +106,7 @@ def update(given: UpdateConfig, session: Session | None = None) -> Updated | Cha
         check_room(cfg, session)
         read = pipeline.read_or_quarantine(cfg, run)
         identity, known = inputs.identity_of(cfg), read_record(before / "run.json")["identity"]
-        inputs.refuse_other_settings(run, _fixed(known), _fixed(identity))
+        inputs.refuse_other_settings(run, _fixed(known), _fixed(identity), cfg)
         passages, differs = compared(run, read.corpus)
         folder = run / UPDATES / f"{int(before.name) + 1 if done else 1:04d}"
         begun = (folder / "run.json").is_file() and read_record(folder / "run.json")["identity"] == identity

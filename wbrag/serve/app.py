@@ -14,7 +14,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -179,6 +179,10 @@ def _state_routes(app: FastAPI, served: Served, measures: Measures) -> None:
     async def metrics() -> Response:
         """Counts and seconds, as Prometheus reads them; no key is needed."""
         return Response(generate_latest(measures.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/", include_in_schema=False)
+    async def start() -> RedirectResponse:
+        return RedirectResponse("/review" if app.state.reviewed else "/docs")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

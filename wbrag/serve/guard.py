@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 #: What is answered without a key: pages without content, and what machines watch.
-OPEN = ("/docs", "/openapi.json", "/health", "/metrics", "/review")
+OPEN = ("/", "/docs", "/openapi.json", "/health", "/metrics", "/review")
 #: Bytes that a request may have.
 MOST_BYTES = 4 << 20
 LOCAL = ("localhost", "127.0.0.1", "::1")

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, Unpack
 
@@ -168,7 +169,7 @@ class Remote:
             self._headers["Authorization"] = f"Bearer {api_key.strip()}"
 
     def hits(self, questions: Sequence[str], k: int, **how: Unpack[How]) -> list[list[Hit]]:
-        """As `Served.hits`. ValueError with the server's own words where it refuses, OSError where it is not there."""
+        """As `Served.hits`. ValueError with the server's words where it refuses, ConnectionError where none answers."""
         asked = {"questions": list(questions), "k": k, **how}
         request = urllib.request.Request(self.url, json.dumps(asked).encode(), self._headers)
         try:
@@ -177,6 +178,9 @@ class Remote:
         except urllib.error.HTTPError as error:
             said = error.read().decode("utf-8", "replace")
             raise ValueError(f"{self.url}: {error.code}: {_detail(said)}") from error
+        except (OSError, HTTPException) as error:
+            told = f"{self.url}: no answer ({getattr(error, 'reason', '') or error})"
+            raise ConnectionError(f"{told}; is `wbrag serve` running there? give the address that it prints") from error
         return [[Hit(**one) for one in some["hits"]] for some in told["results"]]
 
 

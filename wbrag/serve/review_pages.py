@@ -17,6 +17,7 @@ from fastapi import APIRouter, Header, HTTPException
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from wbrag.config import ConfigError
 from wbrag.run import review
 from wbrag.run.folder import read_config, read_rows, setting_of, updates_of
 from wbrag.schema import PASSAGE, PREDICTION, TRACE, UNIT
@@ -165,8 +166,9 @@ class Reviewed:
                     made = review.edit(self.store, self.served.base, key, said.title, said.text, said.why)
                 case _:
                     made = review.restore(self.store, first, self.served.base)
-        except StoreError as error:
-            raise HTTPException(409, str(error).replace(f"{self.store}: ", "")) from error
+        except (ConfigError, StoreError) as error:
+            told = str(error).replace(f"{self.store}: ", "").replace(str(self.run.resolve()), self.run.name)
+            raise HTTPException(409, told) from error
         self.served.kb.refresh()
         known = review.decisions_of(self.store)
         now = first if what == "restore" else known[first if first in known else key].unit["id"]

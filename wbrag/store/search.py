@@ -10,6 +10,7 @@ decided here, inside the search, and nowhere after it.
 from __future__ import annotations
 
 import logging
+import re
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -179,18 +180,29 @@ class Store:
         """The addresses of the rows for which `where` is true."""
         try:
             return self.data.scanner(columns=[], filter=where, with_row_address=True).to_table()
-        except (ValueError, OSError) as error:
-            if set(columns.names) <= set(self.data.schema.names):
-                raise ValueError(f"where: {where}: {error}") from error
-        if isinstance(where, str):
-            raise ValueError(f"where: {where!r} names columns that {self.place} lacks; give it as an Arrow expression")
+        except (ValueError, OSError, pa.ArrowNotImplementedError) as error:
+            if isinstance(where, str) or set(columns.names) <= set(self.data.schema.names):
+                raise self._misfit(where, columns, error) from error
         there = [name for name in self.data.schema.names if name != stored.VECTOR]
         table = self.data.scanner(columns=there, with_row_address=True).to_table()
         every = pa.schema([*(f for f in columns if f.name != stored.VECTOR), table.schema.field("_rowaddr")])
         try:
             return stored.filled(table, every).filter(where)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise ValueError(f"where: {where}: {error}") from error
+            raise self._misfit(where, columns, error) from error
+
+    def _misfit(self, where: Filter, columns: pa.Schema, error: Exception) -> ValueError:
+        """What to say of a filter that cannot be, with the columns that there are. (Lance itself says "No field named
+        year" of a year that is compared with a text.)
+        """
+        sql, own = isinstance(where, str), self.data.schema.names
+        unread = re.search(r"sql parser error: (.*?)\)", str(error))
+        of = f" of {self.place}" if sql else ""
+        told = f"is no SQL ({unread[1]}); columns are " if unread else f"does not fit the columns{of}: "
+        there = [f"{f.name} ({f.type})" for f in columns if f.name != stored.VECTOR and (f.name in own or not sql)]
+        others = (name for name in columns.names if sql and name not in own and re.search(rf"\b{name}\b", str(where)))
+        other = next((f"; {name} is the other store's; give it as an Arrow expression" for name in others), "")
+        return ValueError(f"where: {repr(where) if sql else where} {told}{', '.join(there)}{other}")
 
     def _seen_by(self, groups: frozenset[str]) -> list[Mask]:
         """For each part the rows that a reader with these groups sees, (rows,) bool, None: all, deleted ones too."""
