@@ -9,6 +9,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 MISSING: Any = "???"
 
@@ -338,6 +339,15 @@ class ReproduceConfig:
     judge: list[str] = field(default_factory=list)  # benchmark/method
     temperatures: list[float] = field(default_factory=list)  # REPLUG's runs are answered at these too
     plan: bool = False  # tell what the points that are not done would ask for, and end
+
+
+def is_web_address(url: str) -> bool:
+    """Whether HTTP can ask there: http or https, a host, a port that there can be."""
+    try:
+        told = urlsplit(url.strip())
+        return told.scheme in ("http", "https") and bool(told.hostname) and told.port != 0 and url.strip().isprintable()
+    except ValueError:
+        return False
 
 
 def fingerprint(*parts: object) -> str:

@@ -21,10 +21,11 @@ EXTRAS = {
     **{"prometheus_client": ("prometheus-client", "serve"), "starlette": ("FastAPI", "serve")},
     **{"pypdf": ("pypdf", "files"), "docx": ("python-docx", "files"), "bs4": ("Beautiful Soup", "files")},
     **{"markdown_it": ("markdown-it-py", "files"), "semchunk": ("semchunk", "files")},
-    **{"zstandard": ("zstandard", "files"), "gguf": ("gguf", "real"), "accelerate": ("accelerate", "real")},
+    **{"gguf": ("gguf", "real"), "accelerate": ("accelerate", "real")},
 }
 #: Errors of the operating system that the user's surroundings cause.
 SURROUNDINGS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
+SURROUNDINGS += (errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE, errno.EMFILE)
 #: Who raises them where no store in S3 can be reached.
 OBJECT_STORES = ("botocore", "aiobotocore", "s3fs", "fsspec")
 

@@ -36,7 +36,7 @@ class EndpointEncoder(Encoder):
         if name and not (key and key.isascii() and key.isprintable()):
             told = "it is not set, empty, or holds characters that no key has"
             raise config.ConfigError(f"encoder.api_key_env={name!r}: {told}; without keys: encoder.api_key_env=")
-        if not cfg.base_url.startswith(("http://", "https://")):
+        if not config.is_web_address(cfg.base_url):
             raise config.ConfigError(f"encoder.base_url={cfg.base_url!r} is no URL; it ends in /v1 as a rule")
         url = httpx2.URL(cfg.base_url)
         self.url, self.cfg, self.key = url.copy_with(path=f"{url.path.rstrip('/')}/embeddings"), cfg, key
