@@ -45,10 +45,13 @@ BAD_EXAMPLES = [
     (b'{"id": "x", "question": "Who?", "golden_answers": []}', "no golden answer"),
     (b'{"id": "x", "question": "Who?", "golden_answers": ""}', "no golden answer"),
     (
-        b'{"id": "x", "question": "Who?", "golden_answers": 3}',
+        b'{"id": "x", "question": "Who?", "golden_answers": true}',
         "golden_answers must be a string or a list of strings, got",
     ),
-    (b'{"id": "x", "question": "Who?", "golden_answers": ["Ada", 3]}', "golden_answers[1] must be a string, got int"),
+    (
+        b'{"id": "x", "question": "Who?", "golden_answers": ["Ada", [3]]}',
+        "golden_answers[1] must be a string, got list",
+    ),
     (b'{"id": "x", "question": "Who?", "golden_answers": ["Ada", null]}', "golden_answers[1] is missing or null"),
     (b'{"id": "x", "question": "Who?", "golden_answers": [""]}', "golden_answers[0] is empty"),
     (b'{"id": "x", "question": "Who?", "golden_answers": ["Ada"], "metadata": 3}', "metadata must be an object"),
@@ -62,6 +65,8 @@ BAD_PASSAGES = [
     (b'{"id": "x", "contents": 7}', "contents must be a string, got int"),
     (b'{"id": "x", "text": "Text.", "title": 0}', "title must be a string, got int"),
     (b'{"id": "x", "contents": "Ada\\n\\udfff"}', "contents is not Unicode text"),
+    (b'{"id": "x", "text": "Ada", "year": {"a": "\\ud800"}}', "year is not Unicode text: half a character"),
+    (b'{"id": "x", "text": "Ada", "\\ud800": 1}', "key \\ud800 is not Unicode text: half a character"),
 ]
 
 unicode_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -227,7 +232,7 @@ def test_an_empty_file_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_file_without_one_valid_row_is_refused_with_its_first_fault(tmp_path: Path) -> None:
-    path = write(tmp_path / "data.jsonl", b"", b"[", b"{")
+    path = write(tmp_path / "data.jsonl", b"", b"]", b"{")
     refused(path, "data.jsonl: no valid row among 2; the first: line 2: malformed JSON", rate=1.0)
 
 

@@ -168,10 +168,74 @@ def zipped(content: bytes) -> bytes:
 
 
 def zstandard(content: bytes) -> bytes:
-    import zstandard
-
-    packed: bytes = zstandard.ZstdCompressor().compress(content)
+    packed: bytes = pa.compress(content, codec="zstd", asbytes=True)
     return packed
+
+
+def locked(content: bytes) -> bytes:
+    """A zip whose member says that it is encrypted."""
+    held = bytearray(zipped(content))
+    for start, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        held[held.index(start) + flags] |= 1
+    return bytes(held)
+
+
+TABLE = 'id,title,text\n1,T,x\n2,T,"y\n3,T,z\n'
+#: A file that would give other rows than are in it, and how it is refused.
+REFUSED = {
+    "a.csv": (TABLE.encode(), "line 3: a quote is opened and never closed: 'y"),
+    "twice.csv": (b"id,text,text\n1,x,y\n", "the header has 'text' twice"),
+    "long.csv": (b'id,text\n1,"' + b"x " * (1 << 23), "line 2: field larger than"),
+    "16.csv": (TABLE.encode("utf-16-le"), "is UTF-16"),
+    "cut.jsonl.zst": (zstandard(ROWS * 99)[:-20], "Truncated"),
+    "locked.zip": (locked(ROWS), "encrypted"),
+    "cut.json": (b'[{"text": "x"},\n{"text": ', "line 2: malformed JSON"),
+    "two.json": (b'[{"text": "x"}]\n[{"text": "y"}]\n', "line 1: the list ends, but not the file"),
+    "deep.json": (b"[" * 100_000, "malformed JSON: maximum recursion"),
+    "deep2.json": (b'{"a":' * 100_000, "malformed JSON: maximum recursion"),
+    "squad.json": (b'{"data": [{"paragraphs": [{"qas": []}, {}]}]}', "SQuAD's articles, but not all of them"),
+    "node.json": (b'{"docstore/data": {"a": {"__data__": 5}}}', "__data__ is not an object but int"),
+    "a.txt": (b"a\0b", "a NUL at character 1"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_file_whose_rows_would_be_lost_or_mixed_up_is_refused(tmp_path: Path, name: str) -> None:
+    content, told = REFUSED[name]
+    with pytest.raises(InputError, match=re.escape(name)) as refused:
+        corpus(put(tmp_path, name, content), tmp_path / "o.parquet", 0.9)
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("given", ["s3://b/c.jsonl", "https://h/c.jsonl", "file:///c.jsonl", "gs://b/*.jsonl"])
+def test_a_url_is_no_path(given: str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"{given}: a URL; what is read lies on this machine")):
+        files_of([given])
+
+
+def test_what_other_tools_write_is_read_as_it_was_meant(tmp_path: Path) -> None:
+    out = tmp_path / "o.parquet"
+    rows, _, _ = corpus(put(tmp_path, "list.jsonl", json.dumps([{"id": "1", "text": "x"}], indent=1)), out)
+    assert [row["text"] for row in rows] == ["x"]
+    pq.write_table(pa.table({"text": [b"Zo\xc3\xab", b"Zo\xeb"]}), tmp_path / "bytes.parquet")
+    rows, _, [left] = corpus(tmp_path / "bytes.parquet", out, 0.9)
+    assert [row["text"] for row in rows] == ["Zo\u00eb"]
+    assert left.reason == "text is not Unicode text: byte 0xeb is no UTF-8, at character 2"
+    table = put(tmp_path, "latin.csv", "id, text, city\r\n1,x,K\xf6ln\r\n2,y,Rom\r\n".encode("latin-1"))
+    rows, _, [left] = corpus(table, out, 0.9)
+    assert ([row["city"] for row in rows], left.line) == (["Rom"], 2)
+    put(tmp_path / "in", "state.json", [1])
+    put(tmp_path / "in", "a.jsonl", ROWS)
+    assert len(corpus(tmp_path / "in", out, 0.9)[0]) == 3
+    chroma = put(tmp_path, "chroma.json", {"ids": ["a"], "documents": ["x", "y"]})
+    assert len(corpus(chroma, out)[0]) == 2
+    assert corpus(put(tmp_path, "mac.md", b"# One\rtext\r## Two\rmore\r"), out)[0][0]["title"] == "One"
+    cells = """1,a?,"['x', 'y']"\n2,b?,1998\n3,c?,"['x' 'y']"\n4,d?,[SEP] x\n"""
+    asked, _, [left] = questions(put(tmp_path, "q.csv", f"id,question,golden_answers\n{cells}"), 0.9)
+    assert [row["golden_answers"] for row in asked] == [["x", "y"], ["1998"], ["[SEP] x"]]
+    assert "a list that cannot be read; give a JSON list" in left.reason
+    asked, _, _ = questions(put(tmp_path, "q.jsonl", lines({"question": "Q?", "golden_answers": [1998, 2.5]})))
+    assert asked[0]["golden_answers"] == ["1998", "2.5"]
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, zstandard, zipped, lambda rows: b"\xef\xbb\xbf" + rows])
@@ -271,13 +335,10 @@ def test_bad_rows_are_told_by_line_whatever_the_file(tmp_path: Path) -> None:
     out = tmp_path / "o.parquet"
     table = put(tmp_path, "a.csv", 'id,text\n1,"a\nb"\n2\n3,c\n')
     assert [(one.line, one.reason) for one in corpus(table, out, 0.5)[2]] == [(4, "1 cells, the header has 2")]
-    listed = put(tmp_path, "a.json", '[\n{"text": "x"},\n 3,\n{"text": "y"}\n, {"text": ')
+    listed = put(tmp_path, "a.json", '[\n{"text": "x"},\n 3,\n{"text": "y"}\n]')
     rows, _, left = corpus(listed, out, 0.9)
     assert [row["text"] for row in rows] == ["x", "y"]
-    assert [one.line for one in left] == [3, 5]
-    assert left[0].reason == "not a JSON object but int"
-    assert left[1].reason.startswith("malformed JSON: ")
-    assert left[1].reason.endswith("what comes after it is not read")
+    assert [(one.line, one.reason) for one in left] == [(3, "not a JSON object but int")]
     with tarfile.open(tmp_path / "t.jsonl", "w") as tar:
         info = tarfile.TarInfo("corpus.jsonl")
         info.size = len(ROWS)

@@ -379,12 +379,34 @@ NO_ANSWERS = [
     (message(None, "length"), "no text in the reply, finish_reason=length; raise backbone.thinking_tokens"),
     (message(" \n"), "no text in the reply, finish_reason=stop; check backbone.model"),
     (message([]), "no text in the reply, finish_reason=stop; check backbone.model"),
-    (message([{"type": "thinking", "thinking": "Rome?"}], "length"), "no text in the reply, finish_reason=length"),
+    (
+        message([{"type": "thinking", "thinking": "Rome?"}], "length"),
+        "no text but reasoning in the reply, finish_reason=len",
+    ),
+    (message([{"type": "reasoning", "text": "Rome?"}]), "no text but reasoning in the reply, finish_reason=stop"),
+    (message([{"type": "refusal", "refusal": "No."}]), "the model declines to answer: 'No.'"),
+    (message("The town of", "abort"), "the reply was withheld, finish_reason=abort"),
+    (message("The town of", "insufficient_system_resource"), "the reply was withheld, finish_reason=insufficient"),
     (message("The town of", "content_filter"), "the reply was withheld, finish_reason=content_filter"),
     (message(None, "SAFETY"), "the reply was withheld, finish_reason=SAFETY"),
     (message(None, refusal="I cannot help with that."), "the model declines to answer: 'I cannot help with that.'"),
     (message(None, "tool_calls", tool_calls=[{}]), "no text in the reply, finish_reason=tool_calls"),
 ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"type": "text", "text": "Paris"},
+        [{"type": "text", "text": {"value": "Paris", "annotations": []}}],
+        [None, {"type": "reasoning", "text": "Rome?"}, {"type": "output_text", "text": "Paris"}],
+    ],
+)
+def test_text_is_found_in_every_form_of_content(content: object) -> None:
+    for finish, cut in {"stop": False, "model_length": True, "MAX_TOKENS": True, "max_output_tokens": True}.items():
+        body = message(content, finish) | {"usage": {"prompt_tokens": "12", "completion_tokens": "n/a"}}
+        reply = reply_of(body, False)
+        assert (reply.text, reply.prompt_tokens, reply.completion_tokens, reply.cut) == ("Paris", 12, 0, cut)
 
 
 @pytest.mark.parametrize(("body", "told"), NO_ANSWERS)

@@ -28,11 +28,21 @@ BLOCKS = [
     "<think></think>",
     "<think>one</think> <think>two</think>",
     "<think>Rome?</think>\n<answer>",
+    "<inner_monologue>Rome?</inner_monologue>",
+    "<chain_of_thought>Rome?</chain_of_thought>\n<final_answer>",
+    "<reasoning_content>Rome?</reasoning_content>",
+    "&lt;think&gt;Rome?&lt;/think&gt;",
+    "<|think|>Rome?<|/think|>",
+    "Thinking...\nRome?\n...done thinking.\n\n",
+    "<think>Rome?</think><|begin_of_box|>",
+    "<answer>",
 ]
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.parametrize("end", ["", "\n", "</answer>", "<|return|>", "<|END_RESPONSE|>"])
+@pytest.mark.parametrize(
+    "end", ["", "\n", "</answer>", "<|return|>", "<|END_RESPONSE|>", "</final_answer>\n<|im_end|>"]
+)
 def test_the_answer_is_what_stands_behind_the_reasoning(block: str, end: str) -> None:
     assert spoken(f"{block}Paris{end}") == "Paris"
 

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from operator import attrgetter
 from typing import Any
+from urllib.parse import urlsplit
 
 MISSING: Any = "???"
 _AROUND_KEY = re.compile(r"^[\s\"']*(?:Bearer\s+)?|[\s\"']+$")
@@ -359,6 +360,15 @@ def api_key(part: str, variable: str) -> str:
         told = f"{part}.api_key_env={variable!r}: it is not set, empty, or holds characters that no key has"
         raise ConfigError(f"{told}; for an endpoint without keys: {part}.api_key_env=")
     return key
+
+
+def is_web_address(url: str) -> bool:
+    """Whether HTTP can ask there: http or https, a host, a port that there can be."""
+    try:
+        told = urlsplit(url.strip())
+        return told.scheme in ("http", "https") and bool(told.hostname) and told.port != 0 and url.strip().isprintable()
+    except ValueError:
+        return False
 
 
 def fingerprint(*parts: object) -> str:

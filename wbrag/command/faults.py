@@ -26,7 +26,7 @@ EXTRAS = {
     **{"prometheus_client": ("prometheus-client", "serve"), "starlette": ("FastAPI", "serve")},
     **{"pypdf": ("pypdf", "files"), "docx": ("python-docx", "files"), "bs4": ("Beautiful Soup", "files")},
     **{"markdown_it": ("markdown-it-py", "files"), "semchunk": ("semchunk", "files")},
-    **{"zstandard": ("zstandard", "files"), "gguf": ("gguf", "real"), "accelerate": ("accelerate", "real")},
+    **{"gguf": ("gguf", "real"), "accelerate": ("accelerate", "real")},
 }
 #: What is never told: keys, and who is named in an address.
 SECRET = re.compile(r"\b(?:sk|hf|key)[-_][\w*-]{6,}|(?<=://)[^/@\s]+(?=@)")

@@ -16,6 +16,7 @@ import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -31,7 +32,7 @@ from wbrag.config import Benchmark, ConfigError, check_values
 from wbrag.data.columns import columns_of, fitted
 from wbrag.data.documents import READ_AS
 from wbrag.data.files import File, Given, Record, files_of, is_document, kind_of, records
-from wbrag.data.flashrag import MADE, BadRow, NotTaken, example_of, passage_of
+from wbrag.data.flashrag import MADE, BadRow, NotTaken, example_of, passage_of, unicode_text
 from wbrag.data.flashrag import InputError as InputError
 from wbrag.data.layouts import (
     PASSAGES,
@@ -282,15 +283,19 @@ def _laid_out(
     """The rows of a file, each with the file's layout, which its first rows tell."""
     rows = records(file, words)
     first = list(islice(rows, LOOKED_AT))
-    layout = layout_of([unwrapped(one.row) for one in first if isinstance(one.row, dict)], known, columns)
+    told = list[dict[str, Any]]()
+    for one in first:
+        with suppress(BadRow):
+            told.append(_whole(one))
+    layout = layout_of(told, known, columns)
     yield from ((record, layout) for record in chain(first, rows))
 
 
 def _whole(record: Record) -> dict[str, Any]:
-    """A record's row; BadRow where it has none."""
+    """A record's row; BadRow where it has none, or a key that no column can have."""
     if isinstance(record.row, BadRow):
         raise record.row
-    return unwrapped(record.row)
+    return {unicode_text(key, f"key {key}"): value for key, value in unwrapped(record.row).items()}
 
 
 def question_row(record: Record, layout: Layout | None, labelled: bool) -> dict[str, Any]:
@@ -322,8 +327,8 @@ def _other_columns(given: Given, columns: Mapping[str, str], words: int) -> pa.S
 
     def rows() -> Iterator[dict[str, Any]]:
         for record, layout in corpus_rows(given, columns, words, documents=False):
-            if isinstance(record.row, dict):
-                row = unwrapped(record.row)
+            with suppress(BadRow):  # told where the rows are read
+                row = _whole(record)
                 yield as_passage(row, layout) if layout else row
         for file in filter(lambda one: is_document(one.name), files_of(given)):
             yield {key: 1 if key == "page" else key for key in READ_AS[kind_of(file.name)][1]}

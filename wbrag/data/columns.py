@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from wbrag.data.flashrag import KEYS, BadRow
+from wbrag.data.flashrag import KEYS, BadRow, unicode_text
 from wbrag.data.layouts import Cell
 
 NULL = pa.null()
@@ -109,7 +109,7 @@ def fitted(row: Mapping[str, Any], schema: pa.Schema) -> dict[str, Any]:
         if joined(field.type, type_of(value)) != field.type:
             told = f"{field.name} is {json.dumps(value, ensure_ascii=False)[:40]} ({type_of(value)})"
             raise BadRow(f"{told}, in most rows it is {field.type}")
-        found[field.name] = _told(value, field.type)
+        found[field.name] = _told(value, field.type, field.name)
     return found
 
 
@@ -120,11 +120,11 @@ def _read_as(cell: Cell, kind: pa.DataType) -> object:
     return cell.lower() == "true" if kind == pa.bool_() else int(cell) if kind == pa.int64() else float(cell)
 
 
-def _told(value: object, kind: pa.DataType) -> object:
+def _told(value: object, kind: pa.DataType, key: str) -> object:
     if isinstance(value, list) and pa.types.is_list(kind):
-        return [_told(one, kind.value_type) for one in value]
+        return [_told(one, kind.value_type, key) for one in value]
     if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False)
+        value = json.dumps(value, ensure_ascii=False)
     if isinstance(value, int) and pa.types.is_floating(kind):
         return float(value)
-    return value
+    return unicode_text(value, key) if isinstance(value, str) else value

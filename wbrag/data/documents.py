@@ -84,12 +84,14 @@ def count_words(text: str) -> int:
 
 
 def decoded(data: bytes) -> str:
-    """A text file's text; BadRow where it is neither UTF-8 nor marked as UTF-16."""
+    """A text file's text; BadRow where it is neither UTF-8 nor marked as UTF-16, or no text."""
     try:
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadRow(f"not UTF-8: {error.reason} at byte {error.start}") from error
-    return text.replace(_MARK, "").replace("\r\n", "\n")
+    if "\0" in text:
+        raise BadRow(f"a NUL at character {text.index(chr(0))}: no text, or UTF-16 without its mark; save it as UTF-8")
+    return text.replace(_MARK, "").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _text(data: bytes, stem: str) -> tuple[str, list[Part]]:

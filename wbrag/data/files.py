@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wbrag.data.documents import READ_AS as DOCUMENTS
-from wbrag.data.documents import needed, parts_of
+from wbrag.data.documents import parts_of
 from wbrag.data.flashrag import BadRow, InputError, NotTaken, json_object
 from wbrag.data.layouts import Cell, Row, rows_of
 
@@ -41,19 +42,21 @@ csv.field_size_limit(1 << 24)
 #: How files begin that are something else than their rows.
 PACKED: dict[bytes, Callable[[BinaryIO], Any]] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
-    b"\x28\xb5\x2f\xfd": lambda file: (
-        needed("zstandard").ZstdDecompressor().stream_reader(file, read_across_frames=True)
-    ),
+    # Arrow's tells a file that was cut short; zstandard's own reader ends there without a word.
+    b"\x28\xb5\x2f\xfd": lambda file: pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"),
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\x00": lzma.LZMAFile,
 }
 ZIP, TAR = b"PK\x03\x04", (257, b"ustar")
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-#: What a file that breaks off or is damaged raises, whoever reads it.
-DAMAGED = (OSError, EOFError, zlib.error, zipfile.BadZipFile, lzma.LZMAError, pa.ArrowInvalid, csv.Error)
+#: What a file that breaks off, is damaged or (a member of a zip: RuntimeError) locked raises, whoever reads it.
+DAMAGED = (OSError, EOFError, zlib.error, zipfile.BadZipFile, lzma.LZMAError, pa.ArrowInvalid, csv.Error, RuntimeError)
+#: Stands behind the last line of a text table: within a cell it says that a quote was never closed.
+END = "\0end"
 #: MS MARCO's tables have no header: passages, and documents.
 MSMARCO = {2: ("pid", "passage"), 4: ("docid", "url", "title", "body")}
 _PID = re.compile(r"D?\d+")
+_URL = re.compile(r"\w[\w+.-]+:/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,10 @@ class Record:
 def files_of(given: Given) -> list[File]:
     """The files that are given, in the order of their names, each once; InputError names what there is not."""
     many = [given] if isinstance(given, str | Path) else given
+    if url := next((one for one in many if _URL.match(str(one))), None):
+        raise InputError(
+            f"{url}: a URL; what is read lies on this machine, or on a hub (hf://datasets/...): fetch it first"
+        )
     found = {file.path: file for one in many for file in _named(Path(one).expanduser())}
     return list(found.values())
 
@@ -125,13 +132,20 @@ def _unpacked(path: Path) -> list[File]:
 
 def _in_folder(folder: Path) -> list[File]:
     """All files below a folder, hidden ones left out; of saved Hugging Face datasets the files that hold their rows."""
-    states = sorted(folder.rglob("state.json"))
-    saved = [(state.parent, json.loads(state.read_bytes()).get("_data_files") or []) for state in states]
-    if files := [File(at / one["filename"], one["filename"]) for at, some in saved for one in some]:
+    if files := [file for state in sorted(folder.rglob("state.json")) for file in _saved(state)]:
         return files
     names = [(path, path.relative_to(folder)) for path in sorted(folder.rglob("*"))]
     shown = [(path, name) for path, name in names if not any(part[0] in "._" for part in name.parts)]
     return [File(path, name.as_posix(), True) for path, name in shown if path.is_file()]
+
+
+def _saved(state: Path) -> list[File]:
+    """The files of a saved data set; none where its state.json is another tool's."""
+    try:
+        names = [str(one["filename"]) for one in json.loads(state.read_bytes())["_data_files"]]
+    except (ValueError, LookupError, TypeError):
+        return []
+    return [File(state.parent / name, name) for name in names]
 
 
 def kind_of(name: str) -> str:
@@ -191,7 +205,8 @@ def _read(file: File, opened: Any, words: int) -> Iterator[Record]:  # noqa: ANN
         if stream.peek(8).startswith(start):
             stream = io.BufferedReader(unpack(stream))
             break
-    if stream.peek(2).startswith(UTF16) and kind not in DOCUMENTS:
+    binary = READERS.get(kind) in (_parquet, _arrow)
+    if kind not in DOCUMENTS and (stream.peek(2).startswith(UTF16) or (not binary and b"\0" in stream.peek(2)[:2])):
         raise InputError(f"{file.path}: is UTF-16; save it as UTF-8")
     if kind in DOCUMENTS:
         for line, part in enumerate(parts_of(stream.read(), kind, file.name, words), 1):
@@ -216,6 +231,14 @@ def _lines(stream: BinaryIO) -> Told:
                 yield line, BadRow(tar) if raw[at:].startswith(mark) else error, text
 
 
+def _jsonl(stream: Any) -> Told:  # noqa: ANN401
+    """Lines, or a list all the same."""
+    head = stream.peek(1 << 16).removeprefix(codecs.BOM_UTF8).lstrip()
+    first, _, rest = head.partition(b"\n")
+    listed = re.match(rb"\[\s*\{", head) and not (rest.strip() and _is_row(first, False))
+    yield from (_items if listed else _lines)(stream)
+
+
 def _json(stream: Any) -> Told:  # noqa: ANN401
     """Rows of a file whose name does not say how they stand: a list, one object, or lines."""
     head = stream.peek(1 << 16).removeprefix(codecs.BOM_UTF8).lstrip()
@@ -229,10 +252,17 @@ def _json(stream: Any) -> Told:  # noqa: ANN401
     raw = stream.read()
     try:
         whole = json.loads(raw.decode("utf-8-sig"))
-    except ValueError:  # lines after all, the first of them bad or longer than the look ahead
+    except (ValueError, RecursionError):  # lines after all, the first of them bad or longer than the look ahead
         yield from _lines(io.BytesIO(raw))
         return
-    for number, row in enumerate(rows_of(whole), 1):
+    try:
+        rows = rows_of(whole)
+    except BadRow as error:
+        rows = [error]
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, BadRow):
+            yield number, row, whole
+            return
         yield number, row if isinstance(row, dict) else BadRow(f"not a JSON object but {type(row).__name__}"), row
 
 
@@ -240,13 +270,13 @@ def _is_row(line: bytes, alone: bool) -> bool:
     """Whether a line is JSON, and if it is the only one not an object that holds the rows."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError, BadRow):
         return False
     return not alone or rows_of(row) == [row]
 
 
 def _items(stream: BinaryIO) -> Told:
-    """The items of a JSON list, of which one at a time is held."""
+    """The items of a JSON list, of which one at a time is held; EOFError where it breaks off or is not all."""
     decoder, text = json.JSONDecoder(), io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape")
     held, line, size = text.read(1 << 16).lstrip()[1:], 1, 1 << 16
     while True:
@@ -254,13 +284,16 @@ def _items(stream: BinaryIO) -> Told:
         line += held[: len(held) - len(left)].count("\n")
         try:
             if left.startswith("]"):
+                if (left[1:] + text.read(size)).strip():
+                    raise EOFError(
+                        f"line {line}: the list ends, but not the file; is it lines (.jsonl), or several lists?"
+                    )
                 return
             item, end = decoder.raw_decode(left)
-        except ValueError as error:
-            more = text.read(size)
+        except (ValueError, RecursionError) as error:
+            more = text.read(size) if isinstance(error, ValueError) else ""
             if not more:
-                yield line, BadRow(f"malformed JSON: {error}; what comes after it is not read"), left[:RAW_CHARS]
-                return
+                raise EOFError(f"line {line}: malformed JSON: {error}") from error
             held, size = left + more, 2 * size
             continue
         row = item if isinstance(item, dict) else BadRow(f"not a JSON object but {type(item).__name__}")
@@ -270,22 +303,41 @@ def _items(stream: BinaryIO) -> Told:
 
 
 def _table(stream: Any) -> Told:  # noqa: ANN401
-    """Rows of CSV or TSV, the delimiter that which the first line has most of; without a header MS MARCO's."""
+    """Rows of CSV or TSV, the delimiter that which the first line has most of; without a header MS MARCO's. csv.Error
+    for a header that has a name twice, and for a quote that nothing closes: the rows behind it would be one cell.
+    """
     head = stream.peek(1 << 16).removeprefix(codecs.BOM_UTF8).splitlines() or [b""]
     delimiter = max("\t,;|", key=lambda one: head[0].count(one.encode()))
     first = head[0].decode(errors="replace").split("\t")
     bare = delimiter == "\t" and len(first) in MSMARCO and _PID.fullmatch(first[0])
     text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
-    rows = csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL)
-    header = MSMARCO[len(first)] if bare else tuple(next(rows, ()))
+    rows = csv.reader(chain(text, [END]), delimiter=delimiter, quoting=csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL)
+    header = MSMARCO[len(first)] if bare else tuple(name.strip() for name in next(rows, ()))
+    if twice := [name for name in filter(None, header) if header.count(name) > 1]:
+        raise csv.Error(f"the header has {twice[0]!r} twice")
     line = rows.line_num + 1
-    for cells in rows:
+    for cells in _closed(rows):
         if cells and len(cells) != len(header):
             yield line, BadRow(f"{len(cells)} cells, the header has {len(header)}"), delimiter.join(cells)
         elif cells:
             row = {name: Cell(cell) if cell else None for name, cell in zip(header, cells, strict=True) if name}
             yield line, row, delimiter.join(cells)
         line = rows.line_num + 1
+
+
+def _closed(rows: Any) -> Iterator[list[str]]:  # noqa: ANN401 - csv's reader
+    """The rows of a table before END; csv.Error, with its line, for a quote that is still open there."""
+    while True:
+        line = rows.line_num + 1
+        try:
+            cells = next(rows, [END])
+        except csv.Error as error:
+            raise csv.Error(f"line {line}: {error}; is a quote opened there that nothing closes?") from error
+        if cells == [END]:
+            return
+        if cells and cells[-1].endswith(END):
+            raise csv.Error(f"line {line}: a quote is opened and never closed: {cells[-1].removesuffix(END)[:40]!r}")
+        yield cells
 
 
 def _parquet(stream: BinaryIO) -> Told:
@@ -305,6 +357,8 @@ def _arrow(stream: BinaryIO) -> Told:
 def _batches(batches: Any) -> Told:  # noqa: ANN401 - Arrow's
     number = 0
     for batch in batches:
+        if len(set(names := batch.schema.names)) < len(names):
+            raise pa.ArrowInvalid(f"two columns have one name: {', '.join(names)}")
         for start in range(0, batch.num_rows, 1024):
             for row in batch.slice(start, 1024).to_pylist():
                 number += 1
@@ -316,11 +370,13 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - as JSON would have it
         return [_plain(one) for one in value]
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, bytes):  # texts of writers that do not say so; others are refused as no UTF-8
+        return value.decode(errors="surrogateescape")
     return value if value is None or isinstance(value, str | bool | int | float) else str(value)
 
 
 READERS: dict[str, Callable[[Any], Told]] = {
-    **dict.fromkeys((".jsonl", ".ndjson"), _lines),
+    **dict.fromkeys((".jsonl", ".ndjson"), _jsonl),
     ".json": _json,
     **dict.fromkeys((".csv", ".tsv"), _table),
     **dict.fromkeys((".parquet", ".pq"), _parquet),

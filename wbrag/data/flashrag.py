@@ -86,36 +86,42 @@ def _id(row: dict[str, Any], made: str, *content: str) -> str:
 
 def _golden_answers(row: dict[str, Any], labelled: bool) -> tuple[str, ...]:
     answers = [] if row.get("golden_answers") is None else row["golden_answers"]
-    if isinstance(answers, str):
+    if isinstance(answers, str) or type(answers) in (int, float):
         answers = [answers]
     if not isinstance(answers, list):
         raise BadRow(f"golden_answers must be a string or a list of strings, got {type(answers).__name__}")
     if labelled and not answers:
         raise BadRow("no golden answer")
-    return tuple(_text(answer, f"golden_answers[{i}]") for i, answer in enumerate(answers))
+    plain = [str(one) if type(one) in (int, float) else one for one in answers]  # True is an int too
+    return tuple(_text(answer, f"golden_answers[{i}]") for i, answer in enumerate(plain))
 
 
 def _title(title: object) -> str:
     # One line, for the first line of `Document.contents` is read as the title again; without the double quotes that
     # wiki18_100w wraps all its titles in.
-    line = " ".join(_unicode("" if title is None else title, "title").split())
+    line = " ".join(unicode_text("" if title is None else title, "title").split())
     return line[1:-1].strip() if len(line) > 1 and line[0] == line[-1] == '"' else line
 
 
 def _text(value: object, key: str) -> str:
     if value is None:
         raise BadRow(f"{key} is missing or null")
-    text = _unicode(value, key)
+    text = unicode_text(value, key)
     if not text.strip():
         raise BadRow(f"{key} is empty")
     return text
 
 
-def _unicode(value: object, key: str) -> str:
+def unicode_text(value: object, key: str) -> str:
+    """A text; BadRow for what is none, and for half a character, as "\\ud800" in JSON or a byte that is no UTF-8, which
+    Arrow cannot hold.
+    """
     if not isinstance(value, str):
         raise BadRow(f"{key} must be a string, got {type(value).__name__}")
     try:
         value.encode()
-    except UnicodeEncodeError as error:  # "\ud800": JSON can spell half a character, UTF-8 and Arrow cannot hold it
-        raise BadRow(f"{key} is not Unicode text: {error.reason} at character {error.start}") from error
+    except UnicodeEncodeError as error:
+        half = ord(value[error.start])
+        told = f"byte 0x{half - 0xDC00:x} is no UTF-8" if 0xDC80 <= half <= 0xDCFF else "half a character"
+        raise BadRow(f"{ascii(key)[1:-1]} is not Unicode text: {told}, at character {error.start}") from error
     return value

@@ -6,13 +6,15 @@ A layout says which key of a row holds what (`fields`), and which holds an objec
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from wbrag.config import ConfigError
-from wbrag.data.flashrag import KEYS, BadRow, NotTaken
+from wbrag.data.flashrag import KEYS, BadRow, NotTaken, json_object
 
 Row = dict[str, Any]
 
@@ -93,12 +95,16 @@ def layout_of(rows: Sequence[Row], known: Sequence[Layout], columns: Mapping[str
 
 
 def unwrapped(row: Row) -> Row:
-    """A row without what its tool wraps it in: LangChain's `dumpd`, LlamaIndex' node in a docstore."""
+    """A row without what its tool wraps it in: LangChain's `dumpd`, LlamaIndex' node in a docstore. BadRow for a node
+    that is none.
+    """
     if isinstance(row.get("kwargs"), dict) and "lc" in row:
         return dict(row["kwargs"])
     if "__data__" in row:
         node = row["__data__"]
-        row = json.loads(node) if isinstance(node, str) else dict(node)
+        row = json_object(node.encode(errors="replace")) if isinstance(node, str) else node
+        if not isinstance(row, dict):
+            raise BadRow(f"__data__ is not an object but {type(row).__name__}")
     if isinstance(resource := row.get("text_resource"), dict) and "text" not in row:
         return row | {"text": resource.get("text")}
     return row
@@ -153,10 +159,7 @@ def answers(value: object) -> object:
     (SQuAD's `text`, KILT's and TriviaQA's `answer`, `value`, `aliases`); anything else as it is.
     """
     if isinstance(value, Cell) and value.startswith("["):
-        try:
-            value = json.loads(value)
-        except ValueError:  # a text that begins so
-            return [str(value)]
+        value = _listed(value)
     if isinstance(value, str):
         return [str(value)] if value else []
     if isinstance(value, dict):
@@ -168,6 +171,18 @@ def answers(value: object) -> object:
     return value
 
 
+def _listed(cell: Cell) -> list[Any]:
+    """The list in a cell, of JSON or as Python writes it, else the text. BadRow for quoted texts that are neither."""
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            found = read(cell)
+            if isinstance(found, list) and (read is json.loads or str(found) == cell):
+                return found
+    if cell[1:2] in ("'", '"'):
+        raise BadRow(f"golden_answers is {cell[:40]!r}, a list that cannot be read; give a JSON list")
+    return [str(cell)]
+
+
 def _texts(one: Row) -> list[Any]:
     found = answers(one)
     return found if isinstance(found, list) else []
@@ -175,7 +190,7 @@ def _texts(one: Row) -> list[Any]:
 
 def rows_of(whole: object) -> list[Any]:
     """The rows of a JSON file that is one object: SQuAD's articles, Chroma's columns, LlamaIndex' docstore, objects by
-    id, a list under one of HOLDERS; else the object itself.
+    id, a list under one of HOLDERS; else the object itself. BadRow where it is none of these all through.
     """
     if not isinstance(whole, dict):
         return whole if isinstance(whole, list) else [whole]
@@ -183,17 +198,26 @@ def rows_of(whole: object) -> list[Any]:
         return _chroma(whole)
     if isinstance(nodes := whole.get("docstore/data"), dict):
         return list(nodes.values())
-    if isinstance(data := whole.get("data"), list) and data and "paragraphs" in data[0]:
-        return [
-            {"title": article.get("title"), **asked}
-            for article in data
-            for paragraph in article["paragraphs"]
-            for asked in paragraph["qas"]
-        ]
+    if isinstance(data := whole.get("data"), list) and any(
+        isinstance(one, dict) and "paragraphs" in one for one in data
+    ):
+        return _squad(data)
     if len(whole) > 1 and all(isinstance(one, dict) for one in whole.values()):
         return [{"id": key, **one} for key, one in whole.items()]
     lists = (whole[key] for key in HOLDERS if isinstance(whole.get(key), list) and whole[key])
-    return next((one for one in lists if isinstance(one[0], dict)), [whole])
+    return next((one for one in lists if any(isinstance(row, dict) for row in one)), [whole])
+
+
+def _squad(articles: list[Any]) -> list[Row]:
+    try:
+        return [
+            {"title": article.get("title"), **asked}
+            for article in articles
+            for paragraph in article["paragraphs"]
+            for asked in paragraph["qas"]
+        ]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise BadRow(f"SQuAD's articles, but not all of them: {type(error).__name__}: {error}") from error
 
 
 def _chroma(whole: Row) -> list[Row]:
@@ -202,5 +226,5 @@ def _chroma(whole: Row) -> list[Row]:
     for key in ("ids", "documents", "metadatas"):
         column = whole.get(key) or []
         flat[key] = [one for some in column for one in some] if column and isinstance(column[0], list) else column
-    longest = len(flat["ids"])
+    longest = max(map(len, flat.values()))
     return [{key: column[i] if i < len(column) else None for key, column in flat.items()} for i in range(longest)]

@@ -22,7 +22,7 @@ from urllib.request import proxy_bypass
 import httpx2
 import openai
 
-from wbrag.config import Backbone, ConfigError, api_key
+from wbrag.config import Backbone, ConfigError, api_key, is_web_address
 from wbrag.llm import FirstToken, Reply, Token
 from wbrag.llm.reasoning import REMEDY, NoAnswer, closes_alone, spoken, spoken_tokens
 
@@ -44,8 +44,11 @@ CHECK_SECONDS = 120.0
 #: without a mark at the beginning shows only at the end of its thoughts that it does.
 QUESTION, THINKING_TOKENS = "Answer with one word.", 1024
 #: Reasons to finish that mean the token limit, and those that mean that text was withheld or lost.
-CUT = ("length", "max_tokens")
-WITHHELD = ("content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii", "error")
+CUT = re.compile(r"(?i)length|max_\w*tokens|incomplete|token_limit")
+WITHHELD = re.compile(
+    r"(?i)filter|safety|recitation|block|prohibited|spii|sensitive|guardrail|moderat|refus|language|other"
+    r"|error|abort|cancel|malformed|insufficient"
+)
 #: What the token limit is called, and how an endpoint says that it does not know a key.
 LIMITS = ("max_tokens", "max_completion_tokens")
 _UNKNOWN_KEY = re.compile(
@@ -209,7 +212,7 @@ class Endpoint:
 
 def check_endpoint(backbone: Backbone) -> None:
     """Ask the endpoint for an answer, as a run would; ConfigError, with what it said, where that does not work."""
-    if not backbone.base_url.strip().startswith(("http://", "https://")):
+    if not is_web_address(backbone.base_url):
         raise ConfigError(f"backbone.base_url={backbone.base_url!r} is no URL; it ends in /v1 as a rule")
     try:
         endpoint = asyncio.run(_checked(backbone))
@@ -269,13 +272,25 @@ def choice_of(body: object) -> tuple[Mapping[str, Any], str]:
     try:
         assert isinstance(body, dict)
         choice = body["choices"][0]
-        content = choice["message"].get("content") or ""
-        parts = [content] if isinstance(content, str) else content
-        texts = [part if isinstance(part, str) else part.get("text") or "" for part in parts]
         assert isinstance(choice, dict)
-        return choice, "".join(texts)
+        return choice, "".join(map(_said, _parts(choice["message"])))
     except (AssertionError, AttributeError, IndexError, KeyError, TypeError) as error:
         raise BadReply(f"not a chat completion ({type(error).__name__}: {error})") from error
+
+
+def _parts(message: Mapping[str, Any]) -> Sequence[Any]:
+    content = message.get("content") or ""
+    return [content] if isinstance(content, str | dict) else content
+
+
+def _said(part: Any) -> str:  # noqa: ANN401 - as JSON has it
+    """The text of a part of a reply; none of its reasoning."""
+    text = part if isinstance(part, str) else "" if not part or _thinks(part) else part.get("text") or ""
+    return text.get("value") or "" if isinstance(text, dict) else text
+
+
+def _thinks(part: Any) -> bool:  # noqa: ANN401
+    return isinstance(part, dict) and bool(re.search("think|reason", str(part.get("type"))))
 
 
 def reply_of(body: object, logprobs: bool, opened: bool = False, continued: bool = False) -> Reply:
@@ -289,29 +304,38 @@ def reply_of(body: object, logprobs: bool, opened: bool = False, continued: bool
     choice, content = choice_of(body)
     message, reason = choice["message"], str(choice.get("finish_reason") or "stop")
     try:
-        usage = body.get("usage") or {} if isinstance(body, dict) else {}
-        counts = [int(usage.get(key) or 0) for key in ("prompt_tokens", "completion_tokens")]
+        usage = body.get("usage") if isinstance(body, dict) else None
+        spent: dict[str, Any] = usage if isinstance(usage, dict) else {}
+        told = [str(spent.get(key)).partition(".")[0] for key in ("prompt_tokens", "completion_tokens")]
+        counts = [int(one) if one.isdecimal() else 0 for one in told]
         entries = (choice.get("logprobs") or {}).get("content") or [] if logprobs else []
         tokens = told_tokens(entries, content)
     except (AttributeError, KeyError, TypeError) as error:
         raise BadReply(f"not a chat completion ({type(error).__name__}: {error})") from error
     if logprobs and "".join(token.text for token in tokens) != content:
         raise BadReply(f"log-probabilities of {len(tokens)} tokens do not cover the reply {content[:80]!r}")
-    if refusal := message.get("refusal"):
+    if refusal := next((one["refusal"] for one in (message, *_parts(message)) if one and _refuses(one)), ""):
         raise NoAnswer(f"the model declines to answer: {str(refusal)[:80]!r}")
-    opened = opened and reason.lower() in CUT  # some models do without thoughts now and then
+    opened = opened and bool(CUT.search(reason))  # some models do without thoughts now and then
     text = spoken(content, opened)
-    if reason.lower() in WITHHELD or not (text or (continued and reason == "stop")):
+    if WITHHELD.search(reason) or not (text or (continued and reason == "stop")):
         raise NoAnswer(_why_none(message, content, reason))
-    cut = reason.lower() in CUT if choice.get("finish_reason") else None
+    cut = bool(CUT.search(reason)) if choice.get("finish_reason") else None
     return Reply(text, counts[0], counts[1], spoken_tokens(tokens, opened), cut)
+
+
+def _refuses(part: Any) -> bool:  # noqa: ANN401
+    return isinstance(part, dict) and bool(part.get("refusal"))
 
 
 def _why_none(message: Mapping[str, Any], content: str, reason: str) -> str:
     """Why a reply holds no answer: it was withheld, or all of it was reasoning."""
-    if reason.lower() in WITHHELD:
+    if WITHHELD.search(reason):
         return f"the reply was withheld, finish_reason={reason}"
-    thought = message.get("reasoning_content") or message.get("reasoning") or content.strip()
+    if message.get("tool_calls") or message.get("function_call"):
+        return f"no text in the reply, finish_reason={reason}; the model calls a tool: check its server's chat template"
+    fields = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
+    thought = content.strip() or any(message.get(key) for key in fields) or any(map(_thinks, _parts(message)))
     if not thought and reason == "stop":
         return "no text in the reply, finish_reason=stop; check backbone.model, and its server's chat template"
     return f"no text{' but reasoning' if thought else ''} in the reply, finish_reason={reason}; {REMEDY}"

@@ -7,26 +7,29 @@ from collections.abc import Sequence
 
 from wbrag.llm import Token
 
-_NAME = r"(?:\w+:)?(?:think(?:ing)?|thoughts?|reasoning)"
-_PHRASE = r"(?:thought|thinking|reasoning)"
+_NAME = (
+    r"(?:\w+[:_])?(?:think(?:ing)?|thoughts?|reasoning|reflections?|scratchpad|analysis|monologue|cot)(?:_(?!of)\w+)?"
+)
+#: The brackets of a tag, as they are or as a page or an input method writes them.
+_LT, _GT = r"(?:<|&lt;|\uff1c)\s*", r"\s*(?:>|&gt;|\uff1e)"
 #: What opens a block of reasoning and what closes one: tags (DeepSeek-R1, Qwen3, Seed-OSS), Mistral's, Kimi's,
-#: Cohere's, OpenThinker's, Gemma's, Granite's, and the channels of gpt-oss, as such or as what is left where a decoder
-#: drops its special tokens.
+#: Cohere's, OpenThinker's, Gemma's, Granite's, Ollama's, and the channels of gpt-oss, as such or as what is left where
+#: a decoder drops its special tokens.
 OPENS = re.compile(
-    rf"(?i)<{_NAME}(?:\s[^<>]*)?>|\[THINK\]|\u25c1think\u25b7|<\|START_THINKING\|>"
-    rf"|<\|(?:begin|start)_of_{_PHRASE}\|>|<unused94>thought|<\|channel>{_PHRASE}"
+    rf"(?i){_LT}{_NAME}(?:\s[^<>]*)?{_GT}|\[THINK\]|\u25c1think\u25b7|<\|(?!end){_NAME}\|>"
+    rf"|<unused94>thought|<\|channel>{_NAME}"
     r"|<\|channel\|>\s*(?!final)\w+[^<]*<\|message\|>|\A\s*analysis(?=[A-Z\"'])"
-    r"|\A\s*here(?: is|'s) my thought process:"
+    r"|\A\s*here(?: is|'s) my thought process:|\A\s*thinking\.\.\.\n"
 )
 CLOSES = re.compile(
-    rf"(?i)(?:</{_NAME}>|\[/THINK\]|\u25c1/think\u25b7|<\|END_THINKING\|>|<\|end_of_{_PHRASE}\|>|<unused95>|<channel\|>"
-    r"|<\|channel\|>\s*final[^<]*<\|message\|>|(?<=\S)assistantfinal|\nhere(?: is|'s) my response:)"
-    r"(?:\s*(?:<answer>|<\|START_(?:RESPONSE|TEXT)\|>|<\|begin_of_solution\|>))?"
+    rf"(?i){_LT}/\s*{_NAME}{_GT}|\[/THINK\]|\u25c1/think\u25b7|<(?:\|(?:/|end_)|/\|){_NAME}\|>|<unused95>|<channel\|>"
+    r"|<\|channel\|>\s*final[^<]*<\|message\|>|(?<=\S)assistantfinal|\nhere(?: is|'s) my response:"
+    r"|\n\.\.\.done thinking\."
 )
-#: What may stand behind the answer.
-_ENDS = re.compile(
-    r"(?i)</answer>\s*\Z|<\|(?:END_(?:RESPONSE|TEXT)|end_of_solution|return|end|END_OF_TURN_TOKEN|call)\|>\s*\Z"
-)
+_ANSWER = r"(?:(?:final_?)?answer|output|response|solution)"
+#: What may stand before the answer and behind it: tags of its own, and special tokens that a server lets through.
+_BEGINS = re.compile(rf"(?i)\s*(?:<{_ANSWER}>|<\|(?:START|begin)_(?:of_)?(?:response|text|solution|box)\|>)")
+_ENDS = re.compile(rf"(?i)(?:(?:</{_ANSWER}>|<\|\w+\|>|</s>)\s*)+\Z")
 #: What to do where a reply has no answer.
 REMEDY = "raise backbone.thinking_tokens, which come to answer_tokens, or turn the model's thinking off"
 
@@ -46,6 +49,7 @@ def answer_of(reply: str, opened: bool = False) -> tuple[int, int]:
     begun = OPENS.search(reply, start)
     if (opened and not start) or (begun and not reply[start : begun.start()].strip()):
         raise NoAnswer(f"the reply ends inside its reasoning, {reply.strip()[-60:]!r}; {REMEDY}")
+    start = begins.end() if (begins := _BEGINS.match(reply, start)) else start
     ended = begun or _ENDS.search(reply, start)
     return start, ended.start() if ended else len(reply)
 

@@ -31,7 +31,7 @@ class EndpointEncoder(Encoder):
 
     def __init__(self, cfg: config.Encoder) -> None:
         key = config.api_key("encoder", cfg.api_key_env)
-        if not cfg.base_url.startswith(("http://", "https://")):
+        if not config.is_web_address(cfg.base_url):
             raise config.ConfigError(f"encoder.base_url={cfg.base_url!r} is no URL; it ends in /v1 as a rule")
         url = httpx2.URL(cfg.base_url)
         self.url, self.cfg, self.key = url.copy_with(path=f"{url.path.rstrip('/')}/embeddings"), cfg, key
