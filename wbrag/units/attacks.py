@@ -108,7 +108,7 @@ _DROP_ABROAD = {
     "تجاهل|انس": "تعليمات|اوامر|قواعد",
 }
 _USER_ASKS = (
-    r"(?:nutzer|utilisateur|usuario|utente|пользовател|用户|ユーザー|مستخدم|उपयोगकर्ता)[^.!?。।]{0,20}"
+    r"(?:nutzer|utilisateur|usuario|utente|пользовател|用户|ユーザー|مستخدم|उपयोगकर्ता)[^.!?。।]{0,40}"
     r"(?:frag|demand|pregunt|pergunt|chied|спраш|спрос|问|質問|尋ね|聞|سال|पूछ)[^.!?。।]{0,60}"
 )
 _ABROAD = re.compile(
@@ -147,9 +147,9 @@ _MARKED = re.compile(
             r"[\"']role[\"']\s*:\s*[\"'](?:system|developer)\b",
             r"\bAction Input:\s|\bAction:\s*\w+[\[({]",
             r"<!--|-->|<(?:script|iframe|style|object|embed|svg|meta)\b|javascript:|data:\w+/[\w.+-]+;base64,",
-            r"style\s*=[^>]*(?:display:\s*none|visibility:\s*hidden|(?:font-size|opacity):\s*0\b)",
+            r"style\s*=[^>]{0,200}?(?:display:\s*none|visibility:\s*hidden|(?:font-size|opacity):\s*0\b)",
             r"https?://[^\s)]*=[{\[<]",
-            r"!\[[^\]]*\]\(\s*https?:[^)\s]*\?",
+            r"!\[[^\]]{0,200}\]\(\s*https?:[^)\s]{0,400}\?",
         )
     )
 )
