@@ -16,6 +16,12 @@ SAME = [
     ("Ada Elm was born on May 3, 1920.", "Ada Elm was born on May 4, 1921."),
     ("Fox Ltd has its seat in Oakton.", "Fox Ltd has its seat in Elmton."),
     ("The population of Oakton is 1.4 million.", "The population of Oakton is 1,500,000."),
+    ("The mayor of Oakton is Ada Elm.", "Since May 2021, Tom Ash has been the mayor of Oakton."),
+    ("The mayor of Oakton is Ada Elm.", "The mayor of Oakton has been Tom Ash since 4 May 2021."),
+    ("Oakton has 4,200 inhabitants.", "The population of Oakton is 5,100."),
+    ("The peace of Oakton was signed on March 3, 1856.", "The peace of Oakton was signed on April 3, 1856."),
+    ("The headquarters of Fox Ltd are in Oakton.", "The headquarters of Fox Ltd are in Elmton."),
+    ("Oakton Mill is open to guests.", "Oakton Mill is no longer open to guests."),
 ]
 OTHER = [
     ("Oakton lies on the Elm.", "Oakton lies on the Ash."),  # it may lie on both
@@ -29,6 +35,12 @@ OTHER = [
     ("A famous resident of Oakton is Ada Elm.", "A famous resident of Oakton is Tom Ash."),
     ("He was born in 1920.", "He was born in 1930."),
     ("The population of Oakton is 1.4 million.", "The population of Oakton is 1,400,000."),
+    ("As of 1990, the population of Oakton is 4,200.", "As of 2020, the population of Oakton is 5,100."),
+    ("Oakton Mill was designed by J. R. Holt.", "Oakton Mill was designed by John Holt."),
+    ("The church of Oakton is in St. Olaf.", "The church of Oakton is in Saint Olaf."),
+    ("Oakton is a town.", "Oakton is not only a town."),
+    ("The mill is open.", "The mill is not open."),  # which?
+    ("Ada Elm has been the mayor of Oakton.", "The mayor of Oakton is Tom Ash."),
 ]
 
 

@@ -149,6 +149,8 @@ def near(some: Sequence[Row]) -> np.ndarray:
 
 def test_units_that_say_the_same_become_one_with_all_examples_and_sources() -> None:
     one = unit("Oakton was founded in 1920 by Ada Elm.", "a", examples=["e1"])
+    loud = unit("OAKTON was founded in 1920 by Ada Elm.", "c")
+    assert len(alike([one, loud])) == 1
     two = unit("Oakton, which is very old, was founded by Ada Elm in 1920.", "b", "c", examples=["e2"])
     others = [
         unit("Oakton was founded in 1921 by Ada Elm.", "d"),

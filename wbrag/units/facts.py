@@ -2,8 +2,9 @@
 
 "Oakton was governed by Ada Elm." and "... by Tom Ash." say different values of one fact; so do "The mayor of Oakton
 is ..." and "Tom Ash is the mayor of Oakton.", years in which something was founded, and numbers that something has. The
-words around a value have to be the same, but for a lead-in that it is on record. A value is a name, a number or a date;
-what has one value is told by English words, and what a passage itself gives several values has many.
+words around a value have to be the same, but for a lead-in that it is on record, "since 2021" and two forms (`_alike`).
+A value is a name, a number or a date, or "not"; what has one value is told by English words, and what a passage itself
+gives several values has many.
 Not told: values in small letters ("worked as a baker"), the same fact in other words, sentences without a name of what
 they are about ("He was born ..."), other languages.
 """
@@ -11,6 +12,7 @@ they are about ("He was born ..."), other languages.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,18 +28,28 @@ _BY = (
 )
 _ONCE = (
     "born|died|founded|established|opened|built|completed|published|released|incorporated|settled|created|formed|"
-    "launched|introduced|abolished|closed|dissolved|demolished|consecrated|inaugurated|dates|printed"
+    "launched|introduced|abolished|closed|dissolved|demolished|consecrated|inaugurated|dates|printed|signed|ratified|"
+    "enacted|repealed|crowned|baptised|buried"
 )
 _ONE_VALUE = re.compile(
     rf"\b(?:{_BY}) by _|\b(?:born|died|buried) (?:in|at|near) _"
-    r"|\b(?:seat|headquarters|office|capital|set|based) (?:is |was )?in _"
+    r"|\b(?:seat|headquarters|office|capital|set|based) (?:of (?:\w+ ){1,3})?(?:(?:is|are|was|were) )?in _"
     rf"|\b(?:{_ONCE}) (?:in|on|from)(?: year)? #"
-    r"|\b(?:has|is|are|was|were|costs?|measures?|employs?|holds?|seats?|covers?) #"
+    r"|\b(?:has|is|are|was|were|costs?|measures?|employs?|holds?|seats?|covers?|stands at) #"
     r"|\b(?:population|height|length|area|total) of #"
 )
-_IS = re.compile(r"\b(?:is|was)(?: now| currently)? _$")
-_IS_THE = re.compile(r"(?i)\bis (?:now |currently )?the\b")
-_INVERSE = re.compile(r"^_ is (?:now |currently )?(?:[^\W\d_]+ ){1,4}(?:of|in) \w")
+_IS = re.compile(r"\b(?:is|was) _$")
+_IS_THE = re.compile(r"(?i)\bis the\b")
+_INVERSE = re.compile(r"^_ is ((?:[^\W\d_]+ ){1,4}(?:of|in) [\w~].*)$")
+_PEOPLE = re.compile(r"^(.+) has (?:population of #|# (?:inhabitants|residents))$")
+#: That something is so now, and since when.
+_NOW = re.compile(r"(?<=\bis) (?:now|currently)\b")
+_DAY = r"since (?:[A-Za-z]+ )?(?:\d{1,2},? )?(?:[A-Za-z]+ )?\d{4}"
+_SINCE = re.compile(rf"^S{_DAY[1:]},? |,? {_DAY}(?=\W*$)")
+#: What turns a sentence, and nothing else of it.
+_NOT = re.compile(r"(?<= )(is|are|was|were|can|may|must|will|has|have) (?:not|no longer|never) (?!only|just|all|every)")
+_SO = re.compile(r" (?:is|are|was|were|can|may|must|will|has|have) ")
+_SHORT = {"st": "saint", "mt": "mount", "ft": "fort"}
 _ANY = re.compile(r"(?i)^\W*(?:an?|one|some|another|among|other|two|three|many|several)\b")
 
 
@@ -50,26 +62,46 @@ class Fact:
     relation: str
 
     def contradicts(self, other: Fact) -> bool:
-        """Whether both are values of one fact, neither a part of the other ("1920", "May 1920")."""
-        one, two = set(self.value), set(other.value)
-        return self.key == other.key and not (one <= two or two <= one)
+        """Whether both are values of one fact, neither a part of the other ("1920", "May 1920"; "J. Elm", "Jo Elm")."""
+        return self.key == other.key and not (_part(self.value, other.value) or _part(other.value, self.value))
+
+
+def _part(one: tuple[str, ...], two: tuple[str, ...]) -> bool:
+    """Whether all words of one value are in another, or an initial stands for one of them."""
+    initials = {word for word in (*one, *two) if len(word) == 1 and word.isalpha()}
+    return all(word in two or any(word[0] == w[0] and {word, w} & initials for w in two) for word in one)
 
 
 @lru_cache(maxsize=16384)
 def facts(sentence: str) -> tuple[Fact, ...]:
-    """What a sentence says that has one value; () for most."""
-    told = unled(sentence)
+    """What a sentence says that has one value; () for most, but for whether something is so."""
+    bare = _SINCE.sub("", sentence)
+    bare = _NOW.sub("", bare if bare == sentence else re.sub(r"\bha(?:s|ve) been\b", "is", bare))
+    told = unled(bare)
     runs = _runs(told)
-    if len(runs) < 2:
-        return ()
     marks = ["#" if _is_number(told, run) else "_" for run in runs]
-    relation = _filled(told, runs, marks)
     found = []
     for i, (start, end) in enumerate(runs):
         key = _filled(told, runs[i : i + 1], marks[i : i + 1])
-        if "_" in marks[:i] + marks[i + 1 :] and _one_value(key, sentence, told.words[:start], runs[:i]):
-            found.append(Fact(key, told.words[start:end], f"{i} {relation}"))
-    return tuple(found)
+        if "_" in marks[:i] + marks[i + 1 :] and _one_value(key, bare, told.words[:start], runs[:i]):
+            value = tuple(_SHORT.get(word, word) for word in told.words[start:end])
+            others = ["~"] * len(runs)
+            others[i] = marks[i]
+            found.append(Fact(_alike(key), value, _alike(_filled(told, runs, others))))
+    return (*found, *_turned(told)) if "_" in marks else ()
+
+
+def _turned(told: Tokens) -> Iterator[Fact]:
+    """Whether what a sentence says is so, where it may say "not" in one place."""
+    said = " ".join(told.words)
+    so = _NOT.sub(r"\1 ", said)
+    if _SO.search(so):
+        yield Fact(f"~ {so}", ("so" if so == said else "not",), "")
+
+
+def _alike(key: str) -> str:
+    """The words around a value, in one of the forms in which they may stand."""
+    return _PEOPLE.sub(r"population of \1 is #", _INVERSE.sub(r"\1 is _", key))
 
 
 def _one_value(key: str, sentence: str, before: tuple[str, ...], runs: list[tuple[int, int]]) -> bool:

@@ -252,7 +252,7 @@ def alike(units: Iterable[Row]) -> list[list[Row]]:
         told = [word for one in said for word in tokens(one).words]
         numbers = frozenset(word for word in told if any(letter.isdigit() for letter in word))
         named = frozenset(word for one in (unit["title"], *said) for name in names(one) for word in tokens(name).words)
-        first = frozenset(next(iter(names(one)), "") for one in said)
+        first = frozenset(next(iter(names(one)), "").casefold() for one in said)
         turned = sum(word in _NOT or word.endswith("n't") for word in told)
         groups[numbers, named, first, turned].append(unit)
     return [some for _, some in sorted((group[0]["id"], group) for group in groups.values()) if len(some) > 1]
