@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Lance says of every new store that there was none. Read when it is imported.
 os.environ.setdefault("LANCE_LOG", "error")
+# A filter of some thousand characters ("year + 1 + 1 + ...") would end the process: Lance's threads have 2 MiB.
+os.environ.setdefault("RUST_MIN_STACK", str(64 << 20))
 
 #: The column of vectors: this and those of PASSAGE are wbrag's, the others are what the corpus brought.
 VECTOR = "vector"
