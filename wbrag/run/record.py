@@ -116,7 +116,9 @@ def open_record(run: Path, cfg: TrainConfig, identity: Identity) -> RunRecord:
     What the run shares is noted by absolute paths: a purge has to find it from any working directory.
     """
     record = RunRecord(run, identity)
-    paths = {key: str(Path(path).absolute()) for key in ("cache_dir", "kb") if (path := getattr(cfg, key))}
+    paths: dict[str, Any] = {
+        key: str(Path(path).absolute()) for key in ("cache_dir", "kb") if (path := getattr(cfg, key))
+    }
     write_text(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(replace(cfg, **paths))))
     record.save()
     return record

@@ -70,10 +70,11 @@ def accept(
     return _changed(store, change)
 
 
-def restore(store: Where, unit: str, base: Where | None = None) -> Version:
+def restore(store: Where, unit: str, base: Where | None = None, waits: bool = False) -> Version:
     """A version with this unit as training wrote it, whatever was decided about it, and seen by whoever may see its
-    sources in the `base` by now (without a base, where units have labels, by nobody until the next update). StoreError
-    where nothing was decided, or no version that is kept holds it any more.
+    sources in the `base` by now (without a base, where units have labels, by nobody until the next update); or without
+    it, where it `waits` for a person. StoreError where nothing was decided, or no version that is kept holds it any
+    more.
     """
 
     def change(version: Version, known: Decisions) -> Change:
@@ -81,6 +82,8 @@ def restore(store: Where, unit: str, base: Where | None = None) -> Version:
             raise StoreError(f"{store}: nothing was decided about unit {unit!r}")
         decision, left = known[unit], {key: one for key, one in known.items() if key != unit}
         gone = [decision.unit["id"]] if decision.state == "edited" else []
+        if waits:
+            return [], [unit, *gone], left
         there = rows_of(store, version, [unit])
         back = [] if len(there) else [_piece(store, version, _seen_now(store, base, _once_live(store, version, unit)))]
         return back, gone, left
@@ -98,12 +101,14 @@ def edit(store: Where, base: Where, unit: str, title: str, text: str, why: str) 
         before = _unit(store, version, unit)
         made = before | {"title": title, "text": text, "form": "edited", "doubt": ""}
         made["id"] = unit_id(title, text, before["source_ids"])
+        first = next((key for key, one in known.items() if one.state == "edited" and one.unit["id"] == unit), unit)
         if len(rows_of(store, version, [made["id"]])):
             raise StoreError(f"{store}: unit {unit!r} would become {made['id']!r}, which is live")
+        if made["id"] == first:
+            raise StoreError(f"{store}: that is what unit {first!r} said before it was edited; restore it")
         passages, _ = pair(base, store)
         assert passages is not None  # a write-back store names its base
         sources = said(base, passages, before["source_ids"])
-        first = next((key for key, one in known.items() if one.state == "edited" and one.unit["id"] == unit), unit)
         decision = Decision("edited", why, now(), made, sources)
         return [_piece(store, version, _encoded(store, version, made))], [unit], known | {first: decision}
 
