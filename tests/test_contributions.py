@@ -9,21 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from small_store import passages, publish, rows_in, unit_vectors
 from synthetic_run import CONFIG
 
-from wbrag.config import Encoder, Merge
+from wbrag.config import ConfigError, Encoder, Merge, TrainConfig
 from wbrag.run.contribute import contribute, contributions, move, run_name, withdraw
 from wbrag.run.folder import RunError
 from wbrag.run.review import reject
-from wbrag.schema import UNIT, unit_id
+from wbrag.run.update import check_labels
+from wbrag.schema import SEEN_BY, UNIT, unit_id
 from wbrag.store.changes import delete
 from wbrag.store.files import StoreError
 from wbrag.store.search import KnowledgeBase
 from wbrag.store.versions import current, named
+from wbrag.units.access import EVERYBODY, NOBODY, Label
 from wbrag.units.contributions import merged, shares
 
 ENCODER = {"encoder": asdict(Encoder("hashing", "hashing", "hashing", dimension=16))}
@@ -66,13 +69,17 @@ def test_contributions_come_in_any_order_and_go_without_a_trace(
         assert (told, alone) == (len(brought[name]), len(mine))
 
 
-def run_of(folder: Path, units: list[Row], count: int = 6, text: str = "text") -> Path:
+def run_of(
+    folder: Path, units: list[Row], count: int = 6, text: str = "text", seen_by: list[Label] | None = None
+) -> Path:
     """A finished run's folder: its settings, a base of `count` passages, the units as its write-back store."""
     folder.mkdir()
     (folder / "config.yaml").write_text(CONFIG.replace("toy_nq", folder.name))
     (folder / "run.json").write_text(json.dumps({"hash": "0123456789abcdef"}))
     (folder / "metrics.json").write_text("{}")
     table = passages(count).set_column(2, "text", pa.array([f"{text} {i}" for i in range(count)]))
+    if seen_by is not None:
+        table = table.append_column(SEEN_BY, pa.array(seen_by, SEEN_BY.type))
     publish(folder / "base", unit_vectors(count, 1), table, "hashing", ENCODER)
     if units:
         told = pa.Table.from_pylist(units, UNIT)
@@ -82,10 +89,10 @@ def run_of(folder: Path, units: list[Row], count: int = 6, text: str = "text") -
     return folder
 
 
-def found(kb: Path) -> set[str]:
-    """The units that a reader of every vector finds."""
+def found(kb: Path, groups: list[str] | None = None) -> set[str]:
+    """The units that a reader of every vector finds, of all groups or of these."""
     with KnowledgeBase.open(kb, encoder=_Given()) as reader:
-        hits = reader.search(unit_vectors(1), 100)[0]
+        hits = reader.search(unit_vectors(1), 100, groups=groups)[0]
     return {hit.id for hit in hits if hit.source == "writeback"}
 
 
@@ -108,6 +115,10 @@ def test_two_runs_share_one_knowledge_base(tmp_path: Path) -> None:
     assert (went.units, came.units) == (0, 2)
     assert (found(kb), found(other)) == ({unit(n)["id"] for n in (1, 2)}, {unit(n)["id"] for n in (0, 1)})
     assert {row["id"]: row["example_ids"] for row in rows_in(kb / "writeback")}[unit(1)["id"]] == ["b"]
+    for wrong, told in ((other, "is there already"), (fever, "is the folder of a run")):
+        with pytest.raises(StoreError, match=told):
+            move(other, run_name(nq), nq, wrong)
+    assert (found(other), len(rows_in(fever / "writeback"))) == ({unit(n)["id"] for n in (0, 1)}, 2)
     with pytest.raises(StoreError, match=r"no run 'nq-naive-micro_small-.*' brought units; there are fever"):
         withdraw(kb, run_name(nq))
 
@@ -130,6 +141,28 @@ def test_units_of_other_documents_stay_out_and_those_of_changed_ones_go(tmp_path
     assert found(kb) == {unit(n)["id"] for n in (0, 1, 3)}  # until units come that name the new base
     contribute(tmp_path / "more", kb)
     assert found(kb) == {unit(n)["id"] for n in (0, 3)}
+
+
+def test_units_are_labelled_as_their_sources_are_there_whatever_their_run_knows(tmp_path: Path) -> None:
+    kb, labels = tmp_path / "kb", [[["hr"]], EVERYBODY, [["hr"]], NOBODY]
+    contribute(run_of(tmp_path / "first", [], 4, seen_by=labels), kb)
+    contribute(run_of(tmp_path / "other", [unit(0), unit(1), unit(3)], 4), kb)  # a run without labels
+    contribute(run_of(tmp_path / "open", [unit(2)], 4, seen_by=[EVERYBODY] * 4), kb)  # labels of another day
+    assert found(kb, []) == {unit(1)["id"]}
+    assert found(kb, ["hr"]) == {unit(n)["id"] for n in (0, 1, 2)}
+    changed = passages(4).filter(pa.array([False, True, False, False]))
+    changed = changed.set_column(2, "text", pa.array(["text 1"])).append_column(
+        SEEN_BY, pa.array([[["hr"]]], SEEN_BY.type)
+    )
+    delete(kb / "base", ["p1"], {})
+    publish(kb / "base", unit_vectors(1), changed, "hashing", ENCODER)
+    contribute(tmp_path / "open", kb)
+    assert found(kb, []) == set()
+    assert found(kb, ["hr"]) == {unit(n)["id"] for n in (0, 1, 2)}
+    pq.write_table(passages(4), corpus := tmp_path / "corpus.parquet")  # with which nobody would see anything
+    for run, shared in (("first", ""), ("other", str(kb))):
+        with pytest.raises(ConfigError, match="base has labels of who may see what"):
+            check_labels(TrainConfig(kb=shared), tmp_path / run, corpus)
 
 
 def test_only_finished_runs_of_the_same_encoder_come_in(tmp_path: Path) -> None:

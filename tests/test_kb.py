@@ -16,9 +16,10 @@ from small_store import publish
 from wbrag.command.kb import main
 from wbrag.config import Encoder
 from wbrag.retrieval.encoder import open_encoder, passage_text
-from wbrag.store.changes import delete
+from wbrag.store.changes import copy_store, delete
+from wbrag.store.place import place_of
 from wbrag.store.search import KnowledgeBase
-from wbrag.store.versions import encoder_note, latest
+from wbrag.store.versions import current, encoder_note, latest, paired, read_version
 
 ROOT = Path(__file__).parents[1]
 HASHING = Encoder(name="hashing", kind="hashing", model="hashing", dimension=32)
@@ -118,6 +119,22 @@ def test_compact_and_gc(store: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert len(list((store / "index").iterdir())) == 1
     assert KnowledgeBase.open(store).search_one("about the elk", 4) == before
     assert "gone" in kb(capsys, "log", store)[1]
+
+
+def test_gc_and_rollback_leave_the_pair_whole(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = store.parent / "run"
+    copy_store(store, run / "base")
+    copy_store(store, run / "writeback")
+    paired(run / "writeback", read_version(place_of(store), 2), {})
+    data(capsys, "gc", run / "base", "--grace", 0, "--keep", 1)
+    with KnowledgeBase.open(run) as reader:  # the base is ahead of its units
+        assert (reader.base.version, len(reader.search_one("the bee", 9, writeback=False))) == (2, 5)
+    paired(run / "writeback", current(run / "base"), {})
+    data(capsys, "gc", run / "base", "--grace", 0, "--keep", 1)
+    code, _, told = kb(capsys, "rollback", run / "writeback", 4)
+    assert (code, "version 4 belongs to version 2 of" in told) == (2, True)
+    assert current(run / "writeback").version == 5
+    assert data(capsys, "gc", run / "writeback", "--grace", 0, "--keep", 1)  # units are no base
 
 
 def test_export_and_import_go_round(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from wbrag.config import TrainConfig
 from wbrag.run import progress
+from wbrag.run.folder import read_config
 from wbrag.run.progress import Counts, shown
-from wbrag.run.record import RunRecord, git_commit
+from wbrag.run.record import RunRecord, git_commit, open_record
 
 
 @pytest.fixture
@@ -52,6 +54,14 @@ def test_the_error_that_ends_a_stage_is_logged_and_goes_on(run: Path) -> None:
     assert said(run)[-1] == "DEBUG wbrag.run.record: ended by an error"
     assert (run / "log.txt").read_text(encoding="utf-8").endswith("\nZeroDivisionError: division by zero\n")
     assert (logging.getLogger().handlers, record.facts["seconds"]) == (handlers, {})
+
+
+def test_what_is_shared_is_noted_so_that_it_is_found_from_anywhere(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run)
+    open_record(run, TrainConfig(cache_dir="cache", kb="kb"), {})
+    monkeypatch.chdir("/")
+    told = read_config(run)
+    assert (told["cache_dir"], told["kb"]) == (str(run / "cache"), str(run / "kb"))
 
 
 @pytest.mark.parametrize("live", [True, False])

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 
 from wbrag.config import ConfigError
 from wbrag.store import rows, versions
-from wbrag.store.changes import collect, compact, delete, publish, to_join, write_piece
+from wbrag.store.changes import collect, compact, copy_store, delete, publish, to_join, write_piece
 from wbrag.store.files import StoreError
 from wbrag.store.place import Place, place_of
 from wbrag.store.rows import Piece
@@ -294,6 +294,23 @@ def test_a_pair_that_cannot_be_refreshed_stays_open_and_pinned(tmp_path: Path) -
     assert sorted(one.id for one in kb.search(query, 9)[0]) == ["a-1", "b-1"]
     kb.close()
     assert place.names("pins") == []
+
+
+def test_a_copy_is_whole_whatever_is_published_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, link = store(tmp_path / "store", ["a-0", "b-1"]), os.link
+    more = content(made, passages(["c-2"]))
+
+    def slow(source: str | Path, target: str | Path) -> None:
+        link(source, target)
+        if str(source).endswith(".lance") and versions.current(made).version == 1:
+            with monkeypatch.context() as undone:
+                undone.setattr(os, "link", link)
+                publish(made, *more, {})
+
+    monkeypatch.setattr(os, "link", slow)
+    copy_store(Path(made.root), tmp_path / "copy")
+    assert verify(tmp_path / "copy", full=True) == []
+    assert (versions.current(tmp_path / "copy").version, versions.current(made).version) == (1, 2)
 
 
 def test_a_run_opens_where_it_was_moved_with_or_without_its_cache(tmp_path: Path) -> None:

@@ -22,7 +22,19 @@ from wbrag.run.folder import RunError
 from wbrag.store import rows
 from wbrag.store.files import StoreError
 from wbrag.store.place import Place, place_of
-from wbrag.store.versions import Version, current, history, noted_encoder, read_version, record_name, rollback
+from wbrag.store.search import base_of
+from wbrag.store.versions import (
+    Version,
+    current,
+    history,
+    latest,
+    named,
+    noted_encoder,
+    numbers,
+    read_version,
+    record_name,
+    rollback,
+)
 
 #: Ids that `diff` lists of each sort in a terminal.
 SHOWN = 10
@@ -132,6 +144,11 @@ def compare(place: Place, args: argparse.Namespace) -> Told:
 
 def roll_back(place: Place, args: argparse.Namespace) -> Told:
     """A new version with an old one's content."""
+    there = args.version in numbers(place)
+    told, base = read_version(place, args.version).base if there else None, base_of(Path(place.root).parent)
+    if told and base and told[0] < (oldest := current(base).oldest):
+        here = f"{place}: version {args.version} belongs to version {told[0]} of {base}"
+        raise StoreError(f"{here}, which is not kept any more; the oldest is {oldest}")
     return _made(place, rollback(place, args.version, MADE_BY), f"has the content of version {args.version}")
 
 
@@ -176,9 +193,17 @@ def collect(place: Place, args: argparse.Namespace) -> Told:
     """Files of versions that are not kept, and what crashed jobs left."""
     from wbrag.store import changes
 
-    names = changes.collect(place, args.keep, args.grace * 3600, args.dry_run)
+    keep = max(args.keep, current(place).version - _shown(place) + 1) if args.keep and _shown(place) else args.keep
+    names = changes.collect(place, keep, args.grace * 3600, args.dry_run)
     verb = "would remove" if args.dry_run else "removed"
     return Told({"removed": names, "dry_run": args.dry_run}, [f"{verb} {n}" for n in names] or ["nothing to remove"])
+
+
+def _shown(place: Place) -> int:
+    """The version of a base that the units beside it belong to, which may be an old one; 0 for any other store."""
+    units = None if place.remote else latest(Path(place.root).parent / "writeback")
+    told = units.base if units else None
+    return told[0] if told and told[0] in numbers(place) and named(read_version(place, told[0])) == told else 0
 
 
 def purge(place: Place, args: argparse.Namespace) -> Told:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from wbrag.run.folder import RunError, read_config, read_record
 from wbrag.run.lease import LEASE, in_turn
 from wbrag.run.review import decisions_of, now, said, what_is_said
+from wbrag.schema import SEEN_BY
 from wbrag.store import rows
 from wbrag.store.changes import MovedOnError, copy_store, exchange, publish, write_piece
 from wbrag.store.files import StoreError, make_folder
@@ -27,6 +28,7 @@ from wbrag.store.place import place_of
 from wbrag.store.search import base_of
 from wbrag.store.verify import diff
 from wbrag.store.versions import Version, current, latest, named, noted, pair
+from wbrag.units.access import seen_by_nobody
 from wbrag.units.contributions import at_home, merged, shares
 from wbrag.units.decisions import decided
 
@@ -63,10 +65,12 @@ def contribute(run: Path, kb: Path) -> Contribution:
     """Make a finished run's contribution to a knowledge base what the run has published last; a folder that holds none
     becomes one, of the run's base.
 
-    StoreError where `kb` is not of the run's encoder; RunError where the run is not finished.
+    StoreError where `kb` is not of the run's encoder, or a run's own folder; RunError where the run is not finished.
     """
     if not (run / "metrics.json").is_file():
         raise RunError(f"{run}: holds no trained knowledge base (no metrics.json)")
+    if (kb / "run.json").exists():  # its units, which no run has brought, would all go
+        raise StoreError(f"{kb}: is the folder of a run; give a folder of its own to what runs share")
     own = base_of(run)
     assert own is not None  # a finished run has one
     make_folder(kb)
@@ -97,6 +101,8 @@ def move(kb: Path, name: str, run: Path, other: Path) -> tuple[Contribution, Con
     """Bring the contribution of `run`, which `kb` calls `name`, into another knowledge base, and then take it back."""
     if name != run_name(run):
         raise StoreError(f"{run}: is {run_name(run)}, not {name}")
+    if kb.resolve() == other.resolve():
+        raise StoreError(f"{other}: {name} is there already")
     _known(kb, name)
     brought = contribute(run, other)
     return withdraw(kb, name), brought
@@ -133,11 +139,23 @@ def _changed(
         made, _ = decided(merged(there, name, units), decisions, what_is_said(kb / "base", decisions))
         known = {row["id"]: row for row in [*there, *units]}  # an edited unit lies in the decision without its runs
         wanted = [row if "runs" in row else known[row["id"]] for row in made if row["id"] in known]
+        wanted = _labelled(wanted, kb / "base", base)
         note = {"made_by": "contribute", "at": now(), "host": socket.gethostname(), "run": name}
         try:
             return _published(store, before, wanted, [one for one in (live, table) if one is not None], note, base, of)
         except MovedOnError:  # somebody decided about a unit meanwhile
             continue
+
+
+def _labelled(units: list[Row], where: Path, base: Version) -> list[Row]:
+    """The units with who may see them as this base labels their sources, whatever the run that brought them says, and
+    without those that nobody may; as they are where it has no labels.
+    """
+    if not rows.has_labels(where, base):
+        return units
+    labels = rows.labels_of(where, base, [unit["source_ids"] for unit in units])
+    told = zip(units, labels, strict=True)
+    return [unit | {SEEN_BY.name: label} for unit, label in told if not seen_by_nobody(label)]
 
 
 def _published(
@@ -172,6 +190,7 @@ def _with_vectors(
     there = pa.concat_tables([table.select(["id", rows.VECTOR]) for table in reversed(known)])
     vectors = rows.vectors_of(there.take(pc.index_in(pa.array([row["id"] for row in new]), there["id"])))
     kinds = {f.name: f for table in known for f in table.schema if f.name != rows.VECTOR} | {"runs": RUNS}
+    kinds |= {SEEN_BY.name: SEEN_BY} if SEEN_BY.name in new[0] else {}
     schema = rows.schema_in(place_of(store), before, pa.schema(list(kinds.values())), source.spec.dimension)
     told = pa.Table.from_pylist([dict(row) for row in new], pa.schema([f for f in schema if f.name != rows.VECTOR]))
     return rows.with_vectors(told, vectors, schema)

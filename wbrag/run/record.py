@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -112,9 +113,15 @@ def logged(file: Path) -> Iterator[None]:
 
 
 def open_record(run: Path, cfg: TrainConfig, identity: Identity) -> RunRecord:
-    """The record of a new or resumed run, config.yaml beside it; ConfigError where the folder holds another run."""
+    """The record of a new or resumed run, config.yaml beside it; ConfigError where the folder holds another run.
+
+    What the run shares is noted by absolute paths: a purge has to find it from any working directory.
+    """
     record = RunRecord(run, identity, cfg)
-    write_text(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+    shared: dict[str, Any] = {
+        key: str(Path(path).absolute()) for key in ("cache_dir", "kb") if (path := getattr(cfg, key))
+    }
+    write_text(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(replace(cfg, **shared))))
     record.save()
     return record
 

@@ -100,10 +100,11 @@ def accept(
     return _changed(store, change)
 
 
-def restore(store: Where, unit: str, base: Where | None = None) -> Version:
+def restore(store: Where, unit: str, base: Where | None = None, waits: bool = False) -> Version:
     """A version with this unit as training wrote it, whatever was decided about it, and seen by whoever may see its
-    sources in the `base` by now (without a base, where units have labels, by nobody until the next update). StoreError
-    where nothing was decided, or no version that is kept holds it any more.
+    sources in the `base` by now (without a base, where units have labels, by nobody until the next update); or without
+    it, where it `waits` for a person. StoreError where nothing was decided, or no version that is kept holds it any
+    more.
     """
 
     def change(version: Version, known: Decisions) -> Change:
@@ -111,6 +112,8 @@ def restore(store: Where, unit: str, base: Where | None = None) -> Version:
             raise StoreError(f"{store}: nothing was decided about unit {unit!r}")
         decision, left = known[unit], {key: one for key, one in known.items() if key != unit}
         gone = [decision.unit["id"]] if decision.state == "edited" else []
+        if waits:
+            return [], [unit, *gone], left
         if len(rows_of(store, version, [unit])):
             return [], gone, left
         return [_piece(store, version, _seen_now(store, base, _newest_with(store, version, unit)[1]))], gone, left
@@ -128,12 +131,14 @@ def edit(store: Where, base: Where, unit: str, title: str, text: str, why: str) 
         before = _unit(store, version, unit)
         made = before | {"title": title, "text": text, "form": "edited", "doubt": ""}
         made["id"] = unit_id(title, text, before["source_ids"])
+        first = next((key for key, one in known.items() if one.state == "edited" and one.unit["id"] == unit), unit)
         if len(rows_of(store, version, [made["id"]])):
             raise StoreError(f"{store}: unit {unit!r} would become {made['id']!r}, which is live")
+        if made["id"] == first:
+            raise StoreError(f"{store}: that is what unit {first!r} said before it was edited; restore it")
         passages, _ = pair(base, store)
         assert passages is not None  # a write-back store names its base
         sources = said(base, passages, before["source_ids"])
-        first = next((key for key, one in known.items() if one.state == "edited" and one.unit["id"] == unit), unit)
         decision = Decision("edited", why, now(), made, sources)
         return [_piece(store, version, _encoded(store, version, made))], [unit], known | {first: decision}
 
@@ -168,7 +173,7 @@ def _changed(store: Where, change: Callable[[Version, Decisions], Change]) -> Ve
 def _first(store: Where, base: Where, unit: Mapping[str, Any], why: str, how: Mapping[str, Any]) -> Version:
     """The first version of a store of units: with this one, which somebody accepted."""
     place, passages = place_of(store), current(base)
-    labelled = SEEN_BY.name in rows.opened(base, passages).schema.names
+    labelled = rows.has_labels(base, passages)
     row = {**unit, SEEN_BY.name: rows.labels_of(base, passages, [unit["source_ids"]])[0]} if labelled else dict(unit)
     vector, schema = _vector(base, passages, row), UNIT.append(SEEN_BY) if labelled else UNIT
     spec, encoder = spec_of("flat_fp16", passages.spec.dimension), noted_encoder(place_of(base), passages)
@@ -196,7 +201,7 @@ def _seen_now(store: Where, base: Where | None, row: pa.Table) -> pa.Table:
         return row
     labels = [NOBODY]
     passages = pair(base, store)[0] if base else None
-    if base and passages and SEEN_BY.name in rows.opened(base, passages).schema.names:
+    if base and passages and rows.has_labels(base, passages):
         labels = rows.labels_of(base, passages, row["source_ids"].to_pylist())
     return row.set_column(row.column_names.index(SEEN_BY.name), SEEN_BY, pa.array(labels, SEEN_BY.type))
 

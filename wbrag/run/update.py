@@ -37,10 +37,12 @@ from wbrag.run.lease import LEASE, in_turn, leased
 from wbrag.run.record import open_record
 from wbrag.run.review import now
 from wbrag.run.writeback import made_units, publish_units
+from wbrag.schema import SEEN_BY
 from wbrag.store.build import Difference, build_store, difference
 from wbrag.store.changes import copy_store
 from wbrag.store.files import make_folder
 from wbrag.store.place import place_of
+from wbrag.store.rows import has_labels
 from wbrag.store.search import base_of
 from wbrag.store.verify import diff
 from wbrag.store.versions import Version, current, latest, pair
@@ -107,6 +109,7 @@ def update(given: UpdateConfig, session: Session | None = None) -> Updated | Cha
         read = pipeline.read_or_quarantine(cfg, run)
         identity, known = inputs.identity_of(cfg), read_record(before / "run.json")["identity"]
         inputs.refuse_other_settings(run, _fixed(known), _fixed(identity), cfg)
+        check_labels(cfg, run, read.corpus)
         passages, differs = compared(run, read.corpus)
         folder = run / UPDATES / f"{int(before.name) + 1 if done else 1:04d}"
         begun = (folder / "run.json").is_file() and read_record(folder / "run.json")["identity"] == identity
@@ -153,6 +156,18 @@ def compared(run: Path, corpus: Path | None) -> tuple[Changes, dict[int, Differe
     found = difference(place_of(base), corpus, version)
     counts = len(found.added), len(found.changed), len(found.gone), found.untouched
     return Changes(*counts, left_out_of(corpus)), {version.version: found}
+
+
+def check_labels(cfg: TrainConfig, run: Path, corpus: Path | None) -> None:
+    """ConfigError where a corpus says nothing of who may see its passages, and a base that is to follow it does: nobody
+    would see anything any more.
+    """
+    if corpus is None or SEEN_BY.name in pq.read_schema(corpus).names:
+        return
+    for base in filter(None, (base_of(run), Path(cfg.kb, "base") if cfg.kb else None)):
+        if (version := latest(base)) and has_labels(base, version):
+            told = "has labels of who may see what, and the run was trained without access=KEY"
+            raise ConfigError(f"corpus={cfg.corpus}: {base} {told}; train a run on the corpus, with access=KEY")
 
 
 def purged_since(run: Path, before: Path) -> bool:

@@ -38,7 +38,7 @@ from wbrag.schema import LEFT, REQUEST, SEEN_BY, TRACE, UNIT, WRITTEN, Document,
 from wbrag.store.build import build_store
 from wbrag.store.changes import copy_store
 from wbrag.store.files import scratch_folder
-from wbrag.store.rows import labels_of, opened
+from wbrag.store.rows import has_labels, labels_of
 from wbrag.store.versions import current, latest, named, reading
 from wbrag.units.access import seen_by_nobody
 from wbrag.units.decisions import decided
@@ -114,7 +114,7 @@ def labelled(units: Iterator[Row], base: Path, scratch: Path) -> tuple[pa.Schema
     current version of the base labels their sources. Where it has no labels, the units as they are.
     """
     version = current(base)
-    if SEEN_BY.name not in opened(base, version).schema.names:
+    if not has_labels(base, version):
         return UNIT, units, iter(())
     rows = Rows.written(scratch / "unlabelled", UNIT, tables_of(units, UNIT))
     labels = labels_of(base, version, rows.column("source_ids").to_pylist())

@@ -33,8 +33,9 @@ eyes a search is (`groups`): the server knows no readers, the application that a
 """
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=10_000)]
 K = Annotated[int, Field(ge=1, le=MOST_HITS, description="hits of each question")]
-Where = Annotated[str | None, Field(max_length=10_000, description="SQL over the passages' columns: `year > 1990`")]
-Groups = Annotated[list[Text] | None, Field(max_length=1000, description="what the reader belongs to; needs a key")]
+Where = Annotated[str | None, Field(max_length=4000, description="SQL over the passages' columns: `year > 1990`")]
+Group = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]  # as it stands in a label, blanks and all
+Groups = Annotated[list[Group] | None, Field(max_length=1000, description="what the reader belongs to; needs a key")]
 Writeback = Annotated[bool, Field(description="false: passages alone")]
 
 

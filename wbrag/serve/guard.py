@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -59,10 +59,10 @@ class Guard:
     def refused(self, method: str, path: str, headers: Headers) -> tuple[int, str] | None:
         """Status and reason for a request that is not answered, None for one that is."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if self.local and urlsplit(f"//{host}").hostname not in LOCAL:
+        if self.local and _split(f"//{host}").hostname not in LOCAL:
             return 421, f"host {host!r} is no name of this machine; start the server with --api-key-env to use others"
         if method not in ("GET", "HEAD", "OPTIONS"):
-            if origin is not None and urlsplit(origin).netloc != host:
+            if origin is not None and _split(origin).netloc != host:
                 return 403, f"a page of {origin!r} may not ask here"
             if not headers.get("content-length", "").isdigit():
                 return 411, "the request does not say how long it is"
@@ -75,6 +75,14 @@ class Guard:
     def _known(self, headers: Headers) -> bool:
         kind, _, given = headers.get("authorization", "").partition(" ")
         return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.key)
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL; of what is none, such as `http://[`, they are empty."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 def _asks(status: int) -> dict[str, str]:

@@ -26,7 +26,7 @@ from wbrag.serve.hits import Served
 from wbrag.serve.run_pages import question_facts, run_routes
 from wbrag.store.files import StoreError
 from wbrag.store.rows import opened, rows_of
-from wbrag.store.versions import current
+from wbrag.store.versions import current, pair
 from wbrag.units.decisions import Decision
 from wbrag.units.sentences import sentences, words
 
@@ -111,8 +111,10 @@ class Reviewed:
         return doubts_of(new, sources, counts)
 
     def passages(self, ids: set[str]) -> dict[str, Row]:
-        """Passages of the base that is current, by id."""
-        rows = rows_of(self.served.base, current(self.served.base), ids).drop_columns(["vector"]).to_pylist()
+        """Passages of the pair's base, by id: an update that is not ended has a newer one."""
+        base, _ = pair(self.served.base, self.store)
+        assert base is not None  # there are units
+        rows = rows_of(self.served.base, base, ids).drop_columns(["vector"]).to_pylist()
         return {row["id"]: row for row in rows}
 
     def unit(self, key: str) -> Row:

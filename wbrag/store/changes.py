@@ -22,7 +22,7 @@ from wbrag.store import rows, vectors
 from wbrag.store.files import StoreError, move_into_place, scratch_folder
 from wbrag.store.fulltext import FOLDER as FULLTEXT
 from wbrag.store.fulltext import fulltext_name
-from wbrag.store.place import DATA, Place, Where, place_of
+from wbrag.store.place import DATA, VERSIONS, Place, Where, place_of
 from wbrag.store.rows import Piece
 from wbrag.store.vectors import Spec
 from wbrag.store.versions import DAY, PIN, Version, check_encoder, commit, current, kept, pinned, pins
@@ -144,7 +144,10 @@ def copy_store(store: Path, target: Path) -> None:
             shutil.copy2(source, copy)
 
     with pinned(store), scratch_folder(target.absolute().parent) as scratch:
-        shutil.copytree(store, scratch / "store", copy_function=link, ignore=shutil.ignore_patterns("pins", ".tmp-*"))
+        how: dict[str, Any] = {"copy_function": link, "dirs_exist_ok": True}
+        # Records first: what a version needs is there before it, so that none of the copy lacks a file.
+        shutil.copytree(Path(store, VERSIONS), scratch / "store" / VERSIONS, **how)
+        shutil.copytree(store, scratch / "store", ignore=shutil.ignore_patterns("pins", ".tmp-*", VERSIONS), **how)
         move_into_place(scratch / "store", target.absolute())
 
 

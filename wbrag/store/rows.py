@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Lance says of every new store that there was none. Read when it is imported.
 os.environ.setdefault("LANCE_LOG", "error")
+# A filter of some thousand characters ("year + 1 + 1 + ...") would end the process: Lance's threads have 2 MiB.
+os.environ.setdefault("RUST_MIN_STACK", str(64 << 20))
 
 #: The column of vectors: this and those of PASSAGE are wbrag's, the others are what the corpus brought.
 VECTOR = "vector"
@@ -234,6 +236,11 @@ def rows_of(where: Where, version: Version, ids: Collection[str]) -> pa.Table:
     """The live rows of these ids in a version, vectors too."""
     wanted = pc.field("id").isin(pa.array(sorted(ids), pa.string()))
     return opened(where, version).to_table(filter=wanted)
+
+
+def has_labels(where: Where, version: Version) -> bool:
+    """Whether a version says who may see its rows."""
+    return SEEN_BY.name in opened(where, version).schema.names
 
 
 def labels_of(where: Where, version: Version, units: Sequence[Collection[str]]) -> list[Label]:
