@@ -18,7 +18,16 @@ from wbrag.retrieval.encoder import open_encoder
 from wbrag.retrieval.encoding import Encoders
 from wbrag.run import retrieve as retrieval
 from wbrag.run.lookup import Rows
-from wbrag.run.retrieve import FOUND, Opening, grouped, knowledge_of, lent_search, retrieve_all, retrieved
+from wbrag.run.retrieve import (
+    FOUND,
+    MethodSearch,
+    Opening,
+    grouped,
+    knowledge_of,
+    lent_search,
+    retrieve_all,
+    retrieved,
+)
 from wbrag.store.versions import current
 
 QUESTIONS = [f"the {a} of the {b}" for a in WORDS for b in WORDS]
@@ -69,9 +78,8 @@ def test_rows_are_the_same_in_the_same_order_however_many_actors_there_are(
     stores, actors = knowledge_of(TrainConfig(encoder=HASHING, k=7), base), encoders.start()
 
     def rows(count: int, fragments: int) -> pa.Table:
-        return pa.concat_tables(
-            retrieved(grouped(actors[:count], fragments), Opening(stores, count), stored(QUESTIONS))
-        )
+        search = MethodSearch(actors[:count], fragments, Opening(stores, count))
+        return pa.concat_tables(retrieved(search, stored(QUESTIONS)))
 
     alone = rows(1, FRAGMENTS)
     assert alone["question"].to_pylist() == QUESTIONS
@@ -79,7 +87,7 @@ def test_rows_are_the_same_in_the_same_order_however_many_actors_there_are(
     assert rows(2, FRAGMENTS).equals(alone)
     assert rows(3, FRAGMENTS).equals(alone)
     assert rows(3, 2).equals(alone)  # two groups: one has the base in two shards, one has it whole
-    found = retrieved(grouped(actors, FRAGMENTS), Opening(stores, 3), stored(QUESTIONS))
+    found = retrieved(MethodSearch(actors, FRAGMENTS, Opening(stores, 3)), stored(QUESTIONS))
     first = next(found)
     ray.kill(actors[1], no_restart=False)
     assert pa.concat_tables([first, *found]).equals(alone)

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from wbrag import config
 from wbrag.retrieval.encoder import Encoder, passage_text
-from wbrag.retrieval.encoding import Encoders, Watched, lent
+from wbrag.retrieval.encoding import Encoders, lent, with_those_left
 from wbrag.schema import PASSAGE
 from wbrag.store import rows
 from wbrag.store.changes import LiveError, MovedOnError, exchange, publish, write_piece
@@ -164,10 +164,9 @@ def _pieces(
     """
     name = config.fingerprint(sha256_file(file), encoder_note(encoder))
     groups = {f"pieces/{name}-{sha256_bytes(some.tobytes())[:16]}.npy": some for some in cut(new, ROW_GROUP)}
-    with lent(encoder, cluster, encoders) as actors:
-        watched = encoders.watched if encoders else None
-        dimension, fingerprint = _encoded(place, file, groups, parent.encoder if parent else "", actors, watched)
-        makers = actors if encoders and encoders.on_gpus and index.kind == "ivf_fp16" else []
+    with lent(encoder, cluster, encoders) as lenders:
+        dimension, fingerprint = _encoded(place, file, groups, parent.encoder if parent else "", lenders)
+        makers = lenders.handles if lenders.on_gpus and index.kind == "ivf_fp16" else []
         spec = parent.spec if parent else _made(new_spec, [(place, list(groups), index, dimension)], makers)[0]
         schema = rows.schema_in(place, parent, pq.read_schema(file), dimension)
         parts = cut(list(groups), max(1, index.fragment_rows // ROW_GROUP))
@@ -184,8 +183,7 @@ def _encoded(
     file: Path,
     groups: Mapping[str, np.ndarray],
     expected: str,
-    actors: list[Any],
-    watched: Watched | None,
+    encoders: Encoders,
 ) -> tuple[int, str]:
     """The vectors of all groups written (`encode_group`); their dimension and the encoder's fingerprint."""
     from ray.util import ActorPool
@@ -193,9 +191,11 @@ def _encoded(
     def ask(actor: Any, group: str) -> Any:  # noqa: ANN401 - Ray's handle and reference
         return actor.apply.remote(encode_group, place, file, groups[group], group, expected)
 
-    found = ActorPool(actors).map_unordered(ask, list(groups))
-    rows = sum(map(len, groups.values()))
-    made: set[tuple[int, str]] = set(watched("encode", found, rows, lambda _: ROW_GROUP) if watched else found)
+    def encode(actors: Sequence[Any]) -> set[tuple[int, str]]:  # what is encoded already is not encoded again
+        found = ActorPool(list(actors)).map_unordered(ask, list(groups))
+        return set(encoders.watched("encode", found, sum(map(len, groups.values())), lambda _: ROW_GROUP))
+
+    made = with_those_left(encoders.handles, encode)
     if len(made) != 1:
         raise StoreError(f"{place}: encoder actors disagree: {sorted(made)}")
     return made.pop()
@@ -210,7 +210,11 @@ def _made(work: Callable[..., Made], calls: Sequence[tuple[Any, ...]], makers: l
         task = ray.remote(work)
         made: list[Made] = ray.get([task.remote(*call) for call in calls])
         return made
-    return list(ActorPool(makers).map(lambda actor, call: actor.apply.remote(_on_gpu, work, *call), list(calls)))
+
+    def make(actors: Sequence[Any]) -> list[Made]:
+        return list(ActorPool(list(actors)).map(lambda one, call: one.apply.remote(_on_gpu, work, *call), list(calls)))
+
+    return with_those_left(makers, make)
 
 
 def _on_gpu(encoder: Encoder, work: Callable[..., Made], *given: object) -> Made:
