@@ -112,15 +112,18 @@ def heard(actors: Sequence[Any]) -> dict[Any, Exception | None]:
 
     asked = [actor.answers.remote() for actor in actors]
     done = ray.wait(asked, num_returns=len(asked), timeout=LOST_SECONDS)[0] if asked else []
+    told = {one: answer for one in done if isinstance(answer := got(one), Exception)}
+    return {actor: told.get(one) for actor, one in zip(actors, asked, strict=True)}
 
-    def error_of(reference: Any) -> Exception | None:  # noqa: ANN401 - Ray's
-        try:
-            ray.get(reference)
-        except ray.exceptions.RayActorError as error:
-            return error
-        return None
 
-    return {actor: error_of(one) if one in done else None for actor, one in zip(actors, asked, strict=True)}
+def got(reference: Any) -> Any:  # noqa: ANN401 - Ray's
+    """What a call came to: what its actor made, or Ray's error where that is lost."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayActorError as error:
+        return error
 
 
 def left(actors: Sequence[Any]) -> list[Any]:

@@ -28,7 +28,7 @@ from wbrag.llm import LLM
 from wbrag.llm.engine import model_path
 from wbrag.methods import Tools
 from wbrag.prompts import prompts_of
-from wbrag.retrieval.encoding import Encoders, lost
+from wbrag.retrieval.encoding import Encoders, got, lost
 from wbrag.retrieval.searching import BatchedSearch
 from wbrag.run.placement import Placement, Places
 from wbrag.run.progress import Counts
@@ -220,9 +220,10 @@ class Generators:
         """The sum over the generators that have started and answer in so many seconds; None where none does."""
         import ray
 
-        asked = [handle.progress.options(**PATIENT).remote() for handle in self._up().values()]
+        asked = [handle.progress.remote() for handle in self._up().values()]
         told, _ = ray.wait(asked, num_returns=len(asked), timeout=seconds) if asked else ([], [])
-        return sum(ray.get(told), Counts()) if told else None
+        counts = [one for one in map(got, told) if not isinstance(one, Exception)]
+        return sum(counts, Counts()) if counts else None
 
     def stop(self) -> None:
         """End the actors and their engines' processes; on GPUs their memory is free on return."""

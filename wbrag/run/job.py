@@ -36,8 +36,8 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray Data's own actors draw an "error" of each run (ray-project/ray#53727)
     "RAY_LOG_TO_DRIVER": "0",  # what libraries print in the workers while they load; errors say where it is
-    # Actors that take no logical CPU are more processes than Ray expects.
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
+    # Actors that take no logical CPU are more processes than Ray expects; what a lost node did is asked for again.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node|infinite retries remaining",
 }
 #: What Ray's C++ writes to the stderr of each driver before it heeds RAY_BACKEND_LOG_LEVEL.
 LEVEL_IS_SET = b"Set ray log level from environment variable"
