@@ -157,17 +157,16 @@ def _starting() -> Iterator[None]:
     """Ray starts in the block: without LEVEL_IS_SET on stderr, of which the rest is held back until the end, or for
     SLOW_SECONDS; and with this process's own handler of SIGTERM afterwards, which ray.init takes away.
     """
-    handler, stderr, one_at_a_time = signal.getsignal(signal.SIGTERM), os.dup(2), threading.Lock()
+    handler, stderr = signal.getsignal(signal.SIGTERM), os.dup(2)
     with TemporaryFile() as said:
 
         def let_out() -> None:
-            with one_at_a_time:
-                os.dup2(stderr, 2)
-                said.seek(0)
-                for line in said:
-                    if LEVEL_IS_SET not in line:
-                        os.write(2, line)
-                said.truncate(0)
+            os.dup2(stderr, 2)
+            said.seek(0)
+            for line in said:
+                if LEVEL_IS_SET not in line:
+                    os.write(2, line)
+            said.truncate(0)
 
         os.dup2(said.fileno(), 2)
         slow = threading.Timer(SLOW_SECONDS, let_out)
