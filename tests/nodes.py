@@ -31,6 +31,8 @@ NODES: dict[str, dict[str, Any]] = {
     "gpu": {"num_cpus": 4, "num_gpus": 1, "resources": {"accelerator_type:H200": 1}},
     "cpu": {"num_cpus": 4, "num_gpus": 0},
 }
+#: A node that is there once a test starts it.
+SPARE = "spare"
 #: A raylet that is gone is noticed in 2 s, where Ray takes 15. One that is slow may be as slow as ever.
 SOON_MISSED = {"initial_delay_ms": "1000", "period_ms": "500", "failure_threshold": "3"}
 #: Nodes and jobs have to agree, and a Ray that the test process started meanwhile says otherwise in its environment.
@@ -92,11 +94,12 @@ class Nodes:
 
     def kill(self, node: str) -> None:
         """kill -9 of a node: its raylet and all that it runs."""
-        raylet = psutil.Process(self.raylets[node])
-        kill_all([raylet, *raylet.children(recursive=True)])
+        with suppress(psutil.NoSuchProcess):  # it is gone already
+            raylet = psutil.Process(self.raylets[node])
+            kill_all([raylet, *raylet.children(recursive=True)])
 
     def start(self, node: str) -> None:
-        """A node that was killed joins again."""
+        """A node that was killed joins again; SPARE joins, with what "gpu" declares."""
         assert self.holder.stdin is not None
         self.holder.stdin.write(f"{node}\n")
         self.holder.stdin.flush()
@@ -156,8 +159,9 @@ def hold() -> None:
         tell(address=cluster.address, raylets={name: raylet(node) for name, node in nodes.items()})
         for line in sys.stdin:
             name = line.strip()
-            cluster.remove_node(nodes[name])  # what is left of it
-            nodes[name] = cluster.add_node(**NODES[name])
+            if name in nodes:
+                cluster.remove_node(nodes[name])  # what is left of it
+            nodes[name] = cluster.add_node(**NODES["gpu" if name == SPARE else name])
             tell(**{name: raylet(nodes[name])})
     finally:
         # All at once: a node that is removed takes a second, and leaves its agents behind.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from wbrag.config import Cluster, Encoder
 from wbrag.retrieval import encoding
 from wbrag.retrieval.encoder import Encoder as Opened
-from wbrag.retrieval.encoding import ON_CPUS, Encoders, HeldEncoder, threads_of
+from wbrag.retrieval.encoding import ON_CPUS, Encoders, HeldEncoder, left, sharers_of, threads_of
 
 HASHING = Encoder(name="hashing", kind="hashing", model="hashing", dimension=64)
 
@@ -48,22 +50,39 @@ def test_encoders_stay_until_they_are_stopped(ray_session: None) -> None:
     kept.stop()
 
 
-def test_an_encoder_that_is_lost_is_started_anew_where_there_is_a_place(
+def test_only_encoders_that_died_are_started_anew(
     ray_session: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One whose node is gone waits in Ray for a node like it, as this one for a thousand CPUs."""
+    """One that has not begun yet, as it waits for a thousand CPUs, is not lost, however long that takes."""
     import ray
 
-    def rows_of(encoder: Opened, texts: list[str]) -> int:
-        return len(encoder.encode_queries(texts))
-
-    monkeypatch.setattr(encoding, "SILENT_SECONDS", 0.2)
-    places = iter([{"num_cpus": 1000}, ON_CPUS])
-    kept = Encoders(HASHING, Cluster(), lambda: [next(places)])
-    lost = kept.start()
+    monkeypatch.setattr(encoding, "LOST_SECONDS", 0.2)
+    kept = Encoders(HASHING, Cluster(), lambda: [{"num_cpus": 1000}, ON_CPUS])
+    first = kept.start()
+    assert kept.start() == first
+    assert left(first) == first
+    ray.kill(first[0])
+    ray.wait([first[0].answers.remote()])  # until Ray knows of it
+    assert left(first) == first[1:]
+    kept.on_gpus = lambda: [ON_CPUS]
     found = kept.start()
-    assert not set(found) & set(lost)
-    assert ray.get(found[0].apply.remote(rows_of, ["a", "b"])) == 2
+    assert not set(found) & set(first)
+    assert kept.on_one(Opened.encode_queries, ["a", "b"]).shape == (2, 64)
     kept.stop()
     said = [one.getMessage() for one in caplog.records if one.name == encoding.log.name]
-    assert said == ["an encoder gave no answer for 0 s: encoders are started anew"]
+    assert said == ["an encoder is lost: encoders are started anew"]
+
+
+def test_an_encoder_that_cannot_be_started_tells_why(ray_session: None) -> None:
+    import ray
+
+    with pytest.raises(ray.exceptions.RayActorError, match="'nonsense' is not known; choose"):
+        Encoders(replace(HASHING, kind="nonsense"), Cluster(encoders=2)).on_one(Opened.encode_queries, ["a"])
+
+
+@pytest.mark.parametrize(
+    ("count", "on_gpus", "sharers"), [(1, False, 1), (2, False, 1), (5, False, 3), (2, True, 2), (6, True, 4)]
+)
+def test_only_encoders_of_one_node_share_its_cores(count: int, on_gpus: bool, sharers: int) -> None:
+    nodes = [{"CPU": 0.0}, {"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}]
+    assert sharers_of(count, on_gpus, nodes) == sharers

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import pytest
 from canaries import leaks
 from forked import run_program, start_program
-from nodes import Ended, Nodes
+from nodes import SPARE, Ended, Nodes
 from small_store import rows_in
 from test_pipeline import JOB, ROOT, arguments, ids_of, settings, world
 
@@ -211,6 +211,34 @@ def test_a_node_killed_at_any_moment_loses_and_doubles_nothing(
         assert len(ended.processes("gpu", "Generator")) > 1, ended.ran
     check_same(run, straight)
     assert leaks(tmp_path, ray_nodes.folder) == []
+
+
+@pytest.mark.slow
+def test_what_was_on_a_lost_gpu_is_not_waited_for_where_there_is_another(
+    ray_nodes: Nodes, towns: Path, straight: Path, tmp_path: Path
+) -> None:
+    """Two engines with an encoder beside each, which search all the while: the node that two of them are on is gone
+    for good.
+    """
+    shutil.copytree(straight.parent / "cache", tmp_path / "cache", ignore=shutil.ignore_patterns("closed-book-*"))
+    run, flare = tmp_path / "run", ["method=flare", "method.theta=1"]
+    ray_nodes.start(SPARE)
+    try:
+        two = ["cluster=gpu", "cluster.engines=2", "cluster.min_engines=1", "cluster.encoders=2"]
+        with running(ray_nodes, towns, run, "log", *two, *flare) as job:
+            until(lambda: len(committed(run)) >= 4, lambda: not job.done())
+            ray_nodes.kill(SPARE)
+            ended = job.result()
+    finally:
+        ray_nodes.kill(SPARE)
+    assert ended.code == 0, ended.output
+    assert ended.processes(SPARE, "Generator"), ended.ran
+    assert ended.processes(SPARE, "HeldEncoder"), ended.ran
+    assert len(ended.processes("gpu", "Generator")) == 1, ended.ran
+    assert ids_of(run / "traces") == sorted(f"train{i}" for i in range(EXAMPLES))
+    traces = pq.read_table(run / "traces", columns=["status", "retrievals"]).to_pylist()
+    assert all(row["status"] != "failed" for row in traces)
+    assert any(row["retrievals"] for row in traces)
 
 
 def chosen(nodes: Nodes, draw: random.Random, on_gpu: bool) -> str:

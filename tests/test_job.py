@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from wbrag.config import Cluster, ConfigError, Encoder
+from wbrag.run import job
 from wbrag.run.job import (
     LEVEL_IS_SET,
     LONGEST_TMPDIR,
@@ -48,6 +49,23 @@ def test_what_ray_forks_is_not_warned_of(recwarn: pytest.WarningsRecorder) -> No
     with _starting():
         subprocess.run(["true"], preexec_fn=os.getpid, check=True)
     assert not [one for one in recwarn if "fork" in str(one.message)]
+
+
+def test_where_ray_takes_long_to_start_what_is_said_is_shown_meanwhile(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "SLOW_SECONDS", 0.2)
+    with _starting():
+        os.write(2, LEVEL_IS_SET + b" X to 3\nstarting Ray, 10 s\n")
+        seen, until = capfd.readouterr().err, time.monotonic() + 10
+        assert not seen
+        while "10 s" not in seen and time.monotonic() < until:
+            time.sleep(0.05)
+            seen += capfd.readouterr().err
+        os.write(2, b"starting Ray, 20 s\n")
+        seen += capfd.readouterr().err
+        assert seen == "starting Ray, 10 s\nstarting Ray, 20 s\n"
+    assert not capfd.readouterr().err
 
 
 def test_a_handler_of_sigterm_outlives_the_start_of_ray() -> None:

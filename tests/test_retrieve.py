@@ -18,7 +18,7 @@ from wbrag.retrieval.encoder import open_encoder
 from wbrag.retrieval.encoding import Encoders
 from wbrag.run import retrieve as retrieval
 from wbrag.run.lookup import Rows
-from wbrag.run.retrieve import FOUND, Knowledge, Opening, grouped, lent_search, retrieve_all, retrieved
+from wbrag.run.retrieve import FOUND, Knowledge, MethodSearch, Opening, grouped, lent_search, retrieve_all, retrieved
 from wbrag.store.versions import current
 
 QUESTIONS = [f"the {a} of the {b}" for a in WORDS for b in WORDS]
@@ -69,9 +69,8 @@ def test_rows_are_the_same_in_the_same_order_however_many_actors_there_are(
     stores, actors = Knowledge(TrainConfig(encoder=HASHING, k=7), base), encoders.start()
 
     def rows(count: int, fragments: int) -> pa.Table:
-        return pa.concat_tables(
-            retrieved(grouped(actors[:count], fragments), Opening(stores, count), stored(QUESTIONS))
-        )
+        search = MethodSearch(actors[:count], fragments, Opening(stores, count))
+        return pa.concat_tables(retrieved(search, stored(QUESTIONS)))
 
     alone = rows(1, FRAGMENTS)
     assert alone["question"].to_pylist() == QUESTIONS
@@ -79,10 +78,11 @@ def test_rows_are_the_same_in_the_same_order_however_many_actors_there_are(
     assert rows(2, FRAGMENTS).equals(alone)
     assert rows(3, FRAGMENTS).equals(alone)
     assert rows(3, 2).equals(alone)  # two groups: one has the base in two shards, one has it whole
-    found = retrieved(grouped(actors, FRAGMENTS), Opening(stores, 3), stored(QUESTIONS))
-    first = next(found)
-    ray.kill(actors[1], no_restart=False)
-    assert pa.concat_tables([first, *found]).equals(alone)
+    for number, for_good in ((1, False), (2, True)):  # the others hold the base between them
+        found = retrieved(MethodSearch(actors, FRAGMENTS, Opening(stores, 3)), stored(QUESTIONS))
+        first = next(found)
+        ray.kill(actors[number], no_restart=for_good)
+        assert pa.concat_tables([first, *found]).equals(alone)
 
 
 def test_what_runs_share_is_the_same_whoever_retrieved_it(base: Path, encoders: Encoders, tmp_path: Path) -> None:

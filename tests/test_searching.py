@@ -25,7 +25,6 @@ from wbrag.run.retrieve import (
     MergedDocuments,
     MethodSearch,
     Opening,
-    grouped,
     retrieve_block,
     search_block,
 )
@@ -53,7 +52,7 @@ def method_search(tmp_path_factory: pytest.TempPathFactory) -> MethodSearch:
         publish_passages(folder / "base", f"p{number}-", texts)
     publish_passages(folder / "writeback", "wb-", [f"the {word} of the town" for word in WORDS])
     stores = Knowledge(TrainConfig(encoder=HASHING), folder / "base", folder / "writeback")
-    return MethodSearch([[LocalActor()]], Opening(stores))
+    return MethodSearch([LocalActor()], FRAGMENTS, Opening(stores))
 
 
 class LocalActor:
@@ -128,7 +127,7 @@ def test_however_many_searchers_there_are_all_are_asked_and_find_the_same(
 ) -> None:
     """Of both stores and of the base alone, in one request: with one searcher, with the base in shards, in groups."""
     actors = [LocalActor() for _ in range(count)]
-    several = MethodSearch(grouped(actors, FRAGMENTS), Opening(method_search.opening.stores))
+    several = MethodSearch(actors, FRAGMENTS, Opening(method_search.opening.stores))
     queries, merged = ["the mayor of the town", "a mill and a river", "hill"], [True, False, True]
 
     async def asked(search: MethodSearch, times: int) -> list[list[list[Document]]]:
@@ -199,9 +198,9 @@ def test_a_generator_has_one_handle_and_searches_the_base_for_the_base_answer(me
     def remote(*given: Any) -> Any:  # noqa: ANN401
         flags.extend(given[4])
         batches.append(len(given[4]))
-        return method_search.groups[0][0].apply.remote(*given)
+        return method_search.actors[0].apply.remote(*given)
 
-    groups = [[SimpleNamespace(apply=SimpleNamespace(remote=remote))]]
+    actors = [SimpleNamespace(apply=SimpleNamespace(remote=remote))]
     reader = Backbone(name="scripted", kind="scripted", model="scripted")
     cfg = TrainConfig(backbone=reader, method=Method(name="flare"))
     generator = Generator(cfg)
@@ -214,7 +213,7 @@ def test_a_generator_has_one_handle_and_searches_the_base_for_the_base_answer(me
 
     async def work() -> tuple[pa.Table, pa.Table]:
         schema = RETRIEVED.append(pa.field("documents_writeback", RETRIEVED.field("documents").type))
-        searches = [replace(method_search, groups=groups) for _ in range(2)]
+        searches = [replace(method_search, actors=actors) for _ in range(2)]
         trained = await generator.train(pa.Table.from_pylist(rows, RETRIEVED), cfg, searches[0])
         flags.append(False)  # between the two
         return trained, await generator.predict(pa.Table.from_pylist(rows, schema), cfg, searches[1])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import ceil
 from typing import Any, TypeVar
 
 from wbrag import config
@@ -19,15 +21,21 @@ MAX_RESTARTS = 10
 ACTOR_CPUS = 0.01
 #: What Ray is told of such an actor where no GPU is used.
 ON_CPUS: dict[str, Any] = {"num_cpus": ACTOR_CPUS, "scheduling_strategy": "SPREAD"}
-#: An encoder that is to be used again, and does not answer for so long, is lost.
-SILENT_SECONDS = 60.0
+#: So long Ray takes to say that an actor is lost. One of which it says nothing works, or still loads.
+LOST_SECONDS = 3.0
+#: Between two looks at whether one that is lost has come back.
+LOOK_SECONDS = 1.0
 
 Made = TypeVar("Made")
 Watched = Callable[[str, Iterable[Any], int, Callable[[Any], int]], Iterable[Any]]
 
 
 class HeldEncoder:
-    """A Ray actor that holds an encoder. What is done with it comes with each call, by name: a module's function."""
+    """A Ray actor that holds an encoder. What is done with it comes with each call, by name: a module's function.
+
+    Without retries, so that a call to one that is lost fails at once (`with_those_left`). Ray itself would ask the same
+    one again, which may wait for a node that never comes back.
+    """
 
     def __init__(self, encoder: config.Encoder, device: str, sharers: int) -> None:
         # Ray gives an actor one OpenMP thread unless told otherwise; here the actors share the machine's cores.
@@ -38,7 +46,7 @@ class HeldEncoder:
         return work(self.encoder, *given, **named)
 
     def answers(self) -> bool:
-        """True; of an actor that is lost nothing comes."""
+        """True; an actor that is lost says so by Ray's error."""
         return True
 
 
@@ -60,6 +68,7 @@ class Encoders:
     ) -> None:
         self.encoder, self.cluster, self.on_gpus = encoder, cluster, on_gpus
         self.gpu_share = gpu_share if on_gpus else 0.0
+        self.sharers = 1  # of those that are up, how many share a machine's cores
         self.make_room: Callable[[], None] | None = None
         self.watched: Watched = lambda stage, items, goal, size: items
         self.handles: list[Any] = []
@@ -70,18 +79,20 @@ class Encoders:
         """
         import ray
 
-        if self.handles and not self._all_answer():
-            log.warning("an encoder gave no answer for %.0f s: encoders are started anew", SILENT_SECONDS)
+        if any(heard(self.handles).values()):
+            log.warning("an encoder is lost: encoders are started anew")
             self.stop()
         if not self.handles:
             if self.make_room:
                 self.make_room()
             actor: Any = ray.remote(HeldEncoder)
-            again: dict[str, Any] = {"max_restarts": MAX_RESTARTS, "max_task_retries": -1}
             # A call that waits for what another actor makes lets those behind it pass.
-            again["allow_out_of_order_execution"] = True
-            given = (self.encoder, "cuda" if self.on_gpus else "cpu", self.cluster.encoders)
+            again: dict[str, Any] = {"max_restarts": MAX_RESTARTS, "allow_out_of_order_execution": True}
             where = self.on_gpus() if self.on_gpus else [ON_CPUS] * self.cluster.encoders
+            nodes: Any = ray.nodes  # Ray gives it no types
+            there = [node["Resources"] for node in nodes() if node["Alive"]]
+            self.sharers = sharers_of(len(where), bool(self.on_gpus), there)
+            given = (self.encoder, "cuda" if self.on_gpus else "cpu", self.sharers)
             self.handles = [actor.options(**again, **options).remote(*given) for options in where]
         return self.handles
 
@@ -94,17 +105,74 @@ class Encoders:
         self.handles = []
 
     def on_one(self, work: Callable[..., Made], *given: object) -> Made:
-        """`work(encoder, ...)`, done on one of the actors."""
+        """`work(encoder, ...)`, done on one of the actors; on another where that one is lost meanwhile."""
         import ray
 
-        made: Made = ray.get(self.start()[0].apply.remote(work, *given))
-        return made
+        def on_first(actors: Sequence[Any]) -> Made:
+            made: Made = ray.get(actors[0].apply.remote(work, *given))
+            return made
 
-    def _all_answer(self) -> bool:
-        import ray
+        return with_those_left(self.start(), on_first)
 
-        asked = [handle.answers.remote() for handle in self.handles]
-        return len(ray.wait(asked, num_returns=len(asked), timeout=SILENT_SECONDS)[0]) == len(asked)
+
+def heard(actors: Sequence[Any]) -> dict[Any, Exception | None]:
+    """Of each actor: Ray's error where it is lost, as one is while Ray starts it again; None where it is not."""
+    import ray
+
+    asked = [actor.answers.remote() for actor in actors]
+    done = ray.wait(asked, num_returns=len(asked), timeout=LOST_SECONDS)[0] if asked else []
+    told = {one: answer for one in done if isinstance(answer := got(one), Exception)}
+    return {actor: told.get(one) for actor, one in zip(actors, asked, strict=True)}
+
+
+def got(reference: Any) -> Any:  # noqa: ANN401 - Ray's
+    """What a call came to: what its actor made, or Ray's error where that is lost."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayActorError as error:
+        return error
+
+
+def left(actors: Sequence[Any]) -> list[Any]:
+    """Those of the actors that are not lost; waits while all are. What Ray says where all are dead for good, as those
+    are that cannot be started.
+    """
+    import ray
+
+    while all((told := heard(actors)).values()):
+        dead = [error for error in told.values() if isinstance(error, ray.exceptions.ActorDiedError)]
+        if len(dead) == len(told):
+            raise dead[0]
+        time.sleep(LOOK_SECONDS)
+    return [actor for actor, error in told.items() if error is None]
+
+
+def with_those_left(actors: Sequence[Any], work: Callable[[Sequence[Any]], Made]) -> Made:
+    """`work(actors)`, and again with those that are left where one was lost meanwhile."""
+    some = actors
+    while True:
+        try:
+            return work(some)
+        except lost():
+            some = left(actors)
+
+
+def lost() -> tuple[type[Exception], ...]:
+    """What is raised of a call whose actor, or what another one made for it, was lost."""
+    import ray
+
+    return ray.exceptions.RayActorError, ray.exceptions.ObjectLostError
+
+
+def sharers_of(count: int, on_gpus: bool, nodes: Sequence[Mapping[str, float]]) -> int:
+    """Of so many encoders on nodes of these resources, how many share one at most: each has a GPU, or all are spread
+    over the nodes with CPUs.
+    """
+    if on_gpus:
+        return max(1, min(count, int(max(node.get("GPU", 0) for node in nodes))))
+    return ceil(count / max(1, sum(node.get("CPU", 0) > 0 for node in nodes)))
 
 
 def threads_of(sharers: int) -> int:

@@ -28,7 +28,7 @@ from wbrag.llm import LLM
 from wbrag.llm.engine import model_path
 from wbrag.methods import Tools
 from wbrag.prompts import prompts_of
-from wbrag.retrieval.encoding import Encoders
+from wbrag.retrieval.encoding import Encoders, got, lost
 from wbrag.retrieval.searching import BatchedSearch
 from wbrag.run.placement import Placement, Places
 from wbrag.run.progress import Counts
@@ -43,12 +43,13 @@ RowWork = Callable[[Row], Awaitable[Row]]
 
 #: Times a generator that died is started again before the run gives up.
 MAX_RESTARTS = 10
+#: Of a call that waits for a generator which Ray is starting again. Any other one fails at once, so that its block goes
+#: to another: the node that this one needs may never come back.
+PATIENT: dict[str, Any] = {"max_task_retries": -1}
 #: An engine that takes longer to close is killed.
 CLOSE_SECONDS = 30.0
 #: A generator that does not say in this time what it has done is being restarted, and will count anew.
 COUNT_SECONDS = 30.0
-#: A generator that has had a block for so long, and then does not say in as long again how far it is, is lost.
-SILENT_SECONDS = 30.0
 #: Between two looks at which engines have come up meanwhile.
 LOOK_SECONDS = 1.0
 #: What can be done with a block: the generator's method for it, and the table that it makes. `validate` is `predict`
@@ -199,9 +200,9 @@ class Generators:
             if self.make_room:
                 self.make_room()
             actor: Any = ray.remote(Generator)
-            how: dict[str, Any] = {"max_concurrency": 1000, "max_restarts": MAX_RESTARTS, "max_task_retries": -1}
+            how: dict[str, Any] = {"max_concurrency": 1000, "max_restarts": MAX_RESTARTS}
             self.handles = [actor.options(**how, **where).remote(self.cfg) for where in self.places.engines()]
-            self.starts = [handle.started.remote() for handle in self.handles]
+            self.starts = [handle.started.options(**PATIENT).remote() for handle in self.handles]
         return self.handles
 
     def wait(self) -> None:
@@ -221,7 +222,8 @@ class Generators:
 
         asked = [handle.progress.remote() for handle in self._up().values()]
         told, _ = ray.wait(asked, num_returns=len(asked), timeout=seconds) if asked else ([], [])
-        return sum(ray.get(told), Counts()) if told else None
+        counts = [one for one in map(got, told) if not isinstance(one, Exception)]
+        return sum(counts, Counts()) if counts else None
 
     def stop(self) -> None:
         """End the actors and their engines' processes; on GPUs their memory is free on return."""
@@ -268,7 +270,7 @@ class Dispatcher:
     def __init__(self, generators: list[Any], stage: Stage, most: int) -> None:
         self.generators, self.stage, self.most = generators, stage, most
         self.blocks: dict[int, int] = {}  # of the generators that are up, by number
-        self.starting = {handle.started.remote(): number for number, handle in enumerate(generators)}
+        self.starting = {one.started.options(**PATIENT).remote(): number for number, one in enumerate(generators)}
         self.changed = threading.Condition()
         self.merged = MergedDocuments(stage.knowledge) if stage.knowledge else None
         self.known = KnownAnswers(stage.known) if stage.known else None
@@ -283,14 +285,10 @@ class Dispatcher:
         block = self.known(block) if self.known else block
         while True:
             chosen = self._choose()
-            # Ray itself would ask this very generator again, which may wait for a node that never comes back.
-            ask = getattr(self.generators[chosen], work).options(max_task_retries=0)
             try:
-                asked = ask.remote(block, self.stage.cfg, self.stage.method_search)
-                if self._comes_back(chosen, asked):
-                    return ray.get(asked)
-                self._lost(chosen)
-            except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError):
+                ask = getattr(self.generators[chosen], work)
+                return ray.get(ask.remote(block, self.stage.cfg, self.stage.method_search))
+            except lost():
                 self._lost(chosen)
             finally:
                 self._left(chosen)
@@ -313,22 +311,11 @@ class Dispatcher:
                     return chosen
                 self.changed.wait(LOOK_SECONDS)
 
-    def _comes_back(self, number: int, asked: Any) -> bool:  # noqa: ANN401 - Ray's reference
-        """Wait for a block; False where its generator does not answer any more. One that Ray is starting again keeps
-        what it is asked, without an error, until there is a node for it.
-        """
-        import ray
-
-        while not ray.wait([asked], timeout=SILENT_SECONDS)[0]:
-            if not ray.wait([self.generators[number].progress.remote()], timeout=SILENT_SECONDS)[0]:
-                return False
-        return True
-
     def _lost(self, number: int) -> None:
         """A generator died, or its node: Ray starts it again, and until then it gets nothing."""
         with self.changed:
             if self.blocks.pop(number, None) is not None:
-                self.starting[self.generators[number].started.remote()] = number
+                self.starting[self.generators[number].started.options(**PATIENT).remote()] = number
 
     def _left(self, number: int) -> None:
         """A generator has a block less."""

@@ -37,11 +37,13 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray Data's own actors draw an "error" of each run (ray-project/ray#53727)
     "RAY_LOG_TO_DRIVER": "0",  # what libraries print in the workers while they load; errors say where it is
-    # Actors that take no logical CPU are more processes than Ray expects.
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
+    # Actors that take no logical CPU are more processes than Ray expects; what a lost node did is asked for again.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node|infinite retries remaining",
 }
 #: What Ray's C++ writes to the stderr of each driver before it heeds RAY_BACKEND_LOG_LEVEL.
 LEVEL_IS_SET = b"Set ray log level from environment variable"
+#: What is said while Ray starts is held back for so long; then somebody waits, and wants to see it.
+SLOW_SECONDS = 20.0
 #: What a stage waits for until its first example begins, by the backbone's kind.
 WAITING = {"vllm": "loading the model", "openai": "waiting for the endpoint", "scripted": "starting"}
 #: The longest folder that Ray's sockets may lie under, bytes: their paths end at 107, and Ray adds so many.
@@ -153,24 +155,32 @@ def sockets_folder() -> str | None:
 
 @contextmanager
 def _starting() -> Iterator[None]:
-    """Ray starts in the block: without LEVEL_IS_SET on stderr (of which the rest is held back until the end), and with
-    this process's own handler of SIGTERM afterwards, which ray.init takes away.
+    """Ray starts in the block: without LEVEL_IS_SET on stderr, of which the rest is held back until the end, or for
+    SLOW_SECONDS; and with this process's own handler of SIGTERM afterwards, which ray.init takes away.
     """
     handler, stderr = signal.getsignal(signal.SIGTERM), os.dup(2)
-    try:
-        with TemporaryFile() as said, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "lance is not fork-safe")  # what Ray forks executes another program
-            os.dup2(said.fileno(), 2)
-            try:
-                yield
-            finally:
-                os.dup2(stderr, 2)
-                said.seek(0)
-                for line in said:
-                    if LEVEL_IS_SET not in line:
-                        os.write(2, line)
-    finally:
-        os.close(stderr)
+    with TemporaryFile() as said, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "lance is not fork-safe")  # what Ray forks executes another program
+
+        def let_out() -> None:
+            os.dup2(stderr, 2)
+            said.seek(0)
+            for line in said:
+                if LEVEL_IS_SET not in line:
+                    os.write(2, line)
+            said.truncate(0)
+
+        os.dup2(said.fileno(), 2)
+        slow = threading.Timer(SLOW_SECONDS, let_out)
+        slow.daemon = True
+        slow.start()
+        try:
+            yield
+        finally:
+            slow.cancel()
+            slow.join()
+            let_out()
+            os.close(stderr)
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
 

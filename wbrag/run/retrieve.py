@@ -4,6 +4,7 @@ what methods search with while they answer.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,7 +24,7 @@ import pyarrow.dataset as ds
 from wbrag.config import Retrieval, TrainConfig, fingerprint
 from wbrag.methods import searches
 from wbrag.retrieval.encoder import Encoder
-from wbrag.retrieval.encoding import Encoders, threads_of
+from wbrag.retrieval.encoding import Encoders, left, lost, threads_of
 from wbrag.retrieval.merge import best_of
 from wbrag.run.inputs import cache_of, search_identity
 from wbrag.run.lookup import FILES, Keyed, Rows, SharedRows, share
@@ -96,32 +97,40 @@ def retrieve_all(cfg: TrainConfig, questions: Rows, base: Path, encoders: Encode
         if cfg.retrieval.kind != "dense":
             FullText(place_of(base), record)  # once, and not by every actor
         actors, stores = encoders.start(), Knowledge(cfg, base, versions=(record.version, 0))
-        opening = Opening(stores, len(actors), encoders.gpu_share)
-        batches = retrieved(grouped(actors, held_between(cfg, record)), opening, asked)
-        found = watched("retrieve", batches, len(asked), len)
+        search = MethodSearch(actors, held_between(cfg, record), opening_of(stores, encoders))
+        found = watched("retrieve", retrieved(search, asked), len(asked), len)
         for first in found:  # a killed run has lost what is not yet a file
             share(folder, pa.concat_tables([first, *islice(found, FILE_BATCHES - 1)]))
     return SharedRows(folder, FOUND)
 
 
-def retrieved(groups: Sequence[Sequence[Any]], opening: Opening, questions: Rows) -> Iterator[pa.Table]:
-    """Rows of FOUND for the questions (the column `question`), in order, batch by batch; the batches go round the
-    groups (`grouped`).
+def retrieved(search: MethodSearch, questions: Rows) -> Iterator[pa.Table]:
+    """Rows of FOUND for the questions (the column `question`), in order, batch by batch.
 
     Plain actors: a Ray Data plan with its reads, writes and sort starts a dozen processes more.
     """
     import ray
 
-    most, asked = AHEAD * sum(map(len, groups)), deque[Any]()  # references, in order
-    for number, start in enumerate(range(0, len(questions), RETRIEVE_ROWS)):
-        turn, group = divmod(number, len(groups))
+    def ask(batch: list[str]) -> Any:  # noqa: ANN401 - Ray's reference
+        return search.ask(retrieve_block, batch, search.opening.stores.cfg.k)
+
+    def found(batch: list[str], reference: Any) -> Any:  # noqa: ANN401 - Ray's reference and what it stands for
+        while True:
+            try:
+                return ray.get(reference)
+            except lost():
+                search.regroup()
+                reference = ask(batch)
+
+    asked = deque[tuple[list[str], Any]]()  # in order
+    for start in range(0, len(questions), RETRIEVE_ROWS):
         some = np.arange(start, min(start + RETRIEVE_ROWS, len(questions)))
         batch = questions.take(some, ["question"])["question"].to_pylist()
-        asked.append(ask(groups[group], turn, opening, retrieve_block, batch, opening.stores.cfg.k))
-        if len(asked) > most:
-            yield ray.get(asked.popleft())
+        asked.append((batch, ask(batch)))
+        if len(asked) > AHEAD * len(search.actors):
+            yield found(*asked.popleft())
     while asked:
-        yield ray.get(asked.popleft())
+        yield found(*asked.popleft())
 
 
 def grouped(actors: Sequence[Any], fragments: int) -> list[list[Any]]:
@@ -147,28 +156,9 @@ class Opening:
     name: str = field(default_factory=lambda: uuid4().hex)
 
 
-def ask(
-    group: Sequence[Any],
-    turn: int,
-    opening: Opening,
-    work: Callable[..., Any],
-    questions: list[str],
-    k: int,
-    *more: object,
-) -> Any:  # noqa: ANN401 - Ray's reference
-    """A reference to what `work` (`retrieve_block` or `search_block`) makes of these questions in a group.
-
-    Its members take turns in encoding, and in bringing together what each of them finds in its shard; vectors and lists
-    go from one to the other. One that is alone does all of it in one call.
-    """
-    shards = [replace(opening, shard=(number, len(group))) for number in range(len(group))]
-    first, own = group[turn % len(group)], shards[turn % len(group)]
-    found: list[Any] = []
-    if len(group) > 1:
-        xq = first.apply.remote(Encoder.encode_queries, questions)
-        held = zip(group, shards, strict=True)
-        found = [xq, *(actor.apply.remote(search_shard, shard, xq, questions, k) for actor, shard in held)]
-    return first.apply.remote(work, own, questions, k, *more, *found)
+def opening_of(stores: Knowledge, encoders: Encoders) -> Opening:
+    """How these encoders open the stores."""
+    return Opening(stores, encoders.sharers, encoders.gpu_share)
 
 
 def in_order(examples: Rows, found: SharedRows) -> Iterator[pa.Table]:
@@ -209,21 +199,49 @@ def retrieve_block(
 
 @dataclass(slots=True, unsafe_hash=True)
 class MethodSearch:
-    """What generators search with: encoder actors in groups (`grouped`), which requests go round, and how they open the
-    stores; two are one if `opening` is.
+    """What is searched with, before questions are answered and by methods meanwhile: encoder actors in groups
+    (`grouped`) for a base of so many fragments, which requests go round, and how they open the stores; two are one if
+    `opening` is.
     """
 
-    groups: Sequence[Sequence[Any]] = field(compare=False)
+    actors: Sequence[Any] = field(compare=False)
+    fragments: int = field(compare=False)
     opening: Opening
+    groups: list[list[Any]] = field(init=False, compare=False)
     asked: int = field(default=0, compare=False)
+
+    def __post_init__(self) -> None:
+        self.groups = grouped(self.actors, self.fragments)
+
+    def regroup(self) -> None:
+        """An actor was lost: those that are left hold the base between them, once there are some."""
+        self.groups = grouped(left(self.actors), self.fragments)
+
+    def ask(self, work: Callable[..., Any], questions: list[str], k: int, *more: object) -> Any:  # noqa: ANN401
+        """Ray's reference to what `work` (`retrieve_block` or `search_block`) makes of these questions in a group.
+
+        Its members take turns in encoding, and in bringing together what each of them finds in its shard; vectors and
+        lists go from one to the other. One that is alone does all of it in one call.
+        """
+        turn, number = divmod(self.asked, len(self.groups))
+        self.asked, group = self.asked + 1, self.groups[number]
+        shards = [replace(self.opening, shard=(part, len(group))) for part in range(len(group))]
+        first, own = group[turn % len(group)], shards[turn % len(group)]
+        found: list[Any] = []
+        if len(group) > 1:
+            xq = first.apply.remote(Encoder.encode_queries, questions)
+            held = zip(group, shards, strict=True)
+            found = [xq, *(actor.apply.remote(search_shard, shard, xq, questions, k) for actor, shard in held)]
+        return first.apply.remote(work, own, questions, k, *more, *found)
 
     async def search(self, queries: list[str], k: int, merged: Sequence[bool]) -> list[list[Document]]:
         """The k nearest documents of each query: of both stores where its flag is set, else of the base alone."""
-        turn, group = divmod(self.asked, len(self.groups))
-        self.asked += 1
-        reference = ask(self.groups[group], turn, self.opening, search_block, queries, k, merged)
-        found: list[list[Document]] = await reference
-        return found
+        while True:
+            try:
+                found: list[list[Document]] = await self.ask(search_block, queries, k, merged)
+                return found
+            except lost():
+                await asyncio.to_thread(self.regroup)
 
 
 @contextmanager
@@ -242,9 +260,9 @@ def lent_search(
     with reading(base, writeback) as versions, ExitStack() as ended:
         if lenders is not encoders:
             ended.callback(lenders.stop)
-        actors, stores = lenders.start(), Knowledge(cfg, base, writeback, versions)
-        groups = grouped(actors, held_between(cfg, read_version(place_of(base), versions[0])))
-        yield MethodSearch(groups, Opening(stores, len(actors), lenders.gpu_share))
+        actors, record = lenders.start(), read_version(place_of(base), versions[0])
+        opening = opening_of(Knowledge(cfg, base, writeback, versions), lenders)
+        yield MethodSearch(actors, held_between(cfg, record), opening)
 
 
 def search_block(

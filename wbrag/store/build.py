@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from wbrag import config
 from wbrag.retrieval.encoder import Encoder, passage_text
-from wbrag.retrieval.encoding import Encoders
+from wbrag.retrieval.encoding import Encoders, with_those_left
 from wbrag.schema import PASSAGE
 from wbrag.store import rows
 from wbrag.store.changes import MovedOnError, exchange, publish, write_piece
@@ -140,10 +140,11 @@ def _encoded(
     def ask(actor: Any, group: str) -> Any:  # noqa: ANN401 - Ray's handle and reference
         return actor.apply.remote(encode_group, place, file, groups[group], group, expected)
 
-    found = ActorPool(encoders.start()).map_unordered(ask, list(groups))
-    made: set[tuple[int, str]] = set(
-        encoders.watched("encode", found, sum(map(len, groups.values())), lambda _: ROW_GROUP)
-    )
+    def encode(actors: Sequence[Any]) -> set[tuple[int, str]]:  # what is encoded already is not encoded again
+        found = ActorPool(list(actors)).map_unordered(ask, list(groups))
+        return set(encoders.watched("encode", found, sum(map(len, groups.values())), lambda _: ROW_GROUP))
+
+    made = with_those_left(encoders.start(), encode)
     if len(made) != 1:
         raise StoreError(f"{place}: encoder actors disagree: {sorted(made)}")
     return made.pop()
@@ -158,7 +159,11 @@ def _made(work: Callable[..., Made], calls: Sequence[tuple[Any, ...]], makers: S
         task = ray.remote(work)
         made: list[Made] = ray.get([task.remote(*call) for call in calls])
         return made
-    return list(ActorPool(list(makers)).map(lambda actor, call: actor.apply.remote(_on_gpu, work, *call), list(calls)))
+
+    def make(actors: Sequence[Any]) -> list[Made]:
+        return list(ActorPool(list(actors)).map(lambda one, call: one.apply.remote(_on_gpu, work, *call), list(calls)))
+
+    return with_those_left(makers, make)
 
 
 def _on_gpu(encoder: Encoder, work: Callable[..., Made], *given: object) -> Made:
