@@ -1,4 +1,6 @@
-"""What the index benchmarks share: seeded vectors, their passages, a part run in a process of its own, a table."""
+"""What the benchmarks share: a line of progress, a table; those of indices also seeded vectors, their passages, and a
+part run in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +26,13 @@ from wbrag.store.versions import Version
 #: Vectors of a block, here and in the files that all contestants read.
 BLOCK = 16_384
 CLUSTERS = 1_000
+#: When this process began.
+STARTED = time.perf_counter()
+
+
+def say(text: str) -> None:
+    """Tell on stderr what is done now, with the seconds that this process has run."""
+    print(f"{time.perf_counter() - STARTED:6.0f} s  {text}", file=sys.stderr, flush=True)
 
 
 def blocks(rows: int, dimension: int, seed: int = 0) -> Iterator[np.ndarray]:
