@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -33,7 +32,7 @@ from answering import answer
 from bare_engine import WARM, Call, computed, emptied, looped, opened, trained
 from on_gpu import llama, mixture, nearest
 from stub_engine import Row, Told, feed, rated, scale, settings
-from synthetic import say, table
+from synthetic import environment, say, table
 
 from microworld.generate import Plan, generate
 from microworld.questions import BENCHMARKS
@@ -44,7 +43,6 @@ from wbrag.run import inputs
 from wbrag.run.folder import write_text
 from wbrag.run.job import Session, ray_session
 from wbrag.run.pipeline import base_index, retrieve
-from wbrag.run.record import git_commit, versions
 from wbrag.schema import RETRIEVED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,7 +71,7 @@ def asked(cfg: TrainConfig, session: Session, splits: Sequence[str]) -> dict[str
     retrieve(cfg, given, base_index(cfg, given, encoders), folder, encoders)
     tables = [pq.read_table(folder / f"{split}.parquet", columns=RETRIEVED.names) for split in splits]
     rows = [row for table in tables for row in table.to_pylist()]
-    place = {one.id: i for i, one in enumerate([*given.train, *given.test])}
+    place = {one["id"]: i for i, one in enumerate(given.train + given.test)}
     return {FILE: sorted(rows, key=lambda row: place[row["id"]]), FIRST: rows}
 
 
@@ -349,18 +347,6 @@ def ended(command: Sequence[str], seconds: float) -> str:
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(running.pid, signal.SIGKILL)
-
-
-def environment() -> Row:
-    """What the figures depend on."""
-    import torch
-
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or "none"
-    told: Row = {"versions": versions(), "commit": git_commit(), "cpu": cpu, "cores": len(os.sched_getaffinity(0))}
-    return told | {"memory": f"{memory:.0f} GiB", "gpus": gpus}
 
 
 def main() -> int:

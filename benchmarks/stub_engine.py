@@ -16,8 +16,8 @@ import pyarrow as pa
 from hydra import compose, initialize_config_dir
 from synthetic import say
 
-from jobs import command_line
 from wbrag.algorithm import CountedLLM
+from wbrag.command import command_line
 from wbrag.config import Cluster, TrainConfig
 from wbrag.llm import Reply
 from wbrag.llm.scripted import ScriptedLLM
@@ -43,9 +43,10 @@ LINES = 8
 
 
 def settings(run: Path, *overrides: str) -> TrainConfig:
-    """conf/train.yaml with these overrides; with the paper's units all of Algorithm 1 is one stage."""
+    """conf/train.yaml with these overrides; without other units with the paper's, for which all is one stage."""
+    units = [] if any(one.startswith("units=") for one in overrides) else ["units=paper"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        chosen = compose("train", overrides=["units=paper", f"run_dir={run}", *overrides])
+        chosen = compose("train", overrides=[*units, f"run_dir={run}", *overrides])
     return command_line.settings(chosen, TrainConfig)
 
 
@@ -110,7 +111,7 @@ class Paced(ScriptedLLM):
     """An engine that does `rate` calls a second, one after the other; 0: as many as it can."""
 
     def __init__(self, rate: float) -> None:
-        super().__init__(reply)
+        super().__init__(reply, remember=False)
         self.rate, self.free = rate, 0.0
 
     async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
@@ -118,7 +119,6 @@ class Paced(ScriptedLLM):
         if self.rate:
             self.free = max(self.free, time.perf_counter()) + 1 / self.rate
             await asyncio.sleep(self.free - time.perf_counter())
-        self.prompts.clear()  # those of a long run fill the memory
         return await super().chat(content, max_tokens, prefix=prefix, logprobs=logprobs)
 
 

@@ -1,11 +1,10 @@
-"""What the benchmarks share: a line of progress, a table; those of indices also seeded vectors, their passages, and a
-part run in a process of its own.
-"""
+"""What benchmarks share: seeded vectors and passages, the environment, a part in a process of its own, a table."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import resource
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from wbrag.run.record import git_commit, versions
 from wbrag.store.changes import publish, write_piece
 from wbrag.store.place import Place, place_of
 from wbrag.store.rows import Piece, schema_in, with_vectors
@@ -106,6 +106,17 @@ def peak_mib() -> float:
 def median(values: Sequence[float]) -> float:
     """The median."""
     return float(np.median(values))
+
+
+def environment() -> dict[str, Any]:
+    """What figures depend on: versions of packages, commit, cores, processor, GPUs."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    told: dict[str, Any] = {"versions": versions(), "commit": git_commit(), "cores": len(os.sched_getaffinity(0))}
+    told["cpu"] = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    told["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or "none"
+    return told
 
 
 def table(title: str, rows: Sequence[tuple[str, str, str, bool | None]]) -> bool:

@@ -1,28 +1,8 @@
-"""Measure a trained knowledge base on another test file: the settings of the training, with another benchmark.test.
+"""`wbrag evaluate` as a file for `ray job submit`; `python jobs/evaluate.py --help` says what it takes."""
 
-    python jobs/evaluate.py benchmark=files benchmark.train=F benchmark.test=OTHER corpus=F run_dir=DIR
+import sys
 
-Sweeps and exit codes as those of jobs/train.py.
-"""
-
-from __future__ import annotations
-
-import hydra
-from command_line import point, print_results, settings, start
-from omegaconf import DictConfig
-
-from wbrag.config import TrainConfig
-from wbrag.run.pipeline import evaluate
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
-def main(cfg: DictConfig) -> None:
-    """Evaluate, then print the table of results and where the report is."""
-    with point() as session:
-        typed = settings(cfg, TrainConfig)
-        folder, metrics = evaluate(typed, session)
-        print_results(metrics, typed.k, folder)
-
+from wbrag.command.program import main
 
 if __name__ == "__main__":
-    start(main)
+    raise SystemExit(main(["evaluate", *sys.argv[1:]]))

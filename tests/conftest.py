@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from canaries import SECRETS
 from hypothesis import settings
 from nodes import Nodes, started
 from tiny_model import build_tiny_model
@@ -16,10 +17,30 @@ from tiny_model import build_tiny_model
 from wbrag.config import Backbone
 from wbrag.llm.vllm import VllmEngine
 from wbrag.run.job import Session
+from wbrag.store.vectors import gpus
 
 # The same examples in every run, however slow the machine: a failure can be repeated.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")
+#: Seeds of a test of what happens at a random moment (argument `fault_seed`).
+SEEDS, LONG_SEEDS = 2, 20
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--long: the counts that faults are to be held in."""
+    parser.addoption("--long", action="store_true", help="faults at every seed and in full number")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of a fault at a random moment is one test for each seed."""
+    if "fault_seed" in metafunc.fixturenames:
+        metafunc.parametrize("fault_seed", range(LONG_SEEDS if metafunc.config.getoption("long") else SEEDS))
+
+
+@pytest.fixture(scope="session")
+def long(pytestconfig: pytest.Config) -> bool:
+    """Whether faults are tried in full number."""
+    return bool(pytestconfig.getoption("long"))
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +49,10 @@ def ray_session() -> Iterator[None]:
     import ray
 
     sizes = {"num_cpus": 4, "object_store_memory": 200 * 1024**2}
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, **sizes)
+    with pytest.MonkeyPatch.context() as environment:
+        for name, secret in SECRETS.items():  # its workers have them, this process has not
+            environment.setenv(name, secret)
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, **sizes)
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()
@@ -47,6 +71,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "session" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What is marked `gpu` is left out where there is no CUDA device."""
+    if item.get_closest_marker("gpu") and not gpus():
+        pytest.skip("needs a CUDA device")
 
 
 @pytest.fixture(scope="session")

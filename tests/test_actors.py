@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -56,10 +59,24 @@ def test_a_mixture_is_the_same_in_rays_actor(actors: Session, words: list[str], 
     assert {(row["status"], row["calls"]) for row in made} == {("gated", 1 + 3)}
 
 
+def kill_the_engine(traces: Path, ended: threading.Event, killed: list[int]) -> None:
+    """kill -9 of the processes that the generator actor started, as soon as some traces are written."""
+    while not any(traces.glob("*.parquet")) and not ended.wait(0.01):
+        pass
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if " ".join(process.cmdline()).startswith("ray::Generator"):
+                for engine in process.children(recursive=True):
+                    engine.kill()
+                    killed.append(engine.pid)
+
+
 @pytest.mark.slow
-def test_the_whole_job_on_a_real_engine(actors: Session, tmp_path: Path) -> None:
-    """The demo in small: micro_small reads what all-MiniLM finds in a generated world, and units are written."""
-    generate(tmp_path / "world", Plan(seed=3, districts=2, train=40, test=60))
+def test_the_whole_job_on_a_real_engine(actors: Session, tmp_path: Path, long: bool) -> None:
+    """The demo in small: micro_small reads what all-MiniLM finds in a generated world, and units are written. With
+    --long the engine is killed meanwhile, and another takes half a minute to start.
+    """
+    generate(tmp_path / "world", Plan(seed=3, districts=2, train=40, test=30))
     files = {name: str(tmp_path / "world" / "nq" / f"{name}.jsonl") for name in ("train", "test")}
     cfg = settings(
         tmp_path,
@@ -70,8 +87,13 @@ def test_the_whole_job_on_a_real_engine(actors: Session, tmp_path: Path) -> None
         corpus=str(tmp_path / "world" / "corpus.jsonl"),
         k=5,
     )
+    ended, killed = threading.Event(), list[int]()
+    if long:
+        threading.Thread(target=kill_the_engine, args=(tmp_path / "run" / "traces", ended, killed), daemon=True).start()
     primary = train(cfg, actors)["results"][0]
-    assert (primary["n"], primary["metric"]) == (60, "acc")
+    ended.set()
+    assert bool(killed) == long
+    assert (primary["n"], primary["metric"]) == (30, "acc")
     assert primary["base"] > primary["closed_book"] + 0.1, primary
     traces = pq.read_table(tmp_path / "run" / "traces").to_pylist()
     assert len(traces) == 40

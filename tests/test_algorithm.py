@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -14,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wbrag import config
-from wbrag.algorithm import CountedLLM, train_example
+from wbrag.algorithm import CountedLLM, answer_question, train_example
 from wbrag.config import Gates
 from wbrag.llm import Reply
+from wbrag.llm.fit import readable
 from wbrag.llm.scripted import RAISES, ScriptedLLM, read
 from wbrag.methods import Tools, naive, open_method
 from wbrag.prompts import Prompts
@@ -280,11 +282,71 @@ def test_a_prompt_too_long_drops_documents_from_the_tail() -> None:
 
 
 def test_dropped_documents_are_recorded_and_save_a_call() -> None:
+    long = Document("d2", "T", "word " * 2_500)
+    row = train(replies(single=GOLD), documents=[HELPFUL, long, replace(long, id="d3")])
+    # One for the answer with documents, and one of the two kept for the distiller.
+    assert (row["status"], row["dropped_documents"], row["rag_answer"]) == ("kept", 2, GOLD)
+
+
+def test_a_document_too_long_by_itself_is_cut_and_counted_and_the_others_are_read() -> None:
     long = Document("d2", "T", "word " * 5_000)
-    row = train(replies(single=GOLD), documents=[HELPFUL, long])
-    assert (row["status"], row["dropped_documents"], row["rag_answer"]) == ("failed", 1, GOLD)
-    assert row["reason"].startswith("PromptTooLong: document 'd2' alone: prompt of 50")
-    assert row["calls_saved"] == 1
+    llm = replies(single=GOLD)
+    row = train(llm, documents=[long, HELPFUL])
+    assert (row["status"], row["dropped_documents"], row["rag_answer"]) == ("kept", 1, GOLD)
+    assert row["documents"][0]["text"] == long.text
+    (asked, *_) = [prompt for prompt in llm.prompts if "Document 2" in prompt]
+    assert HELPFUL.text in asked
+    assert 1_500 < asked.count("word") < 2_050  # its half of the model's 4,096 tokens
+
+
+def test_replies_that_were_cut_and_empty_ones_are_counted() -> None:
+    class Cutting(ScriptedLLM):
+        async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
+            return replace(await super().chat(content, max_tokens, logprobs=logprobs), cut=content == "long")
+
+    async def asked() -> CountedLLM:
+        llm = CountedLLM(Cutting(lambda prompt: "" if prompt == "silent" else "said"), remember=False)
+        for content in ("long", "silent", "long", "short"):
+            await llm.chat(content, 8)
+        await llm.chat("long", 8, logprobs=True)  # a draft, of which the first sentence counts
+        return llm
+
+    llm = asyncio.run(asked())
+    assert (llm.cut, llm.empty, llm.calls) == (2, 1, 5)
+
+
+@given(st.lists(st.integers(0, 900), min_size=1, max_size=5), st.integers(30, 120))
+@settings(deadline=None)
+def test_each_document_fits_alone_once_it_is_readable_and_what_fits_stays(lengths: list[int], most: int) -> None:
+    llm = ScriptedLLM(lambda _: "", max_model_len=most)
+    documents = [Document(f"d{i}", "T", "word " * length) for i, length in enumerate(lengths)]
+
+    def render(some: Sequence[Document]) -> str:
+        return " ".join(f"Title: {one.title} {one.text}" for one in some) + " Which one?"
+
+    read, cut = readable(documents, [(render, 8)], llm)
+    alone = [llm.prompt_tokens(render([one])) + 8 <= most for one in documents]
+    assert cut == alone.count(False)
+    assert [one for one, fits in zip(read, alone, strict=True) if fits] == [
+        d for d, fits in zip(documents, alone, strict=True) if fits
+    ]
+    assert all(llm.prompt_tokens(render([one])) + 8 <= most for one in read)
+
+
+def test_a_text_without_blanks_is_cut_too() -> None:
+    llm = ScriptedLLM(lambda _: "", max_model_len=100)
+    llm.count_tokens = llm.prompt_tokens = lambda text: len(text)  # type: ignore[method-assign]
+    ((one,), cut) = readable([Document("d", "", "\u5317" * 500)], [(lambda some: f"{some[0].text}?", 10)], llm)
+    assert cut == 1
+    assert 60 < len(one.text) < 90
+
+
+def test_a_test_question_is_answered_beside_a_document_too_long_by_itself() -> None:
+    long = Document("d2", "T", "word " * 5_000)
+    llm = replies(single=GOLD)
+    row, _ = asyncio.run(answer_question(EXAMPLE, [long, HELPFUL], [long, HELPFUL], tools_for(llm)))
+    assert (row["error"], row["answer_base"]) == (None, GOLD)
+    assert 1_500 < row["context_tokens_base"] < 4_096
 
 
 def test_a_question_too_long_is_a_failed_row_with_both_lengths() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from wbrag import config
 from wbrag.retrieval.encoder import open_encoder, passage_text
+from wbrag.retrieval.encoding import ON_CPUS, Encoders
 from wbrag.store import rows, versions
 from wbrag.store.build import build_store, encode_group, make_piece, new_rows, read_rows
 from wbrag.store.changes import delete
@@ -70,7 +71,7 @@ def test_a_build_holds_every_passage_and_is_found_by_exact_search(tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-def test_what_is_live_is_not_built_again(tmp_path: Path) -> None:
+def test_what_is_live_is_not_built_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pq.write_table(corpus(30), tmp_path / "in.parquet")
     first = build(tmp_path / "in.parquet", tmp_path / "kb", config.Index())
     assert build(tmp_path / "in.parquet", tmp_path / "kb", config.Index()) == first
@@ -80,8 +81,11 @@ def test_what_is_live_is_not_built_again(tmp_path: Path) -> None:
     assert build(tmp_path / "more.parquet", tmp_path / "kb", config.Index()).rows == 40
     changed = corpus(5).set_column(2, "text", pa.array(["other"] * 5))
     pq.write_table(changed, tmp_path / "changed.parquet")
-    with pytest.raises(Exception, match=r"live with another text: live \{'id': 'c0'.*given \{.*'other'"):
+    with pytest.raises(StoreError, match=r"^/.*live with another text: live \{'id': 'c0'.*given \{.*'other'"):
         build(tmp_path / "changed.parquet", tmp_path / "kb", config.Index())
+    pq.write_table(corpus(40).slice(1), tmp_path / "without.parquet")
+    build(tmp_path / "without.parquet", tmp_path / "kb", config.Index())
+    assert "1 passage of the store is not in the corpus any more (c0) and stays: wbrag kb delete" in caplog.text
     pq.write_table(corpus(50), tmp_path / "fifty.parquet")
     with pytest.raises(StoreError, match=r"index\.kind is 'ivf_fp16', version 4 has 'flat_fp16'"):
         build(tmp_path / "fifty.parquet", tmp_path / "kb", config.Index("ivf_fp16", nlist=2))
@@ -120,3 +124,19 @@ def test_a_build_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Mo
     piece = make_piece(place, file, groups, schema, spec_of("flat_fp16", 32))
     assert piece.fragment.physical_rows == 3000
     assert versions.latest(place) is None
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_encoder_actors_make_the_lists_that_tasks_make(tmp_path: Path) -> None:
+    """As where they have GPUs; FAISS has none here."""
+    pq.write_table(corpus(2500), tmp_path / "in.parquet")
+    index, cluster = config.Index("ivf_fp16", fragment_rows=1024, nlist=8), config.Cluster(encoders=2)
+    on_gpus, files = Encoders(HASHING, cluster, lambda: [ON_CPUS] * 2), []
+    for name, kept in (("tasks", None), ("actors", on_gpus)):
+        made = build_store(tmp_path / "in.parquet", tmp_path / name, HASHING, index, cluster, {}, kept)
+        assert made.fragments == 3
+        files.append(sorted(facts for file, facts in made.files.items() if file.endswith(".faiss")))
+    on_gpus.stop()
+    assert files[0] == files[1]
+    assert len(files[0]) == 4

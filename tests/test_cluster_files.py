@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = ROOT / "cluster"
 MANIFESTS = sorted((CLUSTER / "kuberay").glob("*.yaml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-RAY = next(r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "ray").specifier
+RAY = next(r for r in map(Requirement, PROJECT["optional-dependencies"]["train"]) if r.name == "ray").specifier
 #: What stands before a job's settings on a command line.
 LAUNCHERS = ("jobs/train.py", "cluster/local.sh", "slurm/wbrag.sbatch")
 OPERATOR = {"app.kubernetes.io/component": "kuberay-operator"}

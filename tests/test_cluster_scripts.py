@@ -14,20 +14,23 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
-from test_cluster_files import CLUSTER, composed, documents
+from canaries import KEY, SECRETS, leaks
+from test_cluster_files import CLUSTER, ROOT, composed, documents
+from test_openai import Server
 
 SBATCH = CLUSTER / "slurm" / "wbrag.sbatch"
-SHELL = [CLUSTER / "local.sh", SBATCH]
+SHELL = [*sorted(CLUSTER.rglob("*.sh")), *sorted(CLUSTER.rglob("*.sbatch")), ROOT / ".ci" / "run"]
+SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 WORLD = ["world=/w", "run_dir=/r"]
 
 #: Runs the command once for each node, one after another, and ends with the worst code, as srun does.
@@ -123,10 +126,10 @@ def test_shell_parses(path: Path) -> None:
     subprocess.run(["bash", "-n", str(path)], check=True)
 
 
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+@pytest.mark.skipif(SHELLCHECK is None, reason="no shellcheck: its package has none for this machine")
 @pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
 def test_shellcheck_finds_nothing(path: Path) -> None:
-    done = subprocess.run(["shellcheck", "--shell=bash", str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([str(SHELLCHECK), "--shell=bash", str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -250,7 +253,7 @@ def test_local_submits_what_it_is_given_and_ends_with_its_code(local: Callable[.
     ("states", "code"),
     [(["", "Initializing", "Running", "Complete"], 0), (["Running", "Failed"], 1), (["ValidationFailed"], 1)],
 )
-def test_a_night_makes_a_run_of_its_day_and_waits_for_it(
+def test_a_night_updates_the_run_of_the_rayjob_and_waits_for_it(
     states: list[str], code: int, tmp_path: Path, calls: Path
 ) -> None:
     stand_in(tmp_path / "bin" / "kubectl", KUBECTL)
@@ -263,15 +266,15 @@ def test_a_night_makes_a_run_of_its_day_and_waits_for_it(
     assert mounted in script
     environment = os.environ | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "CALLS": str(calls)}
     command = [*container["command"], script.replace(mounted, str(CLUSTER / "kuberay" / "rayjob.yaml"))]
-    before = datetime.now(UTC).date()
     done = subprocess.run(command, env=environment, check=False, timeout=60)
-    days = {f"run_dir=/data/runs/{day}" for day in (before, datetime.now(UTC).date())}
     assert done.returncode == code
     created = yaml.safe_load((calls / "created").read_text(encoding="utf-8"))
-    assert created["spec"]["entrypoint"].split()[-1] in days
-    assert (
-        created["spec"]["rayClusterSpec"] == documents(CLUSTER / "kuberay" / "rayjob.yaml")[0]["spec"]["rayClusterSpec"]
-    )
+    (given,) = documents(CLUSTER / "kuberay" / "rayjob.yaml")
+    python, program, *words = created["spec"].pop("entrypoint").split()
+    assert (python, program) == ("python", "/opt/wbrag/jobs/update.py")
+    assert {"run_dir", "corpus", "cluster"} <= {word.partition("=")[0] for word in words}
+    assert set(words) <= {*given["spec"].pop("entrypoint").split()}  # the same run, corpus, engines and encoders
+    assert created == given
     assert len([one for one in noted(calls, "kubectl") if "jobDeploymentStatus" in one]) == len(states)
 
 
@@ -337,33 +340,60 @@ def answers(address: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def job_server() -> Iterator[dict[str, str]]:
+def ray_folder() -> Iterator[Path]:
+    """Where the job server's Ray keeps its logs."""
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:  # for sockets
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def job_server(ray_folder: Path) -> Iterator[dict[str, str]]:
     """A Ray of one node with job server and token, apart from any other Ray here: the environment of its clients."""
     pytest.importorskip("aiohttp_cors", reason="Ray's job server needs ray[default]")
     port, address = free_port(), f"http://127.0.0.1:{free_port()}"
     given = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_API_SERVER_ADDRESS": address}
     ports = ["--port", str(port), "--dashboard-port", address.rpartition(":")[2], "--dashboard-agent-listen-port", "0"]
-    ports += ["--min-worker-port", "0", "--max-worker-port", "0"]
+    ports += ["--min-worker-port", "0", "--max-worker-port", "0", "--temp-dir", str(ray_folder)]
     sizes = ["--num-cpus", "1", "--num-gpus", "0", "--object-store-memory", str(100 * 1024**2)]
-    with tempfile.TemporaryDirectory(
-        prefix="r", dir="/tmp", ignore_cleanup_errors=True
-    ) as folder:  # short, for sockets
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--temp-dir", folder]
-        with subprocess.Popen([*command, *ports, *sizes], env=os.environ | given, stdout=subprocess.DEVNULL) as head:
-            try:
-                until(lambda: answers(address), 120)
-                yield os.environ | given
-            finally:
-                head.terminate()
-                head.wait(timeout=60)
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *ports, *sizes]
+    own = os.environ | given | SECRETS | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL) as head:
+        try:
+            until(lambda: answers(address), 120)
+            yield os.environ | given
+        finally:
+            head.terminate()
+            head.wait(timeout=60)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 2", 2), ("exit 3", 3), ("kill -9 $$", 137)])
+@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", 137)])
 def test_a_real_job_server_gives_the_exit_code(script: str, code: int, job_server: dict[str, str]) -> None:
     command = [sys.executable, str(CLUSTER / "submit.py"), "--", "bash", "-c", script]
     done = subprocess.run(command, env=job_server, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == code, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_submitted_job_that_is_refused_ends_with_2_and_nobody_tells_its_secrets(
+    job_server: dict[str, str], ray_folder: Path, tmp_path: Path
+) -> None:
+    """The endpoint quotes the key that it was sent, which the nodes have in their environment."""
+    files = [f"benchmark.train={tmp_path}/a", f"benchmark.test={tmp_path}/b", f"corpus={tmp_path}/c"]
+    own = ["benchmark=files", "backbone=openai", "backbone.model=m", f"backbone.api_key_env={KEY}", *files]
+    server = Server()
+    server.faults = [f"401 Incorrect API key provided: {SECRETS[KEY]}"]
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    job = [sys.executable, str(ROOT / "jobs" / "train.py"), *own, f"backbone.base_url={server.url}"]
+    command = [sys.executable, str(CLUSTER / "submit.py"), "--", *job, f"run_dir={tmp_path}/run"]
+    done = subprocess.run(command, env=job_server, capture_output=True, text=True, check=False, timeout=120)
+    server.shutdown()
+    server.server_close()
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "refuses: status 401: " in done.stdout + done.stderr
+    assert server.headers[0]["authorization"] == f"Bearer {SECRETS[KEY]}"
+    assert leaks(done.stdout, done.stderr, ray_folder, tmp_path) == []
+    assert job_server["RAY_AUTH_TOKEN"] not in done.stdout + done.stderr
 
 
 @pytest.mark.slow

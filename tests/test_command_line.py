@@ -6,15 +6,28 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
-from forked import run_program
+from forked import run_program, start_program
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from wbrag.command import command_line
+from wbrag.command.command_line import CONF
+from wbrag.command.jobs import over_run
+from wbrag.command.overrides import keys_of, mended, plain, read
+from wbrag.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = {
     "train": ["world=w", "run_dir={run}"],
+    "update": ["run_dir={run}"],
     "evaluate": ["world=w", "run_dir={run}"],
     "build_index": ["corpus=c.jsonl", "store={run}"],
     "transfer": ["runs=[a]", "report_dir={run}"],
@@ -25,9 +38,13 @@ GIVEN = {
 }
 
 
+#: How a job begins that lies elsewhere.
+BEGINS = """
+import sys, time
+from wbrag.command import command_line
+"""
 #: A job that is told to stop, and takes so many seconds to end.
-STOPPED = """
-import sys, time, command_line
+STOPPED = f"""{BEGINS}
 command_line.STOP_SECONDS = 0.3
 with command_line.stoppable():
     print("ready", flush=True)
@@ -35,6 +52,20 @@ with command_line.stoppable():
         time.sleep(60)
     finally:
         time.sleep(float(sys.argv[1]))
+"""
+#: A job whose points end as they are called.
+SWEEP = f"""{BEGINS}
+from wbrag.config import ConfigError
+from wbrag.data.benchmarks import InputError, OverErrorBudget
+from wbrag.store.files import StoreError
+kinds = dict(config=ConfigError, input=InputError, store=StoreError, budget=OverErrorBudget, other=RuntimeError)
+def main():
+    for number, name in enumerate(sys.argv[1:]):
+        with command_line.noted(f"{{number}}-{{name}}"):
+            print(name)
+            if name in kinds:
+                raise kinds[name]("so it is")
+command_line.start(main)
 """
 
 
@@ -92,20 +123,65 @@ def test_a_typo_in_what_all_points_of_the_grid_are_told_ends_it_before_the_first
 
 @pytest.mark.parametrize(("number", "seconds", "code"), [(signal.SIGINT, "0", 130), (signal.SIGTERM, "50", 143)])
 def test_who_stops_a_job_is_told_in_one_line_how_to_go_on_however_long_it_takes_to_end(
-    number: signal.Signals, seconds: str, code: int
+    number: signal.Signals, seconds: str, code: int, tmp_path: Path
 ) -> None:
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'jobs'}{os.pathsep}{ROOT}"}
-    command = [sys.executable, "-c", STOPPED, seconds, "run_dir=my run"]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(number)
-        _, said = process.communicate(timeout=30)
-    goes_on = shlex.join(["python", "-c", seconds, "run_dir=my run"])
-    assert said == f"stopped by {number.name}; the same command goes on from here: {goes_on}\n"
-    assert process.returncode == code
+    script, out, err = (tmp_path / name for name in ("job.py", "out", "err"))
+    script.write_text(STOPPED)
+    process = start_program(script, seconds, "run_dir=my run", folder=tmp_path, out=out, err=err)
+    while not (out.exists() and out.read_text() == "ready\n"):
+        assert process.is_alive(), err.read_text()
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join(30)
+    goes_on = shlex.join(["python", str(script), seconds, "run_dir=my run"])
+    assert err.read_text() == f"stopped by {number.name}; the same command goes on from here: {goes_on}\n"
+    assert process.exitcode == code
+
+
+@pytest.mark.parametrize(
+    ("points", "code"),
+    [
+        (["fine", "fine"], 0),
+        (["fine", "config", "input", "store"], 2),
+        (["budget", "fine"], 3),
+        (["config", "budget", "input"], 3),
+        (["config", "budget", "other"], 1),
+    ],
+)
+def test_a_sweep_ends_with_the_code_of_its_failed_points(points: list[str], code: int, tmp_path: Path) -> None:
+    script = tmp_path / "job.py"
+    script.write_text(SWEEP)
+    run = run_program(script, *points, folder=tmp_path)
+    assert run.returncode == code, run.stderr
+    assert run.stdout.split() == points  # no point stops the others
+    failed = [f"{number}-{name}: " for number, name in enumerate(points) if name != "fine"]
+    told = run.stderr.partition(f"failed points ({len(failed)}):\n")[2].splitlines()
+    assert [line.strip()[: len(name)] for line, name in zip(told, failed, strict=True)] == failed
+    assert ("Traceback" in run.stderr) == ("other" in points)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("backbone.api_key_env={}", "backbone.api_key_env: give the name of the environment variable"),
+        ("backbone.base_url=http://me:{}@127.0.0.1/v1", "backbone.base_url: a URL with a user before @"),
+        ("backbone.api_key={}", "no such setting: backbone.api_key; did you mean backbone.api_key_env?"),
+        ("+backbone.api_key={}", "no such setting: backbone.api_key; did you mean backbone.api_key_env?"),
+        ("+backbone.engine_args.hf_token={}", "backbone.engine_args.hf_token cannot be given"),
+        ("base=s3://me:{}@bucket/base", "base: a URL with a user before @"),
+    ],
+)
+@pytest.mark.parametrize("sweep", [False, True])
+def test_a_secret_among_the_settings_is_refused_and_not_repeated(
+    given: str, told: str, sweep: bool, tmp_path: Path
+) -> None:
+    secret = "sk-canary-0b5e"
+    more = ["seed=1,2", "-m"] if sweep else []
+    run = ended("train", tmp_path / "run", given.format(secret), *more)
+    assert run.returncode == 2, run.stderr
+    assert told in run.stderr
+    assert secret not in run.stdout + run.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_relative_path_in_a_submitted_job_is_refused_by_every_job(
@@ -116,3 +192,99 @@ def test_a_relative_path_in_a_submitted_job_is_refused_by_every_job(
     assert run.returncode == 2, run.stderr
     assert run.stderr.splitlines()[-1].startswith("error: run_dir='runs/reproduce' is relative: a submitted Ray job ")
     assert list(tmp_path.iterdir()) == []
+
+
+TYPES = {
+    "gates.tau=3": "no such setting: gates.tau; did you mean gates.tau_s?",
+    "tau_doc=3": "no such setting: tau_doc; did you mean gates.tau_doc?",
+    "k=five": "k=five: five is no integer",
+    "seed=1.5": "seed=1.5: 1.5 is no integer",
+    "k=": "k=: '' is no integer",
+    "gates.tau_s=high": "gates.tau_s=high: high is no number",
+    "plan=maybe": "plan=maybe: maybe is no boolean: give true or false",
+    "benchmark.labels={yes:[true]}": "++benchmark.labels={yes:[true]}: benchmark.labels.yes: true is a boolean, not a "
+    "string: quote it",
+    "method.bad_words=5": "method.bad_words=5: a list is needed, as [a,b]",
+    "run_dir=[a]": "run_dir=[a]: ['a'] is a list, not a string",
+    "k=[1": "k=[1: the value cannot be read; quote it: 'k=\"[1\"'",
+    "runs/mine": "'runs/mine' is no setting: settings are KEY=VALUE, as run_dir=runs/mine",
+    "backbone=lama31_8b": "no backbone/lama31_8b among the files of conf/; did you mean llama31_8b?",
+}
+
+
+@pytest.mark.parametrize("word", TYPES)
+def test_a_setting_that_cannot_be_is_told_in_plain_words(word: str) -> None:
+    known = [key for key, _ in keys_of(TrainConfig)]
+    with (
+        initialize_config_dir(str(CONF), version_base="1.3"),
+        pytest.raises((HydraException, OmegaConfBaseException)) as caught,
+    ):
+        command_line.settings(composed([word]), TrainConfig)
+    assert plain(caught.value, known).startswith(TYPES[word])
+
+
+def test_several_values_without_a_sweep_are_told_with_what_to_do(tmp_path: Path) -> None:
+    run = ended("train", tmp_path / "run", "seed=1,2")
+    assert run.returncode == 2, run.stderr
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith("error: seed=1,2: several values need -m")
+    assert last.endswith("'seed=\"1,2\"'")
+
+
+def composed(words: list[str], root: str = "train") -> DictConfig:
+    """What a command line gives, as a job composes it; for within `initialize_config_dir`."""
+    own = ["benchmark=files", "benchmark.train=a", "benchmark.test=b", "corpus=c", "run_dir=r", "encoder=hashing"]
+    given = mended([*own, "backbone=scripted", *words], TrainConfig)
+    return compose(root, overrides=given)
+
+
+@settings(max_examples=60)
+@given(st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=12))
+def test_a_path_is_what_was_typed_whatever_stands_in_it(path: str) -> None:
+    word = mended([f"corpus={path}"], TrainConfig)[0]
+    plainly = path == path.strip() and not path.startswith(tuple("[{'\"")) and not {"$", "\\"} & set(path)
+    if plainly:
+        assert str(read(word).value()) == path
+
+
+ODD_PATHS = ["date=2024-01-01/c", "语料/c", "my data (v2)/c", "a,b/c", "1e3", "true", "it's", "a:b"]
+
+
+@pytest.mark.parametrize("path", ODD_PATHS)
+def test_paths_that_hydra_would_take_for_something_else(path: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert composed([f"corpus={path}"]).corpus == path
+        assert composed([f"corpus='{path}'" if "'" not in path else f'corpus="{path}"']).corpus == path
+
+
+def test_a_sweep_stays_one_and_keys_of_ones_own_need_no_plus() -> None:
+    words = ["-m", "corpus=a,b", "seed=1,2", "--config-dir", "a=b(", "prompts.factoid=Q {question}", "+prompts.slot=x"]
+    made = mended(words, TrainConfig)
+    assert made == [*words[:5], "++prompts.factoid='Q {question}'", "+prompts.slot=x"]
+
+
+def test_an_evaluation_has_the_settings_of_the_run_but_for_those_that_are_given(tmp_path: Path) -> None:
+    own = ["k=3", "gates.tau_s=0.2", f"run_dir={tmp_path}", "benchmark.labels.yes=[yes]", "benchmark.metric=f1"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        OmegaConf.save(composed(own), tmp_path / "config.yaml")
+        for words, changed in (
+            (["benchmark.test=other"], {"benchmark.test": "other"}),
+            (["k=4", "method=flare"], {"k": 4, "method.name": "flare"}),
+            (["benchmark=files", "benchmark.test=other"], {"benchmark.test": "other", "benchmark.metric": "acc"}),
+        ):
+            given = mended([f"run_dir={tmp_path}", *words], TrainConfig)
+            found = over_run(compose("evaluate", overrides=given), given)
+            expected = {"k": 3, "gates.tau_s": 0.2, "benchmark.train": "a", "corpus": "c", "encoder.name": "hashing"}
+            expected |= {"run_dir": str(tmp_path), "method.name": "naive", "benchmark.metric": "f1"} | changed
+            assert {key: OmegaConf.select(found, key) for key in expected} == expected
+            command_line.settings(found, TrainConfig)
+
+
+def test_another_world_is_read_where_the_run_has_read_its_own(tmp_path: Path) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        first = compose("train", overrides=["benchmark=squad", "world=/w", f"run_dir={tmp_path}"])
+        OmegaConf.save(first, tmp_path / "config.yaml", resolve=True)
+        given = [f"run_dir={tmp_path}", "world=/v"]
+        found = over_run(compose("evaluate", overrides=given), given)
+    assert (found.benchmark.test, found.corpus) == ("/v/squad/test.jsonl", "/v/corpus.jsonl")
+    assert found.benchmark.metric == "f1"

@@ -21,7 +21,7 @@ from wbrag.experiments.placebos import check_placebos
 from wbrag.prompts import DEFAULTS, TASKS, prompts_of
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-GROUPS = ("benchmark", "method", "backbone", "encoder", "index", "units", "cluster")
+GROUPS = ("benchmark", "method", "backbone", "encoder", "index", "retrieval", "units", "cluster")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 WORLD = ["world=/w", "data_dir=/d", "run_dir=/r"]
 JOBS = {
@@ -114,7 +114,12 @@ def test_each_job_has_a_schema_and_knows_its_thresholds_and_placebos(root: str) 
 
 @pytest.mark.parametrize("root", sorted(path.stem for path in CONF.glob("*.yaml")))
 def test_what_loggers_say_goes_to_stderr_and_results_alone_to_stdout(root: str) -> None:
-    for name, schema in {"build_index": config.BuildConfig, "compare_units": config.CompareConfig}.items():
+    for name, schema in {
+        "build_index": config.BuildConfig,
+        "compare_units": config.CompareConfig,
+        "make_questions": config.QuestionsConfig,
+        "update": config.UpdateConfig,
+    }.items():
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         logging = compose(root, return_hydra_config=True).hydra.job_logging
@@ -153,9 +158,16 @@ def test_reproduce_names_what_conf_holds_or_the_paper_has() -> None:
 @pytest.mark.parametrize("name", [name for group, name in OPTIONS if name.startswith("flashrag_")])
 def test_the_releases_files_are_checked_by_their_length(name: str) -> None:
     cfg = composed([f"benchmark={name}", "data_dir=/d", "run_dir=/r"])
-    assert cfg.corpus == "/d/wiki18_100w.jsonl"
+    assert cfg.corpus == "/d/retrieval-corpus/wiki18_100w.zip"
     assert cfg.benchmark.train.startswith("/d/")
     assert set(cfg.benchmark.rows) == {"train", "test"}
+    assert composed([f"benchmark={name}", "run_dir=/r"]).corpus.startswith("hf://datasets/RUC-NLPIR/FlashRAG_datasets/")
+
+
+def test_columns_and_lists_of_files_are_given_as_they_are_written() -> None:
+    given = ["corpus=[a,b]", "corpus_columns={text: body}", "benchmark.columns={question: q}"]
+    cfg = composed([*OWN_FILES, *given])
+    assert (cfg.corpus, cfg.corpus_columns, cfg.benchmark.columns) == (["a", "b"], {"text": "body"}, {"question": "q"})
 
 
 def test_a_sweep_gives_each_point_its_own_folder() -> None:
@@ -237,7 +249,6 @@ def test_a_model_is_a_folder_a_name_or_a_gguf_file(overrides: list[str], model: 
     ("overrides", "key"),
     [
         (["run_dir=/r"], "world"),
-        (["benchmark=flashrag_nq"], "data_dir"),
         (OWN_FILES, "corpus"),
         (["benchmark=files", "corpus=c.jsonl", "run_dir=/r"], "benchmark.train"),
     ],

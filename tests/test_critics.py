@@ -90,6 +90,7 @@ def cross_encoder(folder: Path, labels: dict[int, str]) -> str:
     import torch
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
+    folder.mkdir(exist_ok=True)
     words = "[PAD] [UNK] [CLS] [SEP] [MASK] oakwick is a town old .".split()
     (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)

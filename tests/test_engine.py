@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import run_program
 from test_pipeline import settings, world
 
 from wbrag.config import Backbone, ConfigError
 from wbrag.experiments.variants import check_transfer
-from wbrag.llm.engine import engine_arguments, gpus_of
+from wbrag.llm.engine import check_template, engine_arguments, gpus_of, open_tokenizer, template_of
 from wbrag.llm.vllm import check_engine_args, engine_config
-from wbrag.run.inputs import closed_book_identity, identity_of
+from wbrag.run.inputs import check_backbone, closed_book_identity, identity_of
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -252,10 +254,56 @@ def test_a_job_tells_it_before_anything_is_built(
     job: str, given: list[str], told: str, hub: str, tmp_path: Path
 ) -> None:
     (empty := tmp_path / "empty").mkdir()
-    command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), "world=w", f"run_dir={empty / 'run'}", *given]
-    ended = subprocess.run(
-        command, env=environment(hub, tmp_path), cwd=empty, capture_output=True, text=True, check=False
-    )
+    script, own = ROOT / "jobs" / f"{job}.py", ["world=w", f"run_dir={empty / 'run'}", *given]
+    ended = run_program(script, *own, folder=empty, environment=environment(hub, tmp_path))
     assert ended.returncode == 2, ended.stderr
     assert any(told in line for line in ended.stderr.splitlines() if line.startswith("error: "))
     assert list(empty.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "ends"),
+    [
+        ("", {"chat_template.jinja": "J"}, "J"),
+        ("", {"tokenizer_config.json": '{"chat_template": "C"}'}, "C"),
+        ("B", {}, "B"),
+        ("", {"default": "D", "tool_use": "T"}, "D"),
+        (
+            "",
+            {"rag": "R", "tool_use": "T"},
+            "has chat templates named .*rag.* and none named default: give one of them",
+        ),
+        ("", {}, r"has no chat template: give backbone\.chat_template"),
+    ],
+)
+def test_the_chat_template_is_found_or_missed_before_an_engine_starts(
+    tmp_path: Path, own: str, files: dict[str, str], ends: str
+) -> None:
+    """A checkpoint's own tokenizer, without its template or with others."""
+    folder = tmp_path / "model"
+    shutil.copytree(ROOT / "microworld" / "models" / "micro_small", folder, ignore=lambda *_: ["model.safetensors"])
+    (folder / "chat_template.jinja").unlink()
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    if "tool_use" in files:
+        config["chat_template"] = [{"name": name, "template": text} for name, text in files.items()]
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    else:
+        for name, text in files.items():
+            more = config | json.loads(text) if name.endswith("json") else text
+            (folder / name).write_text(text if isinstance(more, str) else json.dumps(more))
+    given = Backbone(name="m", model=str(folder), chat_template=own)
+    if len(ends) > 1:
+        with pytest.raises(ConfigError, match=ends):
+            check_template(given)
+    else:
+        check_template(given)
+        assert template_of(given, open_tokenizer(given)) == ends
+
+
+def test_what_is_for_one_kind_of_backbone_is_refused_for_another() -> None:
+    with pytest.raises(ConfigError, match=r"backbone\.template_args: for backbone\.kind=vllm only, not scripted"):
+        check_backbone(Backbone(name="s", kind="scripted", template_args={"enable_thinking": False}))
+    with pytest.raises(ConfigError, match=r"backbone\.extra_body: for backbone\.kind=openai only, not vllm"):
+        check_backbone(Backbone(name="m", model="m", extra_body={"n": 2}))
+    with pytest.raises(ConfigError, match=r"backbone\.extra_body\.stream cannot be given"):
+        check_backbone(Backbone(name="o", kind="openai", extra_body={"stream": True}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from wbrag.report import statistics
 from wbrag.report.construction import SPENT, construction, cost, retained_by_rank, rule_of
 from wbrag.report.evaluation import Setting, answers_of, evaluate, over_topics, topic_of
 from wbrag.report.statistics import mcnemar, paired_bootstrap
+from wbrag.run.folder import setting_of
 
 SETTING = Setting("toy_nq", "naive", "micro_small", "acc", seed=3)
 YES_NO = Setting("toy_boolq", "naive", "micro_small", "label", labels={"yes": ["true"], "no": ["false"]})
@@ -269,7 +271,7 @@ def test_the_rule_of_an_error_is_its_kind(reason: str, rule: str) -> None:
 @given(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=5, unique=True), min_size=1, max_size=20))
 @settings(deadline=None)
 def test_shares_by_rank_add_up_to_one(ranks: list[list[int]]) -> None:
-    shares = retained_by_rank([{"kept_ranks": some} for some in ranks])
+    shares = retained_by_rank(Counter(rank for some in ranks for rank in some))
     assert sum(shares.values()) == pytest.approx(1.0)
     assert list(shares) == [str(rank) for rank in range(1, max(map(max, ranks)) + 1)]
 
@@ -307,3 +309,12 @@ def test_retrievals_of_the_methods_own_are_a_rate_and_a_mean_over_the_rows_that_
     record = evaluated(rows, SETTING)["results"][0]
     assert (record["retrieval_rate_base"], record["retrievals_per_question_base"]) == (pytest.approx(2 / 3), 2.0)
     assert record["retrieval_rate_writeback"] == record["retrievals_per_question_writeback"] == pytest.approx(2 / 3)
+
+
+def test_answers_in_other_scripts_are_scored_as_the_benchmark_says() -> None:
+    row = prediction(answer_base="\u300c\u4e0a\u6d77\u300d\u3002", golden_answers=["\u4e0a\u6d77"])
+    config = {"name": "b", "metric": "em", "labels": {}}
+    rest = {"method": {"name": "naive"}, "backbone": {"name": "m"}, "seed": 0}
+    found = [setting_of({"benchmark": config | more, **rest}) for more in ({}, {"language": "en"}, {"language": "any"})]
+    assert [setting.score(row, "base") for setting in found] == [0.0, 0.0, 1.0]
+    assert found[2].scores(row, "em")[1] == 1.0

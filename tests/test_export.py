@@ -131,6 +131,17 @@ def test_a_corpus_with_quoted_titles_is_adopted(tmp_path: Path) -> None:
     assert (hit.id, hit.title) == ("7", "Town 7")
 
 
+def test_a_byte_order_mark_and_columns_of_other_names_are_read_as_everywhere(tmp_path: Path) -> None:
+    corpus, index = flashrag(tmp_path / "in")
+    corpus.write_bytes(b"\xef\xbb\xbf" + corpus.read_bytes())
+    assert adopt(corpus, index, tmp_path / "store", HASHING, {}).rows == 40
+    named = [json.loads(line) for line in corpus.read_text(encoding="utf-8-sig").splitlines()]
+    other = [json.dumps({"nr": row["id"], "page": row["contents"]}) + "\n" for row in named]
+    (tmp_path / "other.json").write_text("".join(other))
+    columns = {"id": "nr", "text": "page"}
+    assert adopt(tmp_path / "other.json", index, tmp_path / "second", HASHING, {}, columns).rows == 40
+
+
 def test_a_corpus_with_columns_of_its_own_is_adopted_beside_others(tmp_path: Path) -> None:
     store, columns = tmp_path / "store", ("year", "place")
     for number, column in enumerate(columns):

@@ -13,7 +13,7 @@ from synthetic_run import PASSAGES, UNIT, Row, kept, prediction, units_of, write
 from wbrag import schema
 from wbrag.report.evaluation import Setting, answers_of
 from wbrag.report.harms import SHOWN, harm_blocks, harms, sources_of
-from wbrag.report.page import Details
+from wbrag.report.page import Cases
 from wbrag.report.run_report import write_report
 from wbrag.run.folder import read_passages
 
@@ -59,11 +59,11 @@ def test_labels_leave_open_which_document_held_the_answer() -> None:
     (harm,) = found([row], YES_NO, [])
     assert harm["base_held_answer"] is None
     assert harm["units"][0]["sources"] == []  # a unit that no table knows
-    (shown,) = (block for block in harm_blocks([harm], 9) if isinstance(block, Details))
+    (shown,) = (block for block in harm_blocks([harm], 9) if isinstance(block, Cases))
     assert "not known" in str(shown)
 
 
-def test_the_report_shows_the_first_and_the_file_has_them_all(tmp_path: Path) -> None:
+def test_the_report_and_the_file_have_them_all_and_markdown_the_first(tmp_path: Path) -> None:
     rows = [worse(id=f"test-{i:02}") for i in range(SHOWN + 5)] + [prediction(id="fine")]
     run = write_run(tmp_path / "run", [kept()], rows)
     write_report(run)
@@ -72,7 +72,9 @@ def test_the_report_shows_the_first_and_the_file_has_them_all(tmp_path: Path) ->
     told = {"id": "p-0077", "title": PASSAGES[1]["title"], "text": PASSAGES[1]["text"]}
     assert lines[0]["units"][0]["sources"] == [told]
     page = (run / "report.html").read_text()
-    assert page.count("<details>") == SHOWN
+    assert page.count('<details id="case-') == SHOWN + 6  # and one that got better
+    assert (run / "report.md").read_text().count("<details>") == SHOWN + 1
+    assert "1 of 26 test questions score higher with write-back" in page
     assert f"{SHOWN + 5} of {SHOWN + 6} test questions score lower with write-back, 0 of them without overlap" in page
     assert "0 of them had read no unit" in page
     assert f"its source {PASSAGES[1]['id']}" in page

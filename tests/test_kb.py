@@ -1,8 +1,9 @@
-"""jobs/kb.py as a user calls it: what it prints, what it leaves, how it exits."""
+"""`wbrag kb` as a user calls it: what it prints, what it leaves, how it exits."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from forked import run_program
 from small_store import publish
 
+from wbrag.command.kb import main
 from wbrag.config import Encoder
 from wbrag.retrieval.encoder import open_encoder, passage_text
 from wbrag.store.changes import delete
@@ -19,10 +21,6 @@ from wbrag.store.search import KnowledgeBase
 from wbrag.store.versions import encoder_note, latest
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "jobs"))
-
-from kb import main  # noqa: E402 - the folder of the job is on the path of a job only
-
 HASHING = Encoder(name="hashing", kind="hashing", model="hashing", dimension=32)
 
 
@@ -173,3 +171,14 @@ def test_the_script_itself_runs_and_refuses_bad_arguments(store: Path) -> None:
     ran, bad = (run_program(script, command, str(store), folder=folder) for command in ("log", "rollback"))
     assert (ran.returncode, ran.stderr) == (0, "")
     assert bad.returncode == 2
+
+
+def test_a_reader_that_has_seen_enough_draws_no_error(store: Path) -> None:
+    """As `kb.py log STORE | head` does."""
+    command = [sys.executable, str(ROOT / "jobs" / "kb.py"), "log", str(store)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.close()
+        assert program.stderr.read() == ""
+    assert program.returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wbrag.config import ConfigError, Merge
-from wbrag.retrieval.merge import beside, check_merge, is_named, linked, mentions, plain
+from wbrag.retrieval.merge import beside, best_of, check_merge, fused, is_named, linked, mentions, plain
 from wbrag.schema import Document, Source
 
 #: Few distinct scores make many ties; as float32 holds them exactly, so do margins between them.
@@ -35,6 +36,18 @@ ROOMS = st.sampled_from([0.25, 0.5, 1.0, 2.0]) | st.floats(0, 2)
 
 def characters(documents: Sequence[Document]) -> int:
     return sum(len(document.contents) for document in documents)
+
+
+@given(st.lists(st.tuples(st.sampled_from(SCORES), st.integers(0, 4)), max_size=40), PLACES, st.randoms())
+def test_the_best_of_shards_are_the_best_of_all(told: list[tuple[float, int]], k: int, order: random.Random) -> None:
+    """Ties included, across shards and at the last place."""
+    documents = [Document(f"d{i:02d}", "", "", score) for i, (score, _) in enumerate(told)]
+    shards: list[list[Document]] = [[] for _ in range(5)]
+    for document, (_, shard) in zip(documents, told, strict=True):
+        shards[shard].append(document)
+    ranked_shards = [sorted(some, key=lambda one: (-one.score, one.id))[:k] for some in shards]
+    order.shuffle(ranked_shards)
+    assert best_of(ranked_shards, k) == sorted(documents, key=lambda one: (-one.score, one.id))[:k]
 
 
 @given(PASSAGES, UNITS, PLACES)
@@ -198,3 +211,18 @@ def test_linked_adds_units_that_the_first_ones_mention_behind_them_as_far_as_the
 def test_a_merge_that_cannot_be_is_refused(merge: Merge, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_merge(merge)
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefgh"), unique=True), min_size=1, max_size=3), PLACES)
+def test_a_fusion_counts_every_lists_rank(lists: list[list[str]], k: int) -> None:
+    given = [[Document(key, "", key, 7.0, "base") for key in some] for some in lists]
+    every = [(one.id, one.score) for one in fused(given, 99)]
+    assert [(one.id, one.score) for one in fused(given, k)] == every[:k]
+    assert {key for key, _ in every} == {key for some in lists for key in some}
+    assert all(0 < score <= 1 for _, score in every)
+    for key, score in every:
+        there = [some.index(key) + 1 for some in lists if key in some]
+        assert score == pytest.approx(sum(61 / (60 + rank) for rank in there) / len(lists))
+        assert (score == pytest.approx(1)) == (there == [1] * len(lists))
+    assert every == sorted(every, key=lambda pair: (-pair[1], pair[0]))
+    assert [one.id for one in fused(given[:1], 99)] == lists[0]

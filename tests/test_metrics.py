@@ -177,3 +177,60 @@ def test_score_knows_labels_and_names_an_unknown_metric() -> None:
     assert set(metrics.METRICS) == {*TEXT_METRICS, "label"}
     with pytest.raises(ValueError, match="unknown metric 'rouge'; known are em, acc, f1, precision, recall, label"):
         metrics.score("rouge", "x", ["x"], {})
+
+
+#: An answer and a golden answer that say the same in Unicode's form, and not in FlashRAG's.
+SAME_BY_UNICODE = {
+    "Chinese, full stop": ("\u4e0a\u6d77\u3002", "\u4e0a\u6d77"),
+    "Chinese, brackets": ("\u3010\u4e09\u56fd\u6f14\u4e49\u3011", "\u4e09\u56fd\u6f14\u4e49"),
+    "full-width letters": ("\uff2e\uff21\uff34\uff2f", "NATO"),
+    "half-width katakana": ("\uff84\uff96\uff80", "\u30c8\u30e8\u30bf"),
+    "decomposed": ("Sa\u0303o Paulo", "S\u00e3o Paulo"),
+    "danda": ("\u092e\u0941\u0902\u092c\u0908\u0964", "\u092e\u0941\u0902\u092c\u0908"),
+    "Arabic comma": ("\u0627\u0644\u0642\u0627\u0647\u0631\u0629\u060c", "\u0627\u0644\u0642\u0627\u0647\u0631\u0629"),
+    "Arabic vowels": ("\u0645\u064f\u062d\u064e\u0645\u0651\u064e\u062f", "\u0645\u062d\u0645\u062f"),
+    "Ethiopic stop": ("\u12a0\u12f2\u1235\u1362", "\u12a0\u12f2\u1235"),
+    "Armenian stop": ("\u0535\u0580\u0587\u0561\u0576\u0589", "\u0535\u0580\u0587\u0561\u0576"),
+    "guillemets": ("\u00abLe Monde\u00bb", "le monde"),
+    "low quotes": ("\u201eFaust\u201c", "Faust"),
+    "dash": ("1914\u20131918", "1914-1918"),
+    "sharp s": ("GROSSE", "Gro\u00dfe"),
+    "dotted I": ("\u0130zmir", "izmir"),
+    "zero-width": ("Par\u200bis", "Paris"),
+    "Persian joiner": ("\u0645\u06cc\u200c\u0631\u0648\u0645", "\u0645\u06cc\u0631\u0648\u0645"),
+}
+
+
+@pytest.mark.parametrize("name", SAME_BY_UNICODE)
+def test_by_unicode_punctuation_and_forms_of_no_script_make_a_difference(name: str) -> None:
+    said, golden = SAME_BY_UNICODE[name]
+    assert metrics.em(said, [golden]) == 0.0
+    for metric in TEXT_METRICS:
+        assert metrics.score(metric, said, [golden], {}, "any") == 1.0
+
+
+def test_by_unicode_characters_are_words_where_no_blanks_are_set() -> None:
+    assert metrics.f1("\u7b54\u6848\u662f\u5317\u4eac", ["\u5317\u4eac"], "any") == pytest.approx(2 * 2 / (5 + 2))
+    assert metrics.acc("\u7b54\u6848\u662f\u5317\u4eac", ["\u5317\u4eac"], "any") == 1.0
+    assert metrics.em("Tokyo \u6771\u4eac", ["tokyo\u6771\u4eac"], "any") == 1.0
+
+
+def test_by_unicode_no_word_is_an_article() -> None:
+    assert metrics.em("A", ["a."], "any") == 1.0
+    assert metrics.em("Vitamin A", ["Vitamin"], "any") == 0.0
+    assert metrics.golden_label("A", {"A": [], "B": []}, "any") == "A"
+    assert metrics.label_accuracy("B) because", ["B"], {"A": [], "B": []}, "any") == 1.0
+
+
+@given(texts)
+@settings(deadline=None)
+def test_the_unicode_form_is_its_own(text: str) -> None:
+    assert metrics.normalise(metrics.normalise(text, "any"), "any") == metrics.normalise(text, "any")
+
+
+def test_golden_answers_that_no_metric_can_score_are_told() -> None:
+    assert metrics.scorable(["A", "The", "...", "an A-team"]) == ["an A-team"]
+    assert metrics.scorable(["A", "\u3002\u3002", "..."], "any") == ["A"]
+    assert [metrics.inside_words([golden]) for golden in ("no", "True.", "Ed", "Nora", "1", "New York")] == [
+        *(True, True, True, False, False, False)
+    ]

@@ -122,8 +122,9 @@ def test_an_equal_label_is_no_overlap(world: Path, benchmark: str) -> None:
     told = json.loads((world / "world.json").read_text())["overlap"][benchmark]
     assert told["answer"] == 0
     assert min(told["question"], told["none"]) > 0
-    asked = TrainingQuestions(rows(world / benchmark / "train.jsonl"), labels=True)
-    for row in rows(world / benchmark / "test.jsonl"):
+    tested = [row | {"documents_writeback": []} for row in rows(world / benchmark / "test.jsonl")]
+    asked = TrainingQuestions(rows(world / benchmark / "train.jsonl"), tested, labels=True)
+    for row in tested:
         metadata = row["metadata"]
         assert isinstance(metadata, dict)
         # The world knows more: it calls a question repeated that asks about the same fact in words of its own.

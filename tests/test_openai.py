@@ -10,22 +10,26 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from canaries import KEY, SECRETS, leaks
 from test_pipeline import settings, world
 
 from wbrag.algorithm import train_example
 from wbrag.config import Backbone, ConfigError, Gates, Method, TrainConfig
 from wbrag.data.benchmarks import OverErrorBudget
-from wbrag.llm import Reply
+from wbrag.llm import Reply, Token
 from wbrag.llm.openai import BadReply, Endpoint, EndpointError, api_key, reply_of
 from wbrag.llm.scripted import read
 from wbrag.methods import Answer, Tools, check_method, open_method
 from wbrag.metrics import acc
 from wbrag.prompts import Prompts
+from wbrag.run.inputs import check_backbone, check_secrets
 from wbrag.run.job import Session
 from wbrag.run.pipeline import train
 from wbrag.schema import Document, Example
@@ -53,6 +57,8 @@ class Server(ThreadingHTTPServer):
         self.requests: list[Json] = []
         self.headers: list[dict[str, str]] = []
         self.times: list[float] = []
+        self.paths: list[str] = []
+        self.refuses: dict[str, str] = {}  # a key of a request -> what is said of it, with status 400
         self.retry_after = "0"
         self.respond: Callable[[Json], Json] = lambda body: completion(read(body["messages"][0]["content"]))
         self.flying, self.most, self.lock = 0, 0, threading.Lock()
@@ -77,6 +83,9 @@ class Handler(BaseHTTPRequestHandler):
             fault = self.server.faults.pop(0) if self.server.faults else ""
             self.server.requests.append(body)
             self.server.times.append(time.monotonic())
+            self.server.paths.append(self.path)
+            if not fault and (refused := [told for key, told in self.server.refuses.items() if key in body]):
+                fault = f"400 {refused[0]}"
             self.server.headers.append({key.lower(): value for key, value in self.headers.items()})
             self.server.flying += 1
             self.server.most = max(self.server.most, self.server.flying)
@@ -238,10 +247,15 @@ def test_an_outage_fails_one_example_with_its_reason_and_not_the_next(server: Se
     assert (kept["status"], kept["unit_title"]) == ("kept", "The Alder bridge")
 
 
-def test_a_whole_run_over_a_flaky_endpoint_loses_nothing(server: Server, tmp_path: Path, session: Session) -> None:
+def test_a_whole_run_over_a_flaky_endpoint_loses_nothing_and_tells_no_secret(
+    server: Server, tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(KEY, SECRETS[KEY])
     server.faults = ["", *["500 oops", "", "", "", "reset", "", "", "", "429 wait", "junk"] * 8]
-    data = world(tmp_path / "world", train_rows=20, test_rows=8)
-    metrics = train(settings(data, tmp_path / "run", backbone=backbone(server, retries=8)), session)
+    data, remote = world(tmp_path / "world", train_rows=20, test_rows=8), backbone(server, retries=8, api_key_env=KEY)
+    metrics = train(settings(data, tmp_path / "run", backbone=remote), session)
+    assert {told["authorization"] for told in server.headers} == {f"Bearer {SECRETS[KEY]}"}
+    assert leaks(tmp_path, *capfd.readouterr()) == []
     assert metrics["questions"] == {"n": 8, "failed": 0}
     construction, cost = metrics["construction"], metrics["cost"]
     assert (construction["examples"], construction["failed"]) == (20, 0)
@@ -253,21 +267,26 @@ def test_a_whole_run_over_a_flaky_endpoint_loses_nothing(server: Server, tmp_pat
 
 
 def test_what_an_outage_failed_is_asked_again_by_the_same_call_and_nothing_else_is(
-    server: Server, tmp_path: Path, ray_session: None
+    server: Server, tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """The server that fails quotes the key that it was sent; no file and no line does."""
     data = world(tmp_path / "world", train_rows=12, test_rows=4)
+    monkeypatch.setenv(KEY, SECRETS[KEY])
 
     def cfg(name: str) -> TrainConfig:
-        changed = {"backbone": backbone(server, retries=0), "cache_dir": str(tmp_path / f"cache-{name}")}
-        return settings(data, tmp_path / name, **changed)
+        remote = backbone(server, retries=0, api_key_env=KEY)
+        return settings(data, tmp_path / name, backbone=remote, cache_dir=str(tmp_path / f"cache-{name}"))
 
-    results = train(cfg("straight"))["results"]
+    results = train(cfg("straight"), session)["results"]
     straight = len(server.requests)
-    server.faults = ["", *["500 down"] * 5]  # the first request of all asks whether the endpoint works
-    with pytest.raises(OverErrorBudget, match=r"5 of 12 rows failed .*; the same command asks for them again"):
-        train(cfg("outage"))
+    # The first request of all asks whether the endpoint works.
+    server.faults = ["", *[f"500 down, no more for Bearer {SECRETS[KEY]}"] * 5]
+    with pytest.raises(OverErrorBudget, match=r"5 of 12 rows failed .*; the same command asks for them again") as told:
+        train(cfg("outage"), session)
     assert not (tmp_path / "outage" / "units.parquet").exists()
-    metrics = train(cfg("outage"))
+    assert "no more for Bearer (the key)" in str(told.value)
+    assert leaks(tmp_path, *capfd.readouterr(), "".join(traceback.format_exception(told.value))) == []
+    metrics = train(cfg("outage"), session)
     assert metrics["results"] == results
     assert metrics["construction"]["failed"] == 0
     assert len(server.requests) == 2 * straight + 5 + 1  # what failed, and the one at the start
@@ -309,7 +328,14 @@ def test_any_other_json_is_no_reply(body: object) -> None:
 def test_log_probabilities_that_are_not_given_are_missed() -> None:
     with pytest.raises(BadReply, match="of 0 tokens do not cover the reply 'hello'"):
         reply_of(completion("hello"), logprobs=True)
-    assert reply_of({"choices": [{"message": {"content": None}}]}, logprobs=True) == Reply("", 0, 0)
+    bare = {"choices": [{"message": {"content": "5"}, "logprobs": {"content": [{"token": "5", "logprob": -0.1}]}}]}
+    assert reply_of(bare, logprobs=True).tokens == (Token("5", -0.1),)
+
+
+def test_tokens_are_those_of_the_answer() -> None:
+    pieces = [("<think>", -0.1), ("Rome?", -0.2), ("</think>", -0.3), ("Par", -0.4), ("is", -0.5)]
+    reply = reply_of(completion("".join(text for text, _ in pieces), pieces), logprobs=True)
+    assert (reply.text, reply.tokens) == ("Paris", (Token("Par", -0.4), Token("is", -0.5)))
 
 
 def test_the_pause_is_what_the_endpoint_asks_for(server: Server) -> None:
@@ -325,19 +351,200 @@ def test_an_attempt_ends_in_time_however_long_bytes_trickle(server: Server) -> N
     assert "no answer in 1 attempts; the last: ReadTimeout: no whole reply within 0.5 s" in str(error)
 
 
-@pytest.mark.parametrize("reason", ["length", "content_filter"])
-def test_a_reply_without_text_is_no_answer_unless_the_model_stopped(server: Server, reason: str) -> None:
-    silent = completion("")
-    silent["choices"][0]["message"] |= {"content": None, "reasoning_content": "The user asks"}
-    server.respond = lambda body: silent
-    assert chats(server, ["hello"]) == [Reply("", 7, 3)]
-    silent["choices"][0]["finish_reason"] = reason
+def message(content: object, finish: str = "stop", **more: object) -> Json:
+    made = completion("")
+    made["choices"][0] |= {"message": {"role": "assistant", "content": content, **more}, "finish_reason": finish}
+    return made
+
+
+NO_ANSWERS = [
+    (
+        message(None, "length", reasoning_content="The user asks"),
+        "no text but reasoning in the reply, finish_reason=len",
+    ),
+    (
+        message("", "length", reasoning="The user asks"),
+        "no text but reasoning in the reply, finish_reason=length; raise",
+    ),
+    (message(None, reasoning_content="It is Rome"), "no text but reasoning in the reply, finish_reason=stop"),
+    (message("<think>The user asks", "length"), "the reply ends inside its reasoning, '<think>The user asks'; raise"),
+    (message("<think>Rome?</think>\n", "length"), "no text but reasoning in the reply, finish_reason=length"),
+    (message(None, "length"), "no text in the reply, finish_reason=length; raise backbone.thinking_tokens"),
+    (message(" \n"), "no text in the reply, finish_reason=stop; check backbone.model"),
+    (message([]), "no text in the reply, finish_reason=stop; check backbone.model"),
+    (message([{"type": "thinking", "thinking": "Rome?"}], "length"), "no text in the reply, finish_reason=length"),
+    (message("The town of", "content_filter"), "the reply was withheld, finish_reason=content_filter"),
+    (message(None, "SAFETY"), "the reply was withheld, finish_reason=SAFETY"),
+    (message(None, refusal="I cannot help with that."), "the model declines to answer: 'I cannot help with that.'"),
+    (message(None, "tool_calls", tool_calls=[{}]), "no text in the reply, finish_reason=tool_calls"),
+]
+
+
+@pytest.mark.parametrize(("body", "told"), NO_ANSWERS)
+def test_a_reply_without_an_answer_is_no_answer_and_says_why(server: Server, body: Json, told: str) -> None:
+    server.respond = lambda _: body
     (error,) = chats(server, ["hello"])
     assert isinstance(error, EndpointError)
-    assert str(error).startswith(f"{server.url}/chat/completions: no text in the reply, finish_reason={reason}; raise ")
-    assert len(server.requests) == 2
-    with pytest.raises(ConfigError, match=rf"does not work as configured: .*finish_reason={reason}; raise backbone\."):
+    assert str(error).startswith(f"{server.url}/chat/completions: {told}")
+    assert len(server.requests) == 1  # asked again it would say the same
+    with pytest.raises(ConfigError, match=r"does not work as configured: .*chat/completions: "):
         check_method(Method(name="naive"), backbone(server))
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "cut"),
+    [
+        (message("<think>Is it Rome?</think>\n\nParis"), "Paris", False),
+        (message("Paris", reasoning_content="Is it Rome?"), "Paris", False),
+        (message("Is it Rome?</think>Paris"), "Paris", False),
+        (message([{"type": "text", "text": "Par"}, {"type": "text", "text": "is"}]), "Paris", False),
+        (
+            message([{"type": "thinking", "thinking": [{"text": "Rome?"}]}, {"type": "text", "text": "Paris"}]),
+            "Paris",
+            False,
+        ),
+        (message(["Paris"]), "Paris", False),
+        (message("Paris is the", "length"), "Paris is the", True),
+        (message("Paris is the", "max_tokens"), "Paris is the", True),
+        (message("Paris", "eos", refusal=None), "Paris", False),
+    ],
+)
+def test_the_answer_is_the_text_without_reasoning_and_a_cut_one_is_told(body: Json, text: str, cut: bool) -> None:
+    reply = reply_of(body, logprobs=False)
+    assert (reply, reply.cut) == (Reply(text, 7, 3), cut)
+
+
+def test_a_thinking_model_has_more_tokens_for_each_reply_and_less_for_its_prompt(server: Server) -> None:
+    settings = backbone(server, thinking_tokens=500, max_model_len=2_000)
+    chats(server, ["hello"], settings)
+    assert server.requests[0]["max_tokens"] == 508
+    assert Endpoint(settings).max_model_len == 1_500
+    with pytest.raises(ConfigError, match=r"thinking_tokens=2000: backbone\.max_model_len=2000 leaves no room"):
+        check_backbone(replace(settings, thinking_tokens=2_000))
+
+
+def test_a_continuation_may_be_nothing(server: Server) -> None:
+    server.respond = lambda _: message("")
+    assert chats(server, ["hello"], prefix="It is Paris.") == [Reply("", 7, 3)]
+
+
+def test_once_a_reply_shows_that_prompts_open_the_reasoning_one_cut_inside_it_is_none(server: Server) -> None:
+    replies = iter([message("Okay.</think>Paris"), message("Okay, is it", "length")])
+    server.respond = lambda _: next(replies)
+    first, second = chats(server, ["hello", "again"], backbone(server, max_num_seqs=1))
+    assert first.text == "Paris"
+    assert "the reply ends inside its reasoning, 'Okay, is it'" in str(second)
+
+
+def test_a_model_that_thinks_longer_than_an_answer_may_be_is_found_at_the_start(server: Server) -> None:
+    def respond(body: Json) -> Json:
+        short = body["max_tokens"] < 100
+        return message("Okay, one word", "length") if short else message("Okay, one word.</think>Yes")
+
+    server.respond = respond
+    with pytest.raises(
+        ConfigError, match=r"ends inside its reasoning, 'Okay, one word'; raise backbone\.thinking_tokens"
+    ):
+        check_method(Method(name="naive"), backbone(server))
+    server.respond = lambda _: message("Yes, and then some", "length")  # it rambles, and thinks nothing
+    check_method(Method(name="naive"), backbone(server))
+
+
+REFUSALS = {
+    "temperature": "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) is.",
+    "max_tokens": "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead.",
+    "max_completion_tokens": "max_completion_tokens: Extra inputs are not permitted",
+}
+
+
+@pytest.mark.parametrize(
+    ("refused", "limit", "sent"),
+    [
+        (["temperature"], "max_tokens", {"max_tokens": 8}),
+        (["max_tokens"], "max_tokens", {"max_completion_tokens": 8, "temperature": 0}),
+        (["temperature", "max_tokens"], "max_tokens", {"max_completion_tokens": 8}),
+        (["max_completion_tokens"], "max_completion_tokens", {"max_tokens": 8, "temperature": 0}),
+    ],
+)
+def test_keys_that_a_model_refuses_are_left_out_or_renamed_and_told_once(
+    server: Server, refused: list[str], limit: str, sent: Json, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.refuses = {key: REFUSALS[key] for key in refused}
+    settings = backbone(server, max_tokens_key=limit, max_num_seqs=1)
+    assert chats(server, ["hello", "again"], settings) == [Reply("unknown", 7, 3)] * 2
+    assert len(server.requests) == 2 + len(refused)  # it has learnt for the second
+    asked = {key: value for key, value in server.requests[-1].items() if key not in ("model", "messages")}
+    assert asked == sent
+    check_method(Method(name="naive"), settings)
+    told = " ".join(caplog.messages)
+    assert told.count("refuses temperature 0") == ("temperature" in refused)
+    assert told.count(f"in place of max_tokens_key={limit}") == (limit in refused)
+
+
+def test_a_limit_that_is_refused_by_either_name_and_one_that_is_too_low_are_refusals(server: Server) -> None:
+    server.refuses = {key: REFUSALS[key] for key in ("max_tokens", "max_completion_tokens")}
+    (error,) = chats(server, ["hello"])
+    assert "refuses: status 400" in str(error)
+    assert len(server.requests) == 2
+    server.refuses = {
+        "max_tokens": "Could not finish the message because max_tokens was reached. Please try a higher one."
+    }
+    (error,) = chats(server, ["hello"])
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "tail", ["", "/", "//", "/chat/completions", "/chat/completions/", "?api-version=1", "/?api-version=1"]
+)
+def test_a_base_url_is_taken_as_people_write_it(server: Server, tail: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THE_KEY", "sk-canary")
+    settings = backbone(server, base_url=f" {server.url}{tail} ", api_key_env="THE_KEY")
+    assert chats(server, ["hello"], settings) == [Reply("unknown", 7, 3)]
+    versioned = "api-version" in tail
+    assert server.paths == ["/v1/chat/completions" + "?api-version=1" * versioned]
+    assert server.headers[0].get("api-key") == ("sk-canary" if versioned else None)  # Azure's
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["key=sk-canary", "api-version=1&api_key=sk-canary", "Ocp-Apim-Subscription-Key=sk-canary", "sig=sk-canary"],
+)
+def test_a_key_in_the_url_is_refused_and_not_repeated(query: str) -> None:
+    remote = Backbone(name="o", kind="openai", model="m", base_url=f"https://host.example/v1?{query}")
+    with pytest.raises(ConfigError, match=r"^backbone\.base_url: a URL with a key among its parameters") as refused:
+        check_secrets(TrainConfig(backbone=remote))
+    assert "sk-canary" not in str(refused.value)
+    check_secrets(
+        TrainConfig(backbone=replace(remote, base_url="https://host.example/v1?api-version=2&deployment=key"))
+    )
+
+
+def test_more_keys_are_sent_with_every_request(server: Server) -> None:
+    more = {"chat_template_kwargs": {"enable_thinking": False}, "temperature": 0.6}
+    chats(server, ["hello"], backbone(server, extra_body=more))
+    assert server.requests[0] == server.requests[0] | more
+
+
+def test_a_quota_that_is_used_up_is_not_waited_for(server: Server) -> None:
+    server.faults, server.retry_after = ['429 x", "code": "insufficient_quota'], "60"
+    (error,) = chats(server, ["hello"])
+    assert "refuses: status 429" in str(error)
+    assert "the quota" in str(error)
+
+
+def test_the_start_waits_no_longer_than_a_check_may_take(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wbrag.llm.openai.CHECK_SECONDS", 0.5)
+    server.faults, server.retry_after = ["429 the day is over"] * 7, "30"
+    with pytest.raises(ConfigError, match=r"no answer in 0\.5 s; the last: status 429: .*the day is over"):
+        check_method(Method(name="naive"), backbone(server, timeout_s=0.4))
+
+
+def test_a_pause_may_be_a_date(server: Server) -> None:
+    server.faults = ["429 slow down"]
+    server.retry_after = formatdate(time.time() + 2, usegmt=True)
+    assert chats(server, ["hello"]) == [Reply("unknown", 7, 3)]
+    first, second = server.times
+    assert 0.5 < second - first < 4.0
 
 
 def test_the_key_is_read_without_its_newline_and_never_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,7 +556,10 @@ def test_the_key_is_read_without_its_newline_and_never_shown(server: Server, mon
         assert "refuses: status 401" in str(error)
         assert "sk-" not in "".join(traceback.format_exception(error))
     assert [told["authorization"] for told in server.headers] == ["Bearer sk-canary"] * 2
-    for bad in ("sk-\ncanary", "sk-canary…", " \n"):
+    for written in ('"sk-canary"', " Bearer sk-canary\r\n", "'sk-canary' "):
+        monkeypatch.setenv("THE_KEY", written)
+        assert api_key(settings) == "sk-canary"
+    for bad in ("sk-\ncanary", "sk-canary…", " \n", "sk- canary", "\ufeffsk-canary", "sk-can\x07ary", '""'):
         monkeypatch.setenv("THE_KEY", bad)
         with pytest.raises(ConfigError, match="api_key_env='THE_KEY'") as refused:
             api_key(settings)
@@ -362,12 +572,30 @@ def test_no_key_is_sent_where_none_is_named(server: Server, monkeypatch: pytest.
     assert "authorization" not in server.headers[0]
 
 
-def test_proxy_settings_that_no_client_can_have_are_named(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1,::1/128")
+@pytest.mark.parametrize("named", ["localhost,127.0.0.1,::1/128", " ,127.0.0.1, ,[::1]:80,", "*"])
+def test_proxy_settings_that_this_address_needs_not_do_no_harm(
+    server: Server, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.setenv("NO_PROXY", named)
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")  # its package is not installed
     check_method(Method(name="naive"), backbone(server))
-    monkeypatch.setenv("ALL_PROXY", "nonsense://127.0.0.1:1080")
-    with pytest.raises(ConfigError, match=r"ALL_PROXY and NO_PROXY as set: .*nonsense"):
+
+
+@pytest.mark.parametrize(
+    ("proxy", "told"),
+    [
+        ("nonsense://u:sek-ret@127.0.0.1:1080", "nonsense"),
+        ("socks5://u:sek-ret@127.0.0.1:1080", "socks"),
+        ("http://u:sek-ret#x@127.0.0.1:1080", "one of them is no URL"),
+    ],
+)
+def test_proxy_settings_that_no_client_can_have_are_named_without_their_password(
+    server: Server, monkeypatch: pytest.MonkeyPatch, proxy: str, told: str
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(ConfigError, match=rf"ALL_PROXY, NO_PROXY and SSL_CERT_FILE as set: .*{told}") as refused:
         check_method(Method(name="naive"), backbone(server))
+    assert "sek-ret" not in "".join(traceback.format_exception(refused.value))
 
 
 def test_methods_are_refused_where_the_endpoint_cannot_serve_them(server: Server) -> None:

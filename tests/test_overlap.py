@@ -16,7 +16,7 @@ from wbrag.report.overlap import EXPOSURES, SAME_ANSWER_WORDS, SAME_WORDS, Train
 WORDS = ["river", "mayor", "glass", "town", "north", "painter", "born", "osk"]
 questions = st.builds(" ".join, st.lists(st.sampled_from(WORDS), min_size=1, max_size=7))
 rows = st.builds(
-    lambda question, answer: {"question": question, "golden_answers": [answer]},
+    lambda question, answer: {"question": question, "golden_answers": [answer], "documents_writeback": []},
     questions,
     st.sampled_from(["Elm", "the Elm", "Port"]),
 )
@@ -33,14 +33,16 @@ def near(a: dict[str, Any], b: dict[str, Any], labels: bool) -> bool:
     return shared >= SAME_WORDS or (not labels and bool(same) and shared >= SAME_ANSWER_WORDS)
 
 
-@given(st.lists(rows, max_size=20), rows, st.booleans())
+@given(st.lists(rows, max_size=20), st.lists(rows, min_size=1, max_size=5), st.booleans())
 def test_overlap_is_that_of_a_comparison_with_every_training_question(
-    training: list[dict[str, Any]], test: dict[str, Any], labels: bool
+    training: list[dict[str, Any]], tested: list[dict[str, Any]], labels: bool
 ) -> None:
     known = {normalise(a) for row in training for a in row["golden_answers"]}
-    answer = not labels and normalise(test["golden_answers"][0]) in known
-    expected = "question" if any(near(test, row, labels) for row in training) else "answer" if answer else "none"
-    assert TrainingQuestions(numbered(training), labels).overlap(test) == expected
+    found = TrainingQuestions(numbered(training), tested, labels)
+    for test in tested:
+        answer = not labels and normalise(test["golden_answers"][0]) in known
+        expected = "question" if any(near(test, row, labels) for row in training) else "answer" if answer else "none"
+        assert found.overlap(test) == expected
 
 
 @given(
@@ -59,8 +61,9 @@ def test_exposure_is_one_class_and_the_first_that_holds(
         {"id": f"wb-{i}", "example_ids": [f"train-{number}" for number in sorted(numbers)]}
         for i, numbers in enumerate(behind_units, 1)
     ]
-    asked = TrainingQuestions(training, units=made)
-    found = asked.exposure(test | {"documents_writeback": [*units, *PASSAGES]})
+    row = test | {"documents_writeback": [*units, *PASSAGES]}
+    asked = TrainingQuestions(training, [row], units=made)
+    found = asked.exposure(row)
     behind = [row for row in training if any(u["id"] in read and row["id"] in u["example_ids"] for u in made)]
     if any(near(test, row, labels=False) for row in behind):
         assert found == "near_duplicate"
@@ -75,12 +78,12 @@ def test_exposure_is_one_class_and_the_first_that_holds(
 def test_a_label_gives_nothing_away() -> None:
     unit = UNIT | {"text": "There is no answer."}
     row = {"question": "Is it so?", "golden_answers": ["no"], "documents_writeback": [unit]}
-    assert TrainingQuestions([], labels=True).exposure(row) == "other"
-    assert TrainingQuestions([]).exposure(row) == "gold"
+    assert TrainingQuestions([], [row], labels=True).exposure(row) == "other"
+    assert TrainingQuestions([], [row]).exposure(row) == "gold"
 
 
 def test_what_the_metadata_says_of_overlap_holds() -> None:
-    training = TrainingQuestions([prediction()])
+    training = TrainingQuestions([prediction()], [prediction()])
     assert overlap_of(prediction(), training) == "answer"
     assert overlap_of(prediction(metadata="{}"), training) == "question"
     assert overlap_of(prediction(metadata="{}")) is None

@@ -165,7 +165,7 @@ def test_passages_come_from_anywhere_in_the_corpus_and_bad_lines_are_passed_over
     assert {found.title for found in passages(replace(cfg, corpus=str(one)), 5)} == {"T"}
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"id": \n' * 20)
-    with pytest.raises(InputError, match=r"bad\.jsonl: no passage among 20 lines drawn"):
+    with pytest.raises(InputError, match=r"bad\.jsonl: no passage that can be read at its beginning"):
         passages(replace(cfg, corpus=str(bad)), 5)
     with pytest.raises(InputError, match="none: no such file"):
         passages(replace(cfg, corpus=str(tmp_path / "none")), 5)

@@ -74,7 +74,7 @@ def test_metrics_json_holds_what_is_returned(run: Path) -> None:
     wanted = {"benchmark", "method", "backbone", "metric", "n", "closed_book", "base", "writeback", "gain"}
     assert wanted | {"ci_low", "ci_high"} <= set(metrics["results"][0])
     parts = {"questions", "labels", "results", "splits", "unseen", "exposure", "construction", "cost", "seconds"}
-    assert set(metrics) == parts
+    assert set(metrics) == parts | {"versions"}
 
 
 def test_a_second_report_is_byte_identical(run: Path) -> None:
@@ -88,15 +88,17 @@ def test_no_temporary_file_is_left(run: Path) -> None:
     names = {path.name for path in run.rglob("*") if path.is_file()}
     assert names == {
         *("config.yaml", "run.json", "quarantine.jsonl", "part-0.parquet", "part-1.parquet", "units.parquet"),
-        *("metrics.json", "report.md", "report.html", "gains.svg", "ranks.svg", "compression.svg"),
+        *("metrics.json", "report.md", "report.html", "scores.svg", "gains.svg", "ranks.svg"),
+        "compression.svg",
         *("harms.jsonl", "units_sample.md"),
     }
 
 
 def test_the_page_is_well_formed_and_needs_nothing_else(run: Path) -> None:
     page = parse((run / "report.html").read_text())
-    assert page.tags.count("svg") == 3
-    assert not {"script", "link", "iframe", "img"} & set(page.tags)
+    assert page.tags.count("svg") == 4
+    assert page.tags.count("script") == 1
+    assert not {"link", "iframe", "img"} & set(page.tags)
     fetched = [v for name, v in page.attributes if name in ("src", "href", "xlink:href") and not v.startswith("#")]
     assert fetched == []
     ids = [value for name, value in page.attributes if name == "id"]
@@ -113,8 +115,13 @@ def test_references_inside_the_figures_resolve(run: Path) -> None:
 
 
 def test_the_plots_are_svg_files(run: Path) -> None:
-    for name in ("gains", "ranks", "compression"):
-        assert ET.parse(run / "plots" / f"{name}.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    for name in ("scores", "gains", "ranks", "compression"):
+        root = ET.parse(run / "plots" / f"{name}.svg").getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert root.attrib["role"] == "img"
+        title, ground = list(root)[:2]
+        assert title.text == root.attrib["aria-label"] != ""
+        assert ground.attrib["fill"] == "#ffffff"  # a page of Markdown may be dark
 
 
 def test_the_ranks_of_a_run_have_their_shares_beside_them(run: Path) -> None:
@@ -134,7 +141,7 @@ def test_both_forms_tell_all_sections(run: Path) -> None:
     assert "python jobs/train.py benchmark=toy_nq" in text
     assert "question is empty" in page
     assert "2.60.0" in page
-    assert "![Where in the retrieved list" in text
+    assert "![Ranks of the retained documents" in text
     assert "(plots/ranks.svg)" in text
 
 
@@ -149,7 +156,7 @@ def test_text_of_models_and_data_cannot_become_markup(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [trace, gated(), failed(reason=f"{EVIL}: {EVIL}")], rows)
     write_report(run)
     text = (run / "report.html").read_text()
-    assert "<script" not in text
+    assert text.count("<script") == 1
     assert EVIL in parse(text).text
 
 
@@ -162,7 +169,7 @@ def test_a_run_without_units_or_overlap_is_reported(tmp_path: Path) -> None:
     text = (run / "report.md").read_text()
     assert "No unit was written" in text
     assert "No input row was left out" in text
-    assert "No change shown" in text
+    assert "Too few questions to tell" in text
 
 
 @pytest.mark.parametrize("left", [1, 0])
@@ -249,7 +256,11 @@ def test_the_headline_claims_no_more_than_the_interval_over_topics() -> None:
     assert headline(measured(topics=wide | {"ci_low": 0.0})).endswith("0.0 to +12.0, which includes 0).")
     assert headline(measured(topics=wide | {"ci_low": -0.3, "ci_high": -0.1})).startswith("Write-back lowers accuracy")
     single = {"ci_low": 0.07, "ci_high": 0.07, "topics": 1, "largest": 9}
-    assert headline(measured(topics=single)).endswith("+7.0 to +7.0, of a single topic).")
+    assert headline(measured(topics=single)).endswith("(+7.2 points; of 1 topic there is no interval).")
+    assert headline(measured(n=3)).startswith(
+        "Too few questions to tell: write-back takes accuracy on 3 test questions"
+    )
+    assert all_told(measured(n=3)).endswith("+7.2 points, too few for an interval.")
 
 
 def test_the_headline_is_of_the_questions_without_overlap_and_all_come_second() -> None:
@@ -314,9 +325,9 @@ def test_questions_without_overlap_are_told_by_what_they_read(run: Path) -> None
 def test_details_open_in_html_and_hold_what_is_inside_in_both_forms() -> None:
     block = Details(f"{EVIL}\nonce", (Text(EVIL), Table(("a",), ((EVIL,),))))
     page = html("t", "s", [block])
-    assert parse(page).tags[-11:-6] == ["details", "summary", "p", "div", "table"]
+    assert parse(page).tags[-12:-7] == ["details", "summary", "p", "div", "table"]
     assert parse(page).text.count(EVIL) == 3
-    assert "details::details-content" in page[page.index("@media print") :]
+    assert "details:not(.cases > *)::details-content" in page[page.index("@media print") :]
     told = markdown("t", "s", [block])
     assert "<details>\n<summary>&lt;script&gt;" in told
     assert "<script" not in told.replace(r"\<", "")

@@ -4,7 +4,7 @@ mentioned there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from wbrag.config import Units
 from wbrag.schema import REQUEST, Document, document_rows
+from wbrag.units import requests as requests_module
 from wbrag.units.requests import LEAST, Nearest, Search, by_question, by_subject
 from wbrag.units.sentences import holds, sentences, words
 
@@ -76,8 +77,9 @@ class World:
         return [sorted(sorted(range(len(n)), key=lambda i, n=n: -n[i])[: self.count]) for n in shared]
 
 
-def fits(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def fits(requests: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The requests as they come out of a table, which holds all that they are."""
+    requests = list(requests)
     rows = pa.Table.from_pylist(requests, REQUEST).to_pylist()
     assert [{**row, "documents": None} for row in rows] == [{**row, "documents": None} for row in requests]
     return rows
@@ -116,7 +118,7 @@ def test_where_the_generator_chooses_nothing_is_compared(how: Units) -> None:
 
 def test_what_algorithm_1_wrote_of_an_example_goes_along() -> None:
     told = {"unit_title": "Oakwick", "unit_text": "A town.", "evidence": "Oakwick is a town on the Osk."}
-    rows = by_question([KEPT[0] | told, KEPT[1]], Units(faithful=True), World(count=1).nearest)
+    rows = list(by_question([KEPT[0] | told, KEPT[1]], Units(faithful=True), World(count=1).nearest))
     assert [texts_of(row) for row in rows] == [
         ["Oakwick is a town on the Osk."],
         ["Oakwick has a wool fair at Whitsun."],
@@ -197,6 +199,33 @@ def test_an_examples_own_documents_come_before_those_that_its_subject_finds() ->
     assert ids_of(found["Oakwick"]) == ["oak", "fair", "port"]
 
 
+def test_a_subject_has_the_name_that_it_is_first_asked_by_whatever_the_case() -> None:
+    first = example("e8", "How long is the OSK?", ["osk"], [1])
+    found, world = requested(0, [first, KEPT[3], example("e9", "Where does the Osk rise?", ["osk", "oak"], [1])])
+    assert {name: row["examples"] for name, row in found.items()} == {"OSK": ["e8", "e9"], "Elm": ["e4"]}
+    assert (found["OSK"]["id"], found["OSK"]["question"]) == ("subject osk", first["question"])
+    assert world.searched == [["OSK", "Elm"]]
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("scope", ["question", "subject"])
+def test_requests_are_the_same_however_many_examples_are_in_memory(
+    scope: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untitled = {"documents": document_rows([replace(PASSAGES["elm"], title="")])}
+    kept = [*KEPT, example("e6", "is it quiet?", ["elm"], [1]) | untitled, example("e7", "Who is quiet?", ["oak"], [1])]
+    how = Units(form="verbatim", scope=scope, hops=2)
+
+    def made() -> list[dict[str, Any]]:
+        search, nearest = World().search, World().nearest
+        return list(by_subject(kept, how, search, nearest) if scope == "subject" else by_question(kept, how, nearest))
+
+    whole = made()
+    assert {key for row in whole for key in row["examples"]} == {row["id"] for row in kept}
+    monkeypatch.setattr(requests_module, "AT_ONCE", at_once)
+    assert made() == whole
+
+
 def test_hops_take_in_what_is_mentioned_as_far_as_it_is_told() -> None:
     assert list(requested(0)[0]) == ["Oakwick", "Ida Brandt", "Elm"]
     one, world = requested(1)
@@ -221,7 +250,7 @@ def test_hops_take_in_what_is_mentioned_as_far_as_it_is_told() -> None:
 def test_nothing_kept_asks_for_nothing() -> None:
     found, world = requested(2, [])
     assert (found, world.searched) == ({}, [])
-    assert by_question([], Units(form="verbatim"), world.nearest) == []
+    assert list(by_question([], Units(form="verbatim"), world.nearest)) == []
 
 
 @given(st.lists(st.sampled_from(KEPT), unique_by=lambda row: row["id"]), st.integers(0, 3))
@@ -250,9 +279,9 @@ def test_no_golden_answer_reaches_a_request_or_what_it_is_made_with(scope: str, 
     search: Search = world.search
     nearest: Nearest = world.nearest
     assert all(GOLD in str(row["golden_answers"]) for row in KEPT)
-    rows = by_subject(KEPT, how, search, nearest) if scope == "subject" else by_question(KEPT, how, nearest)
+    rows = list(by_subject(KEPT, how, search, nearest) if scope == "subject" else by_question(KEPT, how, nearest))
     assert len(rows) >= 4
     assert GOLD not in str((rows, world.searched, world.compared))
     changed = [row | {"golden_answers": ["other"], "metadata": "{}"} for row in KEPT]
-    again = by_subject(changed, how, search, nearest) if scope == "subject" else by_question(changed, how, nearest)
-    assert again == rows
+    some = by_subject(changed, how, search, nearest) if scope == "subject" else by_question(changed, how, nearest)
+    assert list(some) == rows

@@ -73,7 +73,8 @@ def test_of_a_distilled_unit_the_evidence_is_that_of_the_trace(run: Path) -> Non
 
 def test_only_the_columns_asked_for_come_back(run: Path) -> None:
     write_units(run, [unit("wb-1", "a")])
-    assert read_traces(run, ("id", "unit_id"))[0] == {"id": "a", "unit_id": "wb-1"}
+    assert next(read_traces(run, ("id", "unit_id"))) == {"id": "a", "unit_id": "wb-1"}
+    assert [row["unit_id"] for row in read_traces(run, ("id", "unit_id"), ["b", "a", "z"])] == ["wb-1", None]
 
 
 def test_of_documents_only_the_fields_asked_for_are_read(run: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +16,22 @@ from small_store import copy_of, passages, publish, unit_vectors
 
 from wbrag.config import Encoder, Merge
 from wbrag.retrieval.encoder import open_encoder, passage_text
+from wbrag.retrieval.merge import best_of
 from wbrag.schema import UNIT, Document
 from wbrag.store.changes import delete
 from wbrag.store.files import StoreError
 from wbrag.store.place import place_of
 from wbrag.store.search import BATCH, KnowledgeBase
 from wbrag.store.topk import block_search, candidates
-from wbrag.store.vectors import empty_index, search_parameters, spec_of, template_name, train_template
+from wbrag.store.vectors import (
+    empty_index,
+    index_file,
+    lists_of,
+    search_parameters,
+    spec_of,
+    template_name,
+    train_template,
+)
 from wbrag.store.verify import verify
 from wbrag.store.versions import Version, encoder_note, rollback
 
@@ -43,9 +54,9 @@ def ids_of(results: list[list[object]]) -> list[list[str]]:
     return [[document.id for document in documents] for documents in results]  # type: ignore[attr-defined]
 
 
-def publish_ivf(store: Path, vectors: np.ndarray, table: pa.Table, template: bytes) -> Version:
+def publish_ivf(store: Path, vectors: np.ndarray, table: pa.Table, template: bytes, nlist: int = NLIST) -> Version:
     """A version with one IVF fragment more, as a build publishes it."""
-    spec = spec_of("ivf_fp16", vectors.shape[1], template, NLIST)
+    spec = spec_of("ivf_fp16", vectors.shape[1], template, nlist)
     place_of(store).create(template_name(spec), template)
     return publish(store, vectors, table, "test", {}, spec)
 
@@ -93,6 +104,46 @@ def test_a_flat_writeback_stands_beside_an_ivf_base(tmp_path: Path) -> None:
     publish(tmp_path / "wb", unit_vectors(9, seed=3), passages(9, "wb-"), "test", {})
     hits = KnowledgeBase(tmp_path / "base", tmp_path / "wb", nprobe=NLIST).search(unit_vectors(9, seed=3)[:1], 309)[0]
     assert (hits[0].id, len(hits)) == ("wb-0", 309)
+
+
+def test_an_ivf_file_has_the_bytes_that_faiss_alone_makes(tmp_path: Path) -> None:
+    import faiss
+
+    place, vectors = place_of(tmp_path), unit_vectors(3000)
+    template = train_template(vectors, NLIST)
+    spec = spec_of("ivf_fp16", D, template, NLIST)
+    place.create(template_name(spec), template)
+    index_file(place, tmp_path / "own", vectors, spec)
+    index: Any = faiss.deserialize_index(np.frombuffer(template, np.uint8))
+    index.add(vectors.astype(np.float32))
+    faiss.write_index(index, str(tmp_path / "theirs"))
+    assert (tmp_path / "own").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+class Rounded:
+    """Centroids searched by a device that adds up inner products in its own way: they are off as far as can be."""
+
+    def __init__(self, centroids: np.ndarray, seed: int) -> None:
+        self.centroids, self.random = centroids, np.random.default_rng(seed)
+
+    def search(self, xb: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        exact = xb.astype(np.float64) @ self.centroids.T
+        scores = (exact + self.random.uniform(-1, 1, exact.shape) * D * 2.0**-24).astype(np.float32)
+        order = np.argsort(-scores, axis=1)[:, :k]
+        return np.take_along_axis(scores, order, axis=1), order.astype(np.int64)
+
+
+def test_a_vector_is_in_the_same_list_whichever_device_finds_it() -> None:
+    """Pairs of centroids that float32 hardly tells apart, and one that is there twice."""
+    random, xb = np.random.default_rng(0), unit_vectors(500).astype(np.float32)
+    one = unit_vectors(4, seed=1).astype(np.float32)
+    near = [one + random.uniform(-1, 1, one.shape).astype(np.float32) * step for step in (1e-7, 1e-6, 1e-5)]
+    centroids = np.concatenate([one, *near, one[:1]]).astype(np.float64)
+    exact = np.array([[math.fsum(x * c) for c in centroids] for x in xb.astype(np.float64)]).argmax(axis=1)
+    found = [lists_of(xb, Rounded(centroids, seed), centroids) for seed in range(20)]
+    assert all(np.array_equal(lists, exact) for lists in found)
+    rounded = [Rounded(centroids, seed).search(xb, 1)[1][:, 0] for seed in range(20)]
+    assert not any(np.array_equal(lists, exact) for lists in rounded)  # so it is not by chance
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "missing"])
@@ -333,6 +384,64 @@ def test_a_store_that_names_no_encoder_wants_one(tmp_path: Path) -> None:
         KnowledgeBase.open(tmp_path).search(["where?"], 1)
 
 
+# Shards
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Stores of one to five fragments: 60 rows with 15 distinct vectors, some deleted; and one of three with lists."""
+    folder, vectors = tmp_path_factory.mktemp("bases"), unit_vectors(15)[np.arange(60) * 7 % 15]
+    template, table = train_template(vectors, NLIST), passages(60)
+    made = [folder / str(count) for count in range(1, 6)]
+    for store, count in [*zip(made, range(1, 6), strict=True), (folder / "ivf", 3)]:
+        for rows in np.array_split(np.arange(60), count):
+            some = table.slice(int(rows[0]), len(rows))
+            if store.name == "ivf":
+                publish_ivf(store, vectors[rows], some, template)
+            else:
+                publish(store, vectors[rows], some, "test", {})
+        delete(store, [f"p{i}" for i in range(0, 60, 7)], {})
+    return [*made, folder / "ivf"]
+
+
+@settings(max_examples=30)
+@given(
+    number=st.integers(0, 5),
+    shards=st.integers(1, 7),
+    k=st.integers(1, 60),
+    block_bytes=st.sampled_from([0, 7 * 2 * D, 1 << 20]),
+)
+def test_shards_find_together_what_the_store_finds(
+    bases: list[Path], number: int, shards: int, k: int, block_bytes: int
+) -> None:
+    """Scores, ties, and more shards than fragments."""
+    base, xq = bases[number], unit_vectors(3, seed=5)
+    with KnowledgeBase(base, nprobe=2) as knowledge:
+        whole = knowledge.search(xq, k)
+        assert knowledge.base.fragments == (number + 1 if number < 5 else 3)
+    found = []
+    for shard in range(shards):
+        with KnowledgeBase(base, nprobe=2, block_bytes=block_bytes, shard=(shard, shards)) as knowledge:
+            found.append(knowledge.search(xq, k))
+    assert [best_of(lists, k) for lists in zip(*found, strict=True)] == whole
+
+
+def test_a_shard_that_fits_the_device_is_held_though_the_base_does_not(bases: list[Path]) -> None:
+    live = 60 - len(range(0, 60, 7))
+    room = 2 * D * live // 2
+    assert not KnowledgeBase(bases[4], block_bytes=room)._pair.stores["base"].holds
+    assert KnowledgeBase(bases[4], block_bytes=room, shard=(0, 5))._pair.stores["base"].holds
+
+
+def test_write_back_is_folded_into_what_shards_found(stores: tuple[Path, Path], bases: list[Path]) -> None:
+    xq, switches = unit_vectors(4, seed=2), [True, False, True, True]
+    whole = KnowledgeBase(bases[2], stores[1], merge=BESIDE)
+    parts = [KnowledgeBase(bases[2], stores[1], merge=BESIDE, shard=(i, 3)) for i in range(3)]
+    lists = zip(*[part.search(xq, 6, writeback=False) for part in parts], strict=True)
+    folded = parts[1].fold_some(xq, [best_of(some, 6) for some in lists], 6, switches)
+    assert folded == whole.search(xq, 6, writeback=switches)
+
+
 # Blocks of a device
 
 
@@ -375,11 +484,11 @@ def test_a_base_that_fits_the_device_is_sent_once(stores: tuple[Path, Path]) -> 
     xq = unit_vectors(6, seed=3)
     mapped, warm = KnowledgeBase(*stores), KnowledgeBase(*stores, block_bytes=1 << 20)
     assert ids_of(warm.search(xq, 12)) == ids_of(mapped.search(xq, 12))
-    held = [part.held for store in warm._stores.values() for part in store.parts]
+    held = [part.held for store in warm._pair.stores.values() for part in store.parts]
     assert len(held) == 2
     assert None not in held
     assert ids_of(warm.search(xq, 50)) == ids_of(mapped.search(xq, 50))
-    assert [part.held for store in warm._stores.values() for part in store.parts] == held
+    assert [part.held for store in warm._pair.stores.values() for part in store.parts] == held
     kept = pc.field("id").isin([f"p{i}" for i in range(0, 40, 3)])
     assert ids_of(warm.search(xq, 12, where=kept)) == ids_of(mapped.search(xq, 12, where=kept))
 
@@ -417,3 +526,47 @@ def test_a_query_finds_in_a_batch_what_it_finds_alone(
     for where in (None, kept):
         together = knowledge.search(xq, 12, where=where)
         assert together == [knowledge.search(xq[i : i + 1], 12, where=where)[0] for i in range(len(xq))]
+
+
+# On a CUDA device
+
+
+@pytest.mark.gpu
+def test_lists_trained_on_a_gpu_find_as_much_as_those_trained_on_the_cpu(tmp_path: Path) -> None:
+    vectors, xq, nlist = unit_vectors(20_000), unit_vectors(200, seed=1), 64
+    publish(tmp_path / "flat", vectors, passages(20_000), "test", {})
+    flat, shares = ids_of(KnowledgeBase(tmp_path / "flat").search(xq, 10)), []
+    for gpu in (False, True):
+        store = tmp_path / f"gpu-{gpu}"
+        publish_ivf(store, vectors, passages(20_000), train_template(vectors, nlist, gpu), nlist)
+        found = ids_of(KnowledgeBase(store, nprobe=8).search(xq, 10))
+        shares.append(np.mean([len(set(some) & set(all_)) / 10 for some, all_ in zip(found, flat, strict=True)]))
+    assert shares[0] > 0.5
+    assert abs(shares[0] - shares[1]) < 0.03
+
+
+@pytest.mark.gpu
+def test_lists_found_on_a_gpu_are_those_found_on_the_cpu(tmp_path: Path) -> None:
+    place, vectors = place_of(tmp_path), unit_vectors(50_000, d=64)
+    template = train_template(vectors[:8192], 128)
+    spec = spec_of("ivf_fp16", 64, template, 128)
+    place.create(template_name(spec), template)
+    made = [index_file(place, tmp_path / f"gpu-{gpu}", vectors, spec, gpu) for gpu in (False, True)]
+    assert made[0] == made[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("block_bytes", [700 * 2 * D, 1 << 30])
+def test_shards_on_a_gpu_find_what_the_cpu_finds(tmp_path: Path, block_bytes: int) -> None:
+    """In blocks and held there; scores as the device rounds them."""
+    vectors, table, xq = unit_vectors(6000), passages(6000), unit_vectors(40, seed=1)
+    for rows in np.array_split(np.arange(6000), 3):
+        publish(tmp_path, vectors[rows], table.slice(int(rows[0]), len(rows)), "test", {})
+    delete(tmp_path, [f"p{i}" for i in range(0, 6000, 7)], {})
+    whole = KnowledgeBase(tmp_path).search(xq, 10)
+    parts = [KnowledgeBase(tmp_path, block_bytes=block_bytes, shard=(i, 2)) for i in range(2)]
+    assert [part._pair.stores["base"].holds for part in parts] == [block_bytes == 1 << 30] * 2
+    found = [best_of(lists, 10) for lists in zip(*[part.search(xq, 10) for part in parts], strict=True)]
+    assert ids_of(found) == ids_of(whole)
+    scores = [[[one.score for one in documents] for documents in lists] for lists in (found, whole)]
+    assert np.allclose(*scores, atol=1e-5)

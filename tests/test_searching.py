@@ -20,11 +20,20 @@ from wbrag.retrieval.encoder import open_encoder, passage_text
 from wbrag.retrieval.encoding import HeldEncoder
 from wbrag.retrieval.searching import BatchedSearch
 from wbrag.run.actors import Generator
-from wbrag.run.retrieve import MergedDocuments, MethodSearch, knowledge_of, retrieve_block, search_block
+from wbrag.run.retrieve import (
+    MergedDocuments,
+    MethodSearch,
+    Opening,
+    grouped,
+    knowledge_of,
+    retrieve_block,
+    search_block,
+)
 from wbrag.schema import RETRIEVED, Document, document_rows
 
 HASHING = Encoder(name="hashing", kind="hashing", model="hashing", dimension=64)
 WORDS = ("mayor", "river", "hill", "ferry", "mill", "tower", "bridge")
+FRAGMENTS = 3
 
 
 def publish_passages(store: Path, name: str, texts: Sequence[str]) -> None:
@@ -37,25 +46,31 @@ def publish_passages(store: Path, name: str, texts: Sequence[str]) -> None:
 
 @pytest.fixture(scope="module")
 def method_search(tmp_path_factory: pytest.TempPathFactory) -> MethodSearch:
-    """Both stores, searched by the very functions that run in the encoder's actor."""
+    """Both stores, the base in FRAGMENTS, searched by the very functions that run in the encoder's actor."""
     folder = tmp_path_factory.mktemp("stores")
-    publish_passages(folder / "base", "p", [f"{a} and {b}" for a in WORDS for b in WORDS])
+    for number in range(FRAGMENTS):
+        texts = [f"{a} and {b}" for a in WORDS[number::FRAGMENTS] for b in WORDS]
+        publish_passages(folder / "base", f"p{number}-", texts)
     publish_passages(folder / "writeback", "wb-", [f"the {word} of the town" for word in WORDS])
-    actor = LocalActor(HeldEncoder(HASHING, "cpu", 1))
     stores = knowledge_of(TrainConfig(encoder=HASHING), folder / "base", folder / "writeback")
-    return MethodSearch(actor, stores, "opening")
+    return MethodSearch([[LocalActor()]], Opening(stores))
 
 
 class LocalActor:
-    """A Ray actor's handle, as far as a search sees it, in this process."""
+    """The handle of an encoder's Ray actor, as far as a search sees it, in this process."""
 
-    def __init__(self, held: HeldEncoder) -> None:
-        self.held = held
+    def __init__(self) -> None:
+        self.held, self.calls = HeldEncoder(HASHING, "cpu", 1), 0
 
     @property
     def apply(self) -> SimpleNamespace:
-        async def remote(*given: Any) -> Any:  # noqa: ANN401
-            return self.held.apply(*given)
+        async def done(*given: Any) -> Any:  # noqa: ANN401
+            values = [await one if isinstance(one, asyncio.Future) else one for one in given]  # as Ray waits for them
+            return self.held.apply(*values)
+
+        def remote(*given: Any) -> Any:  # noqa: ANN401
+            self.calls += 1
+            return asyncio.ensure_future(done(*given))
 
         return SimpleNamespace(remote=remote)
 
@@ -105,6 +120,23 @@ def test_the_base_search_never_sees_write_back(method_search: MethodSearch) -> N
     base, both = asyncio.run(method_search.search(["the mayor of the town"] * 2, 3, [False, True]))
     assert {document.source for document in base} == {"base"}
     assert both[0].id == "wb-0"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+def test_however_many_searchers_there_are_all_are_asked_and_find_the_same(
+    method_search: MethodSearch, count: int
+) -> None:
+    """Of both stores and of the base alone, in one request: with one searcher, with the base in shards, in groups."""
+    actors = [LocalActor() for _ in range(count)]
+    several = MethodSearch(grouped(actors, FRAGMENTS), Opening(method_search.opening.stores))
+    queries, merged = ["the mayor of the town", "a mill and a river", "hill"], [True, False, True]
+
+    async def asked(search: MethodSearch, times: int) -> list[list[list[Document]]]:
+        return await asyncio.gather(*[search.search(queries, 5, merged) for _ in range(times)])
+
+    (alone,) = asyncio.run(asked(method_search, 1))
+    assert asyncio.run(asked(several, 4)) == [alone] * 4
+    assert all(actor.calls for actor in actors)
 
 
 def test_a_late_query_makes_a_batch_of_its_own(method_search: MethodSearch) -> None:
@@ -164,12 +196,12 @@ def test_a_generator_has_one_handle_and_searches_the_base_for_the_base_answer(me
     flags: list[bool] = []
     batches: list[int] = []
 
-    async def remote(*given: Any) -> Any:  # noqa: ANN401
-        flags.extend(given[3])
-        batches.append(len(given[3]))
-        return await method_search.actor.apply.remote(*given)
+    def remote(*given: Any) -> Any:  # noqa: ANN401
+        flags.extend(given[4])
+        batches.append(len(given[4]))
+        return method_search.groups[0][0].apply.remote(*given)
 
-    actor = SimpleNamespace(apply=SimpleNamespace(remote=remote))
+    groups = [[SimpleNamespace(apply=SimpleNamespace(remote=remote))]]
     reader = Backbone(name="scripted", kind="scripted", model="scripted")
     cfg = TrainConfig(backbone=reader, method=Method(name="flare"))
     generator = Generator(cfg)
@@ -182,11 +214,10 @@ def test_a_generator_has_one_handle_and_searches_the_base_for_the_base_answer(me
 
     async def work() -> tuple[pa.Table, pa.Table]:
         schema = RETRIEVED.append(pa.field("documents_writeback", RETRIEVED.field("documents").type))
-        trained = await generator.train(pa.Table.from_pylist(rows, RETRIEVED), cfg, replace(method_search, actor=actor))
+        searches = [replace(method_search, groups=groups) for _ in range(2)]
+        trained = await generator.train(pa.Table.from_pylist(rows, RETRIEVED), cfg, searches[0])
         flags.append(False)  # between the two
-        return trained, await generator.predict(
-            pa.Table.from_pylist(rows, schema), cfg, replace(method_search, actor=actor)
-        )
+        return trained, await generator.predict(pa.Table.from_pylist(rows, schema), cfg, searches[1])
 
     trained, predicted = asyncio.run(work())
     assert set(flags[:15]) == {False}
@@ -203,11 +234,11 @@ def test_who_opens_the_stores_again_opens_the_versions_it_was_given(tmp_path: Pa
     store, cfg = tmp_path / "base", TrainConfig(encoder=HASHING, k=9)
     publish_passages(store, "p", ["the mayor", "the river"])
     publish_passages(store, "q", ["the hill"])
-    encoder, questions = open_encoder(HASHING), pa.table({"question": ["mayor"]})
+    encoder = open_encoder(HASHING)
     for version, there in ((0, 3), (1, 2)):
         stores = knowledge_of(cfg, store, versions=(version, 0))
-        rows = retrieve_block(encoder, questions, stores, f"retrieve {version}")
+        rows = retrieve_block(encoder, Opening(stores), ["mayor"], 9)
         assert len(rows["documents"][0]) == there
         merged = MergedDocuments(replace(stores, writeback=tmp_path / "none"))(rows)
         assert len(merged["documents_writeback"][0]) == there
-        assert len(search_block(encoder, ["mayor"], 9, [True], stores, f"search {version}")[0]) == there
+        assert len(search_block(encoder, Opening(stores), ["mayor"], 9, [True])[0]) == there

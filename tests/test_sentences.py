@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbrag.units.sentences import folded, holds, names, plain, sentences, tokens, words
+from wbrag.units.sentences import folded, holds, names, plain, sentences, tokens, whole_sentences, words
 
 #: Each list is one text: its sentences, which a blank joins unless the script sets none.
 SPLIT = [
@@ -166,3 +166,70 @@ def test_tokens_know_capitals_and_clauses() -> None:
     found = tokens("The Panthers, who won (in 2015), beat Denver")
     assert found.words == ("panthers", "who", "won", "in", "2015", "beat", "denver")
     assert (found.capitals, found.edges) == ({0, 6}, {1, 3, 5})
+
+
+#: Two whole sentences of a script, and how a third begins.
+CUT = {
+    "English": ("Alder lies on the Ister.", " It has a mill [3].", " Its"),
+    "Bengali": (
+        "\u09a2\u09be\u0995\u09be \u09b0\u09be\u099c\u09a7\u09be\u09a8\u09c0\u0964",
+        " \u098f\u099f\u09bf \u09ac\u09a1\u09bc\u0964",
+        " \u098f\u0996\u09be\u09a8\u09c7",
+    ),
+    "Urdu": (
+        "\u06cc\u06c1 \u0634\u06c1\u0631 \u06c1\u06d2\u06d4",
+        " \u06a9\u06cc\u0627 \u06cc\u06c1 \u0628\u0691\u0627 \u06c1\u06d2\u061f",
+        " \u06cc\u06c1",
+    ),
+    "Persian": (
+        "\u062a\u0647\u0631\u0627\u0646 \u0628\u0632\u0631\u06af \u0627\u0633\u062a.",
+        " \u0632\u06cc\u0628\u0627 \u0627\u0633\u062a!",
+        " \u0622\u0646",
+    ),
+    "Japanese": ("\u6771\u4eac\u306f\u9996\u90fd\u3060\u3002", "\u5927\u304d\u3044\uff01", "\u4eba"),
+    "Amharic": ("\u1218\u1295\u12f0\u122d \u1290\u12cd\u1362", " \u1275\u120d\u1245 \u1290\u12cd\u1367", " \u12a5"),
+    "Armenian": (
+        "\u0535\u0580\u0587\u0561\u0576\u0568 \u0574\u0565\u056e \u0567\u0589",
+        " \u0531\u0575\u0576 \u0570\u056b\u0576 \u0567\u0589",
+        " \u0531",
+    ),
+    "Burmese": ("\u1019\u103c\u102d\u102f\u1037\u104b", "\u1000\u103c\u102e\u1038\u104b", "\u104e"),
+    "Khmer": ("\u1797\u17d2\u1793\u17c6\u1796\u17c1\u1789\u17d4", " \u1792\u17c6\u17d4", " \u1793"),
+    "Tibetan": ("\u0f56\u0f7c\u0f51\u0f0d", " \u0f63\u0fb7\u0f0d", " \u0f66"),
+    "Thai": (
+        "\u0e01\u0e23\u0e38\u0e07\u0e40\u0e17\u0e1e",
+        " \u0e40\u0e1b\u0e47\u0e19\u0e40\u0e21\u0e37\u0e2d\u0e07",
+        " \u0e21\u0e35",
+    ),
+    "Lao": ("\u0ea7\u0ebd\u0e87", " \u0ec0\u0e9b\u0eb1\u0e99", " \u0ea1"),
+}
+
+
+@pytest.mark.parametrize("script", CUT)
+def test_of_a_text_that_was_cut_the_whole_sentences_stay(script: str) -> None:
+    first, second, begun = CUT[script]
+    assert whole_sentences(first + second + begun) == first + second
+    assert whole_sentences(f"{first}\n{second.strip()}{begun}") == f"{first}\n{second.strip()}"
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("It weighs 3. It was sold for 4.", "It weighs 3."),  # of 4.5 million
+        ("It is old. He met Dr.", "It is old."),
+        ("It is old. He met Dr. Weiss in the", "It is old."),
+        ("It rose by 3.5 m. It", "It rose by 3.5 m."),
+        ("a few words", ""),
+        ("", ""),
+        ('He said "yes." Then he', 'He said "yes."'),
+    ],
+)
+def test_what_may_be_no_end_is_none(text: str, whole: str) -> None:
+    assert whole_sentences(text) == whole
+
+
+@given(st.text(st.sampled_from("aB. !\u3002\u0964\u0e01\n1"), max_size=40))
+def test_what_stays_is_the_beginning_and_ends_as_sentences_do(text: str) -> None:
+    whole = whole_sentences(text)
+    assert text.startswith(whole)
+    assert not whole or whole[-1] in ".!\u3002\u0964\u0e01"

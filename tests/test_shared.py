@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 from test_searching import HASHING, WORDS, publish_passages
 
 from wbrag.config import TrainConfig
+from wbrag.data.benchmarks import examples_table
 from wbrag.experiments.variants import backwards
 from wbrag.retrieval.encoder import open_encoder
 from wbrag.run import retrieve as retrieval
 from wbrag.run import writeback
 from wbrag.run.folder import write_rows
-from wbrag.run.retrieve import ASKED, DOCUMENTS, FOUND, MERGED, in_order, knowledge_of, retrieve_block
+from wbrag.run.lookup import Rows
+from wbrag.run.retrieve import ASKED, DOCUMENTS, FOUND, MERGED, Opening, in_order, knowledge_of, retrieve_block
 from wbrag.run.shared import SharedRows, share
 from wbrag.run.writeback import readers
-from wbrag.schema import DOCUMENT, Example
+from wbrag.schema import DOCUMENT, EXAMPLE, Example
 
 SCHEMA = pa.schema([("question", pa.string()), ("told", pa.list_(pa.struct([("text", pa.large_string())])))])
 QUESTIONS = st.lists(st.sampled_from("abcdefgh"), max_size=12)
@@ -30,6 +32,19 @@ QUESTIONS = st.lists(st.sampled_from("abcdefgh"), max_size=12)
 
 def told(questions: list[str], by: str = "") -> pa.Table:
     return pa.table({"question": questions, "told": [[{"text": question * 3 + by}] for question in questions]}, SCHEMA)
+
+
+def asking(questions: list[str]) -> Rows:
+    table = pa.table({"question": pa.array(questions, pa.string())})
+    return Rows.of(table.to_batches(), table.schema)
+
+
+def missing(shared: SharedRows, questions: list[str]) -> list[str]:
+    return list(shared.missing(asking(questions)).column("question").to_pylist())
+
+
+def rows(shared: SharedRows, questions: list[str], columns: list[str]) -> pa.Table:
+    return shared.rows(pa.array(questions, pa.string()), columns)
 
 
 @settings(max_examples=50)
@@ -40,25 +55,26 @@ def test_what_is_missing_is_added_once_and_comes_back_in_the_order_asked(
     folder = tmp_path_factory.mktemp("shared")
     there: set[str] = set()
     for questions in [*runs, asked]:
-        missing = SharedRows(folder, SCHEMA).missing(questions)
-        assert missing == [question for question in dict.fromkeys(questions) if question not in there]
-        share(folder, told(missing))
-        there |= set(missing)
+        new = missing(SharedRows(folder, SCHEMA), questions)
+        assert new == [question for question in dict.fromkeys(questions) if question not in there]
+        share(folder, told(new))
+        there |= set(new)
     shared = SharedRows(folder, SCHEMA)
-    assert sorted(shared.places) == sorted(there)
-    assert sum(len(rows) for rows in shared.files) == len(there)
-    assert shared.rows(asked, SCHEMA.names).equals(told(asked))
-    assert shared.rows(asked, ["told"]).schema.names == ["told"]
+    assert sorted(shared.table.column("question").to_pylist()) == sorted(there)
+    assert rows(shared, asked, SCHEMA.names).equals(told(asked))
+    assert rows(shared, asked, ["told"]).schema.names == ["told"]
+    with pytest.raises(KeyError, match="nobody asked"):
+        rows(shared, [*asked, "nobody asked"], ["told"])
 
 
 def test_a_question_that_two_runs_added_has_one_row(tmp_path: Path) -> None:
     for by in ("first", "second"):
         share(tmp_path, told(["a", by], by))
     shared = SharedRows(tmp_path, SCHEMA)
-    assert shared.missing(["a", "first", "second"]) == []
-    ((one,),) = shared.rows(["a"], ["told"])["told"].to_pylist()
+    assert missing(shared, ["a", "first", "second"]) == []
+    ((one,),) = rows(shared, ["a"], ["told"])["told"].to_pylist()
     assert one["text"] in ("aaafirst", "aaasecond")
-    assert shared.rows(["a", "a"], ["told"])["told"].to_pylist() == [[one], [one]]
+    assert rows(shared, ["a", "a"], ["told"])["told"].to_pylist() == [[one], [one]]
 
 
 def test_a_file_is_seen_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,14 +83,14 @@ def test_a_file_is_seen_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
 
     def killed(source: Path, target: Path) -> None:
         assert source.stat().st_size > 0
-        seen.append(SharedRows(tmp_path, SCHEMA).missing(["a", "b"]))
+        seen.append(missing(SharedRows(tmp_path, SCHEMA), ["a", "b"]))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("wbrag.run.shared.replace_file", killed)
     with pytest.raises(KeyboardInterrupt):
         share(tmp_path, told(["b"]))
     assert seen == [["b"]]
-    assert SharedRows(tmp_path, SCHEMA).missing(["a", "b"]) == ["b"]
+    assert missing(SharedRows(tmp_path, SCHEMA), ["a", "b"]) == ["b"]
 
 
 def test_runs_at_once_do_each_other_no_harm(tmp_path: Path) -> None:
@@ -82,29 +98,33 @@ def test_runs_at_once_do_each_other_no_harm(tmp_path: Path) -> None:
 
     def work() -> None:
         for start in range(0, 40, 5):
-            share(tmp_path, told(SharedRows(tmp_path, SCHEMA).missing(questions[start : start + 5])))
+            share(tmp_path, told(missing(SharedRows(tmp_path, SCHEMA), questions[start : start + 5])))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert SharedRows(tmp_path, SCHEMA).rows(questions, SCHEMA.names).equals(told(questions))
+    assert rows(SharedRows(tmp_path, SCHEMA), questions, SCHEMA.names).equals(told(questions))
 
 
-def test_files_stay_readable_however_many_there_are_and_when_they_are_gone(tmp_path: Path) -> None:
+def test_rows_are_those_of_the_files_that_were_there_when_they_were_opened(tmp_path: Path) -> None:
     for i in range(60):
         share(tmp_path, told([str(i)]))
     shared = SharedRows(tmp_path, SCHEMA)
-    for file in tmp_path.glob("*.arrow"):
-        file.unlink()
-    assert shared.rows(["59", "0"], SCHEMA.names).equals(told(["59", "0"]))
+    share(tmp_path, told(["60"]))
+    assert missing(shared, ["60", "59", "0"]) == ["60"]
+    assert rows(shared, ["59", "0"], SCHEMA.names).equals(told(["59", "0"]))
 
 
 def test_documents_have_offsets_that_do_not_overflow() -> None:
     fields = list(DOCUMENTS.value_type)
     assert [field.name for field in fields] == [field.name for field in DOCUMENT]
     assert not [field.name for field in fields if field.type == pa.string()]
+
+
+def stored(examples: list[Example]) -> Rows:
+    return Rows.of(examples_table(examples).to_batches(), EXAMPLE)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 100])
@@ -114,18 +134,21 @@ def test_questions_shared_piece_by_piece_are_those_retrieved_at_once(
     """As the whole table was: sorted by first document and id, however it is cut; and backwards for A/A."""
     publish_passages(tmp_path / "base", "p", [f"{a} and {b}" for a in WORDS for b in WORDS])
     encoder, stores = open_encoder(HASHING), knowledge_of(TrainConfig(encoder=HASHING, k=3), tmp_path / "base")
+    opening = Opening(stores)
     examples = [Example(f"q{i:02d}", f"the {WORDS[i * 5 % 7]} of {WORDS[i % 3]}", (str(i),)) for i in range(24)]
     texts = list(dict.fromkeys(example.question for example in examples))
     assert len(texts) < len(examples)  # one question under two ids
 
     def found(questions: list[str]) -> pa.Table:
-        return retrieve_block(encoder, pa.table({"question": questions}), stores, "shared")
+        return retrieve_block(encoder, opening, questions, stores.k)
 
     for start in range(0, len(texts), batch):
-        share(tmp_path / "cache", found(SharedRows(tmp_path / "cache", FOUND).missing(texts[: start + batch])))
+        new = missing(SharedRows(tmp_path / "cache", FOUND), texts[: start + batch])
+        share(tmp_path / "cache", found(new))
     monkeypatch.setattr(retrieval, "READ_ROWS", 5)
+    monkeypatch.setattr(retrieval, "SORTED_BATCHES", 2)
     file = tmp_path / "test.parquet"
-    write_rows(file, ASKED, in_order(examples, SharedRows(tmp_path / "cache", FOUND)))
+    write_rows(file, ASKED, in_order(stored(examples), SharedRows(tmp_path / "cache", FOUND)))
 
     def whole() -> list[dict[str, Any]]:
         rows = found([example.question for example in examples]).to_pylist()
@@ -147,15 +170,16 @@ def test_readers_are_the_same_however_many_questions_are_in_memory(
     publish_passages(tmp_path / "units", "wb-", [f"the {WORDS[0]} of the town"])
     cfg, stores = TrainConfig(encoder=HASHING, k=2), (tmp_path / "base", tmp_path / "units")
     examples = [Example(f"q{i}", f"the {WORDS[i % 7]} of the town", ("x",)) for i in range(9)]
-    asked = pa.table({"question": list(dict.fromkeys(example.question for example in examples))})
-    share(tmp_path / "cache", retrieve_block(open_encoder(HASHING), asked, knowledge_of(cfg, *stores), "readers"))
-    file, out = tmp_path / "train.parquet", tmp_path / "readers.parquet"
-    write_rows(file, ASKED, in_order(examples, SharedRows(tmp_path / "cache", FOUND)))
+    asked = list(dict.fromkeys(example.question for example in examples))
+    share(tmp_path / "cache", retrieve_block(open_encoder(HASHING), Opening(knowledge_of(cfg, *stores)), asked, cfg.k))
+    file, out, units = (tmp_path / f"{name}.parquet" for name in ("train", "readers", "units"))
+    write_rows(file, ASKED, in_order(stored(examples), SharedRows(tmp_path / "cache", FOUND)))
+    pq.write_table(pa.table({"id": ["wb-0", "wb-1"], "example_ids": [["q0", "q9"], []]}), units)
 
     def found(answered: list[str], batch: int) -> list[dict[str, Any]]:
         monkeypatch.setattr(writeback, "READ_ROWS", batch)
-        units = [{"id": "wb-0", "example_ids": ["q0"]}]
-        write_rows(out, MERGED, readers(cfg, units, file, pa.chunked_array([answered]), stores))
+        pq.write_table(pa.table({"id": answered}), tmp_path / "answered.parquet")
+        write_rows(out, MERGED, readers(cfg, units, file, tmp_path / "answered.parquet", stores))
         return list(pq.read_table(out).to_pylist())
 
     every = [example.id for example in examples]
@@ -168,7 +192,7 @@ def test_readers_are_the_same_however_many_questions_are_in_memory(
 
 
 def test_a_file_without_questions_has_its_columns(tmp_path: Path) -> None:
-    write_rows(tmp_path / "train.parquet", ASKED, in_order([], SharedRows(tmp_path / "none", FOUND)))
+    write_rows(tmp_path / "train.parquet", ASKED, in_order(stored([]), SharedRows(tmp_path / "none", FOUND)))
     assert pq.read_table(tmp_path / "train.parquet").schema.equals(ASKED)
 
 

@@ -25,8 +25,10 @@ from wbrag.store.verify import verify
 from wbrag.store.versions import current, history, latest, named
 
 SPEC = spec_of("flat_fp16", 8)
-GROUPS, EACH, KILLS = 5, 4, 200
-WRITERS, PUBLISHES, READERS = 4, 50, 4
+GROUPS, EACH, WRITERS, READERS = 5, 4, 4, 4
+#: Processes that are killed, and pairs that each writer publishes: as a rule, and with --long.
+KILLS, LONG_KILLS = 80, 200
+PUBLISHES, LONG_PUBLISHES = 20, 50
 
 
 def content(store: Path, ids: Sequence[str], text: str) -> tuple[list[Piece], Spec, str]:
@@ -78,11 +80,11 @@ def after(state: dict[int, str], change: dict[str, Any]) -> dict[int, str]:
 
 
 @pytest.mark.slow
-def test_a_process_killed_at_any_moment_leaves_the_old_version_or_the_new_one(tmp_path: Path) -> None:
+def test_a_process_killed_at_any_moment_leaves_the_old_version_or_the_new_one(tmp_path: Path, long: bool) -> None:
     store, context, draw = tmp_path / "store", processes(), random.Random(1)
     publish(store, *content(store, group(0), "0"), {})  # stays, so that there is always a row
     state, first = {0: "0"}, 1
-    for kill in range(KILLS):
+    for kill in range(LONG_KILLS if long else KILLS):
         log = tmp_path / f"{kill}.log"
         process = context.Process(target=work, args=(store, log, first, kill))
         process.start()
@@ -112,10 +114,10 @@ def test_a_process_killed_at_any_moment_leaves_the_old_version_or_the_new_one(tm
     assert place_of(store).names("pins") == []
 
 
-def write(folder: Path, writer: int) -> None:
+def write(folder: Path, writer: int, publishes: int) -> None:
     """Pair after pair: a passage of the base and a unit, which say the same."""
     base, units = folder / "base", folder / "writeback"
-    for number in range(PUBLISHES):
+    for number in range(publishes):
         told = f"{writer}-{number}"
         made = publish(base, *content(base, ["same", told], told), {"by": told}, upsert=True)
         publish(units, *content(units, ["unit", f"u{told}"], told), {"by": told}, named(made), upsert=True)
@@ -139,13 +141,13 @@ def read(folder: Path, until: float, log: Path) -> None:
 
 
 @pytest.mark.slow
-def test_many_writers_lose_nothing_and_readers_see_whole_pairs(tmp_path: Path) -> None:
-    context = processes()
+def test_many_writers_lose_nothing_and_readers_see_whole_pairs(tmp_path: Path, long: bool) -> None:
+    context, publishes = processes(), LONG_PUBLISHES if long else PUBLISHES
     readers = [
         context.Process(target=read, args=(tmp_path, time.time() + 240, tmp_path / f"reader-{number}"))
         for number in range(READERS)
     ]
-    writers = [context.Process(target=write, args=(tmp_path, number)) for number in range(WRITERS)]
+    writers = [context.Process(target=write, args=(tmp_path, number, publishes)) for number in range(WRITERS)]
     for process in (*readers, *writers):
         process.start()
     for process in writers:
@@ -154,7 +156,7 @@ def test_many_writers_lose_nothing_and_readers_see_whole_pairs(tmp_path: Path) -
     for process in readers:
         process.join(60)
     assert [process.exitcode for process in (*writers, *readers)] == [0] * (WRITERS + READERS)
-    told = {f"{writer}-{number}" for writer in range(WRITERS) for number in range(PUBLISHES)}
+    told = {f"{writer}-{number}" for writer in range(WRITERS) for number in range(publishes)}
     assert texts(tmp_path / "base").keys() == {"same"} | told
     assert texts(tmp_path / "writeback").keys() == {"unit"} | {f"u{one}" for one in told}
     for name in ("base", "writeback"):

@@ -15,7 +15,6 @@ from wbrag.units.requests import (
     ALIKE,
     Statement,
     candidates,
-    grouped,
     mentioned,
     once,
     packed,
@@ -158,17 +157,6 @@ def test_packed_loses_and_repeats_nothing_and_keeps_to_the_budget(lengths: list[
     sizes = [[int(one.source) for one in unit] for unit in units]
     assert all(size and (sum(size) <= budget or len(size) == 1) for size in sizes)
     assert all(sum(one) + other[0] > budget for one, other in pairwise(sizes))  # no unit too many
-
-
-@given(st.lists(st.tuples(st.sampled_from("vwxyz"), st.sampled_from(["Osk", "OSK", "Elm", "Port Elm", "port-elm"]))))
-def test_grouped_holds_every_example_once_under_the_name_first_written(found: list[tuple[str, str]]) -> None:
-    found = [(f"{example}{i}", name) for i, (example, name) in enumerate(found)]
-    subjects = grouped(found)
-    assert sorted(example for examples in subjects.values() for example in examples) == sorted(e for e, _ in found)
-    assert [folded(name) for name in subjects] == list(dict.fromkeys(folded(name) for _, name in found))
-    for name, examples in subjects.items():
-        own = [(example, other) for example, other in found if folded(other) == folded(name)]
-        assert (name, examples) == (own[0][1], [example for example, _ in own])
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=5), st.lists(TEXTS, max_size=5), st.permutations(range(5)))

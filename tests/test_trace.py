@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from synthetic_run import CONFIG, PASSAGES, UNIT, failed, gated, kept, prediction, write_run
 
-from wbrag.report.trace import example_life, life, main, question_life, rank_of
+from wbrag.command.program import main
+from wbrag.report.trace import example_life, life, question_life, rank_of
 from wbrag.run.folder import read_config, setting_of
 
 GOLDEN = Path(__file__).parent / "data" / "trace_golden.txt"
@@ -36,30 +37,26 @@ def test_the_lives_of_a_run_read_as_the_golden_file(run: Path) -> None:
 
 
 def test_the_command_prints_a_life(run: Path) -> None:
-    command = [sys.executable, "-m", "wbrag.report.trace", str(run), "train-17"]
+    command = [sys.executable, "-m", "wbrag", "trace", str(run), "train-17"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == life(run, "train-17") + "\n"
 
 
 def test_an_unknown_id_names_run_and_id_and_some_that_exist(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main([str(run), "train-170"])
+    assert main(["trace", str(run), "train-170"]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == (
-        f"wbrag.report.trace: {run}: no example 'train-170' in this run; "
-        "there are, for instance, train-17, train-19, test-4\n"
+        f"error: {run}: no example 'train-170' in this run; there are, for instance, train-17, train-19, test-4\n"
     )
 
 
 def test_a_folder_that_is_no_run_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main([str(tmp_path), "x"])
+    assert main(["trace", str(tmp_path), "x"]) == 2
     assert f"{tmp_path / 'config.yaml'}: no such file" in capsys.readouterr().err
     (tmp_path / "config.yaml").write_text(CONFIG)
-    with pytest.raises(SystemExit, match="2"):
-        main([str(tmp_path), "x"])
+    assert main(["trace", str(tmp_path), "x"]) == 2
     assert "it has no traces and no predictions yet" in capsys.readouterr().err
 
 

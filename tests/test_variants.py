@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from forked import run_program
 from small_store import rows_in
 
 from wbrag.config import Backbone, Benchmark, Cluster, ConfigError, Encoder, Gates, Merge, Method, TrainConfig, Units
@@ -321,14 +319,6 @@ def test_a_file_of_another_length_than_the_release_is_refused() -> None:
             check_rows(Path("nq/train.jsonl"), "train", found, {"train": 10})
 
 
-def job(name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """A job as a user starts it."""
-    kept = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    environment = {**kept, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *overrides]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-
 def overrides(data: Path) -> list[str]:
     files = [f"benchmark.{split}={data / split}.jsonl" for split in ("train", "test")]
     small = [
@@ -341,27 +331,20 @@ def overrides(data: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_failing_point_of_a_sweep_is_named_and_the_others_are_done(data: Path, tmp_path: Path) -> None:
-    points = ["-m", "backbone=scripted", "benchmark=files", "units=paper", "k=0,3", f"run_dir={tmp_path}/k${{k}}"]
-    ended = job("train", *points, *(o for o in overrides(data) if o != "k=3"))
-    assert ended.returncode == 1, ended.stderr
-    assert "k=0" in ended.stderr.split("failed points (1):")[1]
-    assert "ConfigError: k=0: at least 1 is needed" in ended.stderr
-    assert sorted(path.parent.name for path in tmp_path.glob("*/metrics.json")) == ["k3"]
-
-
-@pytest.mark.slow
 def test_reproduce_runs_the_grid_once_and_reports_it(data: Path, tmp_path: Path) -> None:
     lists = ["methods=[naive,selfrag]", "benchmarks=[files]", "backbones=[scripted]", "transfer=[]"]
     lists += ["ablate=[files/naive]", "placebo=[files/naive]", "placebos=[raw]", "repeat=[files/naive]"]
     lists += ["compare=[naive]", "judge=[files/naive]"]
+    # Each variant is a plan of its own; the gates' others are those of the tests above.
+    lists += ["thresholds={tau_s:[0.1],tau_delta:[0.01],tau_doc:[0.7],n_min:[2]}"]
     quoted = ",".join(
         f"'{text}'" for text in (*overrides(data), "units=paper", "method.mode=tokens")
     )  # the scripted model has none
     grid = [f"run_dir={tmp_path}", *lists, f"overrides=[{quoted}]"]
-    ended = job("reproduce", *grid)
-    assert ended.returncode == 1, ended.stderr
-    assert "scripted/files/selfrag" in ended.stderr
+    script = ROOT / "jobs" / "reproduce.py"
+    ended = run_program(script, *grid, folder=tmp_path)
+    assert ended.returncode == 2, ended.stderr
+    assert "scripted/files/selfrag" in ended.stderr.split("failed points (1):")[1]
     run = tmp_path / "scripted-files-naive"
     page = (tmp_path / "report" / "report.html").read_text()
     tables = ("Table 2", "Table 3", "Table 4", "Figure 3", "Figure 5", "Placebos", "Noise floor", "Units and merges")
@@ -369,6 +352,6 @@ def test_reproduce_runs_the_grid_once_and_reports_it(data: Path, tmp_path: Path)
         assert part in page
     files = {path: path.stat().st_mtime_ns for path in run.rglob("*.parquet")}
     assert "settings gain" in ended.stdout
-    again = job("reproduce", *(text.replace(",selfrag", "") for text in grid))
+    again = run_program(script, *(text.replace(",selfrag", "") for text in grid), folder=tmp_path)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.parquet")} == files

@@ -19,7 +19,8 @@ from wbrag.data.benchmarks import read_examples
 from wbrag.data.flashrag import parse_passage
 from wbrag.llm import Reply, Token
 from wbrag.llm.engine import engine_arguments, pick_dtype, resolve_model
-from wbrag.llm.vllm import Places, VllmEngine, pieces
+from wbrag.llm.reasoning import NoAnswer
+from wbrag.llm.vllm import Places, VllmEngine, pieces, speller
 from wbrag.methods import Answer, Tools, flare, open_method, selfrag
 from wbrag.prompts import Prompts
 from wbrag.retrieval.encoder import open_encoder, passage_text
@@ -83,7 +84,7 @@ def test_a_dead_engine_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None
     engine: Any = object.__new__(VllmEngine)
     engine.engine, engine.numbers, engine.max_model_len = SimpleNamespace(generate=generate), count(), 100
     engine.places = Places(1)
-    engine.render = lambda content, prefix: [1, 2]
+    engine.render, engine.thinking = (lambda content, prefix: [1, 2]), 0
     monkeypatch.setattr(os, "_exit", leave)
     with pytest.raises(Ended):
         asyncio.run(engine.chat("x", 4))
@@ -101,6 +102,55 @@ def test_pieces_are_text_without_special_tokens_and_whole_characters() -> None:
         *(Token("It", -0.1), Token(" costs", -0.2), Token(" ", -0.3)),
         *(Token("\u20ac", -0.5), Token("5", -0.6)),
     )
+
+
+class Spelling:
+    """A tokenizer of whole words, some of them special."""
+
+    def __init__(self, words: list[str], special: list[str]) -> None:
+        self.words, self.all_special_tokens = words, special
+        self.all_special_ids = [words.index(one) for one in special]
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        kept = [self.words[i] for i in ids]
+        return "".join(word for word in kept if not (skip_special_tokens and word in self.all_special_tokens))
+
+
+WORDS = ["[THINK]", "Rome?", "[/THINK]", " Paris", "</s>", "<think>", "</think>"]
+
+
+@pytest.mark.parametrize(
+    ("said", "special", "opened", "text"),
+    [
+        ([0, 1, 2, 3, 4], ["[THINK]", "[/THINK]", "</s>"], False, "Paris"),  # marks that vLLM's text is without
+        ([5, 1, 6, 3, 4], ["</s>"], False, "Paris"),
+        ([1, 6, 3, 4], ["</s>"], True, "Paris"),
+        ([3, 4], ["</s>"], False, "Paris"),
+        ([4], ["</s>"], False, ""),  # it said nothing: the empty answer
+        ([0, 1], ["[THINK]", "[/THINK]", "</s>"], False, None),
+        ([1, 3], ["</s>"], True, None),
+        ([5, 1, 6], ["</s>"], False, None),
+    ],
+)
+def test_a_completion_is_scored_without_its_reasoning(
+    said: list[int], special: list[str], opened: bool, text: str | None
+) -> None:
+    tokenizer = Spelling(WORDS, special)
+    engine: Any = object.__new__(VllmEngine)
+    engine.decode = speller(tokenizer)
+    reason = "stop" if 4 in said else "length"
+    completion = SimpleNamespace(text=tokenizer.decode(said, True), token_ids=said, finish_reason=reason)
+    if text is None:
+        with pytest.raises(NoAnswer, match=r"reasoning.*; raise backbone\.thinking_tokens"):
+            engine._reply(completion, 7, opened)
+    else:
+        assert engine._reply(completion, 7, opened) == Reply(text, 7, len(said))
+
+
+def test_a_completion_that_the_limit_cut_says_so() -> None:
+    engine: Any = object.__new__(VllmEngine)
+    engine.decode = None
+    assert engine._reply(SimpleNamespace(text=" Par", token_ids=[1], finish_reason="length"), 7, False).cut
 
 
 @pytest.mark.slow
@@ -220,7 +270,7 @@ def test_on_the_microworld_methods_retrieve_when_in_doubt_and_only_then(
     """FLARE's rate of searching is neither 0 nor 1, Self-RAG reads for what is not famous; one searcher serves all."""
     generate(tmp_path, Plan(seed=3, districts=1, train=5, test=40))
     files = [tmp_path / name / "test.jsonl" for name in ("nq", "hotpotqa")]
-    questions = [example.question for file in files for example in read_examples(file)[0]]
+    questions = [text for file in files for some in read_examples(file, []) for text in some["question"].to_pylist()]
     corpus = [parse_passage(line) for line in (tmp_path / "corpus.jsonl").read_bytes().splitlines()]
     encoder = open_encoder(Encoder(name="hashing", kind="hashing", model="hashing", dimension=512))
     xb = encoder.encode_passages([passage_text(d.title, d.text) for d in corpus]).astype("float32")

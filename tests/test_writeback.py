@@ -23,13 +23,14 @@ from wbrag.data.benchmarks import OverErrorBudget
 from wbrag.experiments.variants import other_units, trained
 from wbrag.report.trace import life
 from wbrag.retrieval.encoder import nearest_sentences, open_encoder
+from wbrag.run import writeback
 from wbrag.run.failures import check_errors
 from wbrag.run.folder import QUESTIONS, read_left_out, read_traces, read_units
 from wbrag.run.inputs import identity_of
 from wbrag.run.job import Job, Session
 from wbrag.run.pipeline import train
 from wbrag.run.record import RunRecord, open_record
-from wbrag.run.writeback import write_back
+from wbrag.run.writeback import distinct, distinct_units, in_order_of_id, left_out_of, write_back
 from wbrag.schema import LEFT, PREDICTION, UNIT, WRITTEN
 from wbrag.store.search import KnowledgeBase
 from wbrag.store.versions import latest
@@ -38,7 +39,7 @@ from wbrag.units.sentences import sentences
 TREES = ["Oak", "Elm", "Ash", "Birch", "Cedar", "Alder", "Maple", "Rowan", "Hazel", "Linden"]
 #: An alias in every golden answer; no passage and no prompt holds it.
 GOLD = "Zyxgold"
-SUBJECT = Units("subject", form="verbatim", scope="subject", hops=1, validate=True)
+SUBJECT = Units("subject", form="verbatim", scope="subject", hops=1, validate=True, checks=True)
 HASHING = Encoder(name="hashing", kind="hashing", model="hashing", dimension=256)
 #: What each stage of write-back leaves, in order; a job may be killed after any of them.
 STAGES = ["requests.parquet", "written", "candidates.parquet", "candidates", "readers_known.parquet"]
@@ -255,7 +256,11 @@ def test_a_job_killed_between_two_stages_ends_at_the_same_bytes(
         job = Job(cfg, again, open_record(again, cfg, identity_of(cfg)))
         write_back(job, again / "traces", again / QUESTIONS, again / "base", session.open(cfg))
     changed = {path.name for path, when in kept.items() if path.stat().st_mtime_ns != when}
-    assert changed <= {"candidates.parquet", "left_out.parquet"}  # no call for them: written whole again
+    assert changed <= {
+        "candidates.parquet",
+        "left_out.parquet",
+        "waiting.parquet",
+    }  # no call for them: written whole again
     for name in ("requests.parquet", "candidates.parquet", "left_out.parquet", "units.parquet"):
         assert (again / name).read_bytes() == (run / name).read_bytes()
     for name in ("candidates", "writeback"):
@@ -306,3 +311,44 @@ def test_nearest_sentences_are_those_of_a_comparison_with_each() -> None:
             assert set(numbers) == set(sorted(range(len(some)), key=lambda i, s=scores: -s[i])[:count])
     assert nearest_sentences(encoder, questions[:2], [[], there[0]], 1)[0] == []
     assert nearest_sentences(encoder, [], [], 1) == []
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 100])
+def test_units_are_each_once_however_many_are_in_memory(
+    rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = dict.fromkeys(UNIT.names) | {"source_ids": ["p"], "subject": "", "form": "distilled", "doubt": ""}
+    made = [
+        empty | {"id": f"wb-{i * 7 % 5}", "text": f"T{i}", "example_ids": [f"e{i % 4}", f"f{i}"]} for i in range(23)
+    ]
+    monkeypatch.setattr(writeback, "BATCH_ROWS", rows)
+    found = list(distinct_units(iter(made), tmp_path))
+    assert found == distinct(made)
+    assert [unit["id"] for unit in found] == [f"wb-{i}" for i in range(5)]
+    for unit in found:
+        own = [one for one in made if one["id"] == unit["id"]]
+        assert sorted(unit["example_ids"]) == sorted({key for one in own for key in one["example_ids"]})
+        assert unit["text"] == min(own, key=lambda one: one["example_ids"])["text"]
+    (tmp_path / "none").mkdir()
+    assert list(distinct_units([], tmp_path / "none")) == []
+
+
+def test_what_was_left_out_comes_by_request_and_those_of_which_nothing_came_last(tmp_path: Path) -> None:
+    copy = {"text": "So.", "kind": "copy", "reason": "is passage p again"}
+    unit = dict.fromkeys(UNIT.names) | {"id": "wb-1", "example_ids": ["e"], "source_ids": ["p"]}
+    nothing = dict.fromkeys(WRITTEN.names) | {"units": [], "left_out": []}
+    rows = [
+        nothing | {"id": "c", "status": "failed", "reason": "gone"},
+        nothing | {"id": "b", "status": "kept", "left_out": [copy, copy]},
+        nothing | {"id": "a", "status": "gated", "reason": "no passage"},
+        nothing | {"id": "d", "status": "kept", "units": [unit]},
+        nothing | {"id": "aa", "status": "kept", "left_out": [copy]},
+    ]
+    written = in_order_of_id([pa.Table.from_pylist(rows[:2], WRITTEN), pa.Table.from_pylist(rows[2:], WRITTEN)],
+                             WRITTEN, tmp_path)  # fmt: skip
+    told = list(left_out_of(written))
+    assert [(row["request"], row["kind"]) for row in told] == [
+        *(("aa", "copy"), ("b", "copy"), ("b", "copy")),
+        *(("a", "gated"), ("c", "failed")),
+    ]
+    assert told[0] == {"request": "aa", **copy}

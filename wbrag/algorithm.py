@@ -15,10 +15,10 @@ from wbrag.config import Gates
 from wbrag.distill import UnusableReply, distil, knowledge_unit
 from wbrag.gates import document_gate, reason_without_documents, utility_gate, with_documents_needed
 from wbrag.llm import LLM, FirstToken, Reply, Token
-from wbrag.llm.fit import ask
+from wbrag.llm.fit import Render, ask, readable
 from wbrag.methods import Answer, Search, Tools, closed_book, open_method
 from wbrag.metrics import normalise
-from wbrag.schema import PREDICTION, TRACE, Document, Example, document_rows
+from wbrag.schema import PREDICTION, TRACE, Document, Example, document_rows, documents_of
 
 Metric = Callable[[str, Sequence[str]], float]
 Row = dict[str, Any]
@@ -43,6 +43,7 @@ async def train_example(
     judge: bool = False,
     paper_plan: bool = False,
     closed_book_answer: str | None = None,
+    earlier: Mapping[str, Any] | None = None,
     distils: bool = True,
 ) -> Row:
     """One row of `schema.TRACE` for one example, whatever becomes of it: kept, gated, or failed with its error.
@@ -56,12 +57,16 @@ async def train_example(
     the utility gate, one for each document and two calls to distil. Saved are the with-documents answer where the gate
     is decided without it (counted as one call, the least a method takes), every prompt already asked for this example,
     and a `closed_book_answer` that another run has given. `paper_plan` sends them all; the decision is the same.
-    Without `distils` a kept example ends at step 5: its unit is written later (`wbrag.units`).
+    Without `distils` a kept example ends at step 5: its unit is written later (`wbrag.units`). `earlier`
+    (`schema.EARLIER`) is what became of this example with other documents: what was said of those that are still among
+    them is not asked again.
     """
     llm = CountedLLM(tools.llm, remember=not paper_plan)
     tools = replace(tools, llm=llm)
     row: Row = dict.fromkeys(TRACE.names) | _asked(example) | {"documents": document_rows(documents)}
-    row |= {"dropped_documents": 0, "closed_book_answer": closed_book_answer}
+    documents, cut = fitting(example.question, documents, tools, distils)
+    tools = replace(tools, search=_fitting_search(example.question, tools))
+    row |= {"dropped_documents": cut, "closed_book_answer": closed_book_answer}
     started = time.perf_counter()
 
     async def score(answer: Answer) -> float:
@@ -69,14 +74,15 @@ async def train_example(
             return await llm_judge(example.question, answer.text, documents, tools)
         return _checked(metric(answer.text, example.golden_answers), answer.text)
 
+    told = Earlier(earlier) if earlier else None
     try:
-        await algorithm_1(row, example.question, documents, tools, gates, score, paper_plan, distils)
+        await algorithm_1(row, example.question, documents, tools, gates, score, paper_plan, distils, told)
     except UnusableReply as error:  # the generator answered, but not with a passage: a decision, not a fault of the run
         row |= {"status": "gated", "reason": f"{row['reason']}; not distilled: {error}"}
     except Exception as error:  # one bad example must not take its block along
         row |= {"status": "failed", "reason": failure(error)}
     skipped = int(row["status"] == "gated" and row["s_rag"] is None)
-    known = int(closed_book_answer is not None)
+    known = int(closed_book_answer is not None) + (told.calls_saved if told else 0)
     row |= {"calls_saved": llm.calls_saved + skipped + known, **llm.spent}
     agrees = labels_agree(row, gates, metric) if judge else None
     return row | {"judge_agrees": agrees, "seconds": time.perf_counter() - started}
@@ -91,6 +97,7 @@ async def algorithm_1(
     score: Callable[[Answer], Awaitable[float]],
     paper_plan: bool,
     distils: bool,
+    earlier: Earlier | None = None,
 ) -> None:
     """Algorithm 1, steps 1 to 7, for the example (q, a); fills `row` on the way, so that an error loses nothing.
 
@@ -108,10 +115,10 @@ async def algorithm_1(
     if not (paper_plan or with_documents_needed(s_nr, gates)):
         row |= {"status": "gated", "reason": reason_without_documents(s_nr, gates)}
         return
-    answer = await method(question, documents, tools)
+    answer = (earlier.over(documents) if earlier else None) or await method(question, documents, tools)
     s_rag = await score(answer)
     row |= {"rag_answer": answer.text, "s_rag": s_rag, "retrievals": answer.retrievals}
-    row |= {"dropped_documents": answer.dropped_documents}
+    row["dropped_documents"] += answer.dropped_documents
 
     # Step 4: utility gate.
     utility = utility_gate(s_nr, s_rag, gates)
@@ -120,7 +127,7 @@ async def algorithm_1(
         return
 
     # Step 5: document gate over s_j, the score with document j alone: nothing is searched beside it.
-    answers = await _together([method(question, [one], replace(tools, search=None)) for one in documents])
+    answers = await _together([_alone(question, one, tools, earlier) for one in documents])
     scores = await _together([score(answer) for answer in answers])
     kept = document_gate(s_nr, scores, gates)
     row |= {"document_answers": [answer.text for answer in answers], "document_scores": scores}
@@ -131,6 +138,9 @@ async def algorithm_1(
 
     # Step 6: distillation, k = F(q, D*).
     sources = [documents[rank - 1] for rank in kept.kept_ranks]
+    if earlier and (unit := earlier.unit(sources)):
+        row |= unit
+        return
     distilled = await distil(question, sources, tools.llm, tools.prompts, tools.distil_tokens)
     row |= {"evidence": distilled.evidence}
     row["dropped_documents"] += len(sources) - len(distilled.sources)
@@ -139,6 +149,70 @@ async def algorithm_1(
     unit = knowledge_unit([row["id"]], distilled, tools.llm)
     row |= {"unit_id": unit["id"], "unit_title": unit["title"], "unit_text": unit["text"]}
     row |= {"source_tokens": unit["source_tokens"], "unit_tokens": unit["unit_tokens"]}
+
+
+def fitting(
+    question: str, documents: Sequence[Document], tools: Tools, distils: bool = False
+) -> tuple[Sequence[Document], int]:
+    """The documents as the question's prompts can hold them (`fit.readable`), and how many were cut for that."""
+
+    def prompt(key: str) -> Render:
+        return lambda some: tools.prompts.message(key, some, question=question)
+
+    asked = [(prompt(tools.task), tools.answer_tokens)]
+    return readable(documents, asked + [(prompt("extract"), tools.distil_tokens)] * distils, tools.llm)
+
+
+def _fitting_search(question: str, tools: Tools, search: Search | None = None) -> Search | None:
+    """The search of `tools`, or the one given, over documents as `fitting`."""
+    found = search or tools.search
+
+    async def cut(query: str, k: int) -> list[Document]:
+        assert found
+        return list(fitting(question, await found(query, k), tools)[0])
+
+    return cut if found else None
+
+
+async def _alone(question: str, document: Document, tools: Tools, earlier: Earlier | None) -> Answer:
+    """The answer with one document, as it was given earlier or asked now."""
+    known = earlier.alone(document) if earlier else None
+    return known or await open_method(tools.method)(question, [document], replace(tools, search=None))
+
+
+class Earlier:
+    """What became of an example before some of its documents changed (a row of `schema.EARLIER`), and how many calls
+    of the paper's plan that spared.
+    """
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        self.row, self.documents, self.calls_saved = row, documents_of(row["documents"]), 0
+        answers = zip(self.documents, row["document_answers"] or [], strict=False)  # none where a gate came before
+        self.answers = {(one.title, one.text): answer for one, answer in answers}
+
+    def over(self, documents: Sequence[Document]) -> Answer | None:
+        """The answer with these documents; None where they were others, or the method searched for more."""
+        read = [[(one.title, one.text, one.score) for one in some] for some in (self.documents, documents)]
+        if self.row["rag_answer"] is None or self.row["retrievals"] or read[0] != read[1]:
+            return None
+        self.calls_saved += 1
+        return Answer(self.row["rag_answer"], 0, 0, 0)
+
+    def alone(self, document: Document) -> Answer | None:
+        """The answer with this document alone; None where that was not asked."""
+        if (told := self.answers.get((document.title, document.text))) is None:
+            return None
+        self.calls_saved += 1
+        return Answer(told, 0, 0, 0)
+
+    def unit(self, sources: Sequence[Document]) -> Row | None:
+        """The columns of the unit that was distilled of these very documents; None where it was of others."""
+        kept = [self.documents[rank - 1] for rank in self.row["kept_ranks"] or []]
+        if self.row["unit_text"] is None or [(d.id, d.contents) for d in kept] != [(d.id, d.contents) for d in sources]:
+            return None
+        self.calls_saved += 2
+        names = ("evidence", "unit_id", "unit_title", "unit_text", "source_tokens", "unit_tokens")
+        return {name: self.row[name] for name in names}
 
 
 async def answer_question(
@@ -168,6 +242,8 @@ async def answer_question(
         return {"answer_closed_book": (await closed_book(example.question, tools)).text}
 
     async def over(side: str, documents: Sequence[Document], search: Search | None) -> Row:
+        documents, _ = fitting(example.question, documents, tools)
+        search = _fitting_search(example.question, tools, search) if search else None
         answer = await method(example.question, documents, replace(tools, search=search))
         read = documents[: len(documents) - answer.dropped_documents]
         context = llm.count_tokens(tools.prompts.documents(read))
@@ -222,13 +298,16 @@ def labels_agree(row: Mapping[str, Any], gates: Gates, metric: Metric) -> bool |
 
 
 class CountedLLM:
-    """A generator that counts calls, those that ended (`ended`), and tokens; with `remember` it asks nothing twice."""
+    """A generator that counts calls, those that ended (`ended`), tokens, and replies that the limit cut or that are
+    empty; with `remember` it asks nothing twice.
+    """
 
     def __init__(self, llm: LLM, remember: bool) -> None:
         self.llm, self.remember = llm, remember
         self.max_model_len = llm.max_model_len
         self.count_tokens, self.prompt_tokens = llm.count_tokens, llm.prompt_tokens
         self.calls = self.ended = self.calls_saved = self.prompt_tokens_sent = self.completion_tokens = 0
+        self.cut = self.empty = 0
         self._asked: dict[Hashable, asyncio.Task[Any]] = {}
 
     @property
@@ -279,6 +358,10 @@ class CountedLLM:
             self.ended += calls
         self.prompt_tokens_sent += told.prompt_tokens
         self.completion_tokens += told.completion_tokens
+        self.cut += (
+            isinstance(told, Reply) and told.cut is True and not told.tokens
+        )  # of FLARE's drafts each is, by its nature
+        self.empty += isinstance(told, Reply) and not told.text
         return told
 
 

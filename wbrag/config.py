@@ -36,8 +36,11 @@ class Benchmark:
     test: str = MISSING
     task: str = "factoid"  # factoid | yes_no | claim | slot | multi_hop: a key of wbrag.prompts
     metric: str = "acc"  # the primary metric: the gates' M and the headline of the report
+    language: str = "en"  # how answers are compared: en, as FlashRAG does | any, by Unicode
     labels: dict[str, list[str]] = field(default_factory=dict)  # canonical label -> spellings, for label accuracy
     rows: dict[str, int] = field(default_factory=dict)  # split (train, test) -> rows its file has to have
+    columns: Any = None  # part of a question -> the column it is in; not a dict, whose keys Hydra wants a + for
+    test_share: float = 0.2  # test "": the share of the training questions that test instead
 
 
 @dataclass
@@ -56,6 +59,7 @@ class Method:
     theta: float = 0.8  # flare: a word less probable than this makes the method search
     beta: float = 0.4  # flare: a word less probable than this is masked in the query
     query: str = "masked"  # flare: masked | generated
+    settings: dict[str, Any] = field(default_factory=dict)  # of a method of another package: its own
 
 
 @dataclass
@@ -68,6 +72,7 @@ class Backbone:
     gguf: str = ""  # vllm: in place of a folder, a GGUF file or package:MODULE that holds one (wbrag.llm.engine)
     prompts: dict[str, str] = field(default_factory=dict)  # templates it needs in place of wbrag.prompts', by key
     chat_template: str = ""  # vllm: Jinja text in place of the tokenizer's own template
+    template_args: dict[str, Any] = field(default_factory=dict)  # vllm: what the template is told
     dtype: str = "auto"
     max_model_len: int = 2048
     max_num_seqs: int = 256
@@ -77,9 +82,11 @@ class Backbone:
     engine_args: dict[str, Any] = field(default_factory=dict)  # vllm: more of AsyncEngineArgs (wbrag.llm.vllm)
     answer_tokens: int = 32
     distil_tokens: int = 256
+    thinking_tokens: int = 0  # more for each reply, of a model that thinks before it answers
     base_url: str = ""  # openai only, as all below
     api_key_env: str = ""
     max_tokens_key: str = "max_tokens"
+    extra_body: dict[str, Any] = field(default_factory=dict)  # more keys of every request
     timeout_s: float = 120.0
     retries: int = 6
     token_logprobs: bool = False
@@ -91,13 +98,15 @@ class Encoder:
     """The retriever's encoder; vectors are unit norm, fp16."""
 
     name: str = MISSING
-    kind: str = "sentence_transformers"  # sentence_transformers | hashing
+    kind: str = "sentence_transformers"  # sentence_transformers | openai | hashing
     model: str = MISSING
     query_prefix: str = ""
     passage_prefix: str = ""
     max_length: int = 256
     batch_size: int = 64
     dimension: int = 0  # 0: what the model says
+    base_url: str = ""  # openai only, as the next
+    api_key_env: str = ""
 
 
 @dataclass
@@ -108,6 +117,14 @@ class Index:
     fragment_rows: int = 262_144  # rows of a fragment, and of an index file, at most
     nlist: int = 4096  # IVF: lists
     nprobe: int = 32  # IVF: lists that a query looks into
+
+
+@dataclass(unsafe_hash=True)
+class Retrieval:
+    """How passages and units are found."""
+
+    kind: str = "dense"  # dense (by vectors) | bm25 (by words) | hybrid (both, their ranks fused)
+    reranker: str = ""  # a cross-encoder that orders them anew: folder, hub name, package:<module>; "": none
 
 
 @dataclass(unsafe_hash=True)
@@ -135,11 +152,12 @@ class Units:
     faithful: bool = False  # distilled: every sentence is held against the sources
     critic: str = "llm"  # faithful: who judges what no rule can, llm | none | a cross-encoder (folder, hub name)
     validate: bool = False  # what takes more than it gives on other training questions goes
+    checks: bool = False  # what attacks, contradicts, repeats or is not trusted goes, or waits for a person
 
 
 def one_unit_an_example(units: Units) -> bool:
     """Whether units are those of Algorithm 1: one for each kept example, rewritten while its documents are at hand."""
-    return (units.form, units.scope, units.faithful) == ("distilled", "question", False)
+    return (units.form, units.scope, units.faithful, units.checks) == ("distilled", "question", False, False)
 
 
 @dataclass
@@ -172,13 +190,14 @@ class Planning:
 
 @dataclass
 class TrainConfig:
-    """Root of `jobs/train.py` and `jobs/evaluate.py`."""
+    """Root of `wbrag train` and `wbrag evaluate`."""
 
     benchmark: Benchmark = field(default_factory=Benchmark)
     method: Method = field(default_factory=Method)
     backbone: Backbone = field(default_factory=Backbone)
     encoder: Encoder = field(default_factory=Encoder)
     index: Index = field(default_factory=Index)
+    retrieval: Retrieval = field(default_factory=Retrieval)
     merge: Merge = field(default_factory=Merge)
     units: Units = field(default_factory=Units)
     cluster: Cluster = field(default_factory=Cluster)
@@ -186,9 +205,15 @@ class TrainConfig:
     prompts: dict[str, str] = field(default_factory=dict)  # overrides of wbrag.prompts and backbone.prompts, by key
     world: str = MISSING  # folder of a generated microworld; conf/benchmark/*.yaml point into it
     data_dir: str = MISSING  # folder of the FlashRAG release; conf/benchmark/flashrag_*.yaml point into it
-    corpus: str = MISSING
+    corpus: Any = MISSING  # a path, a glob, a folder, or a list of these
+    corpus_columns: Any = None  # part of a passage -> the column it is in; as benchmark.columns
+    chunk_words: int = 100  # of a passage that is cut out of a document, at most
+    access: str = ""  # the corpus' key that says which groups may see a passage (wbrag.units.access); "": no labels
     base: str = ""  # a store in place of the corpus: no passage is encoded
+    updated_at: str = ""  # units.checks: the passages' key that says when each is from; "": as they came
+    trust: str = ""  # units.checks: the passages' key that says whether each is trusted; "": all are
     run_dir: str = MISSING
+    kb: str = ""  # a folder: the knowledge base of many runs that the units come to
     cache_dir: str = ""  # what runs share; default: cache/ beside run_dir
     judge: str = "labels"  # labels | llm
     k: int = 5
@@ -201,13 +226,37 @@ class TrainConfig:
 
 
 @dataclass
+class Questions:
+    """Files of questions."""
+
+    train: str = ""
+    test: str = ""
+
+
+@dataclass
+class UpdateConfig:
+    """Root of `wbrag update`: all other settings are those of the run. "": the file that the run has read last."""
+
+    run_dir: str = MISSING
+    corpus: Any = ""
+    benchmark: Questions = field(default_factory=Questions)
+    cluster: Cluster = field(default_factory=Cluster)
+    cache_dir: str = ""
+    max_error_rate: float | None = None  # None: the run's
+    dry_run: bool = False  # tell how corpus and base differ, and end
+
+
+@dataclass
 class BuildConfig:
-    """Root of `jobs/build_index.py`."""
+    """Root of `wbrag index`."""
 
     encoder: Encoder = field(default_factory=Encoder)
     index: Index = field(default_factory=Index)
     cluster: Cluster = field(default_factory=Cluster)
-    corpus: str = MISSING
+    corpus: Any = MISSING
+    corpus_columns: Any = None  # these three as in TrainConfig
+    chunk_words: int = 100
+    access: str = ""
     store: str = MISSING
     adopt: str = ""  # a flat FAISS index of the corpus: its vectors are taken over
     cache_dir: str = ""  # the corpus as Parquet; default: <store>-cache
@@ -215,8 +264,26 @@ class BuildConfig:
 
 
 @dataclass
+class QuestionsConfig:
+    """Root of `wbrag questions`."""
+
+    backbone: Backbone = field(default_factory=Backbone)
+    corpus: Any = MISSING
+    corpus_columns: Any = None  # these three as in TrainConfig
+    chunk_words: int = 100
+    access: str = ""
+    out: str = MISSING
+    count: int = 100
+    judge: str = "labels"  # labels: an answer from the passage has to hold the golden one | llm: the generator says so
+    prompts: dict[str, str] = field(default_factory=dict)
+    cache_dir: str = ""
+    max_error_rate: float = 0.01
+    seed: int = 0
+
+
+@dataclass
 class TransferConfig:
-    """Root of `jobs/transfer.py`."""
+    """Root of `wbrag transfer`."""
 
     runs: list[str] = MISSING  # finished run folders that differ in their method alone
     report_dir: str = MISSING
@@ -224,7 +291,7 @@ class TransferConfig:
 
 @dataclass
 class PlaceboConfig:
-    """Root of `jobs/placebo.py`."""
+    """Root of `wbrag placebo`."""
 
     runs: list[str] = MISSING  # finished run folders
     placebos: list[str] = MISSING  # names of wbrag.experiments.placebos
@@ -234,7 +301,7 @@ class PlaceboConfig:
 
 @dataclass
 class CompareConfig:
-    """Root of `jobs/compare_units.py`."""
+    """Root of `wbrag compare_units`."""
 
     runs: list[str] = MISSING  # finished run folders
     report_dir: str = MISSING
@@ -243,7 +310,7 @@ class CompareConfig:
 
 @dataclass
 class AblateConfig:
-    """Root of `jobs/ablate.py`."""
+    """Root of `wbrag ablate`."""
 
     runs: list[str] = MISSING  # finished run folders
     thresholds: dict[str, list[Any]] = field(default_factory=dict)  # name of a gate's threshold -> numbers
@@ -252,7 +319,7 @@ class AblateConfig:
 
 @dataclass
 class ReproduceConfig:
-    """Root of `jobs/reproduce.py`: a grid of runs, what is measured in them afterwards, one report."""
+    """Root of `wbrag reproduce`: a grid of runs, what is measured in them afterwards, one report."""
 
     run_dir: str = MISSING
     methods: list[str] = MISSING

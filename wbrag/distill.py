@@ -15,6 +15,7 @@ from wbrag.llm import LLM, Reply
 from wbrag.llm.fit import ask
 from wbrag.prompts import Prompts
 from wbrag.schema import Document, unit_id
+from wbrag.units.sentences import whole_sentences
 
 #: A reply may be GROWTH times as long as what it was made from, or SHORT characters (a mean unit of the paper).
 GROWTH, SHORT = 3, 400
@@ -33,9 +34,22 @@ _REFUSAL = re.compile(
     r"|(?:there (?:is|are|was|were) )?no (?:\w+ ){0,2}(?:evidence|sentences?|information)(?:\W*$| (?:is|are|was|in)\b)"
     r"|(?:none of )?(?:the |these |this )?(?:\w+ )?(?:documents?|passages?|evidence) (?:do|does|did)(?: not|n't)\b)",
 )
+#: The same as it begins in other languages: an apology, or "I cannot help / answer / find".
+_REFUSAL_ELSEWHERE = re.compile(
+    r"(?i)^\W*(?:(?:es )?tut mir (?:sehr )?leid\b|entschuldigung,|ich kann (?:ihnen|dir|dabei|das|diese\w*|leider)\b"
+    r"|(?:je suis )?désolée?\b|je ne (?:peux|suis) pas (?:vous|répondre|en mesure|aider|extraire|trouver)\b"
+    r"|lo siento\b|no puedo (?:ayudar|responder|proporcionar|encontrar|extraer|cumplir)"
+    r"|desculp[ea]\b|sinto muito\b|(?:eu )?não posso (?:ajudar|responder|fornecer|extrair)"
+    r"|mi dispiace\b|(?:mi )?spiacente\b|non posso (?:aiutar|rispondere|fornire|estrarre)"
+    r"|het spijt me\b|ik kan (?:u|je|dit|deze|hier)\b|przykro mi\b|przepraszam\b|nie mogę (?:pomóc|odpowiedzieć)"
+    r"|üzgünüm\b|maalesef\b|maaf\b|xin lỗi\b|tôi (?:xin lỗi|không thể)\b"
+    r"|(?:извините|простите),|(?:к сожалению\W+)?я не могу\b"
+    r"|(?:很|非常)?(?:抱歉|对不起|對不起)|作为(?:一个)?(?:人工智能|AI)|我(?:无法|無法|不能)(?:回答|提供|帮助|找到)"
+    r"|(?:大変)?申し訳|すみません|ごめん|죄송|미안(?:하|합)"
+    r"|क्षमा करें|माफ़? करें|मुझे खेद|عذر\u064b?\u0627\u064b?(?!\w)|آسف\b|أعتذر\b|لا (?:أستطيع|يمكنني)\b)"
+)
 _NOT_PROSE = re.compile(r"^(?:```|[{<]|\[\s*[\"'{\[])")
 _BROKEN = re.compile("[\x00\ufffd\ud800-\udfff]")
-_SENTENCE_END = re.compile("[.!?](?=[\"')\\]]*(?:\\s|$))|[\u3002\uff01\uff1f]")
 
 
 class UnusableReply(ValueError):
@@ -134,7 +148,8 @@ def _fault(reply: str, parsed: str, source: str, limit: int) -> str:
         return f"too_long: {len(reply)} characters > {limit}"
     if _NOT_PROSE.match(reply):
         return "not_prose: code, markup or JSON"
-    if any(_REFUSAL.match(text.replace("\u2019", "'")) for text in (reply, parsed)):
+    declines = (_REFUSAL, _REFUSAL_ELSEWHERE)
+    if any(one.match(text.replace("\u2019", "'")) for text in (reply, parsed) for one in declines):
         return "refusal: the model declines"
     if _loops(said := parsed or reply) or _loops(said[len(said) // 2 :]):
         return "repetition: it says the same again and again"
@@ -166,7 +181,5 @@ def _unmarked(line: str, place: int) -> str:
 
 def _whole(reply: Reply, max_tokens: int) -> str:
     """The reply without the sentence that the token limit cut off (none left where no sentence ended)."""
-    if reply.completion_tokens < max_tokens:
-        return reply.text
-    ends = [match.end() for match in _SENTENCE_END.finditer(reply.text)]
-    return reply.text[: ends[-1]] if ends else ""
+    cut = reply.completion_tokens >= max_tokens if reply.cut is None else reply.cut
+    return whole_sentences(reply.text) if cut else reply.text

@@ -9,8 +9,9 @@ their first documents share a prefix, which the engine's prefix cache serves.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from string import Formatter
 
-from wbrag.config import TrainConfig
+from wbrag.config import ConfigError, TrainConfig
 from wbrag.schema import Document
 
 DEFAULTS: dict[str, str] = {
@@ -57,19 +58,56 @@ UNTAUGHT: dict[str, str] = {
     "only the question.",
 }
 TEMPLATES = DEFAULTS | UNTAUGHT
+#: Behind one document, before there is any run: so it is part of none's settings.
+MAKE_QUESTION = (
+    "Ask one question that the document answers and that can be understood without it: name what it is about. Ask for "
+    "one fact, in the document's language, and give the shortest answer, word for word as the document has it. Reply "
+    "in two lines:\nQuestion: ...\nAnswer: ..."
+)
+#: Placeholders that a template may leave out.
+OPTIONAL = {"document": ("rank", "title"), "rewrite": ("question",), "ask": ("question", "answer")}
 
 TASKS = ("factoid", "yes_no", "claim", "slot", "multi_hop")
 
 
+def placeholders(template: str) -> list[str]:
+    """The names in braces, each once, in order. ValueError for a template with other braces than {name} and {{ }}."""
+    found = [
+        (name, spec or conversion) for _, name, spec, conversion in Formatter().parse(template) if name is not None
+    ]
+    for name, more in found:
+        if more or not name.isidentifier():
+            raise ValueError(f"{{{name}}} is no placeholder")
+    return list(dict.fromkeys(name for name, _ in found))
+
+
+def check_template(key: str, template: str) -> None:
+    """ConfigError, naming the key, what is wrong and what it may hold, for a template that cannot take the place of
+    `TEMPLATES[key]`: another name, braces that are none, or a value left out without which it asks nothing.
+    """
+    where, known = f"prompts.{key} (or backbone.prompts.{key})", placeholders(TEMPLATES[key])
+    holds = f"it may hold {', '.join(f'{{{name}}}' for name in known)}; braces of its own are doubled, {{{{ }}}}"
+    try:
+        found = placeholders(template)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {template[:80]!r}: {error}; {holds}") from error
+    if unknown := [name for name in found if name not in known]:
+        raise ConfigError(f"{where}: unknown placeholder {{{unknown[0]}}}; {holds}")
+    if missing := [name for name in known if name not in (*found, *OPTIONAL.get(key, ()))]:
+        raise ConfigError(f"{where}: {{{missing[0]}}} is missing in {template[:80]!r}; {holds}")
+
+
 class Prompts:
-    """The templates of a run. KeyError for an override of no template."""
+    """The templates of a run. ConfigError for an override of no template, and as `check_template`."""
 
     def __init__(self, overrides: Mapping[str, str] | None = None) -> None:
-        unknown = set(overrides or {}) - set(TEMPLATES)
-        if unknown:
+        given = dict(overrides or {})
+        if unknown := set(given) - set(TEMPLATES):
             told = f"prompts (or backbone.prompts): unknown key {sorted(unknown)[0]!r}"
-            raise KeyError(f"{told}; known are {', '.join(TEMPLATES)}")
-        self.templates = TEMPLATES | dict(overrides or {})
+            raise ConfigError(f"{told}; known are {', '.join(TEMPLATES)}")
+        for key, template in given.items():
+            check_template(key, template)
+        self.templates = TEMPLATES | given
 
     def message(self, key: str, documents: Sequence[Document] | None = None, **values: str) -> str:
         """The text of one user message: the template `key` filled with `values`, behind the documents, if any."""
@@ -85,5 +123,5 @@ class Prompts:
 
 
 def prompts_of(cfg: TrainConfig) -> Prompts:
-    """The templates of a run: `prompts` before the backbone's own, those before this module's. KeyError as Prompts."""
+    """The templates of a run: `prompts` before the backbone's own, those before these here. ConfigError as Prompts."""
     return Prompts(cfg.backbone.prompts | cfg.prompts)

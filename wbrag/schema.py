@@ -56,6 +56,8 @@ PASSAGE = pa.schema(_all(TEXT, "id", "title", "text"))
 DOCUMENT = pa.struct([*PASSAGE, ("score", pa.float32()), ("source", TEXT), ("version", INT64)])
 EXAMPLE = pa.schema([("id", TEXT), ("question", TEXT), ("golden_answers", TEXTS), ("metadata", TEXT)])
 RETRIEVED = EXAMPLE.append(pa.field("documents", pa.list_(DOCUMENT)))
+#: Who may see a passage or a unit, a column of stores that have labels (wbrag.units.access).
+SEEN_BY = pa.field("seen_by", pa.list_(TEXTS))
 #: A unit as it lies in the write-back store: a passage plus its provenance. `example_ids`: the kept examples behind
 #: it, none where only the evidence of one mentions its subject. `doubt`: how it came to be faithful (units.write).
 UNIT = pa.schema(
@@ -89,6 +91,11 @@ TRACE = pa.schema(
         ("judge_agrees", FLAG),  # the labels' utility gate decides as the judge's; null: no judge, or not known
         ("seconds", FLOAT64),
     ]
+)
+#: Of an example's trace what still holds when some of its documents have changed.
+EARLIER = pa.struct(
+    [TRACE.field(name) for name in ("documents", "rag_answer", "retrievals", "document_answers", "kept_ranks")]
+    + [TRACE.field(name) for name in ("evidence", "unit_id", "unit_title", "unit_text", "source_tokens", "unit_tokens")]
 )
 #: One row per test question: three answers and what was retrieved for two of them.
 PREDICTION = pa.schema(

@@ -3,11 +3,13 @@ a value fits it. Pure.
 
 A number is int64, or double where any row has a fraction; lists keep the type of their items; an object, and a list of
 unlike items, is its JSON text. Where rows differ, the type that most have is the column's, and the others do not fit.
+A column of a text table is numbers, or true and false, where all its cells are written so, else text.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from functools import reduce
@@ -16,9 +18,12 @@ from typing import Any
 import pyarrow as pa
 
 from wbrag.data.flashrag import KEYS, BadRow
+from wbrag.data.layouts import Cell
 
 NULL = pa.null()
 INT64 = range(-(2**63), 2**63)
+#: How a text table writes a number that is one: no code with zeros before it.
+INTEGER, NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,17})"), re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d{1,2})?")
 
 
 def type_of(value: object) -> pa.DataType:
@@ -26,6 +31,10 @@ def type_of(value: object) -> pa.DataType:
     match value:
         case None:
             return NULL
+        case Cell():
+            flag = value.lower() in ("true", "false")
+            number = pa.int64() if INTEGER.fullmatch(value) else pa.float64() if NUMBER.fullmatch(value) else None
+            return pa.bool_() if flag else number or pa.string()
         case bool():
             return pa.bool_()
         case int() if value in INT64:
@@ -66,12 +75,21 @@ def most(kinds: Counter[pa.DataType]) -> pa.DataType | None:
 def columns_of(rows: Iterable[Mapping[str, Any]]) -> pa.Schema:
     """The other keys of the rows with their types, in order of first appearance; without what is null everywhere."""
     kinds: dict[str, Counter[pa.DataType]] = defaultdict(Counter)
+    cells = set[str]()
     for row in rows:
         for key in row:
             if key not in KEYS:
                 kinds[key][type_of(row[key])] += 1
-    types = {key: most(counted) for key, counted in kinds.items()}
+                if type(row[key]) is Cell:
+                    cells.add(key)
+    types = {key: _of_cells(counted) if key in cells else most(counted) for key, counted in kinds.items()}
     return pa.schema([(key, _whole(kind)) for key, kind in types.items() if kind is not None])
+
+
+def _of_cells(kinds: Counter[pa.DataType]) -> pa.DataType:
+    """The type that all cells of a column are written in."""
+    found: pa.DataType | None = reduce(lambda one, other: one and joined(one, other), kinds, NULL)
+    return pa.string() if found is None else found
 
 
 def _whole(kind: pa.DataType) -> pa.DataType:
@@ -86,11 +104,20 @@ def fitted(row: Mapping[str, Any], schema: pa.Schema) -> dict[str, Any]:
     found = {}
     for field in schema:
         value = row.get(field.name)
+        if type(value) is Cell:
+            value = _read_as(value, field.type)
         if joined(field.type, type_of(value)) != field.type:
             told = f"{field.name} is {json.dumps(value, ensure_ascii=False)[:40]} ({type_of(value)})"
             raise BadRow(f"{told}, in most rows it is {field.type}")
         found[field.name] = _told(value, field.type)
     return found
+
+
+def _read_as(cell: Cell, kind: pa.DataType) -> object:
+    """What a cell says as a value of this type, its text where it says none."""
+    if kind == pa.string() or joined(kind, type_of(cell)) != kind:
+        return str(cell)
+    return cell.lower() == "true" if kind == pa.bool_() else int(cell) if kind == pa.int64() else float(cell)
 
 
 def _told(value: object, kind: pa.DataType) -> object:

@@ -1,12 +1,14 @@
-"""One line of FlashRAG's JSONL: bytes to an example or a passage, or the reason why it is neither. Pure.
+"""A row in FlashRAG's form: to an example or a passage, or the reason why it is neither. Pure.
 
 Benchmark rows: `{"id", "question", "golden_answers": [..], "metadata"?: {..}}`. Corpus rows: `{"id", "contents"}`
-with the title in the first line of `contents`, or `{"id", "text", "title"?}`. Other keys of a corpus row become columns
-(`wbrag.data.columns`), those of a benchmark row are ignored.
+with the title in the first line of `contents`, or `{"id", "text", "title"?}`. A row without an id has one made of its
+content. Other keys of a corpus row become columns (`wbrag.data.columns`), those of a benchmark row are ignored. Rows of
+other forms come here by way of `wbrag.data.layouts`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -14,24 +16,38 @@ from wbrag.schema import Document, Example
 
 #: What a passage is made of.
 KEYS = frozenset(("id", "title", "text", "contents"))
+#: How ids begin that are made of the content.
+MADE = ("p-", "q-")
+
+
+class InputError(ValueError):
+    """A file that cannot be used at all; the message names it (jobs exit with 2)."""
 
 
 class BadRow(ValueError):
-    """The reason why one row is left out."""
+    """The reason why one row is left out; a fault, which counts against the error budget."""
+
+
+class NotTaken(BadRow):
+    """The reason why one row is left out that is as it should be: it is told, and is no fault."""
 
 
 def parse_example(raw: bytes, labelled: bool = True) -> Example:
-    """The example of one line, an integer id as a string; BadRow, where `labelled` for no golden answer too."""
-    row = json_object(raw)
+    """The example of one line of JSON; errors as `example_of`."""
+    return example_of(json_object(raw), labelled)
+
+
+def example_of(row: dict[str, Any], labelled: bool = True) -> Example:
+    """The example of a row, an integer id as a string; BadRow, where `labelled` for no golden answer too."""
     metadata = {} if row.get("metadata") is None else row["metadata"]
     if not isinstance(metadata, dict):
         raise BadRow(f"metadata must be an object, got {type(metadata).__name__}")
     question, golden = _text(row.get("question"), "question"), _golden_answers(row, labelled)
-    return Example(_id(row), question, golden, json.dumps(metadata))
+    return Example(_id(row, MADE[1], question, *golden), question, golden, json.dumps(metadata, default=str))
 
 
 def parse_passage(raw: bytes) -> Document:
-    """The passage of one line (title "" where it has none); BadRow says what is wrong with it."""
+    """The passage of one line of JSON (title "" where it has none); BadRow says what is wrong with it."""
     return passage_of(json_object(raw))
 
 
@@ -42,7 +58,8 @@ def passage_of(row: dict[str, Any]) -> Document:
         title, newline, text = _text(row["contents"], "contents").partition("\n")
         if not newline:  # one line is a passage without a title; FlashRAG would take it for a title without text
             title, text = "", title
-    return Document(_id(row), _title(title), _text(text, "text"))
+    title, text = _title(title), _text(text, "text")
+    return Document(_id(row, MADE[0], title, text), title, text)
 
 
 def json_object(raw: bytes) -> dict[str, Any]:
@@ -60,15 +77,19 @@ def json_object(raw: bytes) -> dict[str, Any]:
     return row
 
 
-def _id(row: dict[str, Any]) -> str:
+def _id(row: dict[str, Any], made: str, *content: str) -> str:
     value = row.get("id")
+    if value is None:
+        return made + hashlib.sha256("\x1f".join(content).encode()).hexdigest()[:16]
     return str(value) if type(value) is int else _text(value, "id")  # True is an int too
 
 
 def _golden_answers(row: dict[str, Any], labelled: bool) -> tuple[str, ...]:
     answers = [] if row.get("golden_answers") is None else row["golden_answers"]
+    if isinstance(answers, str):
+        answers = [answers]
     if not isinstance(answers, list):
-        raise BadRow(f"golden_answers must be a list of strings, got {type(answers).__name__}")
+        raise BadRow(f"golden_answers must be a string or a list of strings, got {type(answers).__name__}")
     if labelled and not answers:
         raise BadRow("no golden answer")
     return tuple(_text(answer, f"golden_answers[{i}]") for i, answer in enumerate(answers))

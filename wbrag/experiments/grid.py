@@ -18,19 +18,19 @@ import numpy.typing as npt
 
 from wbrag.experiments.paper import called, cell, known, paper, place
 from wbrag.report import statistics
-from wbrag.report.construction import SPENT, spent
+from wbrag.report.construction import SPENT, spent, token_pairs
 from wbrag.report.evaluation import BINARY, SIDES, Answers, Setting, answers_of
 from wbrag.report.overlap import EXPOSURES, OVERLAPS, READ
 from wbrag.report.run_report import QUESTION_COLUMNS
 from wbrag.report.statistics import Flags, Floats, mean, paired_bootstrap
 from wbrag.run import folder
-from wbrag.run.folder import RunError
+from wbrag.run.folder import Reread, RunError
 from wbrag.schema import PREDICTION, TRACE, WRITTEN
 
 Record = Mapping[str, Any]
 #: One way to make units in one run: its answers question by question, and by name what its units took.
 Measured = tuple[Answers, Mapping[str, int]]
-TRACE_COLUMNS = (*QUESTION_COLUMNS, "source_tokens", "unit_tokens")
+TRACE_COLUMNS = ("id", "status", "source_tokens", "unit_tokens")
 #: The tables of a variant that say what they took.
 TABLES = {"written": WRITTEN, "traces": TRACE, "readings": PREDICTION, "predictions": PREDICTION}
 #: What is told as means over methods: of construction, and of what write-back changes about the documents.
@@ -54,13 +54,13 @@ ENDS = ("ci_low", "ci_high")
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One run of the grid: its answers, what metrics.json holds, tokens (source, unit) of each kept example."""
+    """One run of the grid: its answers, what metrics.json holds, tokens (source, unit) of each kept example, (n, 2)."""
 
     run: Path
     setting: Setting
     answers: Answers
     metrics: dict[str, Any]
-    tokens: list[tuple[int, int]]
+    tokens: Floats
     config: dict[str, Any]
 
     @property
@@ -90,9 +90,11 @@ def read_point(run: Path) -> Point:
     """One finished run. RunError, naming the file, where it cannot be read."""
     config = folder.read_config(run)
     setting = folder.setting_of(config)
-    traces = folder.read_traces(run, TRACE_COLUMNS)
-    answers = answers_of(folder.read_predictions(run), setting, traces, folder.read_units(run))
-    tokens = [(row["source_tokens"], row["unit_tokens"]) for row in traces if row["unit_tokens"]]
+    training = Reread(lambda: folder.read_rows(run / "traces", TRACE, QUESTION_COLUMNS))
+    units = Reread(lambda: folder.unit_rows(run, ("id", "example_ids")))
+    answers = answers_of(folder.read_predictions(run), setting, training, units)
+    pairs = token_pairs(Reread(lambda: folder.read_traces(run, TRACE_COLUMNS)))
+    tokens = pairs[pairs[:, 1] > 0]
     return Point(run, setting, answers, folder.read_record(run / "metrics.json"), tokens, config)
 
 
@@ -194,12 +196,13 @@ def pooled(points: Sequence[Point], **wanted: str) -> dict[str, Any]:
     def found(side: str) -> float | None:
         return mean(mean(point.answers[f"retrieval_recall_{side}"][point.those(wanted)].tolist()) for point in points)
 
+    questions = sum(int(members.sum()) for members in flags)
     return {
         "gain": gain,
-        "topics": dict(zip(ENDS, over_topics, strict=True)),
+        "topics": {**dict(zip(ENDS, over_topics, strict=True)), "questions": questions},
         **dict(zip(ENDS, inside, strict=True)),
         "settings": sum(int(members.any(axis=0).sum()) for members in flags),
-        "questions": sum(int(members.sum()) for members in flags),
+        "questions": questions,
         **{f"found_{side}": found(side) for side in SIDES},
     }
 

@@ -21,16 +21,29 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wbrag.experiments.grid import ALPHA, Point, grouped, measure_grid, read_point, read_points, ways
 from wbrag.experiments.paper import called, paper, place, statistic
 from wbrag.experiments.placebos import PLACEBOS
 from wbrag.methods import settings_read
-from wbrag.report.evaluation import METRIC_NAMES
+from wbrag.report.evaluation import metric_called
 from wbrag.report.overlap import EXPOSURES, OVERLAPS, READ, RULE, without_overlap
-from wbrag.report.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, markdown_table, write_page
-from wbrag.report.plots import ranks_figure, tokens_figure, transfer_figure
-from wbrag.report.statistics import RESAMPLES
-from wbrag.report.tables import count, hundredths, interval, number, p_value, percent, points, tabled
+from wbrag.report.page import (
+    Block,
+    Heading,
+    Picture,
+    Pictures,
+    Table,
+    Text,
+    Verbatim,
+    markdown_table,
+    slug,
+    write_page,
+)
+from wbrag.report.plots import gain_figure, ranks_figures, tokens_figures, transfer_figures
+from wbrag.report.statistics import RESAMPLES, Floats
+from wbrag.report.tables import count, hundredths, interval, number, p_value, percent, points, tabled, too_few
 from wbrag.run.folder import RunError, read_record, write_text
 
 Record = Mapping[str, Any]
@@ -43,6 +56,8 @@ SECTIONS = tomllib.loads(files("wbrag.experiments").joinpath("report.toml").read
 NEAR = 0.02
 #: Methods that decide by themselves whether to retrieve.
 DECIDING = ("selfrag", "flare")
+#: What a forest plot calls the mean of all settings.
+MEAN = "mean of all settings"
 DISTILLER = ("prompts.extract", "prompts.rewrite")
 
 
@@ -102,6 +117,11 @@ def _told(how: str) -> Callable[[Any], str]:
     return lambda value: "-" if value is None else value if isinstance(value, str) else told(value)
 
 
+def _decides(record: Record) -> bool:
+    """Whether a method decides by itself to retrieve, or did."""
+    return record["method"] in DECIDING or bool(record["retrieval_rate_base"] or record["retrieval_rate_writeback"])
+
+
 def _who_gains(_: Runs, grid: Record) -> Rows:
     for kind, names in (("splits", OVERLAPS), ("exposure", EXPOSURES)):
         yield from ((names[key], record) for key, record in grid[kind].items())
@@ -147,7 +167,8 @@ def _temperatures(_: Runs, grid: Record) -> Rows:
 def _data(runs: Runs, _: Record) -> Rows:
     for run in runs:
         asked = f"{run.metrics['construction']['examples']:,} / {len(run.answers['id']):,}"
-        yield called(run.setting.benchmark, run.setting.backbone), {**run.config, "asked": asked}
+        told = {"asked": asked, "measured": read_record(run.run / "run.json").get("measured_at", "")[:16] or None}
+        yield called(run.setting.benchmark, run.setting.backbone), {**run.config, **told}
 
 
 def _methods(runs: Runs, _: Record) -> Rows:
@@ -170,7 +191,7 @@ ROWS: Mapping[str, Callable[[Runs, Record], Rows]] = {
     ],
     "settings": lambda _, grid: [(one["setting"], one) for one in grid["points"]],
     "means": lambda _, grid: [(called(one["benchmark"], one["backbone"]), one) for one in grid["means"]],
-    "decisions": lambda _, grid: [(one["setting"], one) for one in grid["points"] if one["method"] in DECIDING],
+    "decisions": lambda _, grid: [(one["setting"], one) for one in grid["points"] if _decides(one)],
     "units": lambda _, grid: [(one["way"], one) for one in grid["units"] if len(grid["units"]) > 1],
     "cost": lambda _, grid: [("all", grid["cost"])],
     **{"who_gains": _who_gains, "mean_gains": _mean_gains, "placebos": _placebos, "transfer": _transfer},
@@ -184,7 +205,7 @@ def _table_2(_: Runs, grid: Record) -> list[Block]:
     blocks: list[Block] = []
     for backbone, some in groupby(grid["points"], itemgetter("backbone")):
         records = list(some)
-        heads = {one["benchmark"]: f"{called(one['benchmark'])}, {METRIC_NAMES[one['metric']]}" for one in records}
+        heads = {one["benchmark"]: f"{called(one['benchmark'])}, {metric_called(one['metric'])}" for one in records}
         rows: dict[str, dict[str, str]] = defaultdict(dict)
         for one in sorted(records, key=lambda one: place(one["method"])):
             benchmark, method, mark = one["benchmark"], called(one["method"]), "*" * (one["holm_p"] <= ALPHA)
@@ -195,6 +216,30 @@ def _table_2(_: Runs, grid: Record) -> list[Block]:
         table = Table(("", *heads.values()), told, frozenset(range(2, len(rows), 2)))
         blocks += [Text(f"Generator {called(backbone)}, score with write-back (gain):"), table]
     return blocks
+
+
+def _forest(_: Runs, grid: Record) -> list[Block]:
+    """A forest plot for each generator, of questions without overlap and of all: a row a setting, the mean last."""
+    figures = {}
+    for backbone, some in groupby(grid["points"], itemgetter("backbone")):
+        records = {called(one["benchmark"], one["method"]): one for one in some}
+        kinds = {"without overlap": {name: one["unseen"] for name, one in records.items()}, "all questions": records}
+        means = {"without overlap": grid["splits"].get("none"), "all questions": grid["pooled"]}
+        for kind, found in kinds.items():
+            rows = {name: one for name, one in found.items() if one}
+            if rows and (mean := means[kind]):
+                title = f"{called(backbone)}, {kind}: gain in points"
+                figures[title] = gain_figure(title, rows | {MEAN: mean}, MEAN)
+    told = (
+        "Dots are settings, the diamond is the mean of all of them, lines are 95% intervals over questions; full dots "
+        "leave out 0. The figures are in Table 2, setting by setting."
+    )
+    return [Text(told, "note"), _pictures("forest", figures)]
+
+
+def _pictures(name: str, figures: Mapping[str, str]) -> Pictures:
+    """Figures side by side, by their titles."""
+    return Pictures(tuple(Picture(f"plots/{name}-{slug(title)}.svg", svg, title) for title, svg in figures.items()))
 
 
 def _figure_4(runs: Runs, grid: Record) -> list[Block]:
@@ -210,33 +255,33 @@ def _figure_4(runs: Runs, grid: Record) -> list[Block]:
     if not panels:
         return []
     every = [abs(pair["difference"]) for pairs in grid["transfer"].values() for pair in pairs.values()]
-    caption = (
+    told = (
         "Score with another method's corpus minus that with the own one, in points. The paper: within "
         f"{paper()['figure4']['largest_difference']} points. Here {sum(value <= NEAR for value in every)} of "
         f"{len(every)} pairs are within {100 * NEAR:.0f} points, the largest difference is {100 * max(every):.1f}."
     )
-    return [Pictures((Picture("plots/transfer.svg", transfer_figure(panels), caption),))]
+    return [Text(told, "note"), _pictures("transfer", transfer_figures(panels))]
 
 
 def _figure_3(runs: Runs, _: Record) -> list[Block]:
     """Nothing where there is no unit."""
     panels: dict[str, dict[str, list[float]]] = defaultdict(dict)
-    for (benchmark, backbone), some in grouped((run for run in runs if run.tokens), "benchmark", "backbone"):
+    for (benchmark, backbone), some in grouped((run for run in runs if len(run.tokens)), "benchmark", "backbone"):
         found = [run.metrics["construction"]["retained_by_rank"].values() for run in some]
         means = [sum(shares) / len(found) for shares in zip_longest(*found, fillvalue=0.0)]
         panels[called(benchmark)][called(backbone)] = means
     shapes = ", ".join(f"{called(name)} {shape}" for name, shape in paper()["figure3"].items())
     told = f"Where in the retrieved list the retained documents stood, mean over methods. The paper: {shapes}."
-    return [Pictures((Picture("plots/ranks.svg", ranks_figure(panels), told),))] if panels else []
+    return [Text(told, "note"), _pictures("ranks", ranks_figures(panels))] if panels else []
 
 
 def _figure_5(runs: Runs, _: Record) -> list[Block]:
     """Nothing where there is no unit."""
-    panels: dict[str, dict[str, list[tuple[int, int]]]] = defaultdict(dict)
-    for (benchmark, backbone), some in grouped((run for run in runs if run.tokens), "benchmark", "backbone"):
-        panels[called(benchmark)][called(backbone)] = [pair for run in some for pair in run.tokens]
+    panels: dict[str, dict[str, Floats]] = defaultdict(dict)
+    for (benchmark, backbone), some in grouped((run for run in runs if len(run.tokens)), "benchmark", "backbone"):
+        panels[called(benchmark)][called(backbone)] = np.concatenate([run.tokens for run in some])
     told = "Tokens of each unit against those of the documents it was written from, all methods."
-    return [Pictures((Picture("plots/tokens.svg", tokens_figure(panels), told),))] if panels else []
+    return [Text(told, "note"), _pictures("tokens", tokens_figures(panels))] if panels else []
 
 
 def _origin(runs: Runs, grid: Record) -> list[Block]:
@@ -256,7 +301,7 @@ def _origin(runs: Runs, grid: Record) -> list[Block]:
 
 #: What the sections show that have no columns.
 BLOCKS: Mapping[str, Callable[[Runs, Record], list[Block]]] = {
-    **{"table_2": _table_2, "figure_4": _figure_4, "figure_3": _figure_3, "figure_5": _figure_5},
+    **{"table_2": _table_2, "forest": _forest, "figure_4": _figure_4, "figure_3": _figure_3, "figure_5": _figure_5},
     "origin": _origin,
 }
 
@@ -267,6 +312,9 @@ def headline(grid: Record) -> str:
     record = unseen or grid["pooled"]
     over, settings = record["topics"], record["settings"]
     where = "On test questions without overlap with training, write-back" if unseen else "Write-back"
+    if too_few(record):
+        told = f"{points(record['gain'])} points, and of {record['questions']:,} answers there is no interval"
+        return f"Too few answers to tell what write-back does: {told}."
     told = f"{points(record['gain'])} points, 95% interval over topics {interval(over)}"
     told += f", {record['questions']:,} answers"
     what = f"the mean score over {settings} settings" if settings > 1 else "the score of the one setting"

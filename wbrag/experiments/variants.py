@@ -27,6 +27,7 @@ from wbrag.retrieval.merge import check_merge
 from wbrag.run import folder, pipeline
 from wbrag.run.actors import Stage
 from wbrag.run.failures import check_errors, drop_failed
+from wbrag.run.folder import Reread
 from wbrag.run.inputs import Identity, cache_of, check_units, identity_of, refuse_other_settings
 from wbrag.run.job import Job, Session, complete, generate, opened
 from wbrag.run.lease import leased
@@ -58,6 +59,7 @@ def trained(run: Path, session: Session) -> Trained:
     run = run.absolute()
     if not (run / "metrics.json").is_file():
         raise ConfigError(f"runs: {run} holds no trained knowledge base (no metrics.json)")
+    folder.refuse_updated(run)
     cfg = folder.load_config(run)
     refuse_other_settings(run, folder.read_record(run / "run.json")["identity"], identity_of(cfg))
     session.enter_context(leased(run / "variants"))
@@ -148,7 +150,7 @@ def placebo(own: Trained, name: str, session: Session) -> Row:
     """The run measured with a placebo (`wbrag.experiments.placebos`) of the size of its knowledge base."""
     placebos.check_placebos([name])
     job = variant(own, f"placebo-{name}", {"seed": own.cfg.seed})
-    traces, units = folder.read_traces(own.run, placebos.TRACE_COLUMNS), folder.read_units(own.run)
+    traces, units = list(folder.read_traces(own.run, placebos.TRACE_COLUMNS)), folder.read_units(own.run)
     if name in placebos.WRITTEN_ONES:
         asked = placebo_requests(own, job, name, traces, units, session)
         made = placebos.written_units(name, written_rows(job, asked, session), units)
@@ -176,7 +178,7 @@ def placebo_requests(
         n_min, count = cfg.gates.n_min if by_subject else cfg.k, placebos.to_draw(units, by_subject)
         drawn = placebos.drawn(name, count, n_min, traces, passages, cfg.seed)
         with opened(cfg, session) as generators:
-            rows = requests(cfg, drawn, own.base, generators.encoders)
+            rows = list(requests(cfg, drawn, own.base, generators.encoders))
     judged = name == "ungated" and not by_subject  # the generator says which documents of a question are relevant
     return [row | {"id": f"{name}-{number:06d}", "judged": judged} for number, row in enumerate(rows)]
 
@@ -223,8 +225,9 @@ def predicted(own: Trained, job: Job, store: Path, session: Session, anew: bool 
             with opened(job.cfg, session) as generators, job.record.timed("predict"):
                 pipeline.predict_missing(job, generators, (own.base, store), source, known, own.tested)
         setting = folder.setting_of(folder.read_config(job.run))
-        training = list(folder.read_rows(own.run / "traces", TRACE, QUESTION_COLUMNS))
-        told = measure([], folder.read_predictions(job.run), setting, training, folder.read_units(job.run))
+        training = Reread(lambda: folder.read_rows(own.run / "traces", TRACE, QUESTION_COLUMNS))
+        units = Reread(lambda: folder.unit_rows(job.run, ("id", "example_ids")))
+        told = measure([], folder.read_predictions(job.run), setting, training, units)
         told |= {"seconds": job.record.facts["seconds"]}
         folder.write_text(file, json.dumps(told, indent=2, allow_nan=False) + "\n")
     check_errors(job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -18,14 +18,16 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One greedy completion: the decoded text, stripped, and what it took. `tokens` are there only where
-    log-probabilities were asked for; their texts, joined and stripped, are `text`.
+    """One greedy completion: its answer, stripped and without reasoning, and what the whole of it took. `tokens` are
+    there only where log-probabilities were asked for; their texts, joined and stripped, are `text`. `cut`: whether the
+    token limit ended it; None where that is not told.
     """
 
     text: str
     prompt_tokens: int
     completion_tokens: int
     tokens: tuple[Token, ...] = ()
+    cut: bool | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,10 @@ class LLM(Protocol):
     max_model_len: int
 
     async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
-        """The greedy answer to one user message in the tokenizer's chat template, or what follows `prefix` in it."""
+        """The greedy answer to one user message in the tokenizer's chat template, or what follows `prefix` in it.
+
+        `reasoning.NoAnswer` where the reply ends before its answer begins.
+        """
         ...
 
     async def first_token(self, content: str, candidates: Sequence[str], *, prefix: str = "") -> FirstToken:

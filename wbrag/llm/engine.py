@@ -6,12 +6,14 @@ transformers reads it (`gguf_file=`, with the packages gguf and accelerate), unp
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import os
 import platform
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -140,6 +142,7 @@ def _ask_hub(model: str, revision: str | None) -> None:
     """
     from huggingface_hub import errors, hf_hub_download
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each of its attempts
     try:
         hf_hub_download(model, "config.json", revision=revision, dry_run=True)
     except errors.RemoteEntryNotFoundError:
@@ -185,20 +188,45 @@ def open_tokenizer(backbone: Backbone) -> Any:  # noqa: ANN401 - Hugging Face's
 
 
 def template_of(backbone: Backbone, tokenizer: Any) -> str:  # noqa: ANN401
-    """The chat template, the backbone's own before its tokenizer's; ConfigError where neither has one."""
-    template: str = backbone.chat_template or getattr(tokenizer, "chat_template", None) or ""
+    """The chat template, the backbone's own before its tokenizer's, of several the one named default; ConfigError where
+    there is none.
+    """
+    found = backbone.chat_template or getattr(tokenizer, "chat_template", None) or ""
+    if isinstance(found, dict) and "default" not in found:
+        told = f"has chat templates named {', '.join(found)} and none named default"
+        raise ConfigError(f"backbone.model: {backbone.model!r} {told}: give one of them as backbone.chat_template")
+    template: str = found["default"] if isinstance(found, dict) else found
     if not template:
         raise ConfigError(f"backbone.model: {backbone.model!r} has no chat template: give backbone.chat_template")
     return template
 
 
-def rendered(tokenizer: Any, template: str, content: str, prefix: str = "") -> list[int]:  # noqa: ANN401
-    """The token ids of a prompt: one user message in the template, or an assistant's that begins with `prefix`."""
+def check_template(backbone: Backbone) -> None:
+    """ConfigError as `template_of`, before an engine starts; a tokenizer is loaded only where no file tells at once."""
+    if backbone.kind != "vllm" or backbone.gguf or backbone.chat_template:
+        return
+    folder = Path(str(backbone.engine_args.get("tokenizer") or resolve_model(backbone.model)))
+    settings = folder / "tokenizer_config.json"
+    within = settings.is_file() and isinstance(json.loads(settings.read_bytes()).get("chat_template"), str)
+    if not within and not (folder / "chat_template.jinja").is_file():
+        template_of(backbone, open_tokenizer(backbone))
+
+
+def rendered(
+    tokenizer: Any,  # noqa: ANN401
+    template: str,
+    content: str,
+    prefix: str = "",
+    told: Mapping[str, Any] | None = None,
+) -> list[int]:
+    """The token ids of a prompt: one user message in the template, or an assistant's that begins with `prefix`; `told`:
+    what else the template reads.
+    """
     messages, how = [{"role": "user", "content": content}], "add_generation_prompt"
     if prefix:
         messages, how = [*messages, {"role": "assistant", "content": prefix}], "continue_final_message"
     # Token ids straight from the template: encoding its text again would put a second BOS in front.
-    more = {"chat_template": template, "return_dict": False, how: True}
+    more = {**(told or {}), "chat_template": template, "return_dict": False, how: True}
     ids: list[int] = tokenizer.apply_chat_template(messages, **more)
     return ids
 

@@ -1,8 +1,11 @@
-"""Prompts that fit: a prompt too long for the model drops whole documents from the tail."""
+"""Prompts that fit: a prompt too long for the model drops whole documents from the tail, and of a document that is too
+long by itself the end.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from wbrag.llm import LLM, Reply
 from wbrag.prompts import Prompts
@@ -21,6 +24,35 @@ def require_fit(prompt: str, llm: LLM, max_tokens: int) -> str:
     if not _fits(prompt, llm, max_tokens):
         raise _too_long(prompt, llm, max_tokens)
     return prompt
+
+
+def readable(
+    documents: Sequence[Document], asked: Sequence[tuple[Render, int]], llm: LLM
+) -> tuple[Sequence[Document], int]:
+    """The documents, and how many of them were cut: each that does not fit a prompt alone to its share of the room, so
+    that the others are read beside it. `asked`: the prompts that they are to fit, and the tokens of their replies.
+    """
+    long = [  # no tokenizer makes more tokens than bytes, and most documents are far from the limit
+        4 * len(one.contents.encode()) > llm.max_model_len
+        and not all(_fits(render([one]), llm, reply) for render, reply in asked)
+        for one in documents
+    ]
+    if not any(long):
+        return documents, 0
+    nothing = Document("", "", "")
+    room = min(llm.max_model_len - reply - llm.prompt_tokens(render([nothing])) for render, reply in asked)
+    return [_cut(d, room // len(documents), llm) if cut else d for d, cut in zip(documents, long, strict=True)], sum(
+        long
+    )
+
+
+def _cut(document: Document, tokens: int, llm: LLM) -> Document:
+    """The beginning of a document of fewer than so many tokens, title included; the whole where there is no room."""
+    text = document.text
+    while tokens > 0 and text and (count := llm.count_tokens(f"{document.title}\n{text}")) >= tokens:
+        text = text[: int(0.98 * len(text) * tokens / count)]
+        text = text.rsplit(maxsplit=1)[0] if len(text.split(maxsplit=2)) > 2 else text
+    return replace(document, text=text or document.text)
 
 
 def fit_documents(documents: Sequence[Document], render: Render, llm: LLM, max_tokens: int) -> tuple[str, int]:

@@ -10,15 +10,23 @@ from __future__ import annotations
 import asyncio
 import codecs
 import json
+import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.request import proxy_bypass
 
 import httpx2
 import openai
 
 from wbrag.config import Backbone, ConfigError
 from wbrag.llm import FirstToken, Reply, Token
+from wbrag.llm.reasoning import REMEDY, NoAnswer, closes_alone, spoken, spoken_tokens
+
+log = logging.getLogger(__name__)
 
 #: Bytes of UTF-8 that count as one token where the endpoint does not say: English has about as many, and scripts that
 #: take more bytes a letter take more tokens too.
@@ -28,7 +36,20 @@ TEMPLATE_TOKENS = 16
 #: What to do where the endpoint refuses, does not answer, or answers without text.
 REFUSED = "check the key, backbone.model, base_url, max_model_len, answer_tokens and max_tokens_key"
 UNANSWERED = "check backbone.base_url, its server and the quota; backbone.retries and timeout_s give them longer"
-SILENT = "raise backbone.answer_tokens and distil_tokens, or turn the model's thinking off"
+#: The longest that the check at the start takes, seconds, where one attempt may not take longer.
+CHECK_SECONDS = 120.0
+#: What that check asks, and with how many tokens it asks again where the reply was cut: a model that thinks aloud
+#: without a mark at the beginning shows only at the end of its thoughts that it does.
+QUESTION, THINKING_TOKENS = "Answer with one word.", 1024
+#: Reasons to finish that mean the token limit, and those that mean that text was withheld or lost.
+CUT = ("length", "max_tokens")
+WITHHELD = ("content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii", "error")
+_AROUND_KEY = re.compile(r"^[\s\"']*(?:Bearer\s+)?|[\s\"']+$")
+#: What the token limit is called, and how an endpoint says that it does not know a key.
+LIMITS = ("max_tokens", "max_completion_tokens")
+_UNKNOWN_KEY = re.compile(
+    r"(?:un|not |in)support|unrecogni[sz]ed|unknown|unexpected|(?:not|in)[ -]?(?:permitted|allowed)|extra|instead"
+)
 
 
 class EndpointError(RuntimeError):
@@ -39,8 +60,31 @@ class BadReply(ValueError):
     """A response that is no chat completion; the message says what is wrong with it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """How a request says that its answer is greedy, if it does, and how long it may be."""
+
+    limit: str
+    greedy: bool = True
+
+    def of(self, max_tokens: int) -> dict[str, Any]:
+        """These keys with their values."""
+        return {self.limit: max_tokens} | ({"temperature": 0} if self.greedy else {})
+
+
+def keys_without(keys: Keys, refusal: str) -> Keys:
+    """The keys that an endpoint takes that refused a request in these words; the same where they are about others."""
+    said = refusal.lower()
+    if keys.limit in LIMITS and keys.limit in said and _UNKNOWN_KEY.search(said):
+        return replace(keys, limit=LIMITS[1 - LIMITS.index(keys.limit)])
+    return replace(keys, greedy=keys.greedy and "temperature" not in said)
+
+
 class Transport(openai.DefaultAsyncHttpxClient):
     """HTTP below the SDK, which tries again after every httpx2.RequestError."""
+
+    #: Whether prompts end in the mark that opens a block of reasoning, and what the last attempt that failed said.
+    opened, last = False, ""
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:  # noqa: ANN401
         """One attempt, its Reply in `extensions`; the timeout is of it all, as bytes may trickle for ever."""
@@ -50,58 +94,97 @@ class Transport(openai.DefaultAsyncHttpxClient):
                 response = await super().send(request, **options)
         except TimeoutError as error:
             raise httpx2.ReadTimeout(f"no whole reply within {seconds:g} s", request=request) from error
-        if response.is_success:
-            try:
-                logprobs = bool(json.loads(request.content).get("logprobs"))
-                response.extensions["reply"] = reply_of(response.json(), logprobs)
-            except ValueError as error:  # no JSON, or not that of a chat completion
-                told = f"{type(error).__name__}: {error}; {status_of(response)}"
-                raise httpx2.DecodingError(told, request=request) from error
+        if not response.is_success:
+            self.last = status_of(response)
+            if '"insufficient_quota"' in response.text:  # which no pause mends
+                response.headers["x-should-retry"] = "false"
+            return response
+        try:
+            asked, body = json.loads(request.content), response.json()
+            self.opened |= closes_alone(choice_of(body)[1])
+            continued = asked["messages"][-1]["role"] == "assistant"
+            reply = reply_of(body, bool(asked.get("logprobs")), self.opened and not continued, continued)
+            response.extensions["reply"] = reply
+        except ValueError as error:  # no JSON, or not that of a chat completion
+            self.last = f"{type(error).__name__}: {error}; {status_of(response)}"
+            raise httpx2.DecodingError(self.last, request=request) from error
         return response
+
+
+def transport_to(url: str) -> Transport:
+    """An HTTP client with the environment's proxies; ConfigError where they make none and are needed for this URL."""
+    try:
+        return Transport()
+    except (ImportError, ValueError, OSError, httpx2.InvalidURL) as error:
+        if proxy_bypass(urlsplit(url).hostname or ""):
+            return Transport(trust_env=False)
+        # What is no URL is not repeated: it may hold a password.
+        said = "one of them is no URL" if isinstance(error, httpx2.InvalidURL) else error
+        names = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE"
+        raise ConfigError(f"{url}: no client can be made with {names} as set: {said}") from None
 
 
 class Endpoint:
     """`wbrag.llm.LLM` over HTTP: at most `max_num_seqs` requests at a time, each tried up to 1 + `retries` times."""
 
     def __init__(self, backbone: Backbone) -> None:
-        self.backbone, self.max_model_len = backbone, backbone.max_model_len
-        key = api_key(backbone)
-        try:
-            transport = Transport()
-        except (ImportError, ValueError, httpx2.InvalidURL) as error:
-            proxies = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY"
-            raise ConfigError(f"{backbone.base_url}: no client can be made with {proxies} as set: {error}") from error
+        self.backbone, self.max_model_len = backbone, backbone.max_model_len - backbone.thinking_tokens
+        key, url = api_key(backbone), urlsplit(backbone.base_url.strip())
+        path = url.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+        root, query = urlunsplit((url.scheme, url.netloc, path, "", "")), dict(parse_qsl(url.query))
+        self.transport = transport_to(root)
         self.client = openai.AsyncOpenAI(
             api_key=key or "none",  # else the SDK takes OPENAI_API_KEY by itself
-            base_url=backbone.base_url,
+            base_url=root,
+            default_query=query,
             timeout=backbone.timeout_s,
             max_retries=backbone.retries,
-            http_client=transport,
+            http_client=self.transport,
         )
-        self.headers = {} if key else {"Authorization": openai.omit}
-        self.url = f"{backbone.base_url.rstrip('/')}/chat/completions"
+        self.headers: dict[str, Any] = {} if key else {"Authorization": openai.omit}
+        if key and "api-version" in query:  # Azure's
+            self.headers["api-key"] = key
+        self.url = f"{root}/chat/completions"
+        self.keys = Keys(backbone.max_tokens_key)
         # A call keeps its place while it pauses: an endpoint that is overloaded is then asked less.
         self.places = asyncio.Semaphore(backbone.max_num_seqs)
 
     async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
-        """As `LLM.chat`; EndpointError where the endpoint refuses, all attempts fail, or a reply ends without text."""
-        body: dict[str, Any] = {self.backbone.max_tokens_key: max_tokens} | ({"logprobs": True} if logprobs else {})
+        """As `LLM.chat`; EndpointError where the endpoint refuses, all attempts fail, or a reply holds no answer."""
+        body: dict[str, Any] = {"logprobs": True} if logprobs else {}
         messages: list[Any] = [{"role": "user", "content": content}]
         if prefix:
             messages.append({"role": "assistant", "content": prefix})
             body |= {"continue_final_message": True, "add_generation_prompt": False}
-        asked: dict[str, Any] = {"model": self.backbone.model, "messages": messages, "temperature": 0}
-        create = self.client.chat.completions.with_raw_response.create
         async with self.places:
             try:
-                response = await create(**asked, extra_body=body, extra_headers=self.headers)
-            except (openai.APIError, EndpointError) as error:
+                reply = await self._asked(messages, body | self.backbone.extra_body, max_tokens)
+            except (openai.APIError, NoAnswer) as error:
                 told = f"{self.url}{failure(error)} (model {self.backbone.model})"
                 raise EndpointError(told) from None  # the cause may quote the key
-        reply: Reply = response.http_response.extensions["reply"]
         prompt_tokens = reply.prompt_tokens or self.prompt_tokens(content) + self.count_tokens(prefix)
         completion_tokens = reply.completion_tokens or self.count_tokens(reply.text)
-        return Reply(reply.text, prompt_tokens, completion_tokens, reply.tokens)
+        return replace(reply, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+
+    async def _asked(self, messages: list[Any], body: dict[str, Any], max_tokens: int) -> Reply:
+        """The reply to a request; where the endpoint refuses a key that says how to sample, without it from then on."""
+        create, keys = self.client.chat.completions.with_raw_response.create, self.keys
+        tried = {keys}
+        while True:
+            more = keys.of(max_tokens + self.backbone.thinking_tokens) | body
+            try:
+                response = await create(
+                    model=self.backbone.model, messages=messages, extra_body=more, extra_headers=self.headers
+                )
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                keys = keys_without(keys, error.response.text)
+                if keys in tried:
+                    raise
+                tried.add(keys)
+            else:
+                self.keys = keys
+                reply: Reply = response.http_response.extensions["reply"]
+                return reply
 
     async def first_token(self, content: str, candidates: Sequence[str], *, prefix: str = "") -> FirstToken:
         """ConfigError: no endpoint tells more than a token's few most probable rivals."""
@@ -121,75 +204,127 @@ class Endpoint:
 
 
 def api_key(backbone: Backbone) -> str:
-    """The key in the environment variable that `api_key_env` names, without blanks around it; "" where it names none.
+    """The key in the environment variable that `api_key_env` names, without what may stand around it where it was
+    copied from (blanks, quotes, "Bearer"); "" where it names none.
 
     ConfigError where there is none that HTTP can carry.
     """
     name = backbone.api_key_env
-    key = os.environ.get(name, "").strip() if name else ""
-    if name and not (key and key.isascii() and key.isprintable()):
-        raise ConfigError(f"backbone.api_key_env={name!r}: it is not set, empty, or holds characters that no key has")
+    key = _AROUND_KEY.sub("", os.environ.get(name, "")) if name else ""
+    if name and not (key and key.isascii() and key.isprintable() and " " not in key):
+        told = "it is not set, empty, or holds characters that no key has"
+        raise ConfigError(f"backbone.api_key_env={name!r}: {told}; for an endpoint without keys: backbone.api_key_env=")
     return key
 
 
 def check_endpoint(backbone: Backbone) -> None:
     """Ask the endpoint for an answer, as a run would; ConfigError, with what it said, where that does not work."""
-    if not backbone.base_url.startswith(("http://", "https://")):
+    if not backbone.base_url.strip().startswith(("http://", "https://")):
         raise ConfigError(f"backbone.base_url={backbone.base_url!r} is no URL; it ends in /v1 as a rule")
-
-    async def ask() -> None:
-        prefix = "The answer" if backbone.continues else ""
-        endpoint, tokens = Endpoint(backbone), backbone.answer_tokens
-        async with endpoint.client:
-            await endpoint.chat("Answer with one word.", tokens, prefix=prefix, logprobs=backbone.token_logprobs)
-
     try:
-        asyncio.run(ask())
+        endpoint = asyncio.run(_checked(backbone))
     except EndpointError as error:
         raise ConfigError(f"backbone={backbone.name}: the endpoint does not work as configured: {error}") from error
+    if endpoint.keys.limit != backbone.max_tokens_key:
+        log.warning(
+            "%s: %s is taken in place of max_tokens_key=%s", endpoint.url, endpoint.keys.limit, backbone.max_tokens_key
+        )
+    if not endpoint.keys.greedy:
+        log.warning("%s refuses temperature 0: its answers are drawn, and another run's are others", endpoint.url)
+
+
+async def _checked(backbone: Backbone) -> Endpoint:
+    """An endpoint that has answered; EndpointError where it did not within CHECK_SECONDS, or thinks too long for it."""
+    endpoint, seconds = Endpoint(backbone), max(CHECK_SECONDS, backbone.timeout_s)
+    prefix, told = "The answer" if backbone.continues else "", backbone.token_logprobs
+    async with endpoint.client:
+        try:
+            async with asyncio.timeout(seconds):
+                reply = await endpoint.chat(QUESTION, backbone.answer_tokens, prefix=prefix, logprobs=told)
+                if reply.cut and not prefix:
+                    await endpoint.chat(QUESTION, min(THINKING_TOKENS, backbone.max_model_len // 2))
+        except TimeoutError:
+            last = endpoint.transport.last or "nothing came"
+            raise EndpointError(f"{endpoint.url}: no answer in {seconds:g} s; the last: {last}; {UNANSWERED}") from None
+    if reply.cut and endpoint.transport.opened:
+        raise EndpointError(f"{endpoint.url}: the reply ends inside its reasoning, {reply.text[-60:]!r}; {REMEDY}")
+    return endpoint
 
 
 def status_of(response: httpx2.Response) -> str:
     """The status and how the body begins, without the key: some endpoints quote it."""
-    key = response.request.headers.get("Authorization", "").removeprefix("Bearer ")
-    text = response.text.replace(key, "(the key)") if key else response.text
+    key, text = response.request.headers.get("Authorization", "").removeprefix("Bearer "), response.text
+    for written in (key, json.dumps(key)[1:-1]) if key else ():
+        text = text.replace(written, "(the key)")
     return f"status {response.status_code}: {' '.join(text[:200].split())}"
 
 
-def failure(error: openai.APIError | EndpointError) -> str:
+def failure(error: openai.APIError | NoAnswer) -> str:
     """What the last attempt ended with, how many there were if another might have helped, and what to do."""
-    if isinstance(error, EndpointError):
+    if isinstance(error, NoAnswer):
         return f": {error}"
     status, told = 0, f"{type(error.__cause__).__name__}: {error.__cause__}"
     if isinstance(error, openai.APIStatusError):
         status, told = error.status_code, status_of(error.response)
+        if error.response.headers.get("x-should-retry") == "false":
+            return f" refuses: {told}; {UNANSWERED}"
     if 0 < status < 500 and status not in (408, 409, 429):
         return f" refuses: {told}; {REFUSED}"
     attempts = int(error.request.headers["x-stainless-retry-count"]) + 1
     return f": no answer in {attempts} attempts; the last: {told}; {UNANSWERED}"
 
 
-def reply_of(body: object, logprobs: bool) -> Reply:
-    """The first choice of a chat completion; token counts are 0 where the endpoint gives none.
-
-    BadReply for any other object, and where log-probabilities were asked for and do not cover the text. EndpointError
-    where the reply was cut off or withheld before its text began; one that stopped by itself is the empty answer.
-    """
+def choice_of(body: object) -> tuple[Mapping[str, Any], str]:
+    """The first choice of a chat completion and its text, that of all its parts; BadReply for any other object."""
     try:
         assert isinstance(body, dict)
-        choice, usage = body["choices"][0], body.get("usage") or {}
+        choice = body["choices"][0]
         content = choice["message"].get("content") or ""
-        assert isinstance(content, str)
+        parts = [content] if isinstance(content, str) else content
+        texts = [part if isinstance(part, str) else part.get("text") or "" for part in parts]
+        assert isinstance(choice, dict)
+        return choice, "".join(texts)
+    except (AssertionError, AttributeError, IndexError, KeyError, TypeError) as error:
+        raise BadReply(f"not a chat completion ({type(error).__name__}: {error})") from error
+
+
+def reply_of(body: object, logprobs: bool, opened: bool = False, continued: bool = False) -> Reply:
+    """The first choice of a chat completion, without reasoning; token counts are 0 where the endpoint gives none.
+
+    `opened`: its prompt ended in the mark that opens a block of reasoning. `continued`: it goes on after given text, so
+    that nothing is an answer too. BadReply for any other object, and where log-probabilities were asked for and do not
+    cover the text. NoAnswer where there is no text behind the reasoning, where the model declined, and where a filter
+    withheld some of it.
+    """
+    choice, content = choice_of(body)
+    message, reason = choice["message"], str(choice.get("finish_reason") or "stop")
+    try:
+        usage = body.get("usage") or {} if isinstance(body, dict) else {}
         counts = [int(usage.get(key) or 0) for key in ("prompt_tokens", "completion_tokens")]
         entries = (choice.get("logprobs") or {}).get("content") or [] if logprobs else []
         tokens = told_tokens(entries, content)
-    except (AssertionError, AttributeError, IndexError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise BadReply(f"not a chat completion ({type(error).__name__}: {error})") from error
     if logprobs and "".join(token.text for token in tokens) != content:
         raise BadReply(f"log-probabilities of {len(tokens)} tokens do not cover the reply {content[:80]!r}")
-    if not content and (reason := choice.get("finish_reason") or "stop") != "stop":
-        raise EndpointError(f"no text in the reply, finish_reason={reason}; {SILENT}")
-    return Reply(content.strip(), counts[0], counts[1], tokens)
+    if refusal := message.get("refusal"):
+        raise NoAnswer(f"the model declines to answer: {str(refusal)[:80]!r}")
+    opened = opened and reason.lower() in CUT  # some models do without thoughts now and then
+    text = spoken(content, opened)
+    if reason.lower() in WITHHELD or not (text or (continued and reason == "stop")):
+        raise NoAnswer(_why_none(message, content, reason))
+    cut = reason.lower() in CUT if choice.get("finish_reason") else None
+    return Reply(text, counts[0], counts[1], spoken_tokens(tokens, opened), cut)
+
+
+def _why_none(message: Mapping[str, Any], content: str, reason: str) -> str:
+    """Why a reply holds no answer: it was withheld, or all of it was reasoning."""
+    if reason.lower() in WITHHELD:
+        return f"the reply was withheld, finish_reason={reason}"
+    thought = message.get("reasoning_content") or message.get("reasoning") or content.strip()
+    if not thought and reason == "stop":
+        return "no text in the reply, finish_reason=stop; check backbone.model, and its server's chat template"
+    return f"no text{' but reasoning' if thought else ''} in the reply, finish_reason={reason}; {REMEDY}"
 
 
 def told_tokens(entries: Sequence[Mapping[str, Any]], content: str) -> tuple[Token, ...]:

@@ -29,8 +29,9 @@ _FACT = re.compile(r"^(?P<subject>.+?) (?:is|was|are|were) (?P<value>.+?)[.!]?$"
 class ScriptedLLM:
     """A generator whose replies are `respond(prompt)`; an exception that `respond` raises is the call's.
 
-    `prompts` holds every prompt sent, in order. Tokens are words between blanks; max_tokens does not cut the reply,
-    so that a misbehaving endpoint can be played. `confidence(prompt, word)` is the probability of a word of the reply.
+    `prompts` holds every prompt sent, in order, unless it is not to `remember` them. Tokens are words between blanks;
+    max_tokens does not cut the reply, so that a misbehaving endpoint can be played. `confidence(prompt, word)` is the
+    probability of a word of the reply.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class ScriptedLLM:
         respond: Callable[[str], str],
         max_model_len: int = 4096,
         confidence: Callable[[str, str], float] | None = None,
+        remember: bool = True,
     ) -> None:
         self.respond, self.max_model_len = respond, max_model_len
         self.confidence = confidence or sure_of_what_it_reads
         self.prompts: list[str] = []
+        self.remember = remember
 
     async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
         """The scripted reply, or what follows `prefix` in it: nothing, where it does not begin so."""
@@ -87,7 +90,8 @@ class ScriptedLLM:
         needed = self.prompt_tokens(f"{content} {prefix}") + max_tokens
         if needed > self.max_model_len:
             raise ValueError(f"prompt and completion of {needed} tokens > max_model_len {self.max_model_len}")
-        self.prompts.append(content)
+        if self.remember:
+            self.prompts.append(content)
         await asyncio.sleep(0)  # other coroutines run between a call and its reply, as with a real engine
         return self.respond(content).strip()
 
@@ -104,8 +108,9 @@ def read(prompt: str) -> str:
     With documents, the answer is the value of the first sentence whose subject's words all are in the question, else
     "unknown"; closed book it is what FAMOUS holds. Claims and yes/no questions hold when one sentence has all their
     words. Documents are relevant when they answer, they support an answer (and a judge passes it) when a sentence holds
-    its words, and are needed for what is not in FAMOUS. Extraction returns the sentences that share a word with the
-    question, rewriting joins the evidence under its first subject. RuntimeError for a question with the word RAISES.
+    its words, and are needed for what is not in FAMOUS. Asked for a question, the reader asks for the value of the
+    first sentence that has one. Extraction returns the sentences that share a word with the question, rewriting joins
+    the evidence under its first subject. RuntimeError for a question with the word RAISES.
     """
     asked = _question(prompt)
     if RAISES in _words(asked):
@@ -115,6 +120,9 @@ def read(prompt: str) -> str:
         return _rewritten(prompt.removeprefix("Evidence:\n").split("\n\n")[0])
     if "\n\nExtract " in prompt:
         return "\n".join(s for s in sentences if _words(s) & _words(asked))
+    if "Ask one question that the document answers" in prompt:
+        fact = next(filter(None, map(_FACT.match, sentences)), None)
+        return f"Question: What is {fact['subject']}?\nAnswer: {fact['value']}" if fact else "unknown"
     if _CRITIQUE.search(prompt):
         return _critique(prompt, sentences, asked)
     if "Give exactly" in prompt:

@@ -6,9 +6,10 @@ import asyncio
 import itertools
 import math
 import os
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from wbrag.config import Backbone, ConfigError
 from wbrag.llm import FirstToken, Reply, Token, require_mixture
 from wbrag.llm.engine import RESERVED, engine_arguments, rendered, template_of
+from wbrag.llm.reasoning import REMEDY, NoAnswer, is_mark, opens, spoken, spoken_tokens
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -29,6 +31,8 @@ MIXTURE_ATTEMPTS = 20
 BUSY_TOKENS = 64
 #: With so few, on a CPU, none is kept free for vLLM's scheduler: of two, half would be (a run took 30 % longer).
 FEW_CORES = 2
+#: The longest folder that vLLM's sockets may lie in, characters: their paths end at 107, their names are UUIDs.
+LONGEST_TMPDIR = 107 - 1 - 36
 #: Kept off unless the user set them: usage reports, progress bars, and everything below an error in the log.
 QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -122,38 +126,46 @@ class VllmEngine:
         _quieten()
         if len(os.sched_getaffinity(0)) <= FEW_CORES:
             os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+        if len(tempfile.gettempdir()) > LONGEST_TMPDIR:
+            os.environ.setdefault("VLLM_RPC_BASE_PATH", "/tmp")
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 
         config = engine_config(backbone, current_platform.is_cpu())
-        self.max_model_len = backbone.max_model_len
+        self.thinking = backbone.thinking_tokens
+        self.max_model_len = backbone.max_model_len - self.thinking
         silent = bool(backbone.engine_args.get("disable_log_stats", True))
         self.engine: Any = AsyncLLM.from_vllm_config(config, disable_log_stats=silent)
         self.places = Places(backbone.max_num_seqs)
         self.tokenizer: Any = self.engine.get_tokenizer()
-        self.template = template_of(backbone, self.tokenizer)
+        self.template, self.template_args = template_of(backbone, self.tokenizer), backbone.template_args
+        self.decode = speller(self.tokenizer)
         # A prompt is measured before it is sent, so the same text is rendered twice in a row.
         self.render = lru_cache(maxsize=1024)(self._render)
+        # Whether a reply begins inside a block of reasoning, which the template has opened.
+        self.opened = opens(self.tokenizer.decode(self.render("?", "")))
         self.numbers = itertools.count()
         self.busy: asyncio.Task[CompletionOutput] | None = None
         self.groups_split = 0  # attempts at a mixture that were not in step, and were repeated
 
     async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
-        """As `LLM.chat`; ValueError where prompt and answer exceed `max_model_len`.
+        """As `LLM.chat`; ValueError where prompt and answer exceed `max_model_len`. A reply that says nothing, without
+        having thought, is the empty answer.
 
         A dead engine ends this process: only then does Ray restart the actor and repeat its tasks (an exception would
         count as the row's own).
         """
         ids = self._fitting(content, max_tokens, prefix)
         with self.places.single():
-            completion = await self._complete(ids, greedy(max_tokens, logprobs=0 if logprobs else None))
-        told: tuple[Token, ...] = ()
+            completion = await self._complete(ids, greedy(max_tokens + self.thinking, logprobs=0 if logprobs else None))
+        reply = self._reply(completion, len(ids), opened := self.opened and not prefix)
+        if not logprobs:
+            return reply
         said = list(completion.token_ids)
-        if logprobs:
-            chosen: Any = zip(said, completion.logprobs or (), strict=True)
-            decode = partial(self.tokenizer.decode, skip_special_tokens=True)
-            told = pieces(said, [found[i].logprob for i, found in chosen], decode)
-        return Reply(completion.text.strip(), len(ids), len(said), told)
+        chosen: Any = zip(said, completion.logprobs or (), strict=True)
+        decode = self.decode or partial(self.tokenizer.decode, skip_special_tokens=True)
+        told = pieces(said, [found[i].logprob for i, found in chosen], decode)
+        return replace(reply, tokens=spoken_tokens(told, opened))
 
     async def first_token(self, content: str, candidates: Sequence[str], *, prefix: str = "") -> FirstToken:
         """The probability of each candidate's first token under the softmax over the whole vocabulary.
@@ -179,8 +191,9 @@ class VllmEngine:
         require_mixture(contents, weights)
         prompts = [self._fitting(content, max_tokens) for content in contents]
         unsaid = [self._reply_ids(word) for word in bad_words]
-        completion = await self.mixed(prompts, weights, max_tokens, pooling, unsaid)
-        return Reply(completion.text.strip(), sum(map(len, prompts)), len(prompts) * len(completion.token_ids))
+        completion = await self.mixed(prompts, weights, max_tokens + self.thinking, pooling, unsaid)
+        reply = self._reply(completion, sum(map(len, prompts)), self.opened)
+        return replace(reply, completion_tokens=len(prompts) * reply.completion_tokens)
 
     async def mixed(
         self,
@@ -233,7 +246,17 @@ class VllmEngine:
         self.engine.shutdown()
 
     def _render(self, content: str, prefix: str = "") -> list[int]:
-        return rendered(self.tokenizer, self.template, content, prefix)
+        return rendered(self.tokenizer, self.template, content, prefix, self.template_args)
+
+    def _reply(self, completion: CompletionOutput, prompt_tokens: int, opened: bool) -> Reply:
+        """The completion without reasoning; NoAnswer where it ends inside it, or before a word behind it."""
+        text, cut = completion.text, completion.finish_reason == "length"
+        if self.decode:
+            text = self.decode(completion.token_ids)
+        answer = spoken(text, opened)
+        if cut and text.strip() and not answer:
+            raise NoAnswer(f"no text but reasoning in the reply, finish_reason=length; {REMEDY}")
+        return Reply(answer, prompt_tokens, len(completion.token_ids), cut=cut)
 
     def _fitting(self, content: str, max_tokens: int, prefix: str = "") -> list[int]:
         ids = self.render(content, prefix)
@@ -271,6 +294,17 @@ class VllmEngine:
             os._exit(1)
         completion: CompletionOutput = outputs[-1].outputs[0]
         return completion
+
+
+def speller(tokenizer: Any) -> Callable[[Sequence[int]], str] | None:  # noqa: ANN401 - Hugging Face's
+    """Decodes a reply with those of its special tokens that are marks of reasoning; None for a tokenizer without any,
+    for whose replies vLLM's text is whole.
+    """
+    special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    silent = {key for key, token in special.items() if not is_mark(token)}
+    if len(silent) == len(special):
+        return None
+    return lambda ids: str(tokenizer.decode([i for i in ids if i not in silent], skip_special_tokens=False))
 
 
 def pieces(ids: Sequence[int], logprobs: Sequence[float], decode: Callable[[Sequence[int]], str]) -> tuple[Token, ...]:

@@ -1,31 +1,34 @@
-"""RAG methods: how a question and its documents become an answer. Each method is a module with one `answer`.
+"""RAG methods: how a question and its documents become an answer. The same method scores, gates and is evaluated
+(paper, section 3.2).
 
-The same method scores, gates and is evaluated (paper, section 3.2).
+A method is a module here, or whatever the entry point of that name in the group `wbrag.methods` leads to, with
+
+    async def answer(question, documents, tools) -> Answer    # a `Method`
+    SETTINGS: the keys of `config.Method` that it reads; one of elsewhere has `method.settings` for its own
+    SEARCHES: whether it searches while it answers, and so needs `Tools.search`
+    def check(method, backbone): ConfigError for what cannot work; without a backbone, of the settings alone
+
+of which all but `answer` may be left out (docs/extending.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from wbrag import config
 from wbrag.llm import LLM, FirstToken, Reply
-from wbrag.llm.engine import missing_tokens
 from wbrag.llm.fit import ask
 from wbrag.prompts import Prompts
 from wbrag.schema import Document
 
-#: The settings that each method reads.
-SETTINGS: dict[str, tuple[str, ...]] = {
-    "naive": (),
-    "replug": ("temperature", "pooling", "bad_words"),
-    "selfrag": ("mode", "threshold", "w_relevance", "w_support", "w_utility"),
-    "flare": ("theta", "beta", "query"),
-}
-#: What some of them may be; others are probabilities.
-KNOWN = {"pooling": ("probabilities", "logits"), "mode": ("prompted", "tokens"), "query": ("masked", "generated")}
-PROBABILITIES = ("threshold", "theta", "beta")
+#: The methods of this package, each a module of it; others come by this group of entry points.
+OWN = ("naive", "replug", "selfrag", "flare")
+GROUP = "wbrag.methods"
 
 #: Finds the k nearest documents of a query while an answer is being made.
 Search = Callable[[str, int], Awaitable[list[Document]]]
@@ -67,32 +70,34 @@ class Answer:
 Method = Callable[[str, Sequence[Document], Tools], Awaitable[Answer]]
 
 
+def elsewhere() -> dict[str, EntryPoint]:
+    """The entry points of methods that other packages bring, by name; a name of this package is its own."""
+    return {one.name: one for one in entry_points(group=GROUP) if one.name not in OWN}
+
+
+@lru_cache
+def method_named(name: str) -> Any:  # noqa: ANN401 - a module, or what has the same in it
+    """The method of this name. ConfigError for one that nobody brings, that cannot be imported or has no `answer`."""
+    if name in OWN:
+        return import_module(f"wbrag.methods.{name}")
+    known = elsewhere()
+    if name not in known:
+        raise config.ConfigError(f"method.name={name!r}: not a method; known are {', '.join((*OWN, *sorted(known)))}")
+    where = f"method.name={name!r}: the entry point {known[name].value!r}"
+    try:
+        found = known[name].load()
+    except (ImportError, AttributeError) as error:
+        raise config.ConfigError(f"{where} cannot be loaded: {error}") from error
+    if not callable(getattr(found, "answer", None)):
+        raise config.ConfigError(f"{where} has no function answer(question, documents, tools)")
+    return found
+
+
 def open_method(method: config.Method) -> Method:
     """The method that `method.name` names; ConfigError for an unknown name and for settings that it cannot have."""
-    from wbrag.methods import flare, naive, replug, selfrag
-
-    _check_settings(method)
-    match method.name:
-        case "naive":
-            return naive.answer
-        case "replug":
-            return replug.answer
-        case "selfrag":
-            return selfrag.answer
-        case "flare":
-            return flare.answer
-    raise config.ConfigError(f"method.name={method.name!r}: not a method; known are {', '.join(SETTINGS)}")
-
-
-def _check_settings(method: config.Method) -> None:
-    for key in SETTINGS.get(method.name, ()):
-        value = getattr(method, key)
-        if key in KNOWN and value not in KNOWN[key]:
-            raise config.ConfigError(f"method.{key}={value!r} is unknown; known are {', '.join(KNOWN[key])}")
-        if key in PROBABILITIES and not 0.0 <= value <= 1.0:
-            raise config.ConfigError(f"method.{key}={value}: a probability, 0 to 1, is needed")
-        if key == "temperature" and not 0 < value < float("inf"):
-            raise config.ConfigError(f"method.temperature={value}: a number above 0 is needed")
+    _check(method, None)
+    answer: Method = method_named(method.name).answer
+    return answer
 
 
 def check_method(method: config.Method, backbone: config.Backbone) -> None:
@@ -100,45 +105,63 @@ def check_method(method: config.Method, backbone: config.Backbone) -> None:
 
     A checkpoint's tokenizer is looked into for Self-RAG's tokens, and an endpoint is asked for one token.
     """
-    open_method(method)
+    _check(method, None)
+    _check(method, backbone)
     if backbone.kind == "openai":
-        _check_endpoint(method, backbone)
-    if method.name == "selfrag" and method.mode == "tokens":
-        from wbrag.methods.selfrag import REFLECTION
+        from wbrag.llm.openai import check_endpoint
 
-        missing = missing_tokens(backbone, REFLECTION) if backbone.kind == "vllm" else REFLECTION
-        if missing:
-            told = f"method.mode=tokens, but the tokenizer of backbone.model={backbone.model!r} lacks {missing[0]!r}"
-            raise config.ConfigError(
-                f"{told} ({len(missing)} of {len(REFLECTION)}); mode=prompted works with any model"
-            )
+        check_endpoint(backbone)
 
 
-def _check_endpoint(method: config.Method, backbone: config.Backbone) -> None:
-    if method.name in ("replug", "selfrag"):
+def _check(method: config.Method, backbone: config.Backbone | None) -> None:
+    if method.settings and method.name in OWN:
+        raise config.ConfigError(f"method.settings is for methods of other packages, and {method.name} is none of them")
+    if check := getattr(method_named(method.name), "check", None):
+        check(method, backbone)
+
+
+def check_one_of(method: config.Method, key: str, *known: str) -> None:
+    """ConfigError where a setting is none of these."""
+    if (value := getattr(method, key)) not in known:
+        raise config.ConfigError(f"method.{key}={value!r} is unknown; known are {', '.join(known)}")
+
+
+def check_probabilities(method: config.Method, *keys: str) -> None:
+    """ConfigError where one of these settings is no probability."""
+    for key in keys:
+        if not 0.0 <= (value := getattr(method, key)) <= 1.0:
+            raise config.ConfigError(f"method.{key}={value}: a probability, 0 to 1, is needed")
+
+
+def check_distributions(method: config.Method, backbone: config.Backbone) -> None:
+    """ConfigError where the generator does not tell the whole distribution of the next token."""
+    if backbone.kind == "openai":
         raise config.ConfigError(
             f"method.name={method.name} works with whole distributions of the next token, but an OpenAI-compatible "
             "endpoint (backbone.kind=openai) tells only of the few most probable tokens; use backbone.kind=vllm"
         )
-    needed = {"token_logprobs": "reads the probability of every token", "continues": "goes on after its own sentences"}
-    for key, why in needed.items() if method.name == "flare" else ():
-        if not getattr(backbone, key):
-            raise config.ConfigError(
-                f"method.name=flare {why}, but backbone.{key}=false says the endpoint cannot do that"
-            )
-    from wbrag.llm.openai import check_endpoint
-
-    check_endpoint(backbone)
 
 
 def settings_read(method: Mapping[str, Any]) -> str:
-    """The settings that decide what a method does, as a report says them; "" where it has none."""
-    return ", ".join(f"{key} {method[key]}" for key in SETTINGS.get(method["name"], ()) if key in method)
+    """The settings that decide what a method does, as a report says them; "" where it has none, and of a method that is
+    not installed here what its own are.
+    """
+    name = method["name"]
+    keys = getattr(method_named(name), "SETTINGS", ()) if name in OWN or name in elsewhere() else ()
+    told = {key: method[key] for key in keys if key in method} | dict(method.get("settings") or {})
+    return ", ".join(f"{key} {value}" for key, value in told.items())
 
 
 def searches(method: config.Method) -> bool:
     """Whether the method searches while it answers, and so needs `Tools.search`."""
-    return method.name == "flare"
+    return bool(getattr(method_named(method.name), "SEARCHES", False))
+
+
+def method_identity(method: config.Method) -> dict[str, Any]:
+    """What changes an answer by the method, by configuration key; of another package's its name and version too."""
+    told = {f"method.{key}": value for key, value in asdict(method).items() if key != "settings" or value}
+    entry = None if method.name in OWN else elsewhere().get(method.name)
+    return {**told, "method.package": f"{entry.dist.name} {entry.dist.version}"} if entry and entry.dist else told
 
 
 def answered(

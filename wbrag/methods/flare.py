@@ -18,15 +18,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
 
+from wbrag import config
 from wbrag.llm import Reply, Token
 from wbrag.llm.fit import fit_documents, require_fit
-from wbrag.methods import Answer, Tools, answered, closed_book
+from wbrag.methods import Answer, Tools, answered, check_one_of, check_probabilities, closed_book
 from wbrag.schema import Document
+from wbrag.units.sentences import CJK_STOPS, SPACED_STOPS, STOPS
 
+SETTINGS = ("theta", "beta", "query")
+SEARCHES = True
 #: The longest generated question.
 QUERY_TOKENS = 48
 
-_SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s)|\S(?=[^\S\n]*\n)")
+_SENTENCE_END = re.compile(rf"[.!?{SPACED_STOPS}][\"')\]]*(?=\s)|[{STOPS}{CJK_STOPS}]|\S(?=[^\S\n]*\n)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,18 @@ class Word:
 
     text: str
     probability: float
+
+
+def check(method: config.Method, backbone: config.Backbone | None) -> None:
+    """ConfigError for settings that cannot be, and for an endpoint that cannot do what FLARE needs."""
+    check_one_of(method, "query", "masked", "generated")
+    check_probabilities(method, "theta", "beta")
+    needed = {"token_logprobs": "reads the probability of every token", "continues": "goes on after its own sentences"}
+    for key, why in needed.items() if backbone and backbone.kind == "openai" else ():
+        if not getattr(backbone, key):
+            raise config.ConfigError(
+                f"method.name=flare {why}, but backbone.{key}=false says the endpoint cannot do that"
+            )
 
 
 async def answer(question: str, documents: Sequence[Document], tools: Tools) -> Answer:
@@ -70,8 +86,8 @@ async def answer(question: str, documents: Sequence[Document], tools: Tools) -> 
 def first_sentence(tokens: Sequence[Token]) -> tuple[Token, ...]:
     """The tokens up to the end of the first sentence; one that goes on beyond it is cut there.
 
-    A sentence ends with `.`, `!` or `?` before white space, or with its line. After an abbreviation it ends too early,
-    which costs a round and changes nothing: the next sentence goes on from there.
+    A sentence ends with `.`, `!` or `?` before white space, a stop of another script, or its line. After an
+    abbreviation it ends too early, which costs a round and changes nothing: the next sentence goes on from there.
     """
     end = match.end() if (match := _SENTENCE_END.search(_text(tokens))) else len(_text(tokens))
     kept: list[Token] = []

@@ -9,9 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from wbrag import config
 from wbrag.llm.fit import each_that_fits
-from wbrag.methods import Answer, Tools, closed_book
+from wbrag.methods import Answer, Tools, check_distributions, check_one_of, closed_book
 from wbrag.schema import Document
+
+SETTINGS = ("temperature", "pooling", "bad_words")
+
+
+def check(method: config.Method, backbone: config.Backbone | None) -> None:
+    """ConfigError for settings that cannot be, and for a generator that tells no whole distribution."""
+    check_one_of(method, "pooling", "probabilities", "logits")
+    if not 0 < method.temperature < float("inf"):
+        raise config.ConfigError(f"method.temperature={method.temperature}: a number above 0 is needed")
+    if backbone:
+        check_distributions(method, backbone)
 
 
 async def answer(question: str, documents: Sequence[Document], tools: Tools) -> Answer:

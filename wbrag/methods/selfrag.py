@@ -19,9 +19,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+from wbrag import config
 from wbrag.llm import FirstToken, Reply, Token
 from wbrag.llm.fit import PromptTooLong, require_fit
-from wbrag.methods import Answer, Tools, answered, closed_book
+from wbrag.methods import (
+    Answer,
+    Tools,
+    answered,
+    check_distributions,
+    check_one_of,
+    check_probabilities,
+    closed_book,
+)
 from wbrag.metrics import normalise
 from wbrag.schema import Document
 
@@ -31,6 +40,7 @@ SUPPORT = {"[Fully supported]": 1.0, "[Partially supported]": 0.5, "[No support 
 UTILITY = {"[Utility:1]": -1.0, "[Utility:2]": -0.5, "[Utility:3]": 0.0, "[Utility:4]": 0.5, "[Utility:5]": 1.0}
 #: The same decisions put to a model without these tokens.
 YES_NO = {"yes": 1.0, "Yes": 1.0, "no": 0.0, "No": 0.0}
+SETTINGS = ("mode", "threshold", "w_relevance", "w_support", "w_utility")
 #: What a checkpoint has to have as single tokens.
 REFLECTION = (*RETRIEVE, *RELEVANCE, *SUPPORT, *UTILITY)
 #: Where all candidates together are less probable than this, the model has not judged at all.
@@ -49,6 +59,26 @@ class Path:
     text: str
     score: float
     asked: Sequence[FirstToken | Reply] = ()
+
+
+def check(method: config.Method, backbone: config.Backbone | None) -> None:
+    """ConfigError for settings that cannot be, and for a generator that tells no whole distribution or, in the mode
+    `tokens`, has not the tokens.
+    """
+    check_one_of(method, "mode", "prompted", "tokens")
+    check_probabilities(method, "threshold")
+    if not backbone:
+        return
+    check_distributions(method, backbone)
+    if method.mode == "tokens" and (missing := _missing(backbone)):
+        told = f"method.mode=tokens, but the tokenizer of backbone.model={backbone.model!r} lacks {missing[0]!r}"
+        raise config.ConfigError(f"{told} ({len(missing)} of {len(REFLECTION)}); mode=prompted works with any model")
+
+
+def _missing(backbone: config.Backbone) -> Sequence[str]:
+    from wbrag.llm.engine import missing_tokens
+
+    return missing_tokens(backbone, REFLECTION) if backbone.kind == "vllm" else REFLECTION
 
 
 async def answer(question: str, documents: Sequence[Document], tools: Tools) -> Answer:

@@ -41,9 +41,14 @@ SIDES = ("base", "writeback")
 RETRIEVAL = ("retrieval_recall", "context_tokens", "retrievals_per_question", "retrieval_rate")
 
 
+def metric_called(metric: str) -> str:
+    """What a report calls a metric; one of another package by its own name."""
+    return METRIC_NAMES.get(metric, metric)
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a row of the results table is about; `labels` as in `config.Benchmark`."""
+    """What a row of the results table is about; `labels` and `language` as in `config.Benchmark`."""
 
     benchmark: str
     method: str
@@ -51,6 +56,7 @@ class Setting:
     metric: str
     labels: dict[str, list[str]] = field(default_factory=dict)
     seed: int = 0
+    language: str = "en"
 
     @property
     def metrics(self) -> list[str]:
@@ -60,22 +66,25 @@ class Setting:
     def score(self, row: Row, answer: str) -> float:
         """The primary score of an answer ("closed_book", "base" or "writeback") of a row of predictions; 0 for none."""
         told = row[f"answer_{answer}"]
-        return 0.0 if told is None else score(self.metric, told, row["golden_answers"], self.labels)
+        return 0.0 if told is None else self._scored(self.metric, told, row)
 
     def scores(self, row: Row, metric: str) -> list[float]:
         """The scores of a prediction's three answers; zeros where it failed."""
         told = [row[name] if row["error"] is None else None for name in ANSWERS]
-        return [0.0 if one is None else score(metric, one, row["golden_answers"], self.labels) for one in told]
+        return [0.0 if one is None else self._scored(metric, one, row) for one in told]
+
+    def _scored(self, metric: str, told: str, row: Row) -> float:
+        return score(metric, told, row["golden_answers"], self.labels, self.language)
 
 
-def answers_of(predictions: Rows, setting: Setting, training: Rows = (), units: Rows = ()) -> Answers:
+def answers_of(predictions: Rows, setting: Setting, training: Iterable[Row] = (), units: Iterable[Row] = ()) -> Answers:
     """Predictions (rows of `schema.PREDICTION`, one per test question) as columns, one value a question.
 
     `scores` (questions, metrics, 3): closed book, base, write-back, each 0..1, all 0 in a failed row; `gain` in the
     primary metric; `topic` and `overlap` by the functions of these names; `exposure`, one of `EXPOSURES`, or "unit"
     untold; `read`, one of `READ`; the three answers; what retrieval gave (`retrieval_facts`), NaN where that is not
-    known. `training` are the rows behind the `units` (`schema.UNIT`). ValueError on a repeated id, or on a row without
-    an answer and without an error.
+    known. `training` are the rows behind the `units` (`schema.UNIT`), gone through twice and not held. ValueError on a
+    repeated id, or on a row without an answer and without an error.
     """
     repeated = [key for key, times in Counter(row["id"] for row in predictions).items() if times > 1]
     if repeated:  # paired statistics would count it twice
@@ -83,7 +92,7 @@ def answers_of(predictions: Rows, setting: Setting, training: Rows = (), units: 
     for row in predictions:
         if row["error"] is None and (lost := [name for name in ANSWERS if row[name] is None]):
             raise ValueError(f"predictions: row {row['id']!r} has neither {lost[0]} nor an error")
-    asked = TrainingQuestions(training, bool(setting.labels), units) if training else None
+    asked = TrainingQuestions(training, predictions, bool(setting.labels), units) if training else None
 
     def column(told: Callable[[Row], object]) -> npt.NDArray[Any]:
         return np.array([told(row) for row in predictions], dtype=object)
@@ -139,11 +148,11 @@ def retrieval_facts(row: Row, setting: Setting) -> dict[str, float | None]:
         "failed": failed,
         "hits": len(row["documents_writeback"] or []),
         "writeback_hits": len(units),
-        "units_with_answer": None if setting.labels else len(holding(units, golden)),
+        "units_with_answer": None if setting.labels else len(holding(units, golden, setting.language)),
     }
     for side in SIDES:
         tokens, retrievals = (None if failed else row[f"{name}_{side}"] for name in ("context_tokens", "retrievals"))
-        found = None if setting.labels else bool(holding(row[f"documents_{side}"] or [], golden))
+        found = None if setting.labels else bool(holding(row[f"documents_{side}"] or [], golden, setting.language))
         told: list[float | None] = [found, tokens, retrievals, retrievals and retrievals > 0]
         facts |= dict(zip([f"{name}_{side}" for name in RETRIEVAL], told, strict=True))
     return facts

@@ -1,8 +1,8 @@
-"""The test questions that got worse with write-back, each with what was read and where that came from."""
+"""The test questions that got worse or better with write-back, each with what was read and where that came from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from textwrap import shorten
 from typing import Any
 
@@ -10,26 +10,32 @@ import numpy as np
 
 from wbrag.report.evaluation import ANSWERS, SIDES, Answers
 from wbrag.report.overlap import units_read
-from wbrag.report.page import Block, Details, Heading, Table, Text
+from wbrag.report.page import Block, Cases, Details, Heading, Table, Text
 from wbrag.report.tables import quoted
 
 Row = Mapping[str, Any]
+#: In Markdown.
 SHOWN = 20
 WIDTH = 300
 #: Whether documents held an answer, in words.
 HELD = {None: "not known", True: "yes", False: "no"}
 
 
-def harms(predictions: Sequence[Row], answers: Answers, units: Sequence[Row]) -> list[dict[str, Any]]:
-    """The questions whose primary score fell, the greatest fall first, of equal ones in order of id.
+def harms(
+    predictions: Sequence[Row], answers: Answers, units: Iterable[Row], better: bool = False
+) -> list[dict[str, Any]]:
+    """The questions whose primary score fell, or rose where `better`, the greatest change first, of equal ones in order
+    of id.
 
     Each with its golden answers, the three answers, both scores, `overlap` (`evaluation.overlap_of`), whether base and
     write-back documents held a golden answer (None where answers are labels) and the units that were read: their text,
     the examples behind them and the ids of their `sources`, none where `units` (`schema.UNIT`) do not know them.
     """
-    known = {unit["id"]: unit for unit in units}
+    changed = np.flatnonzero(answers["gain"] > 0 if better else answers["gain"] < 0)
+    read = {unit["id"] for i in changed for unit in units_read(predictions[i])}
+    known = {unit["id"]: unit for unit in units if unit["id"] in read}
     found = []
-    for i in np.flatnonzero(answers["gain"] < 0):
+    for i in changed:
         row = predictions[i]
         held = {side: answers[f"retrieval_recall_{side}"][i] for side in SIDES}
         found.append(
@@ -41,7 +47,7 @@ def harms(predictions: Sequence[Row], answers: Answers, units: Sequence[Row]) ->
                 "overlap": answers["overlap"][i],
             }
         )
-    return sorted(found, key=lambda harm: (harm["score_writeback"] - harm["score_base"], str(harm["id"])))
+    return sorted(found, key=lambda harm: (-abs(harm["score_writeback"] - harm["score_base"]), str(harm["id"])))
 
 
 def _unit(document: Row, known: Row) -> dict[str, Any]:
@@ -55,17 +61,17 @@ def sources_of(found: Sequence[Row]) -> list[dict[str, Any]]:
     return [source for harm in found for unit in harm["units"] for source in unit["sources"]]
 
 
-def harm_blocks(found: Sequence[Row], questions: int) -> list[Block]:
-    """The first harms of all that were found among so many test questions, one to a line that opens."""
-    heading = Heading("Questions that got worse")
+def harm_blocks(found: Sequence[Row], questions: int, better: bool = False) -> list[Block]:
+    """All harms that were found among so many test questions, or all that got `better`, one to a line that opens."""
+    heading, scored = Heading(f"Questions that got {'better' if better else 'worse'}"), "higher" if better else "lower"
     if not found:
-        return [heading, Text(f"None of {questions:,} test questions scores lower with write-back.")]
+        return [heading, Text(f"None of {questions:,} test questions scores {scored} with write-back.")]
     unseen = sum(harm["overlap"] == "none" for harm in found)
     unread = sum(not harm["units"] for harm in found)
-    told = f"{len(found):,} of {questions:,} test questions score lower with write-back, {unseen:,} of them without "
-    told += f"overlap with training; {unread:,} of them had read no unit. All are in harms.jsonl"
-    told += f", the first {SHOWN} here." if len(found) > SHOWN else "."
-    return [heading, Text(told), *(_shown(harm) for harm in found[:SHOWN])]
+    told = f"{len(found):,} of {questions:,} test questions score {scored} with write-back, {unseen:,} of them without "
+    told += f"overlap with training; {unread:,} of them had read no unit."
+    told += "" if better else " All are in harms.jsonl too."
+    return [heading, Text(told), Cases(tuple(map(_shown, found)), SHOWN)]
 
 
 def _shown(harm: Row) -> Details:
@@ -80,7 +86,7 @@ def _shown(harm: Row) -> Details:
     )
     table = Table(("", "base", "+ write-back"), rows, numbers=False)
     read = _read_table(harm["units"]) if harm["units"] else Text("No unit was read.")
-    return Details(f"{harm['question']} {moved}", (Text(told, "note"), table, read))
+    return Details(f"{harm['question']} {moved}", (Text(told, "note"), table, read), f"case-{harm['id']}")
 
 
 def _read_table(units: Sequence[Row]) -> Table:

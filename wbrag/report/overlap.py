@@ -7,7 +7,7 @@ question, answer only, none) and by what the write-back index put before the mod
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -63,41 +63,46 @@ def units_read(row: Row) -> list[Row]:
     return [document for document in row["documents_writeback"] or [] if document["source"] == "writeback"]
 
 
-def holding(documents: Sequence[Row], golden_answers: Sequence[str]) -> list[Row]:
+def holding(documents: Sequence[Row], golden_answers: Sequence[str], language: str = "en") -> list[Row]:
     """The documents whose contents hold a golden answer: it stands in them, both normalised."""
-    return [document for document in documents if acc(f"{document['title']}\n{document['text']}", golden_answers)]
+    return [one for one in documents if acc(f"{one['title']}\n{one['text']}", golden_answers, language)]
 
 
 class TrainingQuestions:
-    """The training questions of a run, looked up by their words, and those that lie behind each unit.
+    """What the training questions of a run give away of test questions: those that ask the same, the answers that they
+    share, and the questions behind each unit that was read. They are gone through twice and not held.
 
-    `rows` have `id`, `question` and `golden_answers`; `units` are rows of `schema.UNIT`. With `labels` the answers are
-    few and shared by everything: there an equal answer says nothing, and overlap is of questions alone.
+    `rows` have `id`, `question` and `golden_answers`; `tested` are the rows of predictions that are asked about later,
+    and `units` are rows of `schema.UNIT`. With `labels` the answers are few and shared by everything: there an equal
+    answer says nothing, and overlap is of questions alone.
     """
 
-    def __init__(self, rows: Iterable[Row], labels: bool = False, units: Iterable[Row] = ()) -> None:
+    def __init__(
+        self, rows: Iterable[Row], tested: Sequence[Row], labels: bool = False, units: Iterable[Row] = ()
+    ) -> None:
         self.labels = labels
-        self.asked: list[Asked] = []
-        self.with_word: dict[str, list[int]] = defaultdict(list)
-        numbers: dict[str, int] = {}
-        for number, row in enumerate(rows):
-            self.asked.append(self._asked(row))
-            numbers[row["id"]] = number
-            for word in self.asked[number][0]:
-                self.with_word[word].append(number)
-        self.behind = {unit["id"]: [numbers[key] for key in unit["example_ids"] if key in numbers] for unit in units}
-        self.known_answers = {answer for _, answers in self.asked for answer in answers}
+        asked, read = {self._asked(row) for row in tested}, {unit["id"] for row in tested for unit in units_read(row)}
+        self.behind = {unit["id"]: unit["example_ids"] for unit in units if unit["id"] in read}
+        wanted = {key for keys in self.behind.values() for key in keys}
+        answers = {answer for _, every in asked for answer in every}
+        with_word = _rarest_words(asked, rows)
+        self.repeated: set[Asked] = set()
+        self.known_answers: set[str] = set()
+        self.wrote: dict[str, Asked] = {}
+        for row in rows:
+            own = self._asked(row)
+            self.known_answers |= own[1] & answers
+            there = {one for word in own[0] for one in with_word.get(word, ())} - self.repeated
+            self.repeated |= {one for one in there if near(one, own)}
+            if row["id"] in wanted:
+                self.wrote[row["id"]] = own
 
     def overlap(self, row: Row) -> str:
         """One of OVERLAPS for a test question (`question`, `golden_answers`)."""
-        words, answers = asked = self._asked(row)
-        # Who shares half of all words shares half of these, and so one of any floor(n/2) + 1 of them: the rarest ones
-        # find every near-duplicate and few others.
-        rarest = sorted(words, key=lambda word: (len(self.with_word.get(word, ())), word))
-        numbers = {n for word in rarest[: len(words) // 2 + 1] for n in self.with_word.get(word, ())}
-        if any(self._near(asked, number) for number in numbers):
+        asked = self._asked(row)
+        if asked in self.repeated:
             return "question"
-        return "answer" if answers & self.known_answers else "none"
+        return "answer" if asked[1] & self.known_answers else "none"
 
     def exposure(self, row: Row) -> str:
         """One of EXPOSURES for a row of predictions; never "gold" where the answers are labels: every second passage
@@ -106,18 +111,33 @@ class TrainingQuestions:
         units = units_read(row)
         if not units:
             return "none"
-        asked, behind = self._asked(row), (number for unit in units for number in self.behind.get(unit["id"], ()))
-        if any(self._near(asked, number) for number in behind):
+        asked, behind = self._asked(row), (key for unit in units for key in self.behind.get(unit["id"], ()))
+        if any(near(asked, self.wrote[key]) for key in behind if key in self.wrote):
             return "near_duplicate"
         return "gold" if not self.labels and holding(units, row["golden_answers"]) else "other"
-
-    def _near(self, asked: Asked, number: int) -> bool:
-        words, answers = self.asked[number]
-        return jaccard(asked[0], words) >= (SAME_ANSWER_WORDS if asked[1] & answers else SAME_WORDS)
 
     def _asked(self, row: Row) -> Asked:
         answers = () if self.labels else row["golden_answers"]
         return content_words(row["question"]), frozenset(map(normalise, answers))
+
+
+def near(asked: Asked, other: Asked) -> bool:
+    """Whether two questions are near-duplicates (RULE)."""
+    return jaccard(asked[0], other[0]) >= (SAME_ANSWER_WORDS if asked[1] & other[1] else SAME_WORDS)
+
+
+def _rarest_words(asked: Iterable[Asked], rows: Iterable[Row]) -> dict[str, list[Asked]]:
+    """The questions asked by the words that find every near-duplicate among the rows, and few others: who shares half
+    of all words shares half of these, and so one of any floor(n/2) + 1 of them, of which the rarest are taken.
+    """
+    every = {word for words, _ in asked for word in words}
+    counts = Counter(word for row in rows for word in content_words(row["question"]) & every)
+    found: dict[str, list[Asked]] = defaultdict(list)
+    for words, answers in asked:
+        rarest = sorted(words, key=lambda word: (counts[word], word))
+        for word in rarest[: len(words) // 2 + 1]:
+            found[word].append((words, answers))
+    return found
 
 
 def content_words(question: str) -> frozenset[str]:

@@ -5,29 +5,47 @@ pipeline left behind; and what a terminal shows of it. The questions without ove
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 from wbrag import schema
 from wbrag.methods import settings_read
-from wbrag.report.construction import SPENT, TRACE_COLUMNS, beside, construction, cost
-from wbrag.report.evaluation import METRIC_NAMES, SIDES, Setting, answers_of, evaluate
+from wbrag.report.construction import SPENT, TRACE_COLUMNS, beside, construction, cost, token_pairs
+from wbrag.report.evaluation import SIDES, Setting, answers_of, evaluate, metric_called
 from wbrag.report.harms import harm_blocks, harms, sources_of
 from wbrag.report.overlap import EXPOSURES, OVERLAPS, READ, RULE, without_overlap
 from wbrag.report.page import Block, Heading, Picture, Pictures, Table, Text, Verbatim, terminal, write_page
-from wbrag.report.plots import gain_figure, ranks_figure, tokens_figure
-from wbrag.report.statistics import RESAMPLES
-from wbrag.report.tables import Column, cells, count, hundredths, interval, number, p_value, percent, points, tabled
+from wbrag.report.plots import gain_figure, ranks_figures, scores_figure, tokens_figures
+from wbrag.report.statistics import RESAMPLES, Floats
+from wbrag.report.tables import (
+    Column,
+    cells,
+    count,
+    hundredths,
+    interval,
+    number,
+    p_value,
+    percent,
+    points,
+    tabled,
+    too_few,
+)
 from wbrag.report.trace import lives, lives_to_show
 from wbrag.report.unit_sections import drawn, judged, left_out_blocks, sample_page, unit_blocks, verdicts_told
+from wbrag.report.version import versions_of, versions_told
 from wbrag.run import folder
+from wbrag.run.folder import Reread
+from wbrag.run.progress import working
 from wbrag.store.versions import latest
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 QUESTION_COLUMNS = ("id", "question", "golden_answers")
+#: What tells the fate of a training example, and of a unit all but its text.
+FATE_COLUMNS = ("id", "status", "unit_id", "source_tokens", "unit_tokens")
+UNIT_COLUMNS = ("id", "example_ids", "source_ids", "unit_tokens", "form", "doubt")
 QUARANTINE_SHOWN = 10
 REASONS_SHOWN = 12
 #: What the units took after training, in the order in which `construction.cost` takes it.
@@ -53,10 +71,17 @@ NOTE = (
     "difference is more than chance. p is McNemar's exact test, for 0/1 metrics. Over topics: questions with the same "
     "first base document, which the same units help, are drawn together."
 )
+SCORES_CAPTION = "Before and after; the whisker is the interval of the gain over questions, set on the base score."
 GAINS_CAPTION = (
-    "Left: scores before and after; the whisker is the gain's interval over questions, set on the base score. Right: "
-    "the gain by overlap with training in the primary metric, and by metric of all test questions."
+    "By overlap with training in the primary metric, and by metric of all test questions; a full dot is a gain whose "
+    "interval leaves out 0."
 )
+#: How rules end an example, in words; any other speaks for itself.
+WHY = {
+    "delta <= tau_delta": "no better with documents than without: delta <= tau_delta",
+    "delta <= tau_delta, before the call": "right without documents, so no call could show a gain: delta <= tau_delta",
+    "s_rag <= tau_s": "wrong with documents too: s_rag <= tau_s",
+}
 #: What retrieval gave, base and write-back side by side.
 FOUND: Sequence[Column] = (
     ("golden answer in the documents, % of questions", "retrieval_recall", percent),
@@ -87,47 +112,58 @@ CONSTRUCTION: Sequence[Column] = (
 )
 
 
+@working("writing the report")
 def write_report(run: Path) -> dict[str, Any]:
     """Write all of a run's report, each file whole or not at all, metrics.json last; returns what it holds.
 
     Reads config.yaml, run.json, the tables of the run folder and quarantine.jsonl; beside the report lie harms.jsonl
     and, of a run that wrote units, units_sample.md. RunError, naming the file, where one cannot be read or there is
-    no prediction.
+    no prediction. Training examples and units are gone through, each time with the columns that are needed, and not
+    held.
     """
     config = folder.read_config(run)
     setting, how = folder.setting_of(config), settings_read(config["method"])
-    traces = sorted(folder.read_traces(run, TRACE_COLUMNS), key=lambda row: str(row["id"]))
+    fates = Reread(lambda: folder.read_traces(run, FATE_COLUMNS))
     predictions = folder.read_predictions(run)
     facts = folder.read_record(run / "run.json")
-    own = run if traces else folder.trained_run(run)
-    training = traces or list(folder.read_rows(own / "traces", schema.TRACE, QUESTION_COLUMNS))
-    units = folder.read_units(own)
-    later = [list(folder.read_rows(run / name, table, SPENT)) for name, table in LATER.items()]
+    trained = bool(fates)
+    own = run if trained else folder.trained_run(run)
+    training = Reread(lambda: folder.read_rows(own / "traces", schema.TRACE, QUESTION_COLUMNS))
+    units = Reread(lambda: folder.unit_rows(own, UNIT_COLUMNS))
     answers = answers_of(predictions, setting, training, units)
-    found = {"construction": construction(traces, len(units)), "cost": cost(traces, predictions, *later)}
-    metrics = evaluate(answers, setting) | found | {"seconds": facts.get("seconds", {})}
-    worse, sample = harms(predictions, answers, units), drawn(units, setting.seed) if traces else []
-    wanted = {source["id"] for source in sources_of(worse)} | {key for unit in sample for key in unit["source_ids"]}
+    traces = Reread(lambda: folder.read_traces(run, TRACE_COLUMNS))
+    later = [_spent(run, name, table) for name, table in LATER.items()]
+    found = {"construction": construction(traces, sum(1 for _ in units))}
+    found["cost"] = cost(_spent(run, "traces", schema.TRACE, "calls_saved"), predictions, *later)
+    metrics = evaluate(answers, setting) | found | {"seconds": facts.get("seconds", {}), "versions": versions_of(run)}
+    worse, better = (harms(predictions, answers, units, which) for which in (False, True))
+    sample = drawn(Reread(lambda: folder.unit_rows(own)), setting.seed) if trained else []
+    changed = sources_of([*worse, *better])
+    wanted = {source["id"] for source in changed} | {key for unit in sample for key in unit["source_ids"]}
     passages = folder.read_passages(own, wanted)
-    for source in sources_of(worse):
+    for source in changed:
         source |= {key: passages.get(source["id"], {}).get(key) for key in ("title", "text")}
     prompts = [str(text) for told in (config["backbone"], config) for text in (told.get("prompts") or {}).values()]
-    checked = judged(sample, passages, {row["id"]: row["question"] for row in training}, prompts)
-    left_out = folder.read_left_out(own)
-    harmful = any(row["kind"] == "harmful" for row in left_out)
-    readings = list(folder.read_rows(own / "readings", schema.PREDICTION)) if harmful else []
+    behind = {key for unit in sample for key in unit["example_ids"]}
+    asked = {row["id"]: row["question"] for row in (training if behind else ()) if row["id"] in behind}
+    checked = judged(sample, passages, asked, prompts)
+    left_out = folder.read_rows(own, schema.LEFT, pattern=folder.LEFT_OUT)
+    readings = folder.read_rows(own / "readings", schema.PREDICTION)
     base = latest(own / "base") if (own / "base").is_dir() else None
-    shown = lives_to_show(traces, predictions, setting)
+    shown = lives_to_show(fates, predictions, setting)
     told = lives(run, [key for _, key in shown], setting, predictions)
+    told_versions = versions_told(run, metrics["versions"])
     blocks = [
+        *([Text(told_versions, "version")] if told_versions else []),
         *result_blocks(metrics),
         *harm_blocks(worse, len(predictions)),
+        *harm_blocks(better, len(predictions), better=True),
         *unit_blocks(config, units, base.rows if base else None),
         *([Text(f"{verdicts_told(checked)} They are in units_sample.md, beside their sources.")] if checked else []),
         *left_out_blocks(left_out, readings, setting),
-        *_construction_blocks(metrics["construction"], traces, setting),
+        *_construction_blocks(metrics["construction"], token_pairs(fates), setting),
         *_cost_blocks(metrics["cost"], facts),
-        *(Heading("The lives of three examples"), Text("Any other: python -m wbrag.report.trace RUN ID", "note")),
+        *(Heading("The lives of three examples"), Text("Any other: wbrag trace RUN ID", "note")),
         *(Verbatim(text, caption) for text, (caption, _) in zip(told, shown, strict=True)),
         *_quarantine_blocks(folder.read_records(run / "quarantine.jsonl")),
         *_reproduction_blocks(run, facts),
@@ -142,13 +178,21 @@ def write_report(run: Path) -> dict[str, Any]:
     return metrics
 
 
-def measure(traces: Rows, predictions: Rows, setting: Setting, training: Rows, units: Rows = ()) -> dict[str, Any]:
+def _spent(run: Path, name: str, table: Any, *more: str) -> Reread:  # noqa: ANN401 - pyarrow has no types
+    """What the rows of a table of the run say of their cost."""
+    return Reread(lambda: folder.read_rows(run / name, table, (*SPENT, *more)))
+
+
+def measure(
+    traces: Iterable[Row], predictions: Rows, setting: Setting, training: Iterable[Row], units: Iterable[Row] = ()
+) -> dict[str, Any]:
     """What metrics.json holds but for the run's seconds: `evaluation.evaluate`, construction statistics and cost.
 
     `training` are the rows behind the units (`QUESTION_COLUMNS`): the run's own traces or, for an evaluation, which has
-    none, those of the run that it measures; `units` those that are searched (`schema.UNIT`).
+    none, those of the run that it measures; `units` those that are searched (`schema.UNIT`). They are gone through, and
+    not held.
     """
-    told = {"construction": construction(traces, len(units)), "cost": cost(traces, predictions)}
+    told = {"construction": construction(traces, sum(1 for _ in units)), "cost": cost(traces, predictions)}
     return evaluate(answers_of(predictions, setting, training, units), setting) | told
 
 
@@ -157,13 +201,16 @@ def headline(metrics: Row) -> str:
     unseen = metrics["splits"].get("none")
     record = (unseen or metrics["results"])[0]
     n = f"{record['n']:,} test questions of {record['benchmark']}{' without overlap with training' if unseen else ''}"
-    metric, over = METRIC_NAMES[record["metric"]], record["topics"]
+    metric, over = metric_called(record["metric"]), record["topics"]
     told = f"{points(record['gain'])} points, 95% interval over topics {interval(over)}"
+    if too_few(record) or too_few(over):
+        topics = f"{over['topics']:,} topic{'s' * (over['topics'] != 1)}"
+        few = f"{points(record['gain'])} points; of {topics} there is no interval"
+        return f"Too few questions to tell: write-back takes {metric} on {n} {_moved(record)} ({few})."
     verb = "raises" if over["ci_low"] > 0 else "lowers" if over["ci_high"] < 0 else ""
-    if verb and over["topics"] > 1:
+    if verb:
         return f"Write-back {verb} {metric} on {n} {_moved(record)}: {told}."
-    why = "of a single topic" if verb else "which includes 0"
-    return f"No change shown: write-back takes {metric} on {n} {_moved(record)} ({told}, {why})."
+    return f"No change shown: write-back takes {metric} on {n} {_moved(record)} ({told}, which includes 0)."
 
 
 def all_told(metrics: Row) -> str:
@@ -171,6 +218,7 @@ def all_told(metrics: Row) -> str:
     record, splits = metrics["results"][0], metrics["splits"]
     unseen = f"{splits['none'][0]['n']:,} without overlap" if "none" in splits else "none known to be without overlap"
     told = f"95% interval {interval(record['topics'])} over topics, {interval(record)} over questions"
+    told = "too few for an interval" if too_few(record) or too_few(record["topics"]) else told
     return f"All {record['n']:,} test questions, {unseen}: {_moved(record)}, {points(record['gain'])} points, {told}."
 
 
@@ -182,7 +230,7 @@ def terminal_table(metrics: Row) -> str:
     """The results as plain text for a terminal: questions without overlap, all questions, and how to read them."""
     record, unseen = metrics["results"][0], metrics["splits"].get("none")
     rows = [*([(OVERLAPS["none"], unseen[0])] if unseen else []), (EVERY, record)]
-    table = tabled(f"{record['benchmark']}, {METRIC_NAMES[record['metric']]}", RESULTS, rows)
+    table = tabled(f"{record['benchmark']}, {metric_called(record['metric'])}", RESULTS, rows)
     told = [without_overlap([metrics["labels"]])] if unseen else []
     return "\n".join([terminal(table), "", fill(NOTE, 119), *told])
 
@@ -214,11 +262,16 @@ def result_blocks(metrics: Row) -> list[Block]:
     """What write-back changed, the questions without overlap first; `metrics` as `measure` makes them."""
     results, unseen = metrics["results"], metrics["splits"].get("none")
     primary, over = results[0], results[0]["topics"]
-    name = METRIC_NAMES[primary["metric"]]
+    name = metric_called(primary["metric"])
     splits = {OVERLAPS[key]: records[0] for key, records in metrics["splits"].items()}
-    by_metric = {METRIC_NAMES[record["metric"]]: record for record in results}
+    by_metric = {metric_called(record["metric"]): record for record in results}
     gains = splits | {f"all: {metric}": record for metric, record in by_metric.items()}
-    figure = gain_figure(f"{name} without overlap" if unseen else name, (unseen or results)[0], gains)
+    about = f"{name}{' without overlap' if unseen else ''}, % of {(unseen or results)[0]['n']:,} test questions"
+    scores, of_gains = scores_figure(about, (unseen or results)[0]), "gain in points, 95% interval"
+    figures = (
+        Picture("plots/scores.svg", scores, f"{about}: closed book, base, + write-back", SCORES_CAPTION),
+        Picture("plots/gains.svg", gain_figure(of_gains, gains), of_gains, GAINS_CAPTION),
+    )
     n = f"{primary['n']:,} questions"
     topics = f"Here they are {over['topics']:,} topics, the largest with {over['largest']:,} of {n}."
     failed = f"{metrics['questions']['failed']:,} of {n} failed and score 0."
@@ -230,7 +283,7 @@ def result_blocks(metrics: Row) -> list[Block]:
         Text(headline(metrics), "lead"),
         *([Text(all_told(metrics))] if unseen else []),
         Text(f"{without_overlap([metrics['labels']])} {RULE}" if splits else "Overlap with training is not known."),
-        Pictures((Picture("plots/gains.svg", figure, GAINS_CAPTION),)),
+        Pictures(figures),
         Heading(f"Results ({name})"),
         tabled("questions", RESULTS, (splits | {EVERY: primary}).items(), {0}),
         Text(f"{NOTE} {topics} {failed}", "note"),
@@ -265,20 +318,20 @@ def _agreed(numbers: Row) -> str:
     return f"{told}, kappa {hundredths(numbers['judge_kappa'])}"
 
 
-def _construction_blocks(numbers: Row, traces: Rows, setting: Setting) -> list[Block]:
-    """Construction statistics, ranks and, where a kept example has a unit, compression."""
-    kept, pictures = [row for row in traces if row["status"] == "kept"], []
-    if kept:
+def _construction_blocks(numbers: Row, pairs: Floats, setting: Setting) -> list[Block]:
+    """Construction statistics, ranks and, where a kept example has a unit, compression (`construction.token_pairs`)."""
+    pictures, pairs = [], pairs[pairs[:, 1] > 0]
+    if numbers["kept"]:
         told = "Where in the retrieved list the retained documents stood, in % (paper, Figure 3)."
-        ranks = ranks_figure({setting.benchmark: {setting.backbone: [*numbers["retained_by_rank"].values()]}})
-        pictures.append(Picture("plots/ranks.svg", ranks, told))
-    if pairs := [(row["source_tokens"], row["unit_tokens"]) for row in kept if row["unit_tokens"]]:
+        ranks = ranks_figures({setting.benchmark: {setting.backbone: [*numbers["retained_by_rank"].values()]}})
+        pictures += [Picture("plots/ranks.svg", svg, "Ranks of the retained documents", told) for svg in ranks.values()]
+    if len(pairs):
         told = "Tokens of each unit against those of the documents it was written from (paper, Figure 5)."
-        tokens = tokens_figure({setting.benchmark: {setting.backbone: pairs}})
-        pictures.append(Picture("plots/compression.svg", tokens, told))
+        tokens = tokens_figures({setting.benchmark: {setting.backbone: pairs}})
+        pictures += [Picture("plots/compression.svg", svg, "Source and unit tokens", told) for svg in tokens.values()]
     reasons = list(numbers["reasons"].items())
     more = sum(examples for _, examples in reasons[REASONS_SHOWN:])
-    rows = [*reasons[:REASONS_SHOWN], *([("other", more)] if more else [])]
+    rows = [*((WHY.get(why, why), n) for why, n in reasons[:REASONS_SHOWN]), *([("other", more)] if more else [])]
     table = Table(("why examples were not kept", "examples"), tuple((why, f"{n:,}") for why, n in rows))
     return [
         Heading("Construction of the knowledge base"),

@@ -11,6 +11,8 @@ from wbrag.report.page import Table
 Record = Mapping[str, Any]
 #: Heading, path of the value in a record ("topics.ci_low"; "" is the record itself), the value's text.
 Column = tuple[str, str, Callable[[Any], str]]
+#: Fewer questions, or topics, have no interval.
+FEW = 10
 
 
 def tabled(
@@ -53,9 +55,17 @@ def points(value: float | None) -> str:
     return "0.0" if text in ("+0.0", "-0.0") else text
 
 
+def too_few(record: Record) -> bool:
+    """Whether a record's questions or topics are too few for an interval: a bootstrap of three knows three values."""
+    counts = [record[key] for key in ("n", "questions", "topics") if isinstance(record.get(key), int)]
+    return bool(counts) and min(counts) < FEW
+
+
 def interval(record: Record | None, low: str = "ci_low", high: str = "ci_high") -> str:
-    """The interval of a gain in points."""
-    return "-" if record is None or low not in record else f"{points(record[low])} to {points(record[high])}"
+    """The interval of a gain in points; of too few questions or topics none."""
+    if record is None or low not in record:
+        return "-"
+    return "too few" if too_few(record) else f"{points(record[low])} to {points(record[high])}"
 
 
 def p_value(p: float | None) -> str:

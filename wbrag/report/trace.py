@@ -1,4 +1,4 @@
-"""The life of one example of a run, as text: `python -m wbrag.report.trace RUN ID`.
+"""The life of one example of a run, as text: `wbrag trace RUN ID`.
 
 A training example: what the model knew, what retrieval brought, what the gates decided and by which numbers, the unit
 that was written, and which test questions found that unit. A test question: its answers and documents before and after.
@@ -6,21 +6,17 @@ that was written, and which test questions found that unit. A test question: its
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import chain, islice, repeat
 from pathlib import Path
 from textwrap import shorten, wrap
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from wbrag import schema
 from wbrag.report.evaluation import SIDES, Setting
 from wbrag.report.overlap import holding
 from wbrag.report.tables import quoted
-from wbrag.run.folder import RunError, read_config, read_rows, read_traces, read_units, setting_of
+from wbrag.run.folder import RunError, read_config, read_rows, read_traces, setting_of, unit_rows
 
 Row = Mapping[str, Any]
 #: A label and the paragraphs beside it; a label that begins with a new line stands after an empty one.
@@ -45,9 +41,8 @@ def life(run: Path, example_id: str) -> str:
 
 def lives(run: Path, ids: Sequence[str], setting: Setting, predictions: Sequence[Row]) -> list[str]:
     """The lives of these ids of a run, read from its tables but for its `predictions`."""
-    chosen = pc.field("id").isin(pa.array(ids, pa.string()))
-    traces = {row["id"]: row for row in reversed(read_traces(run, schema.TRACE.names, chosen))}
-    tested = {row["id"]: row for row in reversed(predictions)}
+    traces = {row["id"]: row for row in reversed(list(read_traces(run, schema.TRACE.names, ids)))}
+    tested = {row["id"]: row for row in reversed(predictions) if row["id"] in ids}
     if unknown := [key for key in ids if key not in traces and key not in tested]:
         tables = (("traces", schema.TRACE), ("predictions", schema.PREDICTION))
         known = [row["id"] for name, table in tables for row in islice(read_rows(run / name, table, ("id",)), 2)]
@@ -55,14 +50,21 @@ def lives(run: Path, ids: Sequence[str], setting: Setting, predictions: Sequence
         there = some if known else "it has no traces and no predictions yet"
         raise RunError(f"{run}: no example {unknown[0]!r} in this run; {there}")
     told = {key: example_life(trace, predictions, setting) for key, trace in traces.items()}
-    writers = {unit["id"]: unit["example_ids"] for unit in read_units(run)}
+    read = {one["id"] for row in tested.values() for one in row["documents_writeback"] or []}
+    units = unit_rows(run, ("id", "example_ids")) if read else ()
+    writers = {unit["id"]: unit["example_ids"] for unit in units if unit["id"] in read}
     return [told[key] if key in told else question_life(tested[key], writers, setting) for key in ids]
 
 
-def lives_to_show(traces: Sequence[Row], predictions: Sequence[Row], setting: Setting) -> list[tuple[str, str]]:
+def lives_to_show(traces: Iterable[Row], predictions: Sequence[Row], setting: Setting) -> list[tuple[str, str]]:
     """Up to three (caption, id), one for each kind of `SHOWN`; the lowest id is taken, not the most beautiful."""
-    writer = {row["unit_id"]: row["id"] for row in reversed(traces) if row["unit_id"]}
-    first = {row["status"]: row["id"] for row in reversed(traces)}
+    read = {document["id"] for row in predictions for document in row["documents_writeback"] or []}
+    first: dict[str, str] = {}
+    writer: dict[str, str] = {}
+    for row in traces:
+        first[row["status"]] = min(first.get(row["status"], row["id"]), row["id"])
+        if row["unit_id"] in read:
+            writer[row["unit_id"]] = min(writer.get(row["unit_id"], row["id"]), row["id"])
     for row in predictions:
         units = [document["id"] for document in row["documents_writeback"] or [] if document["id"] in writer]
         if units and row["error"] is None:
@@ -177,7 +179,10 @@ def _reader_lines(unit: str, predictions: Iterable[Row], setting: Setting) -> li
         ranks = f"this unit none -> {rank}"
         if not setting.labels:
             sides = [row[f"documents_{side}"] or [] for side in SIDES]
-            held = ({one["id"] for one in holding(documents, row["golden_answers"])} for documents in sides)
+            held = (
+                {one["id"] for one in holding(documents, row["golden_answers"], setting.language)}
+                for documents in sides
+            )
             before, after = (rank_of(ids, documents) or "none" for ids, documents in zip(held, sides, strict=True))
             ranks += f", first document with a golden answer {before} -> {after}"
         answers = "  ->  ".join(_measured(row, side, setting) for side in SIDES)
@@ -194,20 +199,3 @@ def _cost(row: Row) -> Entry:
 
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a life; exit code 2 with a message on stderr for an unknown id or a folder that is not a run."""
-    told = "Print the life of one example of a run."
-    parser = argparse.ArgumentParser("python -m wbrag.report.trace", description=told)
-    parser.add_argument("run", type=Path, help="the run folder (run_dir of the job)")
-    parser.add_argument("id", help="id of a training example or of a test question")
-    given = parser.parse_args(arguments)
-    try:
-        print(life(given.run, given.id))
-    except RunError as error:
-        parser.exit(2, f"wbrag.report.trace: {error}\n")
-
-
-if __name__ == "__main__":
-    main()

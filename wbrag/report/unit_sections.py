@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict
 from operator import itemgetter
 from textwrap import shorten
@@ -16,8 +16,8 @@ from wbrag.config import Merge, Units
 from wbrag.report.evaluation import Setting
 from wbrag.report.overlap import units_read
 from wbrag.report.page import Block, Details, Heading, Table, Text, markdown
-from wbrag.report.statistics import mean
 from wbrag.report.tables import Column, count, number, tabled
+from wbrag.run.lookup import sorted_places
 from wbrag.units.faithful import Checked, checked
 from wbrag.units.sentences import sentences, words
 
@@ -37,7 +37,12 @@ LEFT_KINDS = {
     "unusable": "a reply that is no passage",
     "gated": "no passage could be made of the reply",
     "failed": "the request failed",
+    "access": "nobody may see all its sources",
     "harmful": "took more than it gave on other training questions",
+    "attack": "speaks to a model, or is hidden from a reader",
+    "superseded": "a newer passage says otherwise",
+    "review": "waits for a person",
+    "duplicate": "says what another unit says",
 }
 #: Which near units are read, as the end of a sentence, by `merge.reach`.
 REACH = {
@@ -60,29 +65,36 @@ EXAMPLES, HARMFUL_SHOWN, QUESTIONS_SHOWN, WIDTH = 2, 10, 10, 240
 DRAWN = 50
 
 
-def unit_blocks(config: Row, units: Sequence[Row], corpus: int | None) -> list[Block]:
+def unit_blocks(config: Row, units: Iterable[Row], corpus: int | None) -> list[Block]:
     """How a run's units were made, and how many of which form and doubt there are; `corpus`: passages of the base."""
     blocks: list[Block] = [Heading("Units"), Text(making_told(config))]
-    if not units:
-        return [*blocks, Text("No unit was written.")]
-    classes: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    classes: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for unit in units:
-        classes[unit["form"] or "-", unit["doubt"] or "-"].append(unit)
-    records = [(form, _class(doubt, some)) for (form, doubt), some in sorted(classes.items())]
-    every = _class("", units)
-    told = f"{every['asked']:,} of the {len(units):,} units are about what a kept example asks about"
-    told += f", {every['mentioned']:,} about what its evidence only mentions." if every["mentioned"] else "."
+        classes[unit["form"] or "-", unit["doubt"] or "-"].update(_counted(unit))
+    every = sum(classes.values(), Counter[str]())
+    if not every["units"]:
+        return [*blocks, Text("No unit was written.")]
+    records = [(form, _class(doubt, counts)) for (form, doubt), counts in sorted(classes.items())]
+    told = f"{every['asked']:,} of the {every['units']:,} units are about what a kept example asks about"
+    mentioned = every["units"] - every["asked"]
+    told += f", {mentioned:,} about what its evidence only mentions." if mentioned else "."
     if corpus:
-        told += f" There are {corpus / len(units):,.1f} passages for each unit ({corpus:,} in the corpus)."
-    records += [("all", every)] if len(records) > 1 else []
+        told += f" There are {corpus / every['units']:,.1f} passages for each unit ({corpus:,} in the corpus)."
+    records += [("all", _class("", every))] if len(records) > 1 else []
     return [*blocks, Text(told), tabled("form", CLASSES, records)]
 
 
-def _class(doubt: str, units: Sequence[Row]) -> dict[str, Any]:
-    asked = sum(bool(unit["example_ids"]) for unit in units)
-    tokens, sources = mean(one["unit_tokens"] for one in units), mean(len(one["source_ids"]) for one in units)
-    numbers = {"units": len(units), "asked": asked, "mentioned": len(units) - asked}
-    return {"doubt": doubt, **numbers, "tokens": tokens, "sources": sources}
+def _counted(unit: Row) -> dict[str, int]:
+    told = unit["unit_tokens"] is not None
+    tokens = {"told": told, "tokens": unit["unit_tokens"] or 0}
+    return {"units": 1, "asked": bool(unit["example_ids"]), "sources": len(unit["source_ids"]), **tokens}
+
+
+def _class(doubt: str, counts: Mapping[str, int]) -> dict[str, Any]:
+    units, asked = counts["units"], counts["asked"]
+    numbers = {"units": units, "asked": asked, "mentioned": units - asked}
+    tokens = counts["tokens"] / counts["told"] if counts["told"] else None
+    return {"doubt": doubt, **numbers, "tokens": tokens, "sources": counts["sources"] / units}
 
 
 def making_told(config: Row) -> str:
@@ -114,47 +126,63 @@ def making_told(config: Row) -> str:
     return f"{told} {merged} (units={how.name})"
 
 
-def left_out_blocks(left_out: Sequence[Row], readings: Sequence[Row], setting: Setting) -> list[Block]:
+def left_out_blocks(left_out: Iterable[Row], readings: Iterable[Row], setting: Setting) -> list[Block]:
     """What was left out (`schema.LEFT`) by kind, and harmful units with the `readings` whose score they changed."""
-    if not left_out:
-        return []
-    kinds: dict[str, list[Row]] = defaultdict(list)
+    kinds, first = Counter[str](), defaultdict[str, list[Row]](list)
     for row in left_out:
-        kinds[row["kind"]].append(row)
+        kinds[row["kind"]] += 1
+        if len(some := first[row["kind"]]) < max(EXAMPLES, HARMFUL_SHOWN):
+            some.append(row)
+    if not kinds:
+        return []
     rows = []
-    for kind, some in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0])):
-        first = (f"{kind}: {LEFT_KINDS[kind]}" if kind in LEFT_KINDS else kind, f"{len(some):,}")
-        for row in some[:EXAMPLES]:
-            rows.append((*first, shorten(row["text"] or "-", WIDTH), shorten(row["reason"] or "-", WIDTH)))
-            first = ("", "")
-    told = f"{len(left_out):,} left out: units, or sentences of them. All are in left_out.parquet."
+    for kind, times in sorted(kinds.items(), key=lambda item: (-item[1], item[0])):
+        named = (f"{kind}: {LEFT_KINDS[kind]}" if kind in LEFT_KINDS else kind, f"{times:,}")
+        for row in first[kind][:EXAMPLES]:
+            rows.append((*named, shorten(row["text"] or "-", WIDTH), shorten(row["reason"] or "-", WIDTH)))
+            named = ("", "")
+    told = f"{kinds.total():,} left out: units, or sentences of them. All are in left_out.parquet."
     table = Table(("what", "left out", "examples", "why"), tuple(rows), numbers=False)
-    harmful: list[Block] = [_harmful(row, readings, setting) for row in kinds["harmful"][:HARMFUL_SHOWN]]
-    more = f", the first {HARMFUL_SHOWN}" if len(kinds["harmful"]) > HARMFUL_SHOWN else ""
+    shown = first["harmful"][:HARMFUL_SHOWN]
+    changed = _changed({row["text"] for row in shown}, readings, setting)
+    harmful: list[Block] = [_harmful(row, changed[row["text"]]) for row in shown]
+    more = f", the first {HARMFUL_SHOWN}" if kinds["harmful"] > HARMFUL_SHOWN else ""
     head = Text(f"Harmful units{more}, with the training questions whose score changed where they were read:")
     return [Heading("Left out of the units"), Text(told), table, *([head, *harmful] if harmful else [])]
 
 
-def _harmful(left: Row, readings: Sequence[Row], setting: Setting) -> Details:
-    """A unit that was left out, with the training questions that read it and whose score changed, as
+def _changed(texts: Set[str], readings: Iterable[Row], setting: Setting) -> Mapping[str, Sequence[Row]]:
+    """Of units with these contents the first training questions that read them and whose score changed, as
     `writeback.validated` counts it.
     """
-    read = (row for row in readings if left["text"] in [f"{one['title']}\n{one['text']}" for one in units_read(row)])
-    answered = (row for row in read if not row["error"])
-    changed = [row for row in answered if setting.score(row, "base") != setting.score(row, "writeback")]
+    found: dict[str, list[Row]] = {text: [] for text in texts}
+    for row in readings if texts else ():
+        read = {f"{one['title']}\n{one['text']}" for one in units_read(row)} & texts
+        wanted = [text for text in read if len(found[text]) < QUESTIONS_SHOWN]
+        if wanted and not row["error"] and setting.score(row, "base") != setting.score(row, "writeback"):
+            for text in wanted:
+                found[text].append(row)
+    return found
+
+
+def _harmful(left: Row, changed: Sequence[Row]) -> Details:
+    """A unit that was left out, with the training questions that it `changed`."""
     cells = tuple(
         (row["question"], " | ".join(row["golden_answers"]), row["answer_base"] or "", row["answer_writeback"] or "")
-        for row in changed[:QUESTIONS_SHOWN]
+        for row in changed
     )
     table = Table(("training question", "golden answers", "without units", "with units"), cells, numbers=False)
     title, _, text = left["text"].partition("\n")
     return Details(f"{title}: {left['reason']}", (Text(text), *([table] if cells else [])))
 
 
-def drawn(units: Sequence[Row], seed: int) -> list[Row]:
-    """At most `DRAWN` of the units (`schema.UNIT`), in order of id: of the same units always the same."""
-    ordered = sorted(units, key=itemgetter("id"))
-    return sorted(random.Random(seed).sample(ordered, min(DRAWN, len(ordered))), key=itemgetter("id"))
+def drawn(units: Iterable[Row], seed: int) -> list[Row]:
+    """At most `DRAWN` of the units (`schema.UNIT`), in order of id: of the same units always the same. They are gone
+    through twice.
+    """
+    order = sorted_places(unit["id"] for unit in units)
+    chosen = set(order[random.Random(seed).sample(range(len(order)), min(DRAWN, len(order)))].tolist())
+    return sorted((unit for place, unit in enumerate(units) if place in chosen), key=itemgetter("id"))
 
 
 def judged(

@@ -56,7 +56,12 @@ def open_encoder(cfg: config.Encoder, *, device: str | None = None, threads: int
             return SentenceTransformerEncoder(cfg, device, threads)
         case "hashing":
             return HashingEncoder(cfg, cfg.dimension or 256, "hashing-1")
-    raise config.ConfigError(f"encoder.kind: {cfg.kind!r} is not known; choose 'sentence_transformers' or 'hashing'")
+        case "openai":
+            from wbrag.retrieval.embeddings import EndpointEncoder
+
+            return EndpointEncoder(cfg)
+    known = "'sentence_transformers', 'openai' or 'hashing'"
+    raise config.ConfigError(f"encoder.kind: {cfg.kind!r} is not known; choose {known}")
 
 
 class SentenceTransformerEncoder(Encoder):
@@ -72,6 +77,7 @@ class SentenceTransformerEncoder(Encoder):
 
         if threads:
             torch.set_num_threads(threads)
+        say_nothing_while_loading()
         folder = model_folder(cfg.model)
         self.model = SentenceTransformer(str(folder or cfg.model), device=device, local_files_only=folder is not None)
         self.model.float().eval()
@@ -134,6 +140,13 @@ def unit_fp16(vectors: np.ndarray) -> np.ndarray:
         raise ValueError(f"row {bad[0]} of the encoder's output has norm {norms[bad[0], 0]}")
     unit: np.ndarray = vectors / norms
     return unit.astype(np.float16)
+
+
+def say_nothing_while_loading() -> None:
+    """No progress bar of weights on stderr: whoever searches in an app has not asked for one."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
 
 def model_folder(model: str) -> Path | None:

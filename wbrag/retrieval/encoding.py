@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from wbrag import config
 from wbrag.retrieval.encoder import open_encoder
+
+log = logging.getLogger(__name__)
 
 #: Times an encoder that died is started again before the run gives up.
 MAX_RESTARTS = 10
@@ -17,8 +20,11 @@ MAX_RESTARTS = 10
 ACTOR_CPUS = 0.01
 #: What Ray is told of such an actor where no GPU is used.
 ON_CPUS: dict[str, Any] = {"num_cpus": ACTOR_CPUS, "scheduling_strategy": "SPREAD"}
+#: An encoder that is to be used again, and does not answer for so long, is lost.
+SILENT_SECONDS = 60.0
 
 Made = TypeVar("Made")
+Watched = Callable[[str, Iterable[Any], int, Callable[[Any], int]], Iterable[Any]]
 
 
 class HeldEncoder:
@@ -32,12 +38,18 @@ class HeldEncoder:
         """`work(encoder, ...)`."""
         return work(self.encoder, *given, **named)
 
+    def answers(self) -> bool:
+        """True; of an actor that is lost nothing comes."""
+        return True
+
 
 class Encoders:
     """The encoder actors of a run or of a session: started when first asked for, ended with `stop`.
 
     `on_gpus` says what Ray is told of each actor that is to have one (`run.placement.Places`); without it they are on
-    CPUs. `make_room`, where it is set, ends what holds their devices before they start.
+    CPUs. `gpu_share`: how much of its GPU's memory each may fill, 0.0 on CPUs. `make_room`, where it is set, ends what
+    holds their devices before they start: they and the engines take turns. `watched` gives on the items of their work
+    as they come; it is told the goal, and how much of it each item is.
     """
 
     def __init__(
@@ -45,20 +57,30 @@ class Encoders:
         encoder: config.Encoder,
         cluster: config.Cluster,
         on_gpus: Callable[[], list[dict[str, Any]]] | None = None,
+        gpu_share: float = 1.0,
     ) -> None:
         self.encoder, self.cluster, self.on_gpus = encoder, cluster, on_gpus
+        self.gpu_share = gpu_share if on_gpus else 0.0
         self.make_room: Callable[[], None] | None = None
+        self.watched: Watched = lambda stage, items, goal, size: items
         self.handles: list[Any] = []
 
     def start(self) -> list[Any]:
-        """The actors' handles; does not wait until they are ready."""
+        """The actors' handles; does not wait until they are ready. Where one is lost since they were used last, new
+        ones: Ray would start it again in the very place that went with its node, and wait for that without a word.
+        """
         import ray
 
+        if self.handles and not self._all_answer():
+            log.warning("an encoder gave no answer for %.0f s: encoders are started anew", SILENT_SECONDS)
+            self.stop()
         if not self.handles:
             if self.make_room:
                 self.make_room()
             actor: Any = ray.remote(HeldEncoder)
             again: dict[str, Any] = {"max_restarts": MAX_RESTARTS, "max_task_retries": -1}
+            # A call that waits for what another actor makes lets those behind it pass.
+            again["allow_out_of_order_execution"] = True
             given = (self.encoder, "cuda" if self.on_gpus else "cpu", self.cluster.encoders)
             where = self.on_gpus() if self.on_gpus else [ON_CPUS] * self.cluster.encoders
             self.handles = [actor.options(**again, **options).remote(*given) for options in where]
@@ -71,6 +93,12 @@ class Encoders:
         for handle in self.handles:
             ray.kill(handle)
         self.handles = []
+
+    def _all_answer(self) -> bool:
+        import ray
+
+        asked = [handle.answers.remote() for handle in self.handles]
+        return len(ray.wait(asked, num_returns=len(asked), timeout=SILENT_SECONDS)[0]) == len(asked)
 
 
 def threads_of(sharers: int) -> int:

@@ -8,11 +8,16 @@ with `linked` those that these name, as a question of two steps names only where
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
 
-from wbrag.config import ConfigError, Merge
+from wbrag.config import ConfigError, Merge, Retrieval
 from wbrag.schema import Document
 from wbrag.units.sentences import folded, holds, names
 
+#: How much the first ranks count in a fusion: the constant of Cormack et al.
+RANK = 60
+RETRIEVALS = ("dense", "bm25", "hybrid")
 KNOWN = {"policy": ("plain", "beside"), "reach": ("near", "named", "linked")}
 
 
@@ -26,9 +31,35 @@ def check_merge(merge: Merge) -> None:
             raise ConfigError(f"merge.{key}={getattr(merge, key)}: a number from 0 to 2 is needed")
 
 
+def check_retrieval(retrieval: Retrieval) -> None:
+    """ConfigError, with both values, for a kind of retrieval that is not known."""
+    if retrieval.kind not in RETRIEVALS:
+        raise ConfigError(f"retrieval.kind={retrieval.kind!r} is unknown; known are {', '.join(RETRIEVALS)}")
+
+
 def by_name(merge: Merge) -> bool:
     """Whether the words of a question say which units it is given."""
     return merge.policy == "beside" and merge.reach != "near"
+
+
+def best_of(lists: Sequence[Sequence[Document]], k: int) -> list[Document]:
+    """The k best of a store, given the k best of each of its shards: score descending, of equal scores by id, which is
+    the order of a search of all (`wbrag.store.search`).
+    """
+    return sorted(chain(*lists), key=lambda document: (-document.score, document.id))[:k]
+
+
+def fused(lists: Sequence[Sequence[Document]], k: int) -> list[Document]:
+    """The k best of several lists, each best first, by reciprocal rank fusion (Cormack et al. 2009): their scores are
+    its, scaled so that the first of all lists has 1.0; of equal scores by id.
+    """
+    scores: dict[str, float] = {}
+    for some in lists:
+        for rank, one in enumerate(some, 1):
+            scores[one.id] = scores.get(one.id, 0.0) + (RANK + 1) / (RANK + rank) / len(lists)
+    there = {one.id: one for one in chain(*lists)}
+    best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:k]
+    return [replace(there[key], score=score) for key, score in best]
 
 
 def plain(passages: Sequence[Document], units: Sequence[Document], k: int) -> list[Document]:

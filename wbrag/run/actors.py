@@ -71,7 +71,7 @@ def open_llm(backbone: Backbone) -> LLM:
         case "scripted":
             from wbrag.llm.scripted import ScriptedLLM, read
 
-            return ScriptedLLM(read, backbone.max_model_len)
+            return ScriptedLLM(read, backbone.max_model_len, remember=False)
         case "openai":
             from wbrag.llm.openai import Endpoint
 
@@ -95,15 +95,17 @@ class Generator:
         self.start_seconds = time.perf_counter() - started
 
     async def train(self, block: pa.Table, cfg: TrainConfig, method_search: MethodSearch | None = None) -> pa.Table:
-        """`schema.RETRIEVED` rows to `schema.TRACE` rows (Algorithm 1)."""
+        """`schema.RETRIEVED` rows, and `earlier` beside them in an update, to `schema.TRACE` rows (Algorithm 1)."""
         tools = self._tools(cfg, method_search)
-        metric = partial(metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels)
+        metric = partial(
+            metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels, language=cfg.benchmark.language
+        )
         how: dict[str, Any] = {"judge": cfg.judge == "llm", "distils": one_unit_an_example(cfg.units)}
 
         async def work(row: Row) -> Row:
             known = (row.get("known") or {}).get("answer_closed_book")
             given = (_example(row), documents_of(row["documents"]), tools, cfg.gates, metric)
-            made = await train_example(*given, closed_book_answer=known, **how)
+            made = await train_example(*given, closed_book_answer=known, earlier=row.get("earlier"), **how)
             self.counts["calls_saved"] += made["calls_saved"]
             return made
 
@@ -133,7 +135,7 @@ class Generator:
         """
         llm = self.llm
         told = {"calls": llm.ended, "prompt_tokens": llm.prompt_tokens_sent, "completion_tokens": llm.completion_tokens}
-        return self.counts + Counts(told)
+        return self.counts + Counts(told | {"cut": llm.cut, "empty": llm.empty})
 
     async def started(self) -> float:
         """The seconds that opening the engine took; answers once it is ready."""

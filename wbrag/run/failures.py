@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from wbrag.data.benchmarks import OverErrorBudget
 from wbrag.run.inputs import over_budget
 from wbrag.run.job import Job, checkpoint_folder
+from wbrag.run.lookup import Keyed, Rows
 from wbrag.store.files import scratch_folder
 
 log = logging.getLogger(__name__)
@@ -37,10 +38,12 @@ def first_over(job: Job, *tables: str) -> OverErrorBudget | None:
         if not any(folder.glob("*.parquet")):
             continue
         why, which, _ = TABLES[table]
-        rows = pq.read_table(folder, columns=["id", why], filters=which).to_pylist()
-        told = [f"{'request' if table == 'written' else 'example'} {row['id']!r}: {row[why]}" for row in rows]
-        count = pq.read_table(folder, columns=["id"]).num_rows
-        if (over := over_budget(str(folder), told, count, job.cfg.max_error_rate)) is not None:
+        rows = ds.dataset(folder, format="parquet")
+        if not (failed := rows.count_rows(filter=which)):
+            continue
+        (first,) = rows.head(1, columns=["id", why], filter=which).to_pylist()
+        told = f"{'request' if table == 'written' else 'example'} {first['id']!r}: {first[why]}"
+        if (over := over_budget(str(folder), failed, rows.count_rows(), job.cfg.max_error_rate, told)) is not None:
             return over
     return None
 
@@ -64,20 +67,21 @@ def drop_failed(job: Job) -> None:
             continue
         mark.touch()
         (job.run / "metrics.json").unlink(missing_ok=True)  # it tells of them
-        files = list(folder.glob("*.parquet"))
-        ids = pq.read_table(folder, columns=["id"], filters=which)["id"].to_pylist() if files else []
-        log.info("asking again for %d rows of %s that failed", len(ids), folder)
-        noted = checkpoint_folder(job, table).glob("*.parquet")
-        whole = [file for file in noted if not file.name.endswith(".pending.parquet")]  # the others are not written yet
-        for file in (*whole, *files):
-            _leave_out(file, ids, job.run)
+        if files := list(folder.glob("*.parquet")):
+            rows = ds.dataset(folder, format="parquet").to_table(columns=["id"], filter=which)
+            failed = Keyed(Rows.of(rows.combine_chunks().to_batches(), rows.schema), "id")
+            log.info("asking again for %d rows of %s that failed", len(rows), folder)
+            noted = checkpoint_folder(job, table).glob("*.parquet")
+            whole = [file for file in noted if not file.name.endswith(".pending.parquet")]  # the others have no rows
+            for file in (*whole, *files):
+                _leave_out(file, failed, job.run)
         mark.unlink()
 
 
-def _leave_out(file: Path, ids: Sequence[str], scratch_parent: Path) -> None:
-    """Write the file without the rows of these ids, or remove it where none is left. Ray Data knows it by its name."""
+def _leave_out(file: Path, failed: Keyed, scratch_parent: Path) -> None:
+    """Write the file without the rows of failed ids, or remove it where none is left. Ray Data knows it by its name."""
     rows = pq.ParquetFile(file).read()
-    left = rows.filter(pc.invert(pc.is_in(rows["id"], value_set=pa.array(ids, rows["id"].type))))
+    left = rows.filter(pa.array(failed.find(rows["id"]) < 0))
     if not left.num_rows:
         file.unlink()
     elif left.num_rows < rows.num_rows:

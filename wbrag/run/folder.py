@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
@@ -19,16 +19,28 @@ from omegaconf.errors import OmegaConfBaseException
 
 from wbrag.config import TrainConfig
 from wbrag.report.evaluation import Setting
+from wbrag.run.lookup import Keyed, Rows, batched
 from wbrag.schema import LEFT, PREDICTION, REQUEST, TRACE, UNIT
 from wbrag.store.files import scratch_folder
 
 Row = dict[str, Any]
 
-#: The file of a run's units, beside the store that is made of it.
-UNITS = "units.parquet"
+#: The files of a run's units, beside the store that is made of them, and of what was left out of them.
+UNITS, LEFT_OUT = "units.parquet", "left_out.parquet"
+#: Units that wait until a person accepts them.
+WAITING = "waiting.parquet"
 #: The folder of a run's questions with what was retrieved for them: train.parquet and test.parquet.
 QUESTIONS = "questions"
+#: The folder of a run's updates, each a folder of the same tables; and the file that says that one is finished.
+UPDATES, UPDATED = "updates", "update.json"
+#: Backbones that are named for how a model is reached.
+REACHED = ("hf", "openai")
+#: The folder of the certificates of what was purged from a run.
+PURGES = "purges"
 CONFIG_KEYS = ("benchmark", "method", "backbone", "gates", "k", "seed")
+#: The columns of a trace that tell of its unit, and what a unit calls them.
+OF_UNIT = {"unit_id": "id", "unit_title": "title", "unit_text": "text"}
+OF_UNIT |= {name: name for name in ("source_tokens", "unit_tokens")}
 
 
 class RunError(ValueError):
@@ -60,9 +72,37 @@ def load_config(run: Path) -> TrainConfig:
     return replace(typed, run_dir=str(run.absolute()))
 
 
+def updates_of(run: Path) -> list[Path]:
+    """The folders of a run's finished updates, in order."""
+    return sorted(file.parent for file in (run / UPDATES).glob(f"*/{UPDATED}"))
+
+
+def follows(run: Path) -> bool:
+    """Whether a run has a base of its own by now, as it was updated or something was purged from it."""
+    return (run / UPDATES).is_dir() or (run / PURGES).is_dir()
+
+
+def refuse_updated(run: Path) -> None:
+    """RunError for a run whose knowledge base has followed its documents since: its own tables are not of it."""
+    if (run / PURGES).is_dir():
+        raise RunError(f"{run}: passages were purged since it was trained ({PURGES}/); wbrag update goes on")
+    if (run / UPDATES).is_dir():
+        raise RunError(
+            f"{run}: was updated since it was trained; wbrag update goes on, and its tables are in {UPDATES}/"
+        )
+
+
 def trained_run(run: Path) -> Path:
     """The run whose knowledge base a folder is about: of an evaluation or a variant the run around it, else itself."""
     return run.parents[1] if run.parent.name in ("evaluations", "variants") else run
+
+
+def model_called(backbone: Row) -> str:
+    """What reports call a generator: its name, or its model where that name says only how it is reached."""
+    name, model = str(backbone["name"]), str(backbone.get("model") or "")
+    if name not in REACHED or not model:
+        return name
+    return Path(model).name if model.startswith(("/", ".", "~")) else model
 
 
 def setting_of(config: Row) -> Setting:
@@ -71,10 +111,11 @@ def setting_of(config: Row) -> Setting:
     return Setting(
         benchmark=benchmark["name"],
         method=config["method"]["name"],
-        backbone=config["backbone"]["name"],
+        backbone=model_called(config["backbone"]),
         metric=benchmark["metric"],
         labels={label: list(spellings) for label, spellings in (benchmark.get("labels") or {}).items()},
         seed=config["seed"],
+        language=benchmark.get("language") or "en",
     )
 
 
@@ -96,6 +137,19 @@ def _object(text: str, where: str) -> Row:
         raise RunError(f"{where}: not a JSON object: {error}") from error
 
 
+class Reread:
+    """Rows that are read anew, batch by batch, each time they are gone through; true where there are any."""
+
+    def __init__(self, read: Callable[[], Iterable[Row]]) -> None:
+        self.read = read
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.read())
+
+    def __bool__(self) -> bool:
+        return any(True for _ in self)
+
+
 def read_rows(
     folder: Path,
     schema: pa.Schema,
@@ -108,14 +162,29 @@ def read_rows(
 
     Yields nothing where the folder does not exist. RunError where a file lacks a column or has one of another type.
     """
+    for rows in read_tables(folder, schema, columns, where, pattern):
+        yield from rows.to_pylist()
+
+
+def read_tables(
+    folder: Path,
+    schema: pa.Schema,
+    columns: Sequence[str] | None = None,
+    where: pc.Expression | None = None,
+    pattern: str = "*.parquet",
+) -> Iterator[pa.Table]:
+    """What `read_rows` gives, as Arrow has it: some thousand rows at a time."""
     names = list(columns or schema.names)
     for file in sorted(folder.glob(pattern)):
         try:
             part = ds.dataset(file, format="parquet")
             if missing := [name for name in names if name not in part.schema.names]:
                 raise RunError(f"{file}: no column {missing[0]!r}; it has {', '.join(part.schema.names)}")
-            for batch in part.replace_schema(schema).to_batches(columns=names, filter=where, batch_size=1024):
-                yield from batch.to_pylist()
+            part = part.replace_schema(schema)
+            if where is not None and not part.count_rows(filter=where):
+                continue  # of a file without such rows, only what tells them is read
+            for batch in part.to_batches(columns=names, filter=where, batch_size=1024):
+                yield pa.Table.from_batches([batch])
         except pa.ArrowException as error:
             raise RunError(f"{file}: {error}") from error
 
@@ -148,13 +217,23 @@ def read_units(run: Path) -> list[Row]:
     """The units of a run, rows of `schema.UNIT`; of an evaluation or variant without units of its own, those of the run
     around it. [] where none were written.
     """
+    return list(unit_rows(run))
+
+
+def unit_rows(run: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """What `read_units` gives, batch by batch, with the chosen columns (None: all)."""
     folder = run if (run / UNITS).exists() else trained_run(run)
-    return list(read_rows(folder, UNIT, pattern=UNITS))
+    return read_rows(folder, UNIT, columns, pattern=UNITS)
+
+
+def read_waiting(run: Path) -> list[Row]:
+    """The units of a run or update that wait for a person; none where nothing was checked."""
+    return list(read_rows(run, UNIT, pattern=WAITING))
 
 
 def read_left_out(run: Path) -> list[Row]:
     """What a run left out of its units, rows of `schema.LEFT`."""
-    return list(read_rows(run, LEFT, pattern="left_out.parquet"))
+    return list(read_rows(run, LEFT, pattern=LEFT_OUT))
 
 
 def read_passages(run: Path, ids: set[str]) -> dict[str, Row]:
@@ -162,28 +241,56 @@ def read_passages(run: Path, ids: set[str]) -> dict[str, Row]:
     and those that were found by subjects' names.
     """
     found: dict[str, Row] = {}
-    if ids:
-        kept = read_rows(run / "traces", TRACE, ("documents",), pc.field("status") == "kept")
-        for row in (*kept, *read_rows(run, REQUEST, ("documents",), pattern="requests.parquet")):
-            found |= {one["id"]: one for one in row["documents"] or [] if one["id"] in ids}
+    wanted = pa.array(sorted(ids), pa.string())
+    kept = read_tables(run / "traces", TRACE, ("documents",), pc.field("status") == "kept")
+    for rows in chain(kept, read_tables(run, REQUEST, ("documents",), pattern="requests.parquet")):
+        if len(found) == len(ids):
+            break
+        there = pc.list_flatten(rows["documents"])
+        some = there.filter(pc.is_in(pc.struct_field(there, "id"), value_set=wanted)).to_pylist()
+        found = {one["id"]: one for one in some} | found
     return found
 
 
-def read_traces(run: Path, columns: Sequence[str], where: pc.Expression | None = None) -> list[Row]:
-    """Rows of a run's traces; `columns` has `id`. Once the run has units, an example has the columns of its first one
-    (`unit_id`, `unit_title`, ...), None where none of its is left.
+def read_traces(run: Path, columns: Sequence[str], ids: Sequence[str] | None = None) -> Iterator[Row]:
+    """Rows of a run's traces, of these examples or of all, batch by batch; `columns` has `id`. Once the run has units,
+    an example has the columns of its first one (`unit_id`, `unit_title`, ...), None where none of its is left.
     """
-    rows = list(read_rows(run / "traces", TRACE, columns, where))
-    if not (run / UNITS).exists():
-        return rows
-    first = {example: unit for unit in reversed(read_units(run)) for example in unit["example_ids"]}
-    for row in rows:
-        own = first.get(row["id"], {})
-        told = {f"unit_{key}": own.get(key) for key in ("id", "title", "text")}
-        told |= {key: own.get(key) for key in ("source_tokens", "unit_tokens")}
-        told |= {"evidence": own["text"]} if own.get("form") == "verbatim" else {}
-        row |= {key: value for key, value in told.items() if key in row}
-    return rows
+    where = None if ids is None else pc.field("id").isin(pa.array(ids, pa.string()))
+    told = {name: own for name, own in OF_UNIT.items() if name in columns}
+    evidence = ("form", "text") if "evidence" in columns else ()
+    if not (told or evidence) or not (run / UNITS).exists():
+        yield from read_rows(run / "traces", TRACE, columns, where)
+        return
+    units = units_of_examples(run, list(dict.fromkeys([*told.values(), *evidence])), ids)
+    for some in read_tables(run / "traces", TRACE, columns, where):
+        places = units.find(some["id"])
+        found = iter(units.table.take(places[places >= 0]).to_pylist())
+        for row, there in zip(some.to_pylist(), places >= 0, strict=True):
+            own = next(found) if there else {}
+            row |= {name: own.get(key) for name, key in told.items()}
+            row |= {"evidence": own["text"]} if evidence and own.get("form") == "verbatim" else {}
+            yield row
+
+
+def units_of_examples(run: Path, columns: Sequence[str], ids: Sequence[str] | None = None) -> Keyed:
+    """The units of a run, with these columns of `schema.UNIT`, once for each example behind them: found by `example`,
+    an example's first one first. Of all examples, or of these.
+    """
+    schema = pa.schema([("example", pa.string()), *(UNIT.field(name) for name in columns)])
+    tables = [schema.empty_table()]
+    for some in read_tables(run, UNIT, (*columns, "example_ids"), pattern=UNITS):
+        at, examples = (work(some["example_ids"]) for work in (pc.list_parent_indices, pc.list_flatten))
+        rows = pa.table([examples, *(some[name].take(at) for name in columns)], schema=schema)
+        tables.append(rows if ids is None else rows.filter(pc.field("example").isin(pa.array(ids, pa.string()))))
+    return Keyed(Rows.of(pa.concat_tables(tables).combine_chunks().to_batches(), schema), "example")
+
+
+def tables_of(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows as tables of some thousands; one without rows where there are none."""
+    batches = batched(rows)
+    yield pa.Table.from_pylist(next(batches, []), schema)
+    yield from (pa.Table.from_pylist(some, schema) for some in batches)
 
 
 def write_rows(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:

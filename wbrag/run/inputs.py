@@ -3,30 +3,56 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from wbrag.config import Backbone, ConfigError, Encoder, Index, TrainConfig, Units, fingerprint
-from wbrag.data import benchmarks
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wbrag.config import (
+    Backbone,
+    BuildConfig,
+    ConfigError,
+    Encoder,
+    Index,
+    QuestionsConfig,
+    TrainConfig,
+    Units,
+    fingerprint,
+)
+from wbrag.data import benchmarks, hub
 from wbrag.data.benchmarks import InputError, OverErrorBudget, Rejected
-from wbrag.llm.engine import check_hub, model_path
+from wbrag.data.files import Given, files_of, is_document, kind_of
+from wbrag.data.layouts import PASSAGE_FIELDS, check_columns
+from wbrag.llm.engine import check_hub, check_template, model_path
 from wbrag.llm.vllm import check_engine_args
-from wbrag.methods import check_method
+from wbrag.methods import check_method, method_identity
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoder import folder_hash, model_folder
-from wbrag.retrieval.merge import check_merge
+from wbrag.retrieval.merge import check_merge, check_retrieval
 from wbrag.run.folder import write_text
 from wbrag.run.lease import in_turn
+from wbrag.run.lookup import FILES, Rows
+from wbrag.run.progress import working
 from wbrag.run.shared import content_hash
-from wbrag.schema import Example
-from wbrag.store.files import sha256_file
+from wbrag.run.tombstones import purged_by, tombstones
+from wbrag.schema import EXAMPLE, PASSAGE
+from wbrag.store.files import move_into_place, scratch_folder, sha256_file
 from wbrag.store.place import place_of
+from wbrag.store.rows import columns_of
 from wbrag.store.vectors import check_index
 from wbrag.store.versions import current, encoder_note, named, noted_encoder
+
+log = logging.getLogger(__name__)
 
 Identity = dict[str, Any]
 
@@ -34,20 +60,35 @@ Identity = dict[str, Any]
 #: a dispatcher (0.5) at once; with fewer logical CPUs it waits for ever without a word.
 LEAST = {"k": 1, "gates.n_min": 1, "train_limit": 0, "test_limit": 0, "backbone.retries": 0, "backbone.max_num_seqs": 1}
 LEAST |= {"cluster.block_rows": 1, "cluster.engines": 1, "cluster.encoders": 1, "cluster.examples_in_flight": 1}
-LEAST |= {"cluster.logical_cpus": 4, "cluster.min_engines": 0}
+LEAST |= {"cluster.logical_cpus": 4, "cluster.min_engines": 0, "backbone.thinking_tokens": 0}
 #: What Ray's job supervisor sets for the driver of a submitted job.
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+#: What may be served by an endpoint.
+ENDPOINTS = ("backbone", "encoder")
 #: Settings that are paths: what a job writes, or other nodes read; and what its driver alone reads.
-SHARED_PATHS = ("run_dir", "store", "cache_dir", "report_dir", "runs", "base")
+SHARED_PATHS = ("run_dir", "store", "cache_dir", "report_dir", "runs", "base", "kb")
 READ_PATHS = ("world", "data_dir", "corpus", "adopt", "benchmark.train", "benchmark.test")
+#: The name of an environment variable, as people write them: a key has small letters or a hyphen.
+VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+#: How a URL begins that names a user, and may name a password.
+WITH_USER = re.compile(r"\w+://[^/]*@")
+#: How a URL gives a secret among its parameters.
+WITH_SECRET = re.compile(r"(?i)\w+://[^?]*\?(?:.*&)?(?:[\w-]*(?:key|token|secret|password|passwd)|sig|code|auth)=[^&]")
+#: What a corpus and a file of questions become in their folders of the cache: a Parquet file, and a folder of Arrow
+#: files, whose rows can be taken in any order.
+PASSAGES, EXAMPLES = "passages.parquet", "examples"
+#: A file of several that is hashed anew each time: a note of it would take as long.
+SMALL = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Validated inputs: labelled questions in memory, the corpus as a Parquet file, the rows left out of all three."""
+    """Validated inputs: labelled questions (schema.EXAMPLE) in Arrow files, the corpus as a Parquet file, and the rows
+    left out of all three.
+    """
 
-    train: list[Example]
-    test: list[Example]
+    train: Rows
+    test: Rows
     corpus: Path | None  # as Parquet; None where the base is given
     rejected: list[Rejected]
 
@@ -55,17 +96,17 @@ class Inputs:
 def check_settings(cfg: TrainConfig) -> None:
     """Raise ConfigError, naming key and value, for what the types of the configuration cannot exclude."""
     check_paths(cfg)
+    check_secrets(cfg)
     benchmarks.check_benchmark(cfg.benchmark)
     check_method(cfg.method, cfg.backbone)
     check_merge(cfg.merge)
     check_index(cfg.index)
     check_units(cfg.units)
     check_base(cfg)
+    check_retrieval(cfg.retrieval)
+    check_corpus(cfg)
     _check(cfg, "", {"judge": ("labels", "llm")}, LEAST)
-    try:
-        prompts_of(cfg)
-    except KeyError as error:
-        raise ConfigError(str(error.args[0])) from error
+    prompts_of(cfg)
     if cfg.method.name == "replug" and cfg.k > cfg.backbone.max_num_seqs:
         most = cfg.backbone.max_num_seqs
         raise ConfigError(f"k={cfg.k}: replug decodes k sequences side by side, and backbone.max_num_seqs={most}")
@@ -75,9 +116,20 @@ def check_settings(cfg: TrainConfig) -> None:
 
 
 def check_backbone(backbone: Backbone) -> None:
-    """ConfigError for engine arguments that cannot be given, and for a model that no hub gives: nothing is loaded."""
+    """ConfigError for arguments that cannot be given, and for a model that no hub gives or without a chat template: no
+    engine is loaded.
+    """
+    for key, kind in (("template_args", "vllm"), ("extra_body", "openai")):
+        if getattr(backbone, key) and backbone.kind != kind:
+            raise ConfigError(f"backbone.{key}: for backbone.kind={kind} only, not {backbone.kind}")
+    if taken := {"model", "messages", "stream", "n"} & set(backbone.extra_body):
+        raise ConfigError(f"backbone.extra_body.{min(taken)} cannot be given: every request says it itself")
+    if (thinking := backbone.thinking_tokens) >= backbone.max_model_len:
+        told = f"backbone.max_model_len={backbone.max_model_len} leaves no room for a prompt"
+        raise ConfigError(f"backbone.thinking_tokens={thinking}: {told}")
     check_engine_args(backbone)
     check_hub(backbone)
+    check_template(backbone)
 
 
 def check_paths(cfg: object) -> None:
@@ -87,7 +139,7 @@ def check_paths(cfg: object) -> None:
     if SUBMITTED not in os.environ:
         return
     for key in (*SHARED_PATHS, *READ_PATHS):
-        for path in _paths(cfg, key):
+        for path in _texts(cfg, key):
             if not path or Path(path).is_absolute() or "://" in path or (key in READ_PATHS and Path(path).exists()):
                 continue
             told = " and not among the files that were submitted" if key in READ_PATHS else ""
@@ -95,8 +147,26 @@ def check_paths(cfg: object) -> None:
             raise ConfigError(f"{key}={path!r} is relative{told}: {where}; give an absolute path that every node sees")
 
 
-def _paths(cfg: object, key: str) -> list[str]:
-    """The paths that a setting of a job names; none where it has no such setting."""
+def check_secrets(cfg: object) -> None:
+    """ConfigError, which does not repeat it, for a secret among the settings of any job: all of them are written into
+    its run folder.
+    """
+    for part in ENDPOINTS:
+        if any(name and not VARIABLE.fullmatch(name) for name in _texts(cfg, f"{part}.api_key_env")):
+            told = "give the name of the environment variable (A-Z, 0-9, _) that holds the key, not the key"
+            raise ConfigError(f"{part}.api_key_env: {told}")
+    for key in (*SHARED_PATHS, *(f"{part}.base_url" for part in ENDPOINTS)):
+        if any(WITH_SECRET.search(url) for url in _texts(cfg, key)):
+            told = "a URL with a key among its parameters; the settings are written into the run folder"
+            where = key.replace("base_url", "api_key_env") if key.endswith("base_url") else "backbone.api_key_env"
+            raise ConfigError(f"{key}: {told}, so give it in the variable that {where} names")
+        if any(WITH_USER.match(url) for url in _texts(cfg, key)):
+            where = "an endpoint's key in the variable that backbone.api_key_env names, S3's in the AWS variables"
+            raise ConfigError(f"{key}: a URL with a user before @; secrets belong in the environment, {where}")
+
+
+def _texts(cfg: object, key: str) -> list[str]:
+    """What a setting of a job says, one text or several; none where it has no such setting."""
     value: Any = cfg
     for name in key.split("."):
         value = getattr(value, name, [])
@@ -120,16 +190,28 @@ def check_base(cfg: TrainConfig) -> None:
         return
     if cfg.corpus:
         raise ConfigError(f"base={cfg.base} and corpus={cfg.corpus}: give one of them, and corpus='' beside a base")
+    if cfg.access:
+        told = f"base={cfg.base} has the labels that it was built with"
+        raise ConfigError(f"access={cfg.access!r}: is a key of a corpus, and {told}; give access=''")
     place = place_of(cfg.base)
     if place.remote:
         raise ConfigError(f"base={cfg.base}: a run reads its base from a folder; copy the store into one")
     version = current(place)
     made, own = noted_encoder(place, version), encoder_note(cfg.encoder)["encoder"]
     for key, value in (encoder_note(made)["encoder"] if made else {}).items():
-        if value != own[key]:
+        if value != own[key] and key not in ("base_url", "api_key_env"):  # who serves it changes no vector
             raise ConfigError(f"base={cfg.base}: was made with encoder.{key}={value!r}, the run has {own[key]!r}")
     if version.spec.kind != cfg.index.kind:
         raise ConfigError(f"base={cfg.base}: its index is {version.spec.kind!r}, the run has {cfg.index.kind!r}")
+
+
+def check_corpus(cfg: TrainConfig | BuildConfig | QuestionsConfig) -> None:
+    """ConfigError for a corpus that is neither a text nor a list of these, or that nobody can cut."""
+    many = cfg.corpus if isinstance(cfg.corpus, list) else [cfg.corpus]
+    if not many or not all(isinstance(one, str) for one in many):
+        raise ConfigError(f"corpus={cfg.corpus!r}: give a path, a glob, a folder, or a list of these")
+    check_columns(cfg.corpus_columns, PASSAGE_FIELDS, "corpus_columns")
+    _check(cfg, "", {}, {"chunk_words": 8})
 
 
 def check_units(units: Units) -> None:
@@ -140,22 +222,47 @@ def check_units(units: Units) -> None:
         raise ConfigError("units.faithful=true with units.form=verbatim: verbatim units are sentences of their sources")
 
 
+def check_dates_and_trust(cfg: TrainConfig, passages: pa.Schema) -> None:
+    """ConfigError where the passages lack the columns that say when each is from and whether it is trusted, or have
+    something else there, or nothing would read them.
+    """
+    for key in ("updated_at", "trust"):
+        if not (name := getattr(cfg, key)):
+            continue
+        if not cfg.units.checks:
+            raise ConfigError(f"{key}={name!r} with units.checks=false: nothing would read it; give units.checks=true")
+        if name not in passages.names:
+            known = ", ".join(one for one in passages.names if one not in (*PASSAGE.names, "vector")) or "none"
+            raise ConfigError(f"{key}={name!r}: no passage has this key; other keys than id and contents: {known}")
+        if key == "trust" and not pa.types.is_boolean(kind := passages.field(name).type):
+            raise ConfigError(f"trust={name!r}: the passages have {kind} there, not true or false")
+
+
 def cache_of(cfg: TrainConfig) -> Path:
-    """The folder of what runs can share: corpora as Parquet, base indices, retrieved documents, closed-book answers."""
+    """The folder of what runs can share: questions and corpora as they were validated, base indices, retrieved
+    documents, closed-book answers.
+    """
     return Path(cfg.cache_dir).absolute() if cfg.cache_dir else Path(cfg.run_dir).absolute().parent / "cache"
 
 
+@working("reading questions and corpus")
 def read_inputs(cfg: TrainConfig, training: bool = True) -> Inputs:
-    """Read and validate the question files, and make the corpus a Parquet file in the cache (once per content).
+    """Read and validate the question files and the corpus into the cache, each once per content.
 
     Without `training` the training file is not read; with a judge its rows may lack golden answers.
-    InputError or OverErrorBudget as `wbrag.data.benchmarks` raises them; nothing is written for a file that is refused.
+    InputError or OverErrorBudget as `wbrag.data.benchmarks` raises them, before anything is written into the run.
     """
-    train, rejected = read_questions(cfg, "train", cfg.judge == "labels") if training else ([], [])
+    nothing: tuple[Rows, list[Rejected]] = (Rows.of([], EXAMPLE), [])
+    cache, split = cache_of(cfg), cfg.benchmark
+    if training and split.test and given_hash(split.train, cache) == given_hash(split.test, cache):
+        told = f"benchmark.train={split.train} and benchmark.test={split.test} are the same questions: none is unseen"
+        log.warning("%s; with benchmark.test='' a share of them tests (benchmark.test_share)", told)
+    train, rejected = read_questions(cfg, "train", cfg.judge == "labels") if training else nothing
     test, rejected_test = read_questions(cfg, "test", True)
-    path, rate = Path(cfg.corpus), cfg.max_error_rate
-    corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(path, cache_of(cfg), rate)
-    return Inputs(train, test, corpus, [*rejected, *rejected_test, *rejected_corpus])
+    corpus, rejected_corpus = (None, []) if cfg.base else read_corpus(cfg, cache)
+    if cfg.updated_at or cfg.trust:
+        check_dates_and_trust(cfg, pq.read_schema(corpus) if corpus else columns_of(cfg.base))
+    return Inputs(train, test, corpus, [*rejected, *(rejected_test if split.test else []), *rejected_corpus])
 
 
 def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
@@ -166,26 +273,73 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
     """
     cache, beside = cache_of(cfg), cfg.merge.policy == "beside"
     trained = {
-        "benchmark.train": content_hash(Path(cfg.benchmark.train), cache) if training else "",
+        "benchmark.train": given_hash(cfg.benchmark.train, cache) if training else "",
         "train_limit": cfg.train_limit,
         "judge": cfg.judge,
         **{f"gates.{key}": value for key, value in asdict(cfg.gates).items()},
-        **{f"units.{key}": value for key, value in asdict(cfg.units).items() if key != "name"},
+        **units_identity(cfg),
     }
     return (trained if training else {}) | {
-        "benchmark.test": content_hash(Path(cfg.benchmark.test), cache),
+        "benchmark.test": _test_identity(cfg, cache),
         **_settings(cfg, "benchmark", "task", "metric", "labels"),
-        "corpus": named(current(cfg.base))[1] if cfg.base else content_hash(Path(cfg.corpus), cache),
-        **{f"method.{key}": value for key, value in asdict(cfg.method).items()},
+        **({"benchmark.columns": cfg.benchmark.columns} if cfg.benchmark.columns else {}),
+        **({} if cfg.benchmark.language == "en" else _settings(cfg, "benchmark", "language")),
+        "corpus": named(current(cfg.base))[1] if cfg.base else fingerprinted(cfg, cache),
+        **method_identity(cfg.method),
         **backbone_identity(cfg, "distil_tokens"),
         "encoder": encoder_identity(cfg.encoder),
-        **{f"index.{key}": value for key, value in (index_identity(cfg.index) | search_identity(cfg.index)).items()},
+        **{f"index.{key}": value for key, value in index_identity(cfg.index).items()},
+        **search_identity(cfg),
         **{f"merge.{key}": value for key, value in asdict(cfg.merge).items() if beside or key == "policy"},
         **{f"prompts.{key}": value for key, value in prompts_of(cfg).templates.items()},
         "k": cfg.k,
+        **({"access": cfg.access} if cfg.access else {}),
         "test_limit": cfg.test_limit,
-        **({"seed": cfg.seed} if cfg.train_limit or cfg.test_limit else {}),  # it draws them
+        **({"seed": cfg.seed} if cfg.train_limit or cfg.test_limit or not cfg.benchmark.test else {}),  # it draws them
     }
+
+
+def _test_identity(cfg: TrainConfig, cache: Path) -> str:
+    there = given_hash(cfg.benchmark.test or cfg.benchmark.train, cache)
+    return there if cfg.benchmark.test else f"{cfg.benchmark.test_share} of {there}"
+
+
+def fingerprinted(cfg: TrainConfig | BuildConfig | QuestionsConfig, cache: Path) -> str:
+    """What changes the passages of a corpus: its content, which columns are read, and how long documents are cut."""
+    cut = cfg.chunk_words if any(is_document(file.name) for file in files_of(located(cfg.corpus, cache))) else None
+    how = [part for part in (cfg.corpus_columns, cut) if part]
+    content = given_hash(cfg.corpus, cache)
+    return fingerprint(content, *how) if how else content
+
+
+def located(given: Given, cache: Path) -> Given:
+    """What is given, as paths of this machine: files of a hub are fetched."""
+    if not isinstance(given, str | Path):
+        return [str(located(one, cache)) for one in given]
+    return _fetched(str(given), cache) if str(given).startswith(hub.SCHEME) else given
+
+
+@lru_cache(maxsize=64)  # the hub is asked once, however often a run looks at its files
+def _fetched(url: str, cache: Path) -> Path:
+    return hub.fetched(url, lambda path: content_hash(path, cache))
+
+
+def given_hash(given: Given, cache: Path) -> str:
+    """The hash of a file's content (`content_hash`), or of the names and contents of several."""
+    files = files_of(located(given, cache))
+    if len(files) == 1 and kind_of(files[0].name) in ("", ".jsonl"):
+        return content_hash(files[0].path, cache)
+    small = {file.path for file in files if len(files) > 1 and file.path.stat().st_size < SMALL}
+    return fingerprint(
+        [(f.name, sha256_file(f.path) if f.path in small else content_hash(f.path, cache)) for f in files]
+    )
+
+
+def units_identity(cfg: TrainConfig) -> Identity:
+    """What changes units. Checks are named where there are any, as runs that were made before have none."""
+    how = {f"units.{key}": value for key, value in asdict(cfg.units).items() if key not in ("name", "checks")}
+    columns = {key: name for key in ("updated_at", "trust") if (name := getattr(cfg, key))}
+    return how | columns | ({"units.checks": True} if cfg.units.checks else {})
 
 
 def closed_book_identity(cfg: TrainConfig) -> Identity:
@@ -202,9 +356,11 @@ def backbone_identity(cfg: TrainConfig, *more: str) -> Identity:
     """What changes an answer of the generator, `more` of its settings too. Every engine argument counts: a quantization
     changes answers, a batch size may in their last bits.
     """
-    given = {f"backbone.engine_args.{key}": value for key, value in cfg.backbone.engine_args.items()}
+    groups = ("engine_args", "template_args", "extra_body")
+    given = {f"backbone.{group}.{key}": v for group in groups for key, v in getattr(cfg.backbone, group).items()}
     kept = _settings(cfg, "backbone", "dtype", "max_model_len", "chat_template", "answer_tokens", *more)
-    return {"backbone.model": model_identity(cfg.backbone)} | kept | given
+    thinks = _settings(cfg, "backbone", "thinking_tokens") if cfg.backbone.thinking_tokens else {}
+    return {"backbone.model": model_identity(cfg.backbone)} | kept | given | thinks
 
 
 def _settings(cfg: TrainConfig, group: str, *keys: str) -> Identity:
@@ -238,9 +394,14 @@ def index_identity(index: Index) -> Identity:
     return {"kind": index.kind, **({"nlist": index.nlist} if index.kind == "ivf_fp16" else {})}
 
 
-def search_identity(index: Index) -> Identity:
+def search_identity(cfg: TrainConfig) -> Identity:
     """What changes what is found in it."""
-    return {"nprobe": index.nprobe} if index.kind == "ivf_fp16" else {}
+    ivf: Identity = {"index.nprobe": cfg.index.nprobe} if cfg.index.kind == "ivf_fp16" else {}
+    kind: Identity = {"retrieval.kind": cfg.retrieval.kind} if cfg.retrieval.kind != "dense" else {}
+    if not (model := cfg.retrieval.reranker):
+        return ivf | kind
+    folder = model_folder(model)
+    return ivf | kind | {"retrieval.reranker": folder_hash(folder) if folder else model}
 
 
 def refuse_other_settings(run: Path, before: Identity, now: Identity) -> None:
@@ -256,14 +417,49 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:12]}...{text[-4:]}"
 
 
-def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[list[Example], list[Rejected]]:
-    """The questions of a split, as many as its limit takes, and the rows left out; errors as `read_inputs`."""
-    path = Path(getattr(cfg.benchmark, split))
-    examples, rejected = benchmarks.read_examples(path, cfg.max_error_rate, labelled)
-    check_rows(path, split, len(examples) + len(rejected), cfg.benchmark.rows)
-    if cfg.benchmark.labels:
-        benchmarks.check_labels(examples, cfg.benchmark.labels, path)
-    return benchmarks.drawn(examples, getattr(cfg, f"{split}_limit"), cfg.seed), rejected
+def read_questions(cfg: TrainConfig, split: str, labelled: bool) -> tuple[Rows, list[Rejected]]:
+    """The questions of a split (schema.EXAMPLE), as many as its limit takes, and the rows left out; errors as
+    `read_inputs`. They are validated once per content and lie in the cache.
+    """
+    cache, own = cache_of(cfg), cfg.benchmark
+    given, labelled = (getattr(own, split), labelled) if own.test else (own.train, True)  # of one file some test
+    language = own.language if labelled and own.metric != "label" else None
+
+    def write(folder: Path, there: Given) -> tuple[list[Rejected], Counter[str]]:
+        rejected, sorts = list[Rejected](), Counter[str]()
+        how = (cfg.max_error_rate, labelled, own.columns, sorts, language)
+        examples = benchmarks.read_examples(there, rejected, *how)
+        with scratch_folder(cache) as scratch:
+            (scratch / "out").mkdir()
+            Rows.written(scratch / "out", EXAMPLE, examples)
+            folder.mkdir(parents=True, exist_ok=True)
+            move_into_place(scratch / "out", folder / EXAMPLES)
+        return rejected, sorts
+
+    how = (cfg.max_error_rate, labelled, *([own.columns] if own.columns else []), *([language] if language else []))
+    name = fingerprint(given_hash(given, cache), *how)
+    folder, rejected = _once(given, cache, f"questions-{name}", write)
+    examples = Rows.of(sorted((folder / EXAMPLES).glob(FILES)), EXAMPLE)
+    check_rows(Path(given), split, len(examples) + len(rejected), own.rows)
+    if own.labels:
+        told = examples.batches(["id", "golden_answers"])
+        benchmarks.check_labels(told, own.labels, Path(given), own.language)
+    elif labelled:
+        for doubt in benchmarks.doubts(examples.batches(["golden_answers"]), own):
+            log.warning("%s: %s", given, doubt)
+    examples = examples if own.test else _share(cfg, examples, split)
+    return examples.chosen(benchmarks.drawn(len(examples), getattr(cfg, f"{split}_limit"), cfg.seed)), rejected
+
+
+def _share(cfg: TrainConfig, examples: Rows, split: str) -> Rows:
+    """The questions of one file that train, or those that test."""
+    texts = (text for some in examples.batches(["question"]) for text in some["question"].to_pylist())
+    tests = benchmarks.held_out(texts, cfg.benchmark.test_share, cfg.seed)
+    if tests.all():
+        raise InputError(
+            f"{cfg.benchmark.train}: {len(tests)} questions, none of them left to train on; more are needed"
+        )
+    return examples.chosen(np.flatnonzero(tests == (split == "test")))
 
 
 def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> None:
@@ -273,20 +469,59 @@ def check_rows(path: Path, split: str, found: int, rows: Mapping[str, int]) -> N
         raise InputError(f"{told}; is the file whole? benchmark.rows.{split}=0 takes any other")
 
 
-def read_corpus(path: Path, cache: Path, max_error_rate: float) -> tuple[Path, list[Rejected]]:
-    """The corpus as Parquet in `cache`, made once per content however many runs need it, and the rows left out; errors
-    as `write_corpus`.
+def read_corpus(cfg: TrainConfig | BuildConfig | QuestionsConfig, cache: Path) -> tuple[Path, list[Rejected]]:
+    """The corpus as Parquet in `cache`, without what was purged of a run, made once per content however many runs need
+    it, and the rows left out; errors as `write_corpus`.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    folder = cache / f"corpus-{fingerprint(content_hash(path, cache), max_error_rate)}"
-    parquet, left_out = folder / "passages.parquet", folder / "quarantine.jsonl"
-    if not left_out.exists():  # written last, so that it says the other is whole
+    check_corpus(cfg)
+
+    purged = tombstones(Path(cfg.run_dir)) if isinstance(cfg, TrainConfig) else {}
+
+    def write(folder: Path, there: Given) -> tuple[list[Rejected], Counter[str]]:
+        how = (cfg.max_error_rate, cfg.corpus_columns, cfg.chunk_words, cfg.access)
+        made = benchmarks.write_corpus(there, folder / PASSAGES, *how, purged_by(purged) if purged else None)
+        return made.rejected, made.sorts
+
+    more = [part for part in (cfg.access, sorted(purged.items())) if part]
+    name = fingerprint(fingerprinted(cfg, cache), cfg.max_error_rate, *more)
+    folder, rejected = _once(cfg.corpus, cache, f"corpus-{name}", write)
+    return folder / PASSAGES, rejected
+
+
+def _once(
+    given: Given, cache: Path, name: str, write: Callable[[Path, Given], tuple[list[Rejected], Counter[str]]]
+) -> tuple[Path, list[Rejected]]:
+    """The folder `name` of the cache for what `write` makes of files, made once however many runs need it, and the rows
+    left out; what was read, and how many rows were not, is logged. InputError, and what `write` raises.
+    """
+    folder, there = cache / name, located(given, cache)
+    left_out, sorts = folder / "quarantine.jsonl", folder / "sorts.json"
+    if not left_out.exists():  # written last, so that it says the rest is whole
         with in_turn(Path(f"{folder}.lock")):
             if not left_out.exists():  # not made while this run waited
-                write_quarantine(benchmarks.write_corpus(path, parquet, max_error_rate).rejected, left_out)
+                rejected, found = write(folder, there)
+                write_text(sorts, json.dumps(found))
+                write_quarantine(rejected, left_out)
+    files = files_of(there)
+    moved = {"file": str(files[0].path)} if len(files) == 1 and files[0].path.suffix != ".zip" else {}
     with left_out.open(encoding="utf-8") as lines:
-        return parquet, [Rejected(**{**json.loads(line), "file": str(path)}) for line in lines]
+        rejected = [Rejected(**json.loads(line) | moved) for line in lines]
+    told = ", ".join(given) if isinstance(given, list) else given
+    if sorts.is_file():  # not in a cache of an earlier version
+        counted = json.loads(sorts.read_text(encoding="utf-8"))
+        log.info("%s: %s", told, ", ".join(f"{count:,} {sort}" for sort, count in counted.items()))
+    if rejected:
+        log.warning("%s: %s; each with its line in %s", told, told_left_out(rejected), left_out)
+    return folder, rejected
+
+
+def told_left_out(rejected: Sequence[Rejected]) -> str:
+    """How many rows were left out, and why: the two most frequent reasons, with the first line of each."""
+    reasons = Counter(row.reason for row in rejected)
+    first = {row.reason: row.line for row in reversed(rejected)}
+    most = [f"{count:,} x {why} (line {first[why]})" for why, count in reasons.most_common(2)]
+    more = [f"{len(reasons) - 2:,} other reasons"] if len(reasons) > 2 else []
+    return f"{len(rejected):,} row{'s were' if len(rejected) > 1 else ' was'} left out: {', '.join([*most, *more])}"
 
 
 def write_quarantine(rejected: Iterable[Rejected], path: Path) -> None:
@@ -294,10 +529,10 @@ def write_quarantine(rejected: Iterable[Rejected], path: Path) -> None:
     write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rejected))
 
 
-def over_budget(name: str, errors: Sequence[str], rows: int, max_error_rate: float) -> OverErrorBudget | None:
+def over_budget(name: str, failed: int, rows: int, max_error_rate: float, first: str) -> OverErrorBudget | None:
     """The error to raise where more rows of a stage failed than `max_error_rate` allows; None within the budget."""
-    if not errors or len(errors) / rows <= max_error_rate:
+    if not failed or failed / rows <= max_error_rate:
         return None
-    share = f"{len(errors)} of {rows} rows failed ({len(errors) / rows:.2%})"
-    told = f"{name}: {share}, max_error_rate={max_error_rate}; the first: {errors[0]}"
+    share = f"{failed} of {rows} rows failed ({failed / rows:.2%})"
+    told = f"{name}: {share}, max_error_rate={max_error_rate}; the first: {first}"
     return OverErrorBudget(f"{told}; the same command asks for them again")

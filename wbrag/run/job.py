@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
+import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -16,12 +19,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from wbrag.config import Cluster, Encoder, TrainConfig, fingerprint
+from wbrag.config import Cluster, ConfigError, Encoder, TrainConfig, fingerprint
 from wbrag.retrieval.encoding import Encoders
 from wbrag.run.actors import Dispatcher, Generators, Stage
+from wbrag.run.lookup import distinct
 from wbrag.run.placement import NODES_SECONDS, Places, gpus_of_engine, placed
-from wbrag.run.progress import Counts, shown
+from wbrag.run.progress import Counts, shown, watched, working
 from wbrag.run.record import RunRecord
+from wbrag.run.reuse import reuse
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +41,29 @@ QUIET = {
 }
 #: What Ray's C++ writes to the stderr of each driver before it heeds RAY_BACKEND_LOG_LEVEL.
 LEVEL_IS_SET = b"Set ray log level from environment variable"
+#: What a stage waits for until its first example begins, by the backbone's kind.
+WAITING = {"vllm": "loading the model", "openai": "waiting for the endpoint", "scripted": "starting"}
+#: The longest folder that Ray's sockets may lie under, bytes: their paths end at 107, and Ray adds so many.
+LONGEST_TMPDIR = 107 - len("/ray/session_2026-12-31_23-59-59_999999_4194304/sockets/plasma_store")
+#: What a client of gRPC sends first, and the type of the frame that a server answers with.
+PREFACE, SETTINGS_FRAME = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", 4
+#: The settings of a cluster that say what runs where: where one changes, places and all that is in them are given up.
+PLACING = ("engines", "encoders", "gpus", "encoder_gpus", "accelerator", "min_engines")
+#: The files that a table of many rows has, about, and the most rows of one. A file comes into being at once: what a
+#: killed run had not written yet is asked again.
+TABLE_FILES, FILE_ROWS = 100, 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A run in progress: its settings, its folder, its record."""
+    """A run in progress: its settings, its folder, its record; `before`: of an update, the folder of the tables as they
+    were, whose rows stay where nothing that they were made of has changed (`wbrag.run.reuse`).
+    """
 
     cfg: TrainConfig
     run: Path
     record: RunRecord
+    before: Path | None = None
 
 
 @contextmanager
@@ -74,18 +93,61 @@ def _joined(cluster: Cluster) -> str:
     """Join the cluster of RAY_ADDRESS, or start one; returns where the workers' own output is."""
     import ray
 
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(logging_level=logging.ERROR)
+    if address := os.environ.get("RAY_ADDRESS"):
+        check_address(address)
+        try:
+            ray.init(logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigError(f"RAY_ADDRESS={address}: {' '.join(str(error).split())}") from error
         return "logs/ of Ray's session folder on each node; RAY_LOG_TO_DRIVER=1 brings it here"
+    # Ray guards itself with a token. Where none is given it keeps one in the home directory, which may be read-only.
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     # Logical CPUs, not cores: too few, and a resumed plan waits for ever (wbrag.run.inputs.LEAST).
-    context: Any = ray.init(
-        address="local",
-        num_cpus=cluster.logical_cpus,
-        object_store_memory=cluster.object_store_mib << 20,
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-    )
+    try:
+        context: Any = ray.init(
+            address="local",
+            num_cpus=cluster.logical_cpus,
+            object_store_memory=cluster.object_store_mib << 20,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            _temp_dir=sockets_folder(),
+        )
+    except OSError as error:
+        raise ConfigError(f"Ray cannot start: {error}; TMPDIR or RAY_TMPDIR names a folder for its files") from error
     return f"{context.address_info['session_dir']}/logs"
+
+
+def check_address(address: str) -> None:
+    """ConfigError for an address of a Ray cluster at which none answers, at once: Ray itself tries for minutes."""
+    if address.startswith(("http://", "https://")):
+        told = "is the address of jobs (`ray job submit --address`); a driver needs that of the head node, HOST:6379"
+        raise ConfigError(f"RAY_ADDRESS={address}: {told}, or no RAY_ADDRESS")
+    host, _, port = address.rpartition(":")
+    if "://" in address or (not host and not port.isdigit()):  # ray://, auto, local
+        return
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=5) as connection:
+            connection.sendall(PREFACE)
+            answers = os.environ.get("RAY_USE_TLS") == "1" or connection.recv(9)[3:4] == bytes([SETTINGS_FRAME])
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {error}") from error
+    if not answers:
+        raise ConfigError(f"RAY_ADDRESS={address}: what answers there is no head node of Ray (HOST:6379)")
+
+
+def sockets_folder() -> str | None:
+    """The folder that Ray's session is to lie in; None, Ray's own choice, where its sockets' paths are short enough."""
+    chosen = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
+    if (length := len(os.fsencode(chosen))) <= LONGEST_TMPDIR:
+        return None
+    folder = Path("/tmp") / f"ray-{os.getuid()}"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        told = f"{length} bytes > {LONGEST_TMPDIR}, and {folder} cannot be written"
+        raise ConfigError(f"TMPDIR={chosen}: too long for Ray's sockets, {told}; set RAY_TMPDIR to a shorter folder")
+    return str(folder)
 
 
 @contextmanager
@@ -115,8 +177,8 @@ class Session(ExitStack):
     """Ray, one set of generators and one of encoders, for one run or for all points of a sweep in this process.
 
     Ray starts with the first point. The generators stay for the next point where backbone and cluster are the same;
-    a point of another backbone replaces them, so that two models never hold one device's memory. So do the encoders.
-    What they run on is reserved for as long as points ask for the same.
+    a point of another backbone replaces them, so that two models never hold one device's memory. The encoders stay
+    where the encoder is the same. What they run on is reserved for as long as points ask for the same (PLACING).
     """
 
     def __init__(self) -> None:
@@ -133,10 +195,11 @@ class Session(ExitStack):
         ConfigError, with both numbers, where the cluster cannot hold them.
         """
         if self.patience is None:
-            self.enter_context(ray_session(cluster))
+            with working("starting Ray"):
+                self.enter_context(ray_session(cluster))
             self.callback(self.stop)
             self.patience = NODES_SECONDS
-        key = fingerprint(cluster, engine_gpus)
+        key = fingerprint([getattr(cluster, name) for name in PLACING], engine_gpus)
         if self.places is None or key != self.keys["places"]:
             patience, self.patience = self.patience, 0.0  # nodes are waited for once, not in each point of a sweep
             plan = placed(cluster, engine_gpus, patience)
@@ -164,7 +227,9 @@ class Session(ExitStack):
         if self.encoders is None or self.encoders.encoder != encoder:
             if self.encoders:
                 self.encoders.stop()
-            self.encoders = Encoders(encoder, cluster, places.encoders if places.plan.encoders else None)
+            on_gpus = places.encoders if places.plan.encoders else None
+            self.encoders = Encoders(encoder, cluster, on_gpus, places.plan.encoder_gpus)
+            self.encoders.watched = watched
         return self.encoders
 
     def stop(self) -> None:
@@ -231,20 +296,40 @@ def checkpoints(folder: Path) -> Iterator[None]:
         context.checkpoint_config = None
 
 
+def file_rows(goal: int, block_rows: int) -> int | None:
+    """The rows, at least, of a file of a table of `goal` rows; None where each block is one."""
+    rows = min(goal // TABLE_FILES, FILE_ROWS)
+    return rows if rows > block_rows else None
+
+
+def tell_unwhole(stage: str, counts: Counts) -> None:
+    """Warn of replies that were cut by the token limit, and of empty ones: they are scored as they are."""
+    if counts["cut"]:
+        told = "raise backbone.answer_tokens or distil_tokens where they end too early"
+        log.warning("%s: %d of %d replies were cut by the token limit; %s", stage, counts["cut"], counts["calls"], told)
+    if counts["empty"]:
+        log.warning("%s: %d of %d replies are empty and score as such", stage, counts["empty"], counts["calls"])
+
+
 def generate(job: Job, generators: Generators, stage: Stage, source: Path, table: str, goal: int) -> None:
     """Fill a table of the run: read `source`, let the generators do `stage.work` block by block, write.
 
-    Ids that are written already are not read again. RuntimeError where the table does not hold `goal` ids, each once.
+    Blocks of a large table are written some together, as one file with one checkpoint. Ids that are written already are
+    not read again. RuntimeError where the table does not hold `goal` ids, each once.
     """
     import ray.data
 
+    if job.before:
+        stage, source = reuse(stage, source, job.before, job.run / table, checkpoint_folder(job, table))
+        if complete(job, table, goal):
+            return
     if done := written_ids(job, table):
         log.info("resuming: %d of %d examples already done (%s)", done, goal, stage.work)
     cluster = job.cfg.cluster
     each = cluster.examples_in_flight // cluster.block_rows + 1  # blocks that one engine has at once
     blocks_in_flight = cluster.engines * each
     handles = generators.start()
-    with shown(stage.work, done, goal, lambda: generators.counts(1.0)):
+    with shown(stage.work, done, goal, lambda: generators.counts(1.0), WAITING[job.cfg.backbone.kind]):
         generators.wait()
         started, first = time.perf_counter(), generators.counts() or Counts()
         with checkpoints(checkpoint_folder(job, table)):
@@ -261,9 +346,15 @@ def generate(job: Job, generators: Generators, stage: Stage, source: Path, table
                     enable_true_multi_threading=True,
                 ),
                 num_cpus=0.5,
-            ).write_parquet(str(job.run / table), mode=ray.data.SaveMode.APPEND)
+            ).write_parquet(
+                str(job.run / table),
+                mode=ray.data.SaveMode.APPEND,
+                min_rows_per_file=file_rows(goal, cluster.block_rows),
+            )
         counts = (generators.counts() or Counts()) - first
+    tell_unwhole(stage.work, counts)
     job.record.add_work(stage.work, counts, time.perf_counter() - started, generators.start_seconds)
-    ids = pq.read_table(job.run / table, columns=["id"])["id"]
-    if not len(ids) == len(ids.unique()) == goal:
-        raise RuntimeError(f"{job.run / table}: {len(ids)} rows with {len(ids.unique())} ids for {goal} examples")
+    files = sorted((job.run / table).glob("*.parquet"))
+    count, ids = distinct(lambda: (pq.read_table(file, columns=["id"])["id"] for file in files))
+    if not count == ids == goal:
+        raise RuntimeError(f"{job.run / table}: {count} rows with {ids} ids for {goal} examples")

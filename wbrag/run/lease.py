@@ -58,7 +58,8 @@ class Holder:
 
 def own_command() -> str:
     """The command that started this process, as a shell takes it."""
-    return shlex.join(["python", *sys.argv])
+    program = sys.argv[0].split() if sys.argv[0].startswith("wbrag ") else ["python", sys.argv[0]]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 @contextmanager

@@ -8,6 +8,7 @@ checkpoint (traces, predictions), so the same command goes on where the last one
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -24,25 +25,32 @@ from wbrag.report.run_report import write_report
 from wbrag.retrieval.encoding import Encoders
 from wbrag.run import inputs
 from wbrag.run.actors import Generators, Stage
+from wbrag.run.contribute import contribute
 from wbrag.run.failures import check_errors, drop_failed, first_over
-from wbrag.run.folder import QUESTIONS, write_rows
+from wbrag.run.folder import QUESTIONS, follows, refuse_updated, write_rows
 from wbrag.run.job import Job, Session, check_room, complete, generate, opened
 from wbrag.run.lease import in_turn, leased
+from wbrag.run.lookup import FILES, Rows
 from wbrag.run.plan import planned
 from wbrag.run.record import RunRecord, open_record
 from wbrag.run.retrieve import ASKED, in_order, knowledge_of, lent_search, retrieve_all
 from wbrag.run.sample import sizes_of
-from wbrag.run.shared import FILES, SharedRows, content_hash, share
+from wbrag.run.shared import SharedRows, content_hash, share
 from wbrag.run.writeback import write_back
 from wbrag.store.build import build_store
 from wbrag.store.exchange import adopt
 from wbrag.store.files import move_into_place, scratch_folder
 from wbrag.store.place import place_of
+from wbrag.store.search import base_of
 from wbrag.store.vectors import check_index
-from wbrag.store.versions import Version, latest, reading
+from wbrag.store.versions import Version, latest, pair, reading
+
+log = logging.getLogger(__name__)
 
 #: What is shared of a question's closed-book answer.
 CLOSED_BOOK = pa.schema([("question", pa.string()), ("answer_closed_book", pa.string())])
+#: Answers that are shared as one file.
+ANSWERS_ROWS = 65_536
 
 
 def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
@@ -56,6 +64,7 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
     inputs.check_settings(cfg)
     check_room(cfg, session)
     run = Path(cfg.run_dir).absolute()
+    refuse_updated(run)
     with leased(run):
         given = read_or_quarantine(cfg, run)
         job = Job(cfg, run, open_record(run, cfg, inputs.identity_of(cfg)))
@@ -81,6 +90,8 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
         job.record.note_stores({"base": base, "writeback": writeback})
         metrics = write_report(run)
         check_errors(job)
+        if cfg.kb:
+            log.info("kb=%s: %s", cfg.kb, contribute(run, Path(cfg.kb)))
         return metrics
 
 
@@ -100,7 +111,7 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
     """
     inputs.check_settings(cfg)
     if cfg.plan:
-        raise ConfigError("plan=true is told by jobs/train.py and jobs/reproduce.py; an evaluation has no plan")
+        raise ConfigError("plan=true is told by wbrag train and wbrag reproduce; an evaluation has no plan")
     trained = Path(cfg.run_dir).absolute()
     if not (trained / "metrics.json").is_file():
         raise ConfigError(f"run_dir={trained} holds no trained knowledge base (no metrics.json)")
@@ -115,11 +126,16 @@ def evaluate(cfg: TrainConfig, session: Session | None = None) -> tuple[Path, di
         drop_failed(job)
         with opened(cfg, session) as generators:
             with job.record.timed("index"):
-                base = base_index(cfg, given, generators.encoders)
+                own = base_of(trained) if follows(trained) else None  # a base that follows its documents
+                base = own or base_index(cfg, given, generators.encoders)
+            # The base may be a version ahead of the pair: an update was cut short, or the pair rolled back.
+            shown = pair(own, trained / "writeback")[0] if own else None
             with job.record.timed("retrieve"):
-                questions = retrieve(cfg, given, base, run / QUESTIONS, generators.encoders)
+                number = shown.version if shown else 0
+                questions = retrieve(cfg, given, base, run / QUESTIONS, generators.encoders, number)
             with job.record.timed("predict"):
                 predict(job, questions, (base, trained / "writeback"), len(given.test), generators)
+        job.record.note_stores({"base": base, "writeback": trained / "writeback"})
         metrics = write_report(run)
         check_errors(job)
         return run, metrics
@@ -176,19 +192,23 @@ def build_index(cfg: BuildConfig) -> Version:
     inputs.check_paths(replace(cfg, cache_dir=cache))
     with nullcontext() if store.remote else in_turn(Path(f"{store.root}.lock")):
         if cfg.adopt:
-            return adopt(Path(cfg.corpus), Path(cfg.adopt), store, cfg.encoder, note)
-        corpus, _ = inputs.read_corpus(Path(cfg.corpus), Path(cache).absolute(), cfg.max_error_rate)
+            given = inputs.located(cfg.corpus, Path(cache).absolute())
+            return adopt(given, Path(cfg.adopt), store, cfg.encoder, note, cfg.corpus_columns, cfg.access)
+        corpus, _ = inputs.read_corpus(cfg, Path(cache).absolute())
         with Session() as session:
             encoders = session.lend(cfg.encoder, cfg.cluster)
             return build_store(corpus, store, cfg.encoder, cfg.index, cfg.cluster, note, encoders)
 
 
-def retrieve(cfg: TrainConfig, given: inputs.Inputs, base: Path, out: Path, encoders: Encoders | None = None) -> Path:
-    """R(q, K) for all questions: the folder `out` with train.parquet and test.parquet, ordered by first document."""
+def retrieve(
+    cfg: TrainConfig, given: inputs.Inputs, base: Path, out: Path, encoders: Encoders | None = None, number: int = 0
+) -> Path:
+    """R(q, K) for all questions, in version `number` of the base (0: the current one): the folder `out` with
+    train.parquet and test.parquet, ordered by first document.
+    """
     if out.is_dir():
         return out
-    questions = [example.question for example in (*given.train, *given.test)]
-    found = retrieve_all(cfg, questions, base, encoders)
+    found = retrieve_all(cfg, given.train + given.test, base, encoders, number)
     with scratch_folder(out.parent) as scratch:
         for split, examples in (("train", given.train), ("test", given.test)):
             write_rows(scratch / "out" / f"{split}.parquet", ASKED, in_order(examples, found))
@@ -237,11 +257,13 @@ def closed_book_answers(job: Job, table: str, column: str) -> Iterator[Path | No
 
 
 def keep_closed_book(table: Path, column: str, folder: Path) -> None:
-    """Share the answers of a finished table of a run. Failed and empty ones are left out and so asked again: a server
-    that was not set up as it should be gives such, and may be mended.
+    """Share the answers of a finished table of a run, of one question the first. Failed and empty ones are left out and
+    so asked again: a server that was not set up as it should be gives such, and may be mended.
     """
-    rows = ds.dataset(table, format="parquet").to_table(["question", column], filter=pc.field(column) != "")
-    answers = dict(zip(rows["question"].to_pylist(), rows[column].to_pylist(), strict=True))
-    if new := SharedRows(folder, CLOSED_BOOK).missing(answers):
-        told = {"question": new, "answer_closed_book": [answers[question] for question in new]}
-        share(folder, pa.table(told, CLOSED_BOOK))
+    there = ds.dataset(table, format="parquet")
+    told = there.to_batches(columns=["question", column], filter=pc.field(column) != "")
+    tables = (pa.table(batch.columns, schema=CLOSED_BOOK) for batch in told)
+    with scratch_folder(folder.parent) as scratch:
+        answers = Rows.written(scratch, CLOSED_BOOK, tables)
+        for rows in SharedRows(folder, CLOSED_BOOK).missing(answers).batches(size=ANSWERS_ROWS):
+            share(folder, rows)

@@ -34,7 +34,8 @@ KIND = "accelerator_type:"
 @dataclass(frozen=True, slots=True)
 class Placement:
     """What runs where; without `places` all on CPUs. Engine i is in place i, encoders from place `first` on, one a GPU.
-    `bundle`: what a place takes of a node. `turns`: engines and encoders are never up together.
+    `bundle`: what a place takes of a node. `encoder_gpus`: of its GPU, beside an engine a share, else all. `turns`:
+    engines and encoders are never up together.
     """
 
     engines: int
@@ -79,6 +80,7 @@ def place(cluster: Cluster, engine_gpus: int, nodes: Sequence[Mapping[str, float
         told = f"cluster.{asked} needs {need * size} GPUs{together}, and Ray has {sum(gpus)}{only}, room for {room}"
         later = ", or give cluster.min_engines to have engines join as nodes come" if least >= alone else ""
         raise ConfigError(f"{told}: ask for less or start more nodes{later}")
+    both = bool(engines and encoders)
     apart = bool(engines) and not shared and room >= engines + alone
     return Placement(
         engines=cluster.engines,
@@ -86,9 +88,9 @@ def place(cluster: Cluster, engine_gpus: int, nodes: Sequence[Mapping[str, float
         places=engines + alone if apart else max(engines, alone),
         first=engines if apart else 0,
         bundle={"GPU": size, "CPU": round((1 + size) * ACTOR_CPUS, 4), **kind},
-        engine_gpus=round(1 - share, 4) if shared and engines and encoders else engine_gpus,
-        encoder_gpus=share,
-        turns=bool(engines and encoders) and not shared and not apart,
+        engine_gpus=round(1 - share, 4) if shared and both else engine_gpus,
+        encoder_gpus=share if shared and both else 1.0,  # of several GPUs Ray would fill one with small shares
+        turns=both and not shared and not apart,
     )
 
 

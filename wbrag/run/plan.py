@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from wbrag.config import ConfigError, Method, Planning, TrainConfig, one_unit_an_example
+from wbrag.methods import searches
 from wbrag.report.page import terminal
 from wbrag.report.tables import count, tabled
 
@@ -84,12 +85,14 @@ def steps_of(cfg: TrainConfig, sizes: Sizes, kept: float, closed_book: bool = Tr
 
 
 def answer_calls(method: Method, k: int) -> Calls:
-    """What an answer over k documents takes; FLARE's, a phrase, is a draft and what is written after a search."""
+    """What an answer over k documents takes; of a method that searches, a phrase is a draft and what is written after a
+    search.
+    """
     if method.name == "replug":
         return {"document": k}
     if method.name == "selfrag":
         return {"question": 1, "document": (4 if method.mode == "tokens" else 3) * k}
-    return {"documents" if k > 1 else "document": 2 if method.name == "flare" else 1}
+    return {"documents" if k > 1 else "document": 2 if searches(method) else 1}
 
 
 def writing_calls(cfg: TrainConfig) -> Calls:

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from wbrag.config import TrainConfig, fingerprint
 from wbrag.run.folder import read_record, write_text
 from wbrag.run.inputs import Identity, refuse_other_settings
 from wbrag.run.lease import own_command
-from wbrag.run.progress import Counts
-from wbrag.store.versions import latest
+from wbrag.run.progress import Counts, working
+from wbrag.store.versions import pair
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,7 @@ class RunRecord:
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the seconds of the block to the stage's, and log it in log.txt; a stage that fails keeps its old time."""
-        with logged(self.path.with_name("log.txt")):
-            log.debug("%s begins", stage)
+        with logged(self.path.with_name("log.txt")), working(stage.replace("_", " ")):
             started = time.perf_counter()
             yield
             seconds = time.perf_counter() - started
@@ -70,8 +70,10 @@ class RunRecord:
         self.save()
 
     def note_stores(self, stores: Mapping[str, Path]) -> None:
-        """Record the current version of each store by its number; null where nothing was published."""
-        self.facts["stores"] = {name: one.version if (one := latest(store)) else None for name, store in stores.items()}
+        """Record the versions of the current pair by number, of `base` and `writeback`; null where there is none."""
+        found = pair(stores["base"], stores["writeback"])
+        told = zip(("base", "writeback"), found, strict=True)
+        self.facts["stores"] = {name: one.version if one else None for name, one in told}
         self.save()
 
     def add_work(self, stage: str, counts: Counts, seconds: float, start_seconds: float) -> None:
@@ -81,6 +83,7 @@ class RunRecord:
         self.facts["work"][stage] = {**told, "seconds": seconds}
         done = {key: sum(work[key] for work in self.facts["work"].values()) for key in ("calls", "tokens", "seconds")}
         self.facts["engine_start_seconds"] = start_seconds
+        self.facts["measured_at"] = datetime.now(UTC).isoformat(" ", "seconds")
         for key in ("calls", "tokens"):
             self.facts[f"{key}_per_second"] = done[key] / done["seconds"]
         self.save()

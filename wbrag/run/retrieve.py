@@ -4,29 +4,36 @@ what methods search with while they answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from wbrag.config import Merge, TrainConfig, fingerprint
-from wbrag.data.benchmarks import examples_table
+from wbrag.config import Merge, Retrieval, TrainConfig, fingerprint
 from wbrag.methods import searches
 from wbrag.retrieval.encoder import Encoder
 from wbrag.retrieval.encoding import Encoders, lent, threads_of
+from wbrag.retrieval.merge import best_of
 from wbrag.run.inputs import cache_of, search_identity
-from wbrag.run.shared import FILES, SharedRows, share
-from wbrag.schema import DOCUMENT, EXAMPLE, KNOWN, Document, Example, document_rows, documents_of
+from wbrag.run.lookup import FILES, Keyed, Rows
+from wbrag.run.progress import watched
+from wbrag.run.shared import SharedRows, share
+from wbrag.schema import DOCUMENT, EXAMPLE, KNOWN, Document, document_rows, documents_of
+from wbrag.store.fulltext import FullText
 from wbrag.store.place import place_of
-from wbrag.store.versions import named, read_version, reading
+from wbrag.store.vectors import gpus
+from wbrag.store.versions import DAY, Version, named, pinned, read_version, reading
 
 if TYPE_CHECKING:
     from wbrag.store.search import KnowledgeBase
@@ -35,10 +42,13 @@ if TYPE_CHECKING:
 RETRIEVE_ROWS = 256
 #: So many times these are shared as one file.
 FILE_BATCHES = 4
-#: Questions with their documents that are in memory at once.
+#: Questions with their documents that are read at once.
 READ_ROWS = 1024
-#: Vectors that lie on a GPU at once, at most: a larger index is searched block by block.
-GPU_BLOCK_BYTES = 8 << 30
+#: So many times these are in memory while questions are brought into order, so that each file of shared rows is opened
+#: once for all of them.
+SORTED_BATCHES = 8
+#: Batches for each actor that are asked for before the first of them is taken.
+AHEAD = 2
 #: Encoded queries travel as bytes: float16 lists do not survive every Arrow and Parquet path, bytes do.
 VECTOR = pa.field("vector", pa.binary())
 #: Documents with 64-bit offsets: with 32 bits Arrow cannot bring more than 2 GiB of text into another order.
@@ -48,6 +58,8 @@ FOUND = pa.schema([("question", pa.string()), ("documents", DOCUMENTS), VECTOR, 
 #: A question with what was found for it; `MergedDocuments` makes MERGED of it.
 ASKED = pa.schema([*EXAMPLE, ("documents", DOCUMENTS), VECTOR])
 MERGED = pa.schema([*EXAMPLE, ("documents", DOCUMENTS), ("documents_writeback", DOCUMENTS)])
+#: What questions are ordered by.
+ORDER = pa.schema([("first_document", pa.string()), ("id", pa.string())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +72,14 @@ class Knowledge:
     merge: Merge
     nprobe: int
     versions: tuple[int, int] = (0, 0)
+    retrieval: Retrieval = field(default_factory=Retrieval)
 
     def open(self, **how: Any) -> KnowledgeBase:  # noqa: ANN401 - as KnowledgeBase has it
         """The knowledge base; `how` as its other arguments."""
         from wbrag.store.search import KnowledgeBase
 
         own: dict[str, Any] = {"versions": self.versions, "merge": self.merge, "nprobe": self.nprobe}
+        own["retrieval"] = self.retrieval
         return KnowledgeBase(self.base, self.writeback, **own, **how)
 
 
@@ -73,75 +87,157 @@ def knowledge_of(
     cfg: TrainConfig, base: Path, writeback: Path | None = None, versions: tuple[int, int] = (0, 0)
 ) -> Knowledge:
     """The stores of a run, searched as it says."""
-    return Knowledge(base, writeback, cfg.k, cfg.merge, cfg.index.nprobe, versions)
+    return Knowledge(base, writeback, cfg.k, cfg.merge, cfg.index.nprobe, versions, cfg.retrieval)
+
+
+def held_between(cfg: TrainConfig, base: Version) -> int:
+    """In how many shards actors may hold a base between them: ranks by words and a reranker's candidates are of all."""
+    return base.fragments if cfg.retrieval == Retrieval() else 1
 
 
 def retrieve_all(
-    cfg: TrainConfig, questions: Iterable[str], base: Path, encoders: Encoders | None = None
+    cfg: TrainConfig, questions: Rows, base: Path, encoders: Encoders | None = None, number: int = 0
 ) -> SharedRows:
-    """R(q, K) of all questions (rows of FOUND). What runs share is looked up, and only the rest is searched for, on
-    `encoders` (their own without).
-
-    Plain actors: a Ray Data plan with its reads, writes and sort starts a dozen processes more.
+    """R(q, K) of all questions (the column `question`) as rows of FOUND, in version `number` of the base (0: the
+    current one). What runs share is looked up, and only the rest is searched for, on `encoders` (their own without),
+    each of which holds a shard of the base.
     """
-    from ray.util import ActorPool
-
-    with reading(base) as versions:
-        record = read_version(place_of(base), versions[0])
-        folder = cache_of(cfg) / f"retrieved-{fingerprint(named(record), cfg.k, search_identity(cfg.index))}"
+    with pinned(base, number, 7 * DAY) as record:
+        folder = cache_of(cfg) / f"retrieved-{fingerprint(named(record), cfg.k, search_identity(cfg))}"
         asked = SharedRows(folder, FOUND).missing(questions)
-        if not asked:
+        if not len(asked):
             return SharedRows(folder, FOUND)
-        stores, opening = knowledge_of(cfg, base, versions=versions), uuid4().hex
-        sharers, gpu = cfg.cluster.encoders, bool(encoders and encoders.on_gpus)
-
-        def ask(actor: Any, start: int) -> Any:  # noqa: ANN401 - Ray's handle and reference
-            batch = pa.table({"question": pa.array(asked[start : start + RETRIEVE_ROWS], pa.string())})
-            return actor.apply.remote(retrieve_block, batch, stores, opening, sharers, gpu)
-
+        if cfg.retrieval.kind != "dense":
+            FullText(place_of(base), record)  # once, and not by every actor
         with lent(cfg.encoder, cfg.cluster, encoders) as actors:
-            found = ActorPool(actors).map(ask, list(range(0, len(asked), RETRIEVE_ROWS)))
+            stores = knowledge_of(cfg, base, versions=(record.version, 0))
+            opening = Opening(stores, len(actors), _gpu_share(encoders))
+            batches = retrieved(grouped(actors, held_between(cfg, record)), opening, asked)
+            found = watched("retrieve", batches, len(asked), len)
             for first in found:  # a killed run has lost what is not yet a file
                 share(folder, pa.concat_tables([first, *islice(found, FILE_BATCHES - 1)]))
     return SharedRows(folder, FOUND)
 
 
-def in_order(examples: Sequence[Example], found: SharedRows) -> Iterator[pa.Table]:
-    """The examples with what was found for them (schema ASKED), ordered by first document and id, batch by batch.
+def retrieved(groups: Sequence[Sequence[Any]], opening: Opening, questions: Rows) -> Iterator[pa.Table]:
+    """Rows of FOUND for the questions (the column `question`), in order, batch by batch; the batches go round the
+    groups (`grouped`).
 
-    Side by side, examples that share their first document share the prefix of their prompts in the engine's cache.
+    Plain actors: a Ray Data plan with its reads, writes and sort starts a dozen processes more.
     """
-    first = found.rows([example.question for example in examples], ["first_document"])["first_document"].to_pylist()
-    order = sorted(range(len(examples)), key=lambda i: (first[i], examples[i].id))
-    for start in range(0, len(order), READ_ROWS):
-        some = [examples[i] for i in order[start : start + READ_ROWS]]
-        rows = found.rows([example.question for example in some], ["documents", "vector"])
-        yield pa.table([*examples_table(some).columns, *rows.columns], schema=ASKED)
+    import ray
+
+    most, asked = AHEAD * sum(map(len, groups)), deque[Any]()  # references, in order
+    for number, start in enumerate(range(0, len(questions), RETRIEVE_ROWS)):
+        turn, group = divmod(number, len(groups))
+        some = np.arange(start, min(start + RETRIEVE_ROWS, len(questions)))
+        batch = questions.take(some, ["question"])["question"].to_pylist()
+        asked.append(ask(groups[group], turn, opening, retrieve_block, batch, opening.stores.k))
+        if len(asked) > most:
+            yield ray.get(asked.popleft())
+    while asked:
+        yield ray.get(asked.popleft())
 
 
-def retrieve_block(
-    encoder: Encoder, batch: pa.Table, stores: Knowledge, opening: str, sharers: int = 1, gpu: bool = False
-) -> pa.Table:
-    """The questions (column `question`) as rows of FOUND; `first_document` is its id, "" without any."""
-    xq = encoder.encode_queries(batch["question"].to_pylist())
-    found = _opened(opening, stores, encoder, sharers, gpu).search(xq, stores.k, writeback=False)
-    vectors = pa.array([row.tobytes() for row in xq], VECTOR.type)
-    first = [documents[0].id if documents else "" for documents in found]
-    return pa.table([batch["question"], _column(found), vectors, pa.array(first, pa.string())], schema=FOUND)
+def grouped(actors: Sequence[Any], fragments: int) -> list[list[Any]]:
+    """The actors in groups whose members hold a base of so many fragments between them, each a shard: as few groups as
+    leave nobody without a fragment.
+    """
+    count = ceil(len(actors) / max(1, fragments))
+    return [list(actors[number::count]) for number in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
-class MethodSearch:
-    """What generators search with: an encoder actor and the stores that it opens; two are one if `opening` is."""
+class Opening:
+    """How the actors of a search open its stores, once for all calls with an equal one.
 
-    actor: Any = field(compare=False)
-    stores: Knowledge = field(compare=False)
-    opening: str
+    `sharers`: actors that share a machine's cores; `gpu_share`: how much of its GPU's memory each may fill, 0.0 on
+    CPUs; `shard`: the part of the base that one of a group holds (`KnowledgeBase`).
+    """
+
+    stores: Knowledge
+    sharers: int = 1
+    gpu_share: float = 0.0
+    shard: tuple[int, int] = (0, 1)
+    name: str = field(default_factory=lambda: uuid4().hex)
+
+
+def ask(
+    group: Sequence[Any],
+    turn: int,
+    opening: Opening,
+    work: Callable[..., Any],
+    questions: list[str],
+    k: int,
+    *more: object,
+) -> Any:  # noqa: ANN401 - Ray's reference
+    """A reference to what `work` (`retrieve_block` or `search_block`) makes of these questions in a group.
+
+    Its members take turns in encoding, and in bringing together what each of them finds in its shard; vectors and lists
+    go from one to the other. One that is alone does all of it in one call.
+    """
+    shards = [replace(opening, shard=(number, len(group))) for number in range(len(group))]
+    first, own = group[turn % len(group)], shards[turn % len(group)]
+    found: list[Any] = []
+    if len(group) > 1:
+        xq = first.apply.remote(Encoder.encode_queries, questions)
+        held = zip(group, shards, strict=True)
+        found = [xq, *(actor.apply.remote(search_shard, shard, xq, questions, k) for actor, shard in held)]
+    return first.apply.remote(work, own, questions, k, *more, *found)
+
+
+def in_order(examples: Rows, found: SharedRows) -> Iterator[pa.Table]:
+    """The examples (schema EXAMPLE) with what was found for them (schema ASKED), ordered by first document and id,
+    batch by batch.
+
+    Side by side, examples that share their first document share the prefix of their prompts in the engine's cache.
+    """
+    places, keys = [np.empty(0, dtype=np.int64)], [ORDER.empty_table()]
+    for some in examples.batches(["id", "question"]):
+        places.append(found.known(some["question"]))
+        first = found.table.take(places[-1], ["first_document"])
+        keys.append(pa.table([*first.columns, some["id"]], schema=ORDER))
+    at, every = np.concatenate(places), pa.concat_tables(keys).combine_chunks()
+    order = np.asarray(pc.sort_indices(every, [(name, "ascending") for name in ORDER.names]), dtype=np.int64)
+    del keys, every
+    for start in range(0, len(order), SORTED_BATCHES * READ_ROWS):
+        chosen = order[start : start + SORTED_BATCHES * READ_ROWS]
+        columns = [*examples.take(chosen).columns, *found.table.take(at[chosen], ["documents", "vector"]).columns]
+        rows = pa.table(columns, schema=ASKED)
+        yield from (rows.slice(one, READ_ROWS) for one in range(0, len(rows), READ_ROWS))
+
+
+def retrieve_block(
+    encoder: Encoder,
+    opening: Opening,
+    questions: list[str],
+    k: int,
+    *found: Any,  # noqa: ANN401 - as _nearest
+) -> pa.Table:
+    """The questions as rows of FOUND; `first_document` is its id, "" without any. `found`: as `_nearest`."""
+    xq, near = _nearest(encoder, opening, questions, k, found)
+    vectors = pa.array([row.tobytes() for row in xq], VECTOR.type)
+    first = [documents[0].id if documents else "" for documents in near]
+    columns = [pa.array(questions, pa.string()), _column(near), vectors, pa.array(first, pa.string())]
+    return pa.table(columns, schema=FOUND)
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class MethodSearch:
+    """What generators search with: encoder actors in groups (`grouped`), which requests go round, and how they open the
+    stores; two are one if `opening` is.
+    """
+
+    groups: Sequence[Sequence[Any]] = field(compare=False)
+    opening: Opening
+    asked: int = field(default=0, compare=False)
 
     async def search(self, queries: list[str], k: int, merged: Sequence[bool]) -> list[list[Document]]:
         """The k nearest documents of each query: of both stores where its flag is set, else of the base alone."""
-        asked = (queries, k, merged, self.stores, self.opening)
-        found: list[list[Document]] = await self.actor.apply.remote(search_block, *asked)
+        turn, group = divmod(self.asked, len(self.groups))
+        self.asked += 1
+        reference = ask(self.groups[group], turn, self.opening, search_block, queries, k, merged)
+        found: list[list[Document]] = await reference
         return found
 
 
@@ -151,41 +247,73 @@ def lent_search(
 ) -> Iterator[MethodSearch | None]:
     """What generators search with during the block; None where the method does not search by itself.
 
-    It is one encoder for all generators, on the CPU, where a handful of queries takes milliseconds: the engines may
-    hold every GPU. So `encoders` serve where they are on the CPU themselves.
+    All of `encoders` serve all generators, on GPUs too. But where they take turns with the engines, which then may hold
+    every GPU, as many others do on CPUs, spread over the nodes.
     """
     if not searches(cfg.method):
         yield None
         return
-    on_cpu = replace(cfg.cluster, gpus=False, encoders=1 if cfg.cluster.gpus else cfg.cluster.encoders)
-    lenders = None if encoders and encoders.on_gpus else encoders
-    with reading(base, writeback) as versions, lent(cfg.encoder, on_cpu, lenders) as actors:
-        yield MethodSearch(actors[0], knowledge_of(cfg, base, writeback, versions), uuid4().hex)
+    lenders = None if encoders and encoders.make_room else encoders
+    with reading(base, writeback) as versions, lent(cfg.encoder, cfg.cluster, lenders) as actors:
+        stores, record = knowledge_of(cfg, base, writeback, versions), read_version(place_of(base), versions[0])
+        groups = grouped(actors, held_between(cfg, record))
+        yield MethodSearch(groups, Opening(stores, len(actors), _gpu_share(lenders)))
 
 
 def search_block(
-    encoder: Encoder, queries: list[str], k: int, merged: Sequence[bool], stores: Knowledge, opening: str
+    encoder: Encoder,
+    opening: Opening,
+    queries: list[str],
+    k: int,
+    merged: Sequence[bool],
+    *found: Any,  # noqa: ANN401 - as _nearest
 ) -> list[list[Document]]:
-    """As `MethodSearch.search`, where the encoder is."""
-    xq = encoder.encode_queries(queries)
-    return _opened(opening, stores, encoder).search(xq, k, merged, questions=queries)
+    """As `MethodSearch.search`, where the encoder is; `found`: as `_nearest`."""
+    xq, near = _nearest(encoder, opening, queries, k, found)
+    return _opened(opening, encoder).fold_some(xq, near, k, merged, questions=queries)
+
+
+def search_shard(
+    encoder: Encoder, opening: Opening, xq: np.ndarray, questions: list[str], k: int
+) -> list[list[Document]]:
+    """The k best passages of each question, whose vectors are (nq, d), in the actor's shard of the base."""
+    return _opened(opening, encoder).search(xq, k, writeback=False, questions=questions)
+
+
+def _nearest(
+    encoder: Encoder, opening: Opening, questions: list[str], k: int, found: Sequence[Any]
+) -> tuple[np.ndarray, list[list[Document]]]:
+    """The questions' vectors, and R(q, K): of the whole base, which is here, or of what was `found` in a group, the
+    vectors and then what each of its members found in its shard.
+    """
+    if not found:
+        xq = encoder.encode_queries(questions)
+        return xq, search_shard(encoder, opening, xq, questions, k)
+    xq, *shards = found
+    return xq, [best_of(lists, k) for lists in zip(*shards, strict=True)]
 
 
 @lru_cache(maxsize=1)
-def _opened(opening: str, stores: Knowledge, encoder: Encoder, sharers: int = 1, gpu: bool = False) -> KnowledgeBase:
-    """The stores, opened once for all calls that name this `opening`; a version is pinned, files are checked then."""
-    from wbrag.store.topk import gpus
+def _opened(opening: Opening, encoder: Encoder) -> KnowledgeBase:
+    """The stores, opened once; a version is pinned, files are checked then."""
+    _opened.cache_clear()  # first, so that what the last one holds of a GPU is free
+    block_bytes = _gpu_bytes(opening.gpu_share) if opening.gpu_share and gpus() else 0
+    how: dict[str, Any] = {"block_bytes": block_bytes, "shard": opening.shard}
+    return opening.stores.open(encoder=encoder, threads=threads_of(opening.sharers), **how)
 
-    block_bytes = _gpu_block_bytes() if gpu and gpus() else 0
-    return stores.open(encoder=encoder, threads=threads_of(sharers), block_bytes=block_bytes)
 
-
-def _gpu_block_bytes() -> int:
-    """Half of what is free at most: an engine may have the rest, and the encoder needs the other half."""
+def _gpu_bytes(share: float) -> int:
+    """What vectors may take of the GPU: half of what is free now, and of an encoder's share of it; the other half is
+    for encoding and for what FAISS works with.
+    """
     import torch
 
-    free, _ = torch.cuda.mem_get_info()
-    return min(GPU_BLOCK_BYTES, free // 2)
+    free, total = torch.cuda.mem_get_info()
+    return int(min(free, share * total) / 2)
+
+
+def _gpu_share(encoders: Encoders | None) -> float:
+    return encoders.gpu_share if encoders else 0.0
 
 
 class MergedDocuments:
@@ -214,15 +342,18 @@ class KnownAnswers:
     """
 
     def __init__(self, table: Path) -> None:
-        self.key, kind = ("question", "ipc") if any(table.glob(FILES)) else ("id", "parquet")
+        key, kind = ("question", "ipc") if (files := sorted(table.glob(FILES))) else ("id", "parquet")
         there = ds.dataset(table, format=kind)
-        columns = [field.name for field in KNOWN if field.name in there.schema.names]
-        rows = there.to_table(columns=[self.key, *columns]).to_pylist()
-        self.answers = {row[self.key]: {name: row[name] for name in columns} for row in rows}
+        self.columns = [field.name for field in KNOWN if field.name in there.schema.names]
+        schema = pa.schema([there.schema.field(name) for name in (key, *self.columns)])
+        parts = files or there.to_table(columns=schema.names).combine_chunks().to_batches()
+        self.answers = Keyed(Rows.of(parts, schema), key)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The rows with a column `known`; null for a question that is not in the table."""
-        known = [self.answers.get(key) for key in batch[self.key].to_pylist()]
+        places = self.answers.find(batch[self.answers.key])
+        answers = iter(self.answers.table.take(places[places >= 0], self.columns).to_pylist())
+        known = [next(answers) if there else None for there in places >= 0]
         return batch.append_column(pa.field("known", KNOWN), pa.array(known, KNOWN))
 
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import replace
 from statistics import fmean
+from tempfile import TemporaryDirectory
 
 from wbrag.config import Backbone, TrainConfig
-from wbrag.data.benchmarks import InputError, drawn
+from wbrag.data.benchmarks import InputError, drawn, some_passages
+from wbrag.data.files import files_of, kind_of
 from wbrag.data.flashrag import BadRow, parse_passage
 from wbrag.llm.engine import open_tokenizer, rendered, template_of
 from wbrag.prompts import prompts_of
 from wbrag.run.actors import open_llm
-from wbrag.run.inputs import read_questions
+from wbrag.run.inputs import cache_of, located, read_questions
+from wbrag.run.lookup import Rows
 from wbrag.run.plan import Sizes
 from wbrag.schema import PASSAGE, Document, Example
 from wbrag.store.place import place_of
@@ -28,15 +31,19 @@ from wbrag.store.versions import current
 
 def measured(cfg: TrainConfig) -> Sizes:
     """The sizes of a run from its files; errors as those of a run that begins."""
-    train, _ = read_questions(cfg, "train", cfg.judge == "labels")
-    test, _ = read_questions(cfg, "test", True)
-    return sizes_of(cfg, train, test)
+    with TemporaryDirectory() as scratch:  # in place of the cache: a plan leaves nothing behind
+        there = replace(cfg, cache_dir=scratch)
+        train, _ = read_questions(there, "train", cfg.judge == "labels")
+        test, _ = read_questions(there, "test", True)
+        return sizes_of(cfg, train, test)
 
 
-def sizes_of(cfg: TrainConfig, train: Sequence[Example], test: Sequence[Example]) -> Sizes:
-    """The sizes of a run on these questions."""
-    some = drawn([*train, *test], cfg.planning.sample, cfg.seed)
-    return Sizes(len(train), len(test), lengths(cfg, some, passages(cfg, len(some))))
+def sizes_of(cfg: TrainConfig, train: Rows, test: Rows) -> Sizes:
+    """The sizes of a run on these questions (schema.EXAMPLE)."""
+    every = train + test
+    some = every.take(drawn(len(every), cfg.planning.sample, cfg.seed)).to_pylist()
+    questions = [Example(row["id"], row["question"], tuple(row["golden_answers"])) for row in some]
+    return Sizes(len(train), len(test), lengths(cfg, questions, passages(cfg, len(questions))))
 
 
 def lengths(
@@ -72,23 +79,26 @@ def counters(backbone: Backbone) -> tuple[Callable[[str], int], Callable[[str], 
     tokenizer = open_tokenizer(backbone)
     template = template_of(backbone, tokenizer)
     return (
-        lambda content: len(rendered(tokenizer, template, content)),
+        lambda content: len(rendered(tokenizer, template, content, told=backbone.template_args)),
         lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
     )
 
 
 def passages(cfg: TrainConfig, wanted: int) -> list[Document]:
     """Passages of the corpus, or of the base that is given, drawn at random by the seed: lines of the file after random
-    bytes of it, so that a corpus of any size takes as long. InputError where none can be read.
+    bytes of it, so that a corpus of any size takes as long; of files that are not FlashRAG's the first passages.
+    InputError where none can be read.
     """
     draw = random.Random(cfg.seed)
     if cfg.base:
         data = opened(place_of(cfg.base), current(cfg.base))
         chosen = sorted(draw.sample(range(data.count_rows()), min(wanted, data.count_rows())))
         return [Document(**row) for row in data.take(chosen, columns=PASSAGE.names).to_pylist()]
-    path, found = Path(cfg.corpus), list[Document]()
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    given = located(cfg.corpus, cache_of(cfg))
+    files, found = files_of(given), list[Document]()
+    path = files[0].path
+    if len(files) > 1 or kind_of(path.name) not in ("", ".jsonl") or cfg.corpus_columns:
+        return _known(some_passages(given, cfg.corpus_columns or {}, cfg.chunk_words, wanted), cfg)
     with path.open("rb") as file:
         for _ in range(4 * wanted):  # some lines may be bad
             file.seek(draw.randrange(max(1, path.stat().st_size)))
@@ -100,6 +110,10 @@ def passages(cfg: TrainConfig, wanted: int) -> list[Document]:
                 found.append(parse_passage(line))
             except BadRow:  # a run quarantines it, with its reason
                 continue
+    return found[:wanted] or _known(some_passages(given, {}, cfg.chunk_words, wanted), cfg)
+
+
+def _known(found: list[Document], cfg: TrainConfig) -> list[Document]:
     if not found:
-        raise InputError(f"{path}: no passage among {4 * wanted} lines drawn")
-    return found[:wanted]
+        raise InputError(f"{cfg.corpus}: no passage that can be read at its beginning")
+    return found

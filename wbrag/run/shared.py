@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -18,10 +17,9 @@ import pyarrow as pa
 
 from wbrag.config import fingerprint
 from wbrag.run.folder import write_text
+from wbrag.run.lookup import FILES, Keyed, Rows, write_batch
 from wbrag.store.files import replace_file, scratch_folder, sha256_file
 
-#: What files of shared rows are called. Arrow's own format: a row is looked up without its neighbours being read.
-FILES = "*.arrow"
 #: A file that was changed so shortly before it was hashed may be changed once more without getting another time.
 SETTLED_NS = 2_000_000_000
 
@@ -47,26 +45,11 @@ def content_hash(path: Path, cache: Path) -> str:
     return found
 
 
-class SharedRows:
-    """The rows of a folder as it is now; `schema` has the column `question`. The files are mapped, not read."""
+class SharedRows(Keyed):
+    """The rows of a folder as it is now, found by their question; `schema` has the column `question`."""
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
-        self.schema = schema
-        self.files = [_mapped(file) for file in sorted(folder.glob(FILES))]
-        self.places: dict[str, tuple[int, int]] = {}
-        for number, rows in enumerate(self.files):
-            for row, question in enumerate(rows["question"].to_pylist()):
-                self.places.setdefault(question, (number, row))
-
-    def missing(self, questions: Iterable[str]) -> list[str]:
-        """Those of the questions that have no row, each once, in order."""
-        return [question for question in dict.fromkeys(questions) if question not in self.places]
-
-    def rows(self, questions: Sequence[str], columns: Sequence[str]) -> pa.Table:
-        """These columns of the questions' rows, in the order of the questions; KeyError for one that is `missing`."""
-        files = [rows.select(columns) for rows in self.files]
-        found = [files[number].slice(row, 1) for number, row in map(self.places.__getitem__, questions)]
-        return pa.Table.from_batches(found, pa.schema([self.schema.field(name) for name in columns])).combine_chunks()
+        super().__init__(Rows.of(sorted(folder.glob(FILES)), schema), "question")
 
 
 def share(folder: Path, rows: pa.Table) -> None:
@@ -74,11 +57,5 @@ def share(folder: Path, rows: pa.Table) -> None:
     for batch in rows.combine_chunks().to_batches():
         with scratch_folder(folder) as scratch:
             file = scratch / f"{uuid4().hex}.arrow"
-            with pa.ipc.new_file(str(file), batch.schema) as writer:
-                writer.write_batch(batch)
+            write_batch(file, batch)
             replace_file(file, folder / file.name)
-
-
-def _mapped(file: Path) -> pa.RecordBatch:
-    with pa.memory_map(str(file)) as source:  # closed, it stays mapped as long as the rows are there
-        return pa.ipc.open_file(source).get_batch(0)

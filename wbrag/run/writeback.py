@@ -3,18 +3,23 @@
 Units are a second plan over the written traces, so that they are made again without asking about an example again:
 
     kept traces -> requests (by question or by subject) -> units -> kept where they help -> units.parquet -> store
+
+What is made goes from file to file some thousand rows at a time, and lies in Arrow files where it has to come into
+another order.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from wbrag.config import TrainConfig, one_unit_an_example
@@ -22,18 +27,28 @@ from wbrag.metrics import score
 from wbrag.retrieval.encoder import nearest_sentences
 from wbrag.retrieval.encoding import Encoders, on_encoder
 from wbrag.run.actors import Generators, Stage
+from wbrag.run.checks import checked_units, harmless_examples, harmless_search
 from wbrag.run.failures import check_errors
-from wbrag.run.folder import read_fields, write_rows
+from wbrag.run.folder import LEFT_OUT, UNITS, read_fields, read_rows, read_tables, tables_of, write_rows
 from wbrag.run.job import Job, complete, generate
+from wbrag.run.lookup import BATCH_ROWS, Keyed, Rows
 from wbrag.run.retrieve import MERGED, READ_ROWS, MergedDocuments, knowledge_of, lent_search, retrieve_all
-from wbrag.schema import LEFT, REQUEST, UNIT, WRITTEN, Document, documents_of
-from wbrag.store.build import build_store
+from wbrag.run.review import decisions_of, what_is_said
+from wbrag.schema import LEFT, REQUEST, SEEN_BY, TRACE, UNIT, WRITTEN, Document, documents_of
+from wbrag.store.build import follow_passages
+from wbrag.store.changes import copy_store
+from wbrag.store.files import scratch_folder
+from wbrag.store.rows import has_labels, labels_of
 from wbrag.store.versions import current, latest, named, reading
+from wbrag.units.access import seen_by_nobody
+from wbrag.units.decisions import decided
 from wbrag.units.requests import TRACE_COLUMNS, by_question, by_subject
 from wbrag.units.validate import Reading, balances
 
 Row = dict[str, Any]
 
+#: The units before any is judged by its readings.
+CANDIDATES = "candidates.parquet"
 #: The answers that a training example's trace knows, as `schema.KNOWN` calls them.
 ANSWERS = {"closed_book_answer": "answer_closed_book", "rag_answer": "answer_base"}
 #: What is read of a question that was answered with other questions' units.
@@ -41,6 +56,15 @@ READ = [
     *("id", "golden_answers", "answer_base", "answer_writeback", "error", "documents_base.score"),
     *(f"documents_writeback.{name}" for name in ("id", "source", "score")),
 ]
+#: A `Reading` as a row, with its question as the id.
+READING = pa.schema(
+    [
+        ("id", pa.string()),
+        *((name, pa.float64()) for name in ("before", "after")),
+        *(("units", pa.list_(pa.string())), ("nearness", pa.list_(pa.float64()))),
+    ]
+)
+QUESTION = pa.schema([("question", pa.string())])
 
 
 def write_back(job: Job, traces: Path, questions: Path, base: Path, generators: Generators) -> Path:
@@ -50,146 +74,236 @@ def write_back(job: Job, traces: Path, questions: Path, base: Path, generators: 
     The units come in order of their id, so that however the examples were scheduled, the store has the same bytes. A
     published store is left alone: what was deleted from it since must not come back.
     """
-    store, file = job.run / "writeback", job.run / "units.parquet"
-    if not file.exists():
-        units, left_out = written_units(job, traces, base, generators)
-        if job.cfg.units.validate and units:
-            units, harmful = validated(job, units, traces, questions, base, generators)
-            left_out += harmful
-        _write(job.run / "left_out.parquet", left_out, LEFT)
-        _write(file, units, UNIT)
+    store, file = job.run / "writeback", made_units(job, traces, questions, base, generators)
     if pq.read_metadata(file).num_rows and latest(store) is None:
         publish_units(file, store, job.cfg, {"run": job.record.hash}, base, generators.encoders)
     return store
 
 
-def written_units(job: Job, traces: Path, base: Path, generators: Generators) -> tuple[list[Row], list[Row]]:
+def made_units(job: Job, traces: Path, questions: Path, base: Path, generators: Generators) -> Path:
+    """The file of the units that are to be published, and beside it that of what was left out. Where the base has
+    labels, units have theirs (schema.SEEN_BY), and those that nobody may see are left out.
+    """
+    file = job.run / UNITS
+    if file.exists():
+        return file
+    with scratch_folder(job.run) as scratch:
+        units, left_out = written_units(job, traces, base, generators, scratch)
+        if job.cfg.units.checks:
+            good, refused = checked_units(job, list(units), traces, base, generators.encoders)
+            units, left_out = iter(good), chain(left_out, refused)
+        first = next(units, None)
+        units = units if first is None else chain([first], units)
+        if job.cfg.units.validate and first is not None:
+            write_rows(job.run / CANDIDATES, UNIT, tables_of(units, UNIT))
+            harmful = validated(job, traces, questions, base, generators, scratch)
+            units = (unit for unit in read_rows(job.run, UNIT, pattern=CANDIDATES) if unit["id"] not in harmful)
+            left_out = chain(left_out, harmful.values())
+        if decisions := decisions_of(job.run / "writeback"):
+            good, refused = decided(list(units), decisions, what_is_said(base, decisions))
+            units, left_out = iter(good), chain(left_out, refused)
+        schema, units, hidden = labelled(units, base, scratch)
+        write_rows(job.run / LEFT_OUT, LEFT, tables_of(chain(left_out, hidden), LEFT))
+        write_rows(file, schema, tables_of(units, schema))
+    return file
+
+
+def labelled(units: Iterator[Row], base: Path, scratch: Path) -> tuple[pa.Schema, Iterator[Row], Iterator[Row]]:
+    """The units with who may see them, after their schema, and as rows of `schema.LEFT` those that nobody may: as the
+    current version of the base labels their sources. Where it has no labels, the units as they are.
+    """
+    version = current(base)
+    if not has_labels(base, version):
+        return UNIT, units, iter(())
+    rows = Rows.written(_new(scratch, "unlabelled"), UNIT, tables_of(units, UNIT))
+    labels = labels_of(base, version, rows.column("source_ids").to_pylist())
+
+    def told(hidden: bool) -> Iterator[Row]:
+        both = zip(rows, labels, strict=True)
+        return ({**unit, SEEN_BY.name: label} for unit, label in both if seen_by_nobody(label) == hidden)
+
+    return UNIT.append(SEEN_BY), told(False), (_unseen(unit) for unit in told(True))
+
+
+def _unseen(unit: Row) -> Row:
+    request = ", ".join(unit["example_ids"]) or unit["subject"]
+    reason = f"nobody may see all of its sources: {', '.join(unit['source_ids'])}"
+    return {"request": request, "text": f"{unit['title']}\n{unit['text']}", "kind": "access", "reason": reason}
+
+
+def written_units(
+    job: Job, traces: Path, base: Path, generators: Generators, scratch: Path
+) -> tuple[Iterator[Row], Iterator[Row]]:
     """The units of a run's kept examples in order of their id (schema.UNIT), and what was left out of them (LEFT)."""
     cfg = job.cfg
     if one_unit_an_example(cfg.units) and _distilled(traces):
-        return units_of(traces), []
+        return units_of(traces, scratch), iter(())
     source = job.run / "requests.parquet"
     if not source.exists():
-        rows = pq.read_table(traces, columns=list(TRACE_COLUMNS), filters=pc.field("status") == "kept")
-        kept = sorted(rows.to_pylist(), key=lambda row: str(row["id"]))
-        _write(source, requests(cfg, kept, base, generators.encoders), REQUEST)
+        asked = requests(cfg, kept_examples(traces, scratch), base, generators.encoders)
+        write_rows(source, REQUEST, tables_of(asked, REQUEST))
     goal = pq.read_metadata(source).num_rows
     if goal and not complete(job, "written", goal):
         generate(job, generators, Stage(cfg, "write"), source, "written", goal)
     check_errors(job, "written")
-    rows = pq.read_table(job.run / "written", schema=WRITTEN).to_pylist() if goal else []
-    rows.sort(key=lambda row: str(row["id"]))  # files are named at random
-    left_out = [{"request": row["id"], **one} for row in rows for one in row["left_out"] or []]
-    nothing = [row for row in rows if row["status"] == "failed" or not (row["units"] or row["left_out"])]
-    left_out += [{"request": row["id"], "text": "", "kind": row["status"], "reason": row["reason"]} for row in nothing]
-    return distinct([unit for row in rows for unit in row["units"] or []]), left_out
+    rows = in_order_of_id(read_tables(job.run / "written", WRITTEN) if goal else (), WRITTEN, _new(scratch, "written"))
+    units = (unit for row in rows for unit in row["units"] or [])
+    return distinct_units(units, scratch), left_out_of(rows)
 
 
-def requests(cfg: TrainConfig, kept: Sequence[Row], base: Path, encoders: Encoders | None) -> list[Row]:
-    """The requests for the units of kept examples (`wbrag.units.requests`), searched and chosen on encoder actors."""
+def left_out_of(written: Rows) -> Iterator[Row]:
+    """What was left out of units that were written (schema.LEFT), then the requests of which nothing came."""
+    for row in written:
+        yield from ({"request": row["id"], **one} for one in row["left_out"] or [])
+    for row in written:
+        if row["status"] == "failed" or not (row["units"] or row["left_out"]):
+            yield {"request": row["id"], "text": "", "kind": row["status"], "reason": row["reason"]}
+
+
+def kept_examples(traces: Path, scratch: Path) -> Rows:
+    """The kept examples of a folder of traces as requests are made of them, in order of their id."""
+    kept = pc.field("status") == "kept"
+    schema = pa.schema([TRACE.field(name) for name in TRACE_COLUMNS])
+    return in_order_of_id(read_tables(traces, TRACE, TRACE_COLUMNS, kept), schema, _new(scratch, "kept"))
+
+
+def in_order_of_id(tables: Iterable[pa.Table], schema: pa.Schema, scratch: Path) -> Rows:
+    """The rows of these tables, which have an id, in order of it; they lie in `scratch`."""
+    rows = Rows.written(scratch, schema, tables)
+    return rows.chosen(np.asarray(pc.sort_indices(rows.column("id")), dtype=np.int64))
+
+
+def requests(cfg: TrainConfig, kept: Iterable[Row], base: Path, encoders: Encoders | None) -> Iterator[Row]:
+    """The requests for the units of kept examples (`wbrag.units.requests`), which are gone through twice; searched and
+    chosen on encoder actors.
+    """
 
     def search(names: Sequence[str]) -> list[list[Document]]:
-        found = retrieve_all(replace(cfg, k=cfg.units.search), names, base, encoders)
-        return [documents_of(rows) for rows in found.rows(names, ["documents"])["documents"].to_pylist()]
+        asked = pa.table([pa.array(names, pa.string())], schema=QUESTION)
+        found = retrieve_all(replace(cfg, k=cfg.units.search), Rows.of(asked.to_batches(), QUESTION), base, encoders)
+        return [documents_of(rows) for rows in found.rows(asked["question"], ["documents"])["documents"].to_pylist()]
 
     def nearest(questions: Sequence[str], there: Sequence[Sequence[str]]) -> list[list[int]]:
         count = cfg.units.sentences if cfg.units.scope == "question" else 1
         return on_encoder(cfg.encoder, cfg.cluster, encoders, nearest_sentences, questions, there, count)
 
+    kept = harmless_examples(kept) if cfg.units.checks else kept
     if cfg.units.scope == "subject":
-        return by_subject(kept, cfg.units, search, nearest)
+        return by_subject(kept, cfg.units, harmless_search(search) if cfg.units.checks else search, nearest)
     return by_question(kept, cfg.units, nearest)
 
 
 def validated(
-    job: Job, units: list[Row], traces: Path, questions: Path, base: Path, generators: Generators
-) -> tuple[list[Row], list[Row]]:
-    """The units that do not take more than they give (`wbrag.units.validate`), and those that do, with their numbers.
+    job: Job, traces: Path, questions: Path, base: Path, generators: Generators, scratch: Path
+) -> dict[str, Row]:
+    """Those of the candidates that take more than they give (`wbrag.units.validate`): by id, as rows of `schema.LEFT`
+    with their numbers.
 
     Training questions that would read units other than their own are answered with them, one call each; without them
     they were answered when they were trained on. Those whose answer with documents nobody needed are not asked.
     """
-    candidates, file = job.run / "candidates", job.run / "candidates.parquet"
-    _write(file, units, UNIT)
-    if latest(candidates) is None:
-        publish_units(file, candidates, job.cfg, {"run": job.record.hash}, base, generators.encoders)
+    candidates, file = job.run / "candidates", job.run / CANDIDATES
+    if latest(candidates) is None and job.before and (job.before / "candidates").is_dir():
+        copy_store(job.before / "candidates", candidates)  # units that are as they were are not encoded again
+    publish_units(file, candidates, job.cfg, {"run": job.record.hash}, base, generators.encoders)
     source, known = job.run / "readers.parquet", job.run / "readers_known.parquet"
     if not source.exists():
-        answers = pq.read_table(traces, columns=["id", *ANSWERS], filters=pc.field("rag_answer").is_valid())
-        answers = answers.rename_columns(["id", *ANSWERS.values()])
-        write_rows(known, answers.schema, [answers])
-        rows = readers(job.cfg, units, questions / "train.parquet", answers["id"], (base, candidates))
-        write_rows(source, MERGED, rows)
+        answered = pc.field("rag_answer").is_valid()
+        answers = read_tables(traces, TRACE, ("id", *ANSWERS), answered)
+        tables = (some.rename_columns(["id", *ANSWERS.values()]) for some in answers)
+        write_rows(known, pa.schema([(name, pa.string()) for name in ("id", *ANSWERS.values())]), tables)
+        write_rows(source, MERGED, readers(job.cfg, file, questions / "train.parquet", known, (base, candidates)))
     goal = pq.read_metadata(source).num_rows
     if goal and not complete(job, "readings", goal):
         with lent_search(job.cfg, base, encoders=generators.encoders) as found:
             generate(job, generators, Stage(job.cfg, "validate", None, known, found), source, "readings", goal)
     check_errors(job, "readings")
-    answered = sorted(read_fields(job.run / "readings", READ), key=lambda row: str(row["id"]))
-    told = balances(units, [_reading(row, job.cfg) for row in answered])
-    judged = [(unit, told[unit["id"]]) for unit in units]
-    harmful = [
-        {
+    judged = ("id", "form", "doubt", "source_ids", "example_ids")
+    told = balances(
+        read_rows(job.run, UNIT, judged, pattern=CANDIDATES), readings_of(job.run / "readings", job.cfg, scratch)
+    )
+    return {
+        unit["id"]: {
             "request": ", ".join(unit["example_ids"]) or unit["subject"],
             "text": f"{unit['title']}\n{unit['text']}",
             "kind": "harmful",
-            "reason": f"{found.reason}; read by {found.readings}"
-            + (f", changed {', '.join(found.questions)}" if found.questions else ""),
+            "reason": f"{balance.reason}; read by {balance.readings}"
+            + (f", changed {', '.join(balance.questions)}" if balance.questions else ""),
         }
-        for unit, found in judged
-        if found.reason
-    ]
-    return [unit for unit, found in judged if not found.reason], harmful
+        for unit in read_rows(job.run, UNIT, pattern=CANDIDATES)
+        if (balance := told[unit["id"]]).reason
+    }
 
 
 def readers(
-    cfg: TrainConfig, units: Sequence[Row], source: Path, answered: pa.ChunkedArray, stores: tuple[Path, Path]
+    cfg: TrainConfig, units: Path, source: Path, answered: Path, stores: tuple[Path, Path]
 ) -> Iterator[pa.Table]:
-    """The training questions, of those `answered` with documents, that read a unit which they did not make: rows of
-    MERGED, batch by batch.
+    """The training questions, of those `answered` with documents, that read one of the `units` which they did not make:
+    rows of MERGED, batch by batch. All three are Parquet files.
     """
-    own: dict[str, set[str]] = defaultdict(set)
-    for unit in units:
-        for example in unit["example_ids"]:
-            own[example].add(unit["id"])
-    ids = answered.combine_chunks()
+    own = units_behind(units)
+    ids = pq.read_table(answered, columns=["id"])
+    asked = Keyed(Rows.of(ids.combine_chunks().to_batches(), ids.schema), "id")
     with reading(*stores) as versions:
         retriever = MergedDocuments(knowledge_of(cfg, *stores, versions))
         for batch in pq.ParquetFile(source).iter_batches(READ_ROWS):
-            rows = pa.Table.from_batches([batch]).filter(pc.is_in(batch["id"], ids))
+            rows = pa.Table.from_batches([batch])
+            rows = rows.filter(pa.array(asked.find(rows["id"]) >= 0))
             if not rows.num_rows:
                 continue
-            found = retriever(rows, [frozenset(own[key]) for key in rows["id"].to_pylist()])
+            places = own.find(rows["id"])
+            made = iter(own.table.take(places[places >= 0], ["unit_list"])["unit_list"].to_pylist())
+            found = retriever(rows, [frozenset(next(made) if there else ()) for there in places >= 0])
             read = found["documents_writeback"].to_pylist()
             yield found.filter(pa.array([any(d["source"] == "writeback" for d in some) for some in read], pa.bool_()))
 
 
-def _reading(row: Row, cfg: TrainConfig) -> Reading:
+def units_behind(units: Path) -> Keyed:
+    """The units of a Parquet file by the examples behind them: of each `example` their ids, `unit_list`."""
+    pairs = [pa.table({name: pa.array([], pa.string()) for name in ("example", "unit")})]
+    for batch in pq.ParquetFile(units).iter_batches(BATCH_ROWS, columns=["id", "example_ids"]):
+        at, examples = (work(batch["example_ids"]) for work in (pc.list_parent_indices, pc.list_flatten))
+        pairs.append(pa.table({"example": examples, "unit": batch["id"].take(at)}))
+    grouped = pa.concat_tables(pairs).group_by("example").aggregate([("unit", "list")]).combine_chunks()
+    return Keyed(Rows.of(grouped.to_batches(), grouped.schema), "example")
+
+
+def readings_of(folder: Path, cfg: TrainConfig, scratch: Path) -> Iterator[Reading]:
+    """What the rows of `readings/` say, in order of their id."""
+    told = tables_of((_reading(row, cfg) for row in read_fields(folder, READ)), READING)
+    for row in in_order_of_id(told, READING, _new(scratch, "read")):
+        nearness = dict(zip(row["units"], row["nearness"], strict=True))
+        yield Reading(row["id"], row["before"], row["after"], nearness)
+
+
+def _reading(row: Row, cfg: TrainConfig) -> Row:
     def scored(answer: str | None) -> float:
         golden, how = row["golden_answers"], cfg.benchmark
-        return 0.0 if answer is None else score(how.metric, answer, golden, how.labels)
+        return 0.0 if answer is None else score(how.metric, answer, golden, how.labels, how.language)
 
     best = max((d["score"] for d in row["documents_base"]), default=0.0)
     units = {d["id"]: d["score"] - best for d in row["documents_writeback"] if d["source"] == "writeback"}
     before = scored(row["answer_base"])
-    return Reading(row["id"], before, before if row["error"] else scored(row["answer_writeback"]), units)
+    after = before if row["error"] else scored(row["answer_writeback"])
+    return {"id": row["id"], "before": before, "after": after, "units": list(units), "nearness": list(units.values())}
 
 
 def publish_units(
     units: Path, store: Path, cfg: TrainConfig, note: Mapping[str, Any], base: Path, encoders: Encoders | None = None
 ) -> None:
-    """Build a store of units (a Parquet file of `schema.UNIT`) that belongs to the current version of `base`. It is
+    """Bring a store of units to those of a Parquet file (`schema.UNIT`) and to the current version of `base`. It is
     searched exactly, whatever kind of index the base is: thousands of units need no lists.
     """
     index, note = replace(cfg.index, kind="flat_fp16"), {**note, "merge": asdict(cfg.merge)}
-    build_store(units, store, cfg.encoder, index, cfg.cluster, note, encoders, named(current(base)))
+    note |= {"retrieval": asdict(cfg.retrieval)}
+    follow_passages(units, store, cfg.encoder, index, cfg.cluster, note, encoders, named(current(base)))
 
 
-def units_of(traces: Path) -> list[Row]:
+def units_of(traces: Path, scratch: Path) -> Iterator[Row]:
     """The knowledge units that Algorithm 1 wrote into a folder of traces (schema.UNIT), in order of unit id."""
     columns = ["id", "status", "unit_id", "unit_title", "unit_text", "source_tokens", "unit_tokens"]
     rows = read_fields(traces, [*columns, "documents.id", "kept_ranks"], pc.field("status") == "kept")
-    return distinct([unit_of(row) for row in rows])
+    return distinct_units((unit_of(row) for row in rows), scratch)
 
 
 def unit_of(trace: Mapping[str, Any]) -> Row:
@@ -205,18 +319,30 @@ def unit_of(trace: Mapping[str, Any]) -> Row:
 
 def _distilled(traces: Path) -> bool:
     """Whether Algorithm 1 wrote the units of all kept examples; a run that makes others leaves that out."""
-    kept = pq.read_table(traces, columns=["unit_id"], filters=pc.field("status") == "kept")
-    return bool(kept["unit_id"].null_count == 0)
+    without = (pc.field("status") == "kept") & pc.field("unit_id").is_null()
+    return not ds.dataset(traces, format="parquet").count_rows(filter=without)
+
+
+def distinct_units(units: Iterable[Row], scratch: Path) -> Iterator[Row]:
+    """The units in order of their id, each once (`distinct`)."""
+    rows = in_order_of_id(tables_of(units, UNIT), UNIT, _new(scratch, "units"))
+    ids = rows.column("id")
+    first = np.append(0, np.flatnonzero(np.asarray(pc.not_equal(ids[1:], ids[:-1]))) + 1)  # of the rows of each id
+    edges = np.append(first, len(rows))[np.searchsorted(first, np.arange(0, len(rows), BATCH_ROWS))]
+    for start, end in pairwise([*np.unique(edges).tolist(), len(rows)]):
+        yield from distinct(rows.take(np.arange(start, end)).to_pylist())
 
 
 def distinct(units: Sequence[Row]) -> list[Row]:
     """The units in order of their id, each once with the examples of all that are the same."""
-    found: dict[str, Row] = {}
+    found: dict[str, tuple[Row, dict[str, None]]] = {}
     for unit in sorted(units, key=lambda unit: (unit["id"], unit["example_ids"])):
-        same = found.setdefault(unit["id"], {**unit, "example_ids": []})
-        same["example_ids"] += [example for example in unit["example_ids"] if example not in same["example_ids"]]
-    return list(found.values())
+        _, examples = found.setdefault(unit["id"], (unit, {}))
+        examples |= dict.fromkeys(unit["example_ids"])
+    return [{**unit, "example_ids": list(examples)} for unit, examples in found.values()]
 
 
-def _write(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
-    write_rows(path, schema, [pa.Table.from_pylist(list(rows), schema)])
+def _new(scratch: Path, name: str) -> Path:
+    folder = scratch / name
+    folder.mkdir()
+    return folder

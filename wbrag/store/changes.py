@@ -5,22 +5,27 @@ Each makes its files first and commits last; a change that finds another version
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from wbrag.store import rows, vectors
-from wbrag.store.files import StoreError
+from wbrag.store.files import StoreError, move_into_place, scratch_folder
+from wbrag.store.fulltext import FOLDER as FULLTEXT
+from wbrag.store.fulltext import fulltext_name
 from wbrag.store.place import DATA, Place, Where, place_of
 from wbrag.store.rows import Piece
 from wbrag.store.vectors import Spec
-from wbrag.store.versions import DAY, PIN, Version, commit, current, kept, pins
+from wbrag.store.versions import DAY, PIN, Version, commit, current, kept, pinned, pins
 
 if TYPE_CHECKING:
     import lance
@@ -43,13 +48,19 @@ class LiveError(StoreError):
     """An id that was to be published is live already."""
 
 
-def write_piece(place: Place, table: pa.Table, spec: Spec) -> Piece:
-    """Rows (`rows.with_vectors`) as one fragment, and beside it its index, which no version has yet."""
+class MovedOnError(StoreError):
+    """A version that a change was made for is not the current one any more."""
+
+
+def write_piece(place: Place, table: pa.Table, spec: Spec, gpu: bool = False) -> Piece:
+    """Rows (`rows.with_vectors`) as one fragment, and beside it its index, which no version has yet; `gpu` as
+    `vectors.index_file`.
+    """
     from lance.fragment import write_fragments
 
     options, size = place.lance_options, max(1, len(table))
     with place.scratch() as folder, ThreadPoolExecutor(1) as beside:
-        index = beside.submit(vectors.index_file, place, folder / "index", rows.vectors_of(table), spec)
+        index = beside.submit(vectors.index_file, place, folder / "index", rows.vectors_of(table), spec, gpu)
         # "overwrite": columns are numbered by their place in this schema, not by Lance's newest version
         (fragment,) = write_fragments(
             table, place.data, table.schema, mode="overwrite", max_rows_per_file=size, storage_options=options
@@ -96,6 +107,47 @@ def publish(
         return _child(place, of, note, pieces, *_without(data, live))
 
     return commit(place, change, Version(0, 0, 0, spec, encoder, {}))
+
+
+def exchange(
+    where: Where,
+    of: Version,
+    pieces: Sequence[Piece],
+    gone: pa.Array,
+    note: dict[str, Any],
+    base: tuple[int, str] | None = None,
+) -> Version:
+    """A new version in which the ids of these pieces have the pieces' rows, whether they were live or not, and the ids
+    `gone` (strings) have none; all else is as in `of`. MovedOnError where that is not the current version any more.
+    """
+    place = place_of(where)
+    out = pa.concat_arrays([_ids(place, pieces), gone.cast(pa.string())])
+
+    def change(parent: Version) -> Version:
+        if parent.version != of.version:
+            raise MovedOnError(
+                f"{place}: version {parent.version} was published meanwhile, this is made for {of.version}"
+            )
+        data = rows.opened(place, parent)
+        return _child(place, replace(parent, base=base), note, pieces, *_without(data, _live(data, out)))
+
+    return commit(place, change)
+
+
+def copy_store(store: Path, target: Path) -> None:
+    """A store of its own with all that is in another one: files are never changed in place, so those on one file system
+    are linked. Whole or not at all; one that is there already stays.
+    """
+
+    def link(source: str, copy: str) -> None:
+        try:
+            os.link(source, copy)
+        except OSError:  # another file system, or one without links
+            shutil.copy2(source, copy)
+
+    with pinned(store), scratch_folder(target.absolute().parent) as scratch:
+        shutil.copytree(store, scratch / "store", copy_function=link, ignore=shutil.ignore_patterns("pins", ".tmp-*"))
+        move_into_place(scratch / "store", target.absolute())
 
 
 def delete(where: Where, ids: Iterable[str], note: dict[str, Any]) -> Version:
@@ -167,14 +219,23 @@ def collect(where: Where, keep: int = 0, grace: float = DAY, dry_run: bool = Fal
             return replace(parent, oldest=oldest, restored_from=None, note={"made_by": "clean-up"})
 
         oldest = commit(place, change).oldest
+    elif not dry_run:
+        oldest = newest.oldest  # the versions before may be pinned still, as no record says otherwise
+    there = [
+        f"{folder}/{name}" for folder, ours in OURS.items() for name in place.names(folder) if re.fullmatch(ours, name)
+    ]
+    # After the files were listed: a pin that has come since is no leftover, and what it pins is needed.
     needed, found = _needed(place, oldest) | {f"pins/{name}" for name in pins(place)}, []
-    for folder, ours in OURS.items():
-        for path in (f"{folder}/{name}" for name in place.names(folder) if re.fullmatch(ours, name)):
-            if path not in needed and (told := place.stat(path)) and time.time() - told[1] >= grace:
-                found.append(path)
+    for path in there:
+        if path not in needed and (told := place.stat(path)) and time.time() - told[1] >= grace:
+            found.append(path)
     for path in found if not dry_run else []:
         place.remove(path)
-    return sorted(found)
+    words = {fulltext_name(version) for version in kept(place, oldest)}
+    folders = [f"{FULLTEXT}/{name}" for name in ([] if place.remote else place.names(FULLTEXT)) if name not in words]
+    for path in folders if not dry_run else []:
+        shutil.rmtree(Path(place.root, path))
+    return sorted([*found, *folders])
 
 
 def _needed(place: Place, oldest: int) -> set[str]:

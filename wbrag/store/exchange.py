@@ -1,6 +1,6 @@
 """A knowledge base as FlashRAG's files: its corpus JSONL and flat FAISS index, and a Parquet table.
 
-corpus.jsonl               {"id", "contents"}; line n is label n of the index
+corpus.jsonl               {"id", "contents"}, "seen_by" where not everybody may see it; line n is label n of the index
 flat.index                 FAISS, inner product; float32 is what FlashRAG makes itself, float16 half the bytes
 dataset/passages.parquet   the same rows with provenance: `datasets.load_dataset("<folder>/dataset")`
 export.json                rows, versions, encoder, sha256 of each file
@@ -12,7 +12,7 @@ shown that the vectors are the encoder's.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -23,17 +23,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wbrag import config
-from wbrag.data.benchmarks import InputError, write_corpus
-from wbrag.data.flashrag import BadRow, parse_passage
+from wbrag.data.benchmarks import InputError, corpus_rows, passage_row, write_corpus
+from wbrag.data.files import Given
+from wbrag.data.flashrag import BadRow, passage_of
 from wbrag.retrieval.encoder import Encoder, open_encoder
-from wbrag.schema import PASSAGE
+from wbrag.schema import PASSAGE, SEEN_BY
 from wbrag.store import rows
 from wbrag.store.build import cut, new_rows, read_rows
 from wbrag.store.changes import publish, write_piece
 from wbrag.store.files import StoreError, dump_json, move_into_place, scratch_folder, sha256_file
 from wbrag.store.place import Where, place_of
+from wbrag.store.search import check_groups
 from wbrag.store.vectors import Spec, check_vectors, codes_of, empty_index, mapped, spec_of
 from wbrag.store.versions import Version, current, encoder_note, latest, noted_encoder
+from wbrag.units.access import EVERYBODY, NOBODY
 
 CORPUS, INDEX, TABLE, FACTS = "corpus.jsonl", "flat.index", "dataset/passages.parquet", "export.json"
 #: A column of the Parquet table: the store that a row came from, by its place among those exported.
@@ -45,12 +48,16 @@ PROBES = 16
 AGREEMENT = 0.999
 
 
-def export(stores: Sequence[Where], out: Path, dtype: str = "float32") -> dict[str, Any]:
+def export(
+    stores: Sequence[Where], out: Path, dtype: str = "float32", groups: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Write the live passages of these stores, one after the other, into the new folder `out`; returns export.json.
 
-    dtype: float32 or float16, of the index, which is held in memory. The folder appears whole or not at all.
-    StoreError: `out` is there already, a store without a version, stores of unlike encoders, an id twice.
+    dtype: float32 or float16, of the index, which is held in memory. `groups`: only what a reader with these sees, as
+    in `KnowledgeBase.search`; None: all. The folder appears whole or not at all. StoreError: `out` is there already, a
+    store without a version, stores of unlike encoders, an id twice. ValueError: groups in one text.
     """
+    check_groups(groups)
     if out.exists():
         raise StoreError(f"{out}: is there already")
     sources = [(place_of(store), current(store)) for store in stores]
@@ -66,9 +73,10 @@ def export(stores: Sequence[Where], out: Path, dtype: str = "float32") -> dict[s
         folder = scratch / "export"
         (folder / "dataset").mkdir(parents=True)
         facts = {
-            "rows": _write(folder, opened, first.spec.dimension, dtype),
+            "rows": _write(folder, opened, first.spec.dimension, dtype, groups),
             "dimension": first.spec.dimension,
             "dtype": dtype,
+            "groups": None if groups is None else sorted(groups),
             "fingerprint": first.encoder,
             "encoder": asdict(encoder) if encoder else None,
             "stores": [{"path": str(place), "version": version.version} for place, version in sources],
@@ -80,12 +88,13 @@ def export(stores: Sequence[Where], out: Path, dtype: str = "float32") -> dict[s
     return facts
 
 
-def _write(folder: Path, opened: Sequence[Any], dimension: int, dtype: str) -> int:
+def _write(folder: Path, opened: Sequence[Any], dimension: int, dtype: str, groups: Sequence[str] | None) -> int:
     """The three files, in one pass over the rows of these datasets; how many rows they have."""
     import faiss
 
-    fields = pa.unify_schemas([*(data.schema for data in opened), pa.schema([STORE])])
-    fields = fields.remove(fields.get_field_index(rows.VECTOR))
+    every = pa.unify_schemas([*(data.schema for data in opened), pa.schema([STORE])])
+    fields = every.remove(every.get_field_index(rows.VECTOR))
+    labelled = SEEN_BY.name in fields.names
     index: Any = empty_index(Spec("flat_fp16", dimension)) if dtype == "float16" else faiss.IndexFlatIP(dimension)
     with (
         (folder / CORPUS).open("w", encoding="utf-8") as corpus,
@@ -93,20 +102,39 @@ def _write(folder: Path, opened: Sequence[Any], dimension: int, dtype: str) -> i
     ):
         for number, data in enumerate(opened):
             for block in rows.blocks(data):
-                for row in block.select(PASSAGE.names).to_pylist():
-                    line = {"id": row["id"], "contents": f"{row['title']}\n{row['text']}"}
-                    corpus.write(json.dumps(line, ensure_ascii=False) + "\n")
-                index.add(rows.vectors_of(block).astype(np.float32))
-                told = block.append_column(STORE, pa.array([number] * len(block), STORE.type))
-                table.write_table(rows.filled(told, fields))
+                told = rows.filled(block.append_column(STORE, pa.array([number] * len(block), STORE.type)), every)
+                if labelled and groups is not None:
+                    told = told.filter(pa.array(rows.readable(told[SEEN_BY.name], groups)))
+                for row in told.select([*PASSAGE.names, *([SEEN_BY.name] if labelled else [])]).to_pylist():
+                    corpus.write(json.dumps(_line(row), ensure_ascii=False) + "\n")
+                if len(told):
+                    index.add(rows.vectors_of(told).astype(np.float32))
+                table.write_table(told.drop_columns([rows.VECTOR]))
     faiss.write_index(index, str(folder / INDEX))
     return int(index.ntotal)
 
 
-def adopt(corpus: Path, index: Path, store: Where, encoder: config.Encoder, note: dict[str, Any]) -> Version:
-    """Publish a corpus (FlashRAG JSONL) and its flat inner-product index (float32 or fp16) as one version of `store`.
+def _line(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as a line of the corpus; its label, if it has one, so that `write_corpus` reads the same again."""
+    line = {"id": row["id"], "contents": f"{row['title']}\n{row['text']}"}
+    label = row.get(SEEN_BY.name, EVERYBODY)
+    return line if label == EVERYBODY else line | {SEEN_BY.name: NOBODY if label is None else label}
 
-    Label n of the index is passage n of the corpus; `encoder` is what the vectors were made with. The store holds them
+
+def adopt(
+    corpus: Given,
+    index: Path,
+    store: Where,
+    encoder: config.Encoder,
+    note: dict[str, Any],
+    columns: Mapping[str, str] | None = None,
+    access: str = "",
+) -> Version:
+    """Publish a corpus, as `write_corpus` reads it, and its flat inner-product index (float32 or fp16) as one version
+    of `store`.
+
+    Label n of the index is passage n of the corpus; `encoder` is what the vectors were made with, `access` as in
+    `write_corpus`. The store holds them
     rounded to fp16, and the titles without FlashRAG's quotes; probe passages are encoded as their line has them.
     StoreError, with both values: another number of rows, kind of index or dimension, a probe row that does not agree,
     vectors that are not unit norm. InputError or OverErrorBudget: a line that is no passage.
@@ -115,11 +143,11 @@ def adopt(corpus: Path, index: Path, store: Where, encoder: config.Encoder, note
     made, opened = codes_of(flat), open_encoder(encoder)
     if made.shape[1] != opened.dimension:
         raise StoreError(f"{index}: dimension is {made.shape[1]}, encoder {encoder.name!r} has {opened.dimension}")
-    _probe(corpus, index, made, opened)
+    _probe(corpus, index, made, opened, columns or {})
     spec = spec_of("flat_fp16", opened.dimension)
     with place.scratch() as scratch:
         table = scratch / "corpus.parquet"
-        lines = write_corpus(corpus, table, max_error_rate=0.0).passages
+        lines = write_corpus(corpus, table, max_error_rate=0.0, columns=columns, access=access).passages
         if lines != len(made):
             raise StoreError(f"{index}: {len(made)} vectors for the {lines} passages of {corpus}")
         parent = latest(place)
@@ -130,7 +158,7 @@ def adopt(corpus: Path, index: Path, store: Where, encoder: config.Encoder, note
             check_vectors(vectors, f"{index}: from row {numbers[0]} on")
             return write_piece(place, rows.with_vectors(read_rows(table, numbers), vectors, schema), spec)
 
-        pieces = tuple(map(piece, cut(new_rows(place, table, parent), config.Index.fragment_rows)))
+        pieces = tuple(map(piece, cut(new_rows(place, table, parent)[0], config.Index.fragment_rows)))
     if not pieces:
         return current(place)
     return publish(place, pieces, spec, opened.fingerprint, {**note, **encoder_note(encoder)})
@@ -149,18 +177,18 @@ def _open_flat(index: Path) -> Any:  # noqa: ANN401 - one of two classes
     return flat
 
 
-def _probe(corpus: Path, index: Path, made: np.ndarray, encoder: Encoder) -> None:
+def _probe(corpus: Given, index: Path, made: np.ndarray, encoder: Encoder, columns: Mapping[str, str]) -> None:
     """StoreError, with both vectors' beginnings, for the first probe row that the encoder makes another vector of."""
     wanted = sorted({int(row) for row in np.linspace(0, len(made) - 1, PROBES)})
     texts = []
-    with corpus.open("rb") as lines:
-        for row, line in enumerate(islice(filter(bytes.strip, lines), wanted[-1] + 1)):
-            if row in wanted:
-                try:
-                    passage = parse_passage(line)
-                except BadRow as error:
-                    raise InputError(f"{corpus}: passage {row}: {error}") from error
-                texts.append(json.loads(line).get("contents", passage.contents).strip())
+    for row, (record, layout) in enumerate(islice(corpus_rows(corpus, columns), wanted[-1] + 1)):
+        if row in wanted:
+            try:
+                told = passage_row(record, layout)
+                passage = passage_of(told)
+            except BadRow as error:
+                raise InputError(f"{corpus}: passage {row}: {error}") from error
+            texts.append(told.get("contents", passage.contents).strip())
     if len(texts) < len(wanted):
         raise StoreError(f"{index}: {len(made)} vectors, but {corpus} has no passage {wanted[len(texts)]}")
     for row, own in zip(wanted, encoder.encode_passages(texts), strict=True):

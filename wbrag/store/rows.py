@@ -5,7 +5,7 @@ is written once, by whoever has its rows; a version holds a list of fragments, s
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wbrag.schema import PASSAGE
+from wbrag.schema import PASSAGE, SEEN_BY
 from wbrag.store.files import StoreError, dump_json, sha256_bytes
 from wbrag.store.place import DATA, Facts, Place, Where, place_of
 from wbrag.store.vectors import INDEX, Spec
 from wbrag.store.versions import Version, current
+from wbrag.units.access import Label, may_see, together
 
 if TYPE_CHECKING:
     import lance
@@ -83,6 +84,48 @@ def filled(table: pa.Table, schema: pa.Schema) -> pa.Table:
         if f.name not in table.column_names:
             table = table.append_column(f, pa.nulls(len(table), f.type))
     return table.select(schema.names).cast(schema)
+
+
+def alike(some: pa.Table, others: pa.Table, schema: pa.Schema) -> np.ndarray:
+    """Which rows of two tables, one beside the other, have the same values in all columns of `schema`, (n,) bool; null
+    is like null alone.
+    """
+    same, some, others = np.ones(len(some), dtype=bool), filled(some, schema), filled(others, schema)
+    for f in schema:
+        a, b = some[f.name], others[f.name]
+        if pa.types.is_nested(f.type):
+            same &= np.fromiter((x == y for x, y in zip(a.to_pylist(), b.to_pylist(), strict=True)), bool, len(same))
+        else:
+            both = pc.and_(a.is_null(), b.is_null())
+            same &= pc.or_(both, pc.fill_null(pc.equal(a, b), False)).to_numpy()
+    return same
+
+
+def coded(labels: pa.ChunkedArray) -> tuple[np.ndarray, list[Label | None]]:
+    """For each row of a column schema.SEEN_BY the number of its label, (n,) int64, and those labels, each once."""
+    whole = labels.cast(SEEN_BY.type).combine_chunks()
+    clauses = pc.list_flatten(whole)
+    groups = pc.list_flatten(clauses)
+    # A group with its length before it: no two labels have one text.
+    told = pc.binary_join_element_wise(pc.utf8_length(groups).cast(pa.string()), groups, ":")
+    told = pc.binary_join_element_wise("(", _joined(clauses, told), ")", "")
+    numbers = _joined(whole, told).dictionary_encode().indices.to_numpy().astype(np.int64)
+    _, first = np.unique(numbers, return_index=True)
+    return numbers, whole.take(pa.array(first)).to_pylist()
+
+
+def _joined(lists: pa.Array, texts: pa.Array) -> pa.Array:
+    """The texts of the values of each list as one; "-" where either is null."""
+    ends = np.cumsum(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(), dtype=np.int32)
+    one = pa.ListArray.from_arrays(pa.array(np.append(np.int32(0), ends)), pc.fill_null(texts, "-"))
+    return pc.if_else(lists.is_valid(), pc.binary_join(one, ","), "-")
+
+
+def readable(labels: pa.ChunkedArray, groups: Collection[str]) -> np.ndarray:
+    """Which rows of a column schema.SEEN_BY a reader with these groups sees, (n,) bool."""
+    numbers, distinct = coded(labels)
+    seen: np.ndarray = np.array([may_see(label, groups) for label in distinct], dtype=bool)[numbers]
+    return seen
 
 
 def with_vectors(passages: pa.Table, vectors: np.ndarray, schema: pa.Schema) -> pa.Table:
@@ -185,6 +228,33 @@ def passages_of(where: Where) -> list[dict[str, Any]]:
     place = place_of(where)
     found: list[dict[str, Any]] = opened(place, current(place)).to_table(columns=PASSAGE.names).to_pylist()
     return found
+
+
+def columns_of(where: Where) -> pa.Schema:
+    """The columns of a store's current version, vectors too."""
+    place = place_of(where)
+    return opened(place, current(place)).schema
+
+
+def rows_of(where: Where, version: Version, ids: Collection[str]) -> pa.Table:
+    """The live rows of these ids in a version, vectors too."""
+    wanted = pc.field("id").isin(pa.array(sorted(ids), pa.string()))
+    return opened(place_of(where), version).to_table(filter=wanted)
+
+
+def has_labels(where: Where, version: Version) -> bool:
+    """Whether the rows of a version say who may see them."""
+    return SEEN_BY.name in opened(place_of(where), version).schema.names
+
+
+def labels_of(where: Where, version: Version, units: Sequence[Collection[str]]) -> list[Label]:
+    """Who may see each of the units that are made of these sources (ids), as a version labels them."""
+    wanted = pa.array(sorted(frozenset().union(*units)), pa.string())
+    labels: dict[str, Label | None] = {}
+    for block in blocks(opened(place_of(where), version), ["id", SEEN_BY.name]):
+        there = block.filter(pc.is_in(block["id"], value_set=wanted))
+        labels |= zip(there["id"].to_pylist(), there[SEEN_BY.name].to_pylist(), strict=True)
+    return [together(map(labels.get, sources)) for sources in units]
 
 
 def blocks(data: lance.LanceDataset, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

@@ -4,13 +4,12 @@ held on a device. How rows are cut into blocks changes nothing.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from wbrag.store.vectors import flat_index
+from wbrag.store.vectors import flat_index, gpu_resources, gpus
 
 #: (nq, d) float32 queries and n, at most as many as there are rows, to the scores and rows of the n best of each, both
 #: (nq, n), best first; where the lists of an IVF index hold fewer, the row is -1.
@@ -75,7 +74,7 @@ def _gpu_index(vectors: np.ndarray) -> Any:  # noqa: ANN401 - a class that only 
 
     config = faiss.GpuIndexFlatConfig()
     config.useFloat16 = True
-    index: Any = faiss.GpuIndexFlatIP(_gpu_resources(), vectors.shape[1], config)
+    index: Any = faiss.GpuIndexFlatIP(gpu_resources(), vectors.shape[1], config)
     for start in range(0, len(vectors), SENT_ROWS):  # FAISS takes float32 and rounds it back
         index.add(vectors[start : start + SENT_ROWS].astype(np.float32))
     return index
@@ -85,18 +84,4 @@ def _gpu_knn(xq: np.ndarray, block: np.ndarray, n: int) -> Any:  # noqa: ANN401 
     import faiss
 
     # FAISS wants queries and vectors of one type, and n <= 2048; queries of wbrag's encoders are float16 to begin with.
-    return faiss.knn_gpu(_gpu_resources(), xq.astype(np.float16), block, n, metric=faiss.METRIC_INNER_PRODUCT)
-
-
-def gpus() -> int:
-    """CUDA devices that this process's FAISS can use; 0 with the CPU build."""
-    import faiss
-
-    return int(faiss.get_num_gpus())
-
-
-@functools.cache
-def _gpu_resources() -> Any:  # noqa: ANN401 - a class that only FAISS's GPU build has
-    import faiss
-
-    return faiss.StandardGpuResources()
+    return faiss.knn_gpu(gpu_resources(), xq.astype(np.float16), block, n, metric=faiss.METRIC_INNER_PRODUCT)

@@ -7,6 +7,7 @@ it, so that a search of several looks into the same lists as a search of one.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ TRAINING_ROWS = 64
 NORM_TOLERANCE = 1e-3
 #: Rows that are decoded, or put into lists, at once: as many as the cache holds.
 ROWS = 1024
+#: Inner products in float64 that differ by no more are those of equal vectors, added up in another order.
+EQUAL = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +122,10 @@ def flat_index(vectors: np.ndarray) -> Any:  # noqa: ANN401 - SWIG
     return index
 
 
-def train_template(vectors: np.ndarray, nlist: int) -> bytes:
+def train_template(vectors: np.ndarray, nlist: int, gpu: bool = False) -> bytes:
     """An IVF index of `nlist` lists trained on (n, d) float16 vectors, empty, as FAISS writes it: for the same vectors
-    the same bytes, whatever the number of threads (measured). ConfigError where there are fewer vectors than lists.
+    the same bytes, whatever the number of threads (measured). `gpu`: on the CUDA device, if FAISS has one, which makes
+    other bytes. ConfigError where there are fewer vectors than lists.
     """
     import faiss
 
@@ -129,6 +133,9 @@ def train_template(vectors: np.ndarray, nlist: int) -> bytes:
         raise ConfigError(f"index.nlist={nlist}: {len(vectors)} vectors can be cut into 1 to {len(vectors)} lists")
     index = empty_index(Spec("ivf_fp16", vectors.shape[1], nlist=nlist))
     index.cp.min_points_per_centroid = 1  # no word on stderr for small corpora: every list gets a point at least
+    if gpu and gpus():
+        on_device = sent(faiss.IndexFlatIP(vectors.shape[1]))  # by name: the index does not keep it alive
+        index.clustering_index = on_device
     index.train(vectors.astype(np.float32))
     return faiss.serialize_index(index).tobytes()
 
@@ -138,20 +145,21 @@ def template_name(spec: Spec) -> str:
     return f"{TEMPLATES}/{spec.template}.faiss"
 
 
-def index_file(place: Place, path: Path, vectors: np.ndarray, spec: Spec) -> Facts:
-    """Write the index over (n, d) float16 vectors as a file; the same vectors give the same bytes. StoreError, naming
-    `place`, for vectors of another kind, and for a template that changed.
+def index_file(place: Place, path: Path, vectors: np.ndarray, spec: Spec, gpu: bool = False) -> Facts:
+    """Write the index over (n, d) float16 vectors as a file; the same vectors give the same bytes, on whatever device
+    their lists are found (`gpu`: on the CUDA device, if FAISS has one). StoreError, naming `place`, for vectors of
+    another kind, and for a template that changed.
     """
     import faiss
 
     check_vectors(vectors, str(place))
     if vectors.shape[1] != spec.dimension:
         raise StoreError(f"{place}: dimension is {vectors.shape[1]}, the store's is {spec.dimension}")
-    faiss.write_index(_in_lists(place, vectors, spec) if spec.template else flat_index(vectors), str(path))
+    faiss.write_index(_in_lists(place, vectors, spec, gpu) if spec.template else flat_index(vectors), str(path))
     return path.stat().st_size, sha256_file(path)
 
 
-def _in_lists(place: Place, vectors: np.ndarray, spec: Spec) -> Any:  # noqa: ANN401 - FAISS's
+def _in_lists(place: Place, vectors: np.ndarray, spec: Spec, gpu: bool) -> Any:  # noqa: ANN401 - FAISS's
     """The template of a spec with these vectors in its lists."""
     import faiss
 
@@ -159,14 +167,50 @@ def _in_lists(place: Place, vectors: np.ndarray, spec: Spec) -> Any:  # noqa: AN
     if (found := sha256_bytes(template)) != spec.template:
         raise StoreError(f"{place}/{template_name(spec)}: sha256 is {found}, the version says {spec.template}")
     index: Any = faiss.deserialize_index(np.frombuffer(template, dtype=np.uint8))
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)  # BLAS may round another way when threads share a product
-    try:
-        for start in range(0, len(vectors), ROWS):
-            index.add(vectors[start : start + ROWS].astype(np.float32))
-    finally:
-        faiss.omp_set_num_threads(threads)
+    centroids = index.quantizer.reconstruct_n(0, spec.nlist).astype(np.float64)
+    quantizer, rows = (sent(index.quantizer), 8 * ROWS) if gpu and gpus() else (index.quantizer, ROWS)
+    for start in range(0, len(vectors), rows):
+        xb = vectors[start : start + rows].astype(np.float32)
+        lists = lists_of(xb, quantizer, centroids)
+        index.add_core(len(xb), faiss.swig_ptr(xb), None, faiss.swig_ptr(lists))
     return index
+
+
+def lists_of(xb: np.ndarray, quantizer: Any, centroids: np.ndarray) -> np.ndarray:  # noqa: ANN401 - FAISS's
+    """The list of each vector (n, d) float32: that of the nearest centroid (nlist, d) float64, of equals the first;
+    (n,) int64. `quantizer` searches the centroids, in float32.
+
+    Devices, BLAS libraries and numbers of threads round float32 differently. Where that can decide between the best
+    two, float64 does, so that an index is made again byte for byte on any of them.
+    """
+    D, I = quantizer.search(xb, 2)  # noqa: E741 - FAISS's names
+    # An inner product of unit vectors is off by d * 2**-24 at most, however it is summed; 2**-22 leaves room for two.
+    close = np.flatnonzero(D[:, 0] - D[:, 1] <= xb.shape[1] * 2.0**-22)
+    exact = xb[close].astype(np.float64) @ centroids.T
+    I[close, 0] = (exact >= exact.max(axis=1, keepdims=True) - EQUAL).argmax(axis=1)
+    return np.ascontiguousarray(I[:, 0])
+
+
+def gpus() -> int:
+    """CUDA devices that this process's FAISS can use; 0 with the CPU build."""
+    import faiss
+
+    return int(faiss.get_num_gpus())
+
+
+def sent(index: Any) -> Any:  # noqa: ANN401 - FAISS's
+    """A copy of a flat FAISS index on this process's first CUDA device."""
+    import faiss
+
+    return faiss.index_cpu_to_gpu(gpu_resources(), 0, index)
+
+
+@functools.cache
+def gpu_resources() -> Any:  # noqa: ANN401 - a class that only FAISS's GPU build has
+    """FAISS's streams and working memory on the devices, for all that this process does there."""
+    import faiss
+
+    return faiss.StandardGpuResources()
 
 
 def open_index(place: Place, name: str, facts: Facts, shape: tuple[int, int]) -> Any:  # noqa: ANN401 - FAISS's

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
+import socket
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
@@ -20,7 +22,7 @@ from typing import Any
 from wbrag.config import Encoder
 from wbrag.store.files import StoreError, dump_json, sha256_bytes
 from wbrag.store.place import VERSIONS, Facts, Place, Where, nothing_there, place_of
-from wbrag.store.vectors import Spec
+from wbrag.store.vectors import INDEX, Spec
 
 SCHEMA = 1
 DAY = 86_400.0
@@ -43,6 +45,11 @@ class Version:
     base: tuple[int, str] | None = None  # of a write-back store: the base's version and its record's sha256
     oldest: int = 1  # versions before it are not kept: clean-up may have removed their files
     note: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def fragments(self) -> int:
+        """How many its rows lie in: each has an index file of its own."""
+        return sum(name.startswith(f"{INDEX}/") for name in self.files)
 
 
 def record_name(version: int) -> str:
@@ -158,16 +165,35 @@ def paired(where: Where, base: Version, note: dict[str, Any]) -> Version:
     return commit(where, change)
 
 
+def renoted(where: Where, change: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
+    """Write the records of a folder's versions anew with what `change` makes of their notes, the oldest first, and each
+    with the hash of the one before as it is now; how many have other notes. Cut short, the same call goes on.
+    """
+    place, parent, count = place_of(where), None, 0
+    for number in numbers(place):
+        before = read_version(place, number)
+        made = replace(before, note=change(before.note), parent=parent)
+        if made != before:
+            count += made.note != before.note
+            with place.scratch() as folder:
+                (folder / "record").write_bytes(record_of(made))
+                place.put(record_name(number), folder / "record")
+        parent = named(made)[1]
+    return count
+
+
 @contextmanager
 def pinned(where: Where, number: int = 0, seconds: float = DAY) -> Iterator[Version]:
     """Keep the files of a version (0: the current one) from clean-up until the end, or for `seconds` should the process
     die. A store that this process may not write to is read without a pin. StoreError where the version is not kept.
     """
     place = place_of(where)
+    if not place.remote:  # a run's base is a link, which may lead elsewhere by the time that the pin goes
+        place = Place(os.path.realpath(place.root))
     version = read_version(place, number) if number else current(place)
     pin = f"pins/{version.version:06d}-{int(time.time() + seconds)}-{uuid.uuid4().hex}"
     try:
-        place.create(pin, b"")
+        place.create(pin, dump_json({"host": socket.gethostname(), "pid": os.getpid()}))
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
@@ -205,6 +231,30 @@ def pins(place: Place) -> dict[str, int]:
     """The versions that somebody has pinned, by the pin's name; those that have expired are left out."""
     told = {name: pin for name in place.names("pins") if (pin := re.fullmatch(PIN, name))}
     return {name: int(pin[1]) for name, pin in told.items() if int(pin[2]) > time.time()}
+
+
+def holders(place: Place) -> dict[str, str]:
+    """Who has pinned a version, by the pin's name; a process of this host that is gone has let go."""
+    found: dict[str, str] = {}
+    for name, version in pins(place).items():
+        try:
+            told = json.loads(place.read(f"pins/{name}") or b"{}")
+        except StoreError:  # it was let go of at this moment
+            continue
+        if told.get("host") != socket.gethostname() or _runs(told["pid"]):
+            who = f"process {told['pid']} on {told['host']}" if told else "somebody"
+            found[name] = f"{who} (version {version})"
+    return found
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def kept(place: Place, oldest: int = 0) -> list[Version]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from wbrag.prompts import TEMPLATES
-from wbrag.units.sentences import STOP, UNSPACED, folded, tokens
+from wbrag.units.sentences import CJK_STOPS, SPACED_STOPS, STOP, STOPS, UNSPACED, folded, tokens
 
 #: So many words of a prompt in a row are no chance.
 ECHOED = 5
@@ -36,7 +36,7 @@ _VERBS = frozenset(
 )
 #: The end of a sentence: a stop of any script, with what closes after it; Thai and Lao write none.
 ENDED = re.compile(
-    "(?:(?<![.\u2026])[.!?\u3002\uff01\uff1f\uff0e\uff61\u0964\u0965\u06d4\u061f\u0589\u1362\u104b\u17d4]+"
+    f"(?:(?<![.\u2026])[.!?\uff0e{SPACED_STOPS}{STOPS}{CJK_STOPS}]+"
     "[\"'\u2019\u201c\u201d\u00bb\u300d\u300f)\\]\uff09]*(?:\\[[^\\]]*\\])*|[\u0e00-\u0eff])\\s*$"
 )
 _HANGING = re.compile(r"\b(?:the|a|an|and|or|whose|because)\W*$|(?:\.\.|\u2026)\W*$")
@@ -87,7 +87,7 @@ def echoed(text: str, question: str, prompt_words: Sequence[str] = ()) -> str:
 
 
 def _asks(text: str) -> bool:
-    return text.rstrip().endswith(("?", "\uff1f", "\u061f", "\u055e"))
+    return text.rstrip().endswith(("?", "\uff1f", "\u061f", "\u055e", "\u037e", "\u1367"))
 
 
 @lru_cache(maxsize=64)

@@ -10,9 +10,10 @@ which of some sentences are nearest to a question.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
 
 from wbrag.config import Units
 from wbrag.schema import Document, document_rows, documents_of
@@ -20,7 +21,6 @@ from wbrag.units.refusals import ENDED, half_sentence
 from wbrag.units.sentences import folded, holds, names, plain_title, sentences, words
 
 Row = Mapping[str, Any]
-Thing = TypeVar("Thing")
 #: Documents for each of some names, best first.
 Search = Callable[[Sequence[str]], list[list[Document]]]
 #: For each question the numbers, in order, of those of its sentences that are nearest to it.
@@ -32,6 +32,8 @@ TRACE_COLUMNS = ("id", "question", "documents", "kept_ranks", "unit_title", "uni
 LEAST = 2
 #: The share of words in common from which an extracted line is held to be a sentence of its document.
 ALIKE = 0.5
+#: Kept examples with their documents that are in memory at once, and whose sentences are compared in one call.
+AT_ONCE = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,44 +44,91 @@ class Statement:
     source: str
 
 
-def by_question(kept: Sequence[Row], how: Units, nearest: Nearest) -> list[dict[str, Any]]:
+def by_question(kept: Iterable[Row], how: Units, nearest: Nearest) -> Iterator[dict[str, Any]]:
     """A request for each kept example: its documents, what Algorithm 1 wrote of it, if it did, and, where units are or
     may become verbatim and the encoder chooses, the sentences that are nearest to the question.
     """
-    told: list[list[Statement]] = [[] for _ in kept]
-    if how.evidence == "encoder" and (how.form == "verbatim" or how.faithful):
-        told = _evidence(kept, [""] * len(kept), nearest)
-    return [
-        request(row["id"], [row["id"]], row["question"], "", kept_documents(row), evidence, _draft(row))
-        for row, evidence in zip(kept, told, strict=True)
-    ]
+    chosen = how.evidence == "encoder" and (how.form == "verbatim" or how.faithful)
+    for some in _some(kept):
+        told = _evidence(some, [""] * len(some), nearest) if chosen else [[] for _ in some]
+        for row, evidence in zip(some, told, strict=True):
+            yield request(row["id"], [row["id"]], row["question"], "", kept_documents(row), evidence, _draft(row))
 
 
-def by_subject(kept: Sequence[Row], how: Units, search: Search, nearest: Nearest) -> list[dict[str, Any]]:
+def by_subject(kept: Iterable[Row], how: Units, search: Search, nearest: Nearest) -> Iterator[dict[str, Any]]:
     """A request for each subject of the kept examples and, with `how.hops`, for those that are mentioned in what is
     said of these: the documents that hold its name, and what they say of it, the evidence of the examples first. An
     example without a subject has a request of its own, with its evidence.
+
+    `kept` is gone through twice. In memory are the subjects with what is said of them, once, and some examples.
     """
-    about = [subject_of(row["question"], kept_documents(row)) for row in kept]
-    evidence = dict(zip([row["id"] for row in kept], _evidence(kept, about, nearest), strict=True))
-    level = grouped([(row, name) for row, name in zip(kept, about, strict=True) if name])
-    made: dict[str, dict[str, Any]] = {}
+    level, made = _subjects(kept, nearest), set[str]()
     for _ in range(how.hops + 1):
         found = search(list(level)) if level else []
         mentions: list[str] = []
-        for (name, rows), documents in zip(level.items(), found, strict=True):
-            asked = _of_subject(name, documents, rows, evidence)
+        for (name, subject), documents in zip(level.items(), found, strict=True):
+            asked = subject.asked(name, documents)
             mentions += mentioned([Statement(**one) for one in asked["statements"]], name)
-            if rows or len(asked["statements"]) >= LEAST:
-                made[folded(name)] = asked
-        level = {name: [] for name in {folded(name): name for name in reversed(mentions)}.values()}
-        level = {name: [] for name in reversed(level) if folded(name) not in made}
-    alone = [
-        request(row["id"], [row["id"]], row["question"], "", kept_documents(row), evidence[row["id"]])
-        for row, name in zip(kept, about, strict=True)
-        if not name
-    ]
-    return [*made.values(), *alone]
+            if subject.examples or len(asked["statements"]) >= LEAST:
+                made.add(folded(name))
+                yield asked
+        names = list({folded(name): name for name in reversed(mentions)}.values())
+        level = {name: Subject() for name in reversed(names) if folded(name) not in made}
+    for some in _some(kept):
+        if not all(about := [_about(row) for row in some]):
+            for row, name, told in zip(some, about, _evidence(some, about, nearest), strict=True):
+                if not name:
+                    yield request(row["id"], [row["id"]], row["question"], "", kept_documents(row), told)
+
+
+@dataclass(slots=True)
+class Subject:
+    """What kept examples bring along for a subject: the question of the first, all ids, and each once the documents
+    that name it and the evidence.
+    """
+
+    question: str = ""
+    examples: list[str] = field(default_factory=list)
+    documents: dict[str, Document] = field(default_factory=dict)
+    evidence: dict[Statement, None] = field(default_factory=dict)
+
+    def add(self, name: str, row: Row, told: Iterable[Statement]) -> None:
+        """One more kept example, with its evidence."""
+        self.question = self.question or row["question"]
+        self.examples.append(row["id"])
+        self.documents |= {one.id: one for one in kept_documents(row) if tells_of(one, name)}
+        self.evidence |= dict.fromkeys(told)
+
+    def asked(self, name: str, found: Iterable[Document]) -> dict[str, Any]:
+        """The request for it (`schema.REQUEST`), with the documents that were found by its name."""
+        documents = list((self.documents | {one.id: one for one in found if tells_of(one, name)}).values())
+        told = once([*self.evidence, *statements(name, documents)])
+        return request(f"subject{folded(name).rstrip()}", self.examples, self.question, name, documents, told)
+
+
+def _subjects(kept: Iterable[Row], nearest: Nearest) -> dict[str, Subject]:
+    """The subjects of the kept examples by their names, as first written, in order of first appearance; letter case
+    does not matter.
+    """
+    found: dict[str, Subject] = {}
+    written: dict[str, str] = {}
+    for some in _some(kept):
+        about = [_about(row) for row in some]
+        for row, name, told in zip(some, about, _evidence(some, about, nearest), strict=True):
+            if name:
+                name = written.setdefault(folded(name), name)
+                found.setdefault(name, Subject()).add(name, row, told)
+    return found
+
+
+def _some(kept: Iterable[Row]) -> Iterator[list[Row]]:
+    left = iter(kept)
+    while some := list(islice(left, AT_ONCE)):
+        yield some
+
+
+def _about(row: Row) -> str:
+    return subject_of(row["question"], kept_documents(row))
 
 
 def request(
@@ -115,16 +164,6 @@ def _draft(row: Row) -> dict[str, str] | None:
     return {"title": row["unit_title"], "text": row["unit_text"], "evidence": row["evidence"]}
 
 
-def _of_subject(
-    name: str, found: Sequence[Document], rows: Sequence[Row], evidence: Mapping[str, Sequence[Statement]]
-) -> dict[str, Any]:
-    own = [document for row in rows for document in kept_documents(row)]
-    documents = list({document.id: document for document in [*own, *found] if tells_of(document, name)}.values())
-    told = once([*(one for row in rows for one in evidence[row["id"]]), *statements(name, documents)])
-    question = rows[0]["question"] if rows else ""
-    return request(f"subject{folded(name).rstrip()}", [row["id"] for row in rows], question, name, documents, told)
-
-
 def _evidence(kept: Sequence[Row], about: Sequence[str], nearest: Nearest) -> list[list[Statement]]:
     """For each kept example the sentences that are nearest to the question, of the documents that name its subject."""
     there = []
@@ -143,15 +182,6 @@ def subject_of(question: str, documents: Sequence[Document]) -> str:
 def tells_of(document: Document, name: str) -> bool:
     """Whether the name stands in the passage or in its title."""
     return holds(f"{plain_title(document.title)}\n{document.text}", name)
-
-
-def grouped(found: Iterable[tuple[Thing, str]]) -> dict[str, list[Thing]]:
-    """What has the same name, as first written, in order of first appearance; letter case does not matter."""
-    groups: dict[str, list[Thing]] = {}
-    written: dict[str, str] = {}
-    for thing, name in found:
-        groups.setdefault(written.setdefault(folded(name), name), []).append(thing)
-    return groups
 
 
 def said(document: Document) -> list[str]:
@@ -178,12 +208,10 @@ def candidates(name: str, documents: Sequence[Document]) -> list[Statement]:
 
 def once(told: Sequence[Statement]) -> list[Statement]:
     """`told`, in order, without what has the same words as an earlier one, or only words of a longer one."""
-    said = [words(statement.text) for statement in told]
-    return [
-        statement
-        for i, statement in enumerate(told)
-        if not any(said[i] < other or (said[i] == other and j < i) for j, other in enumerate(said))
-    ]
+    first: dict[frozenset[str], Statement] = {}
+    for statement in told:
+        first.setdefault(words(statement.text), statement)
+    return [statement for said, statement in first.items() if not any(said < other for other in first)]
 
 
 def mentioned(told: Sequence[Statement], name: str) -> list[str]:

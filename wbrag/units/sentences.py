@@ -19,18 +19,31 @@ MARKS = (
     "\u0900-\u0963\u0966-\u0dff\u0e31\u0e34-\u0e3a\u0e47-\u0e4e"
     "\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u0f71-\u0fbc\u102b-\u103e\u1056-\u109d\u17b4-\u17d3\u200c\u200d"
 )
+#: Stops that end a sentence before white space, as . ! ? do (Arabic, Urdu, Armenian, Syriac, N'Ko, Mongolian, and
+#: doubled ones), and those that end one wherever they stand (Indic, Tibetan, Ethiopic, Burmese, Khmer and their kin).
+SPACED_STOPS = (
+    "\u061d-\u061f\u06d4\u0589\u0700-\u0702\u07f9\u1803\u1809\u203c\u203d\u2047-\u2049\u2e2e\ua4ff\ua6f3\ua6f7"
+)
+STOPS = (
+    "\u0964\u0965\u0f0d\u0f0e\u104b\u1362\u1367\u1368\u1735\u1736\u17d4\u17d5\u1944\u1945\u1aa8-\u1aab\u1b5a\u1b5b\u1b5e\u1b5f"
+    "\u1c3b\u1c3c\u1c7e\u1c7f\ua876\ua877\ua8ce\ua8cf\ua92f\ua9c8\ua9c9\uaa5d-\uaa5f\uaaf0\uaaf1\uabeb"
+)
+#: The same of Chinese and Japanese, full-width, vertical and small forms among them; the full-width dot apart.
+CJK_STOPS = "\u3002\uff01\uff1f\uff61\ufe12\ufe15\ufe16\ufe52\ufe56\ufe57"
 _CLOSING = "\"'\u2019\u201c\u201d\u00bb\u300d\u300f)\\]\uff09"
-#: Where a sentence ends: a stop, with closing quotes and [references], before white space; Indic stops anywhere; CJK
+#: Where a sentence ends: a stop, with closing quotes and [references], before white space; STOPS anywhere; CJK
 #: stops anywhere but inside a quotation that the sentence goes on after.
 _END = re.compile(
-    f"[.!?\u2026\u061f\u06d4\u0589\u1362\u104b\u17d4]++[{_CLOSING}]*(?:\\[[^\\]]*\\])*(?=\\s|$)|[\u0964\u0965]++[{_CLOSING}]*"
-    f"|(?:[\u3002\uff01\uff1f\uff61]|\uff0e(?!\\d))++(?:[{_CLOSING}]+(?=\\s|$|[\u300c\u300e\u201c])|(?![{_CLOSING}]))"
+    f"[.!?\u2026{SPACED_STOPS}]++[{_CLOSING}]*(?:\\[[^\\]]*\\])*(?=\\s|$)|[{STOPS}]++[{_CLOSING}]*"
+    f"|(?:[{CJK_STOPS}]|\uff0e(?!\\d))++(?:[{_CLOSING}]+(?=\\s|$|[\u300c\u300e\u201c])|(?![{_CLOSING}]))"
 )
 #: What ends in a full stop and ends no sentence.
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(\"'\u201e])(?:[^\W\d_]|Mr|Mrs|Ms|Dr|St|Mt|Ft|Prof|Gen|Col|Sgt|Capt|Lt|Rev|Hon|Jr|Sr|No|Nr|Vol|Fig|pp|vs|etc"
     r"|ca|cf|bzw|approx|Inc|Ltd|Co|Corp|Bros|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Sept|Oct|Nov|Dec|Chr|(?:[^\W\d_]\.\s?)+[^\W\d_])\.$"
 )
+#: The last blank of a text in a script without stops.
+_UNMARKED = re.compile("[\u0e00-\u0eff](\\s)\\s*[\u0e00-\u0eff][^\\s]*$")
 _NEXT = re.compile(r"\W*(\w+)(\.?)")
 #: A German day or century: the full stop after its number ends nothing.
 _DATED = re.compile(
@@ -148,6 +161,31 @@ def sentences(text: str) -> list[str]:
                 start = end.end()
         found.append(line[start:].strip())
     return _with_words([sentence for sentence in found if sentence])
+
+
+def whole_sentences(text: str) -> str:
+    """Of a text that was cut off somewhere, up to the end of its last whole sentence; "" where none ended.
+
+    A full stop at its very end, behind a number or an abbreviation, may be no end ("in 3" of "in 3.5 million"). Thai
+    and Lao, which write no stops, are cut at the last blank.
+    """
+    last = at = 0
+    for line in text.splitlines(keepends=True):
+        start = 0
+        for end in _END.finditer(line):
+            if not _goes_on(line, start, end) and not (at + end.end() == len(text) and _doubtful(line, end)):
+                start = end.end()
+                last = at + start
+        at += len(line)
+    if unmarked := _UNMARKED.search(text, last):
+        last = unmarked.start(1)
+    return text[:last]
+
+
+def _doubtful(line: str, end: re.Match[str]) -> bool:
+    """Whether the full stop that a text was cut off behind may stand inside a number or behind an abbreviation."""
+    before = line[max(0, end.start() - 24) : end.end()]
+    return end[0] == "." and (before[-2:-1].isdigit() or _ABBREVIATION.search(before) is not None)
 
 
 def _goes_on(line: str, start: int, end: re.Match[str]) -> bool:

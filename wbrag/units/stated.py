@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from wbrag.units.sentences import STOP, folded, holds, names, plain_title, sentences, tokens
+from wbrag.units.sentences import STOP, Tokens, folded, holds, names, plain_title, sentences, tokens
 
 #: Words that turn what is said; a clause or bracket with one is not left out.
 _TURNS = re.compile(
@@ -198,3 +198,17 @@ def _in_full(line: str, name: str) -> str:
         return f"{before}{name}" if alone else match[0]
 
     return re.sub(rf"\b(\w+\s+)?{re.escape(last)}\b(?!\s+[A-Z])", full, line)
+
+
+def unled(sentence: str) -> Tokens:
+    """The tokens of a sentence without a lead-in that says no more than that it is on record ("As the almanac notes,").
+    One that says when stays: it is part of what is said.
+    """
+    told = tokens(sentence)
+    edges = told.edges | {i for i, word in enumerate(told.words, 1) if word == "that"}
+    text = _Text(told.words, told.capitals, edges, (0, len(told.words)), "")
+    begins = told.words[:1] in (("according",), ("as",))
+    ends = [i for i in edges if i and (begins or told.words[i - 1] == "that") and _lead_in(text, 0, i)]
+    start = max(ends, default=0)
+    moved = (frozenset(i - start for i in some if i >= start) for some in (told.capitals, told.edges))
+    return Tokens(told.words[start:], *moved)

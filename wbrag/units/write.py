@@ -11,7 +11,7 @@ from wbrag import distill
 from wbrag.algorithm import CountedLLM, failure
 from wbrag.config import Units
 from wbrag.distill import Distilled, UnusableReply
-from wbrag.llm.fit import ask
+from wbrag.llm.fit import ask, readable
 from wbrag.methods import Tools
 from wbrag.schema import WRITTEN, Document, documents_of
 from wbrag.units.critics import critic_of
@@ -175,7 +175,9 @@ class _Writing:
     async def of_each(self, key: str, question: str, documents: Sequence[Document], limit: int) -> list[str]:
         """The generator's replies, asked this of each document by itself."""
         llm, prompts = self.tools.llm, self.tools.prompts
-        asked = [ask(llm, prompts, key, limit, [document], question=question) for document in documents]
+        into = ((lambda some: prompts.message(key, some, question=question)), limit)
+        read = [readable([document], [into], llm)[0] for document in documents]
+        asked = [ask(llm, prompts, key, limit, some, question=question) for some in read]
         return [reply.text for reply, _ in await asyncio.gather(*asked)]
 
     async def extracted(self, question: str, documents: Sequence[Document]) -> list[Statement]:

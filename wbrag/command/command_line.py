@@ -8,12 +8,13 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+import hydra
 from hydra import compose
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -22,6 +23,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
+from wbrag.command.faults import check_packages, fault_of
+from wbrag.command.overrides import keys_of, mended, no_such, plain, shown
 from wbrag.config import (
     AblateConfig,
     BuildConfig,
@@ -29,29 +32,43 @@ from wbrag.config import (
     ConfigError,
     Merge,
     PlaceboConfig,
+    QuestionsConfig,
     ReproduceConfig,
     TrainConfig,
     TransferConfig,
     Units,
+    UpdateConfig,
 )
 from wbrag.data.benchmarks import InputError, OverErrorBudget
 from wbrag.experiments.variants import Trained, other_units
 from wbrag.report.run_report import recall_line, terminal_table
 from wbrag.run.folder import RunError
-from wbrag.run.inputs import check_paths, check_settings
+from wbrag.run.inputs import check_paths, check_secrets, check_settings
 from wbrag.run.job import Session
 from wbrag.run.lease import own_command
-from wbrag.run.plan import Plan, Sizes, planned, told
+from wbrag.run.plan import Plan, Sizes, planned
+from wbrag.run.plan import told as plan_lines
 from wbrag.run.sample import measured
 from wbrag.store.files import StoreError
 
 Config = TypeVar(
-    "Config", AblateConfig, BuildConfig, CompareConfig, PlaceboConfig, ReproduceConfig, TrainConfig, TransferConfig
+    "Config",
+    AblateConfig,
+    BuildConfig,
+    CompareConfig,
+    PlaceboConfig,
+    QuestionsConfig,
+    ReproduceConfig,
+    TrainConfig,
+    TransferConfig,
+    UpdateConfig,
 )
 
 for _name, _schema in {
     "train_schema": TrainConfig,
+    "update_schema": UpdateConfig,
     "build_index_schema": BuildConfig,
+    "make_questions_schema": QuestionsConfig,
     "transfer_schema": TransferConfig,
     "placebo_schema": PlaceboConfig,
     "ablate_schema": AblateConfig,
@@ -61,26 +78,69 @@ for _name, _schema in {
     ConfigStore.instance().store(name=_name, node=_schema)
 #: What a way to make and merge units is made of.
 WAY = {"units": OmegaConf.structured(Units), "merge": OmegaConf.structured(Merge)}
+#: Where the settings lie: in the wheel, else in the checkout.
+CONF = next(one for one in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf") if one.is_dir())
+#: The settings that the job of this process has.
+known: list[str] = []
 #: Hydra then raises the errors of a command line, instead of printing them and leaving with 1.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
 #: Ray and engine of this process: Hydra's basic launcher runs all points of a sweep in it.
 SESSION = Session()
-#: Points that failed, each with its error; the job names them at its end and leaves with 1.
-failed: list[str] = []
+#: Points that failed, each with its error, and the code that a single run so failed ends with; the job names them at
+#: its end.
+failed: dict[str, int] = {}
 #: Errors that say in one line what is wrong with settings, inputs or stores; any other also shows where it happened.
 TOLD = (ConfigError, InputError, StoreError, HydraException, OmegaConfBaseException, OverErrorBudget, RunError)
 #: What a job that is told to stop may take to end engines and Ray; then it leaves them to end by themselves.
 STOP_SECONDS = 8.0
+#: Who prints the overrides of each point of a sweep before it begins.
+LAUNCHER = "hydra._internal.core_plugins.basic_launcher"
+
+
+def carry_out(
+    name: str,
+    schema: type[Config],
+    run: Callable[[Config, Session], None],
+    over: Callable[[DictConfig, Sequence[str]], DictConfig] | None = None,
+) -> None:
+    """Run the job of conf/<name>.yaml, or each point of a sweep, with the settings of this process's command line; what
+    is composed may be laid `over` other settings before it is checked. Leaves as `start` does.
+    """
+
+    def task(cfg: DictConfig) -> None:
+        with point() as session:
+            given = over(cfg, HydraConfig.get().overrides.task) if over else cfg
+            run(settings(given, schema), session)
+
+    known[:] = [key for key, _ in keys_of(schema)]
+    known.extend(key for key, _ in keys_of(TrainConfig) if schema is ReproduceConfig)  # its overrides are those
+    sys.argv[1:] = mended(sys.argv[1:], schema)
+    start(hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task))
 
 
 def start(main: Callable[[], None]) -> None:
     """Run a job: its Hydra main with one session for all its points, then the exit code."""
+    logging.getLogger(LAUNCHER).addFilter(_masked)
     with stoppable(), exit_codes(), SESSION:
         main()
     if failed:
         print(f"\nfailed points ({len(failed)}):", *failed, sep="\n  ", file=sys.stderr)
-        raise SystemExit(1)
+        raise SystemExit(sweep_code(failed.values()))
+
+
+def code_of(error: Exception) -> int:
+    """What a job that this error ends leaves with: 2 for settings, inputs or stores that cannot work, 3 over the error
+    budget, 1 for any other.
+    """
+    return 3 if isinstance(error, OverErrorBudget) else 2 if in_one_line(error) else 1
+
+
+def sweep_code(codes: Collection[int]) -> int:
+    """What a sweep leaves with whose failed points would have left with these: 1 with any other failure among them, 2
+    where all were refused, else 3: to ask again helps some.
+    """
+    return 1 if 1 in codes else max(codes)
 
 
 @contextmanager
@@ -122,7 +182,7 @@ def point() -> Iterator[Session]:
     settings = HydraConfig.get()
     logging.captureWarnings(True)  # so that log.txt has them too
     if settings.mode is RunMode.MULTIRUN:
-        with noted(" ".join(settings.overrides.task)):
+        with noted(" ".join(map(shown, settings.overrides.task))):
             yield SESSION
     else:
         with exit_codes():
@@ -135,28 +195,31 @@ def noted(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not isinstance(error, TOLD):
+        if not in_one_line(error):
             traceback.print_exc()
-        failed.append(f"{name}: {type(error).__name__}: {_line(error)}")
-        print(f"failed: {failed[-1]}", file=sys.stderr, flush=True)
+        line = f"{name}: {type(error).__name__}: {_line(error)}"
+        failed[line] = code_of(error)
+        print(f"failed: {line}", file=sys.stderr, flush=True)
 
 
 def settings(cfg: DictConfig, schema: type[Config]) -> Config:
     """The composed configuration as typed data; OmegaConf's errors name the key that is of a wrong type.
 
-    ConfigError for keys that have no value, for relative paths in a submitted job, and for keys that the schema does
-    not have: Hydra itself lets a `+` before a key add it to any schema.
+    ConfigError for keys that have no value, for relative paths in a submitted job, for secrets, for packages that are
+    missing, and for keys that the schema does not have: Hydra itself lets a `+` before a key add it to any schema.
     """
     given = OmegaConf.to_container(cfg)
     try:
         typed = OmegaConf.to_object(cfg)
     except (InterpolationToMissingValueError, MissingMandatoryValue) as error:
-        keys = list(_missing(given))
-        raise ConfigError(f"no value for {', '.join(keys)}: give {' '.join(f'{key}=...' for key in keys)}") from error
+        raise ConfigError(_to_give(list(_missing(given)))) from error
     assert isinstance(typed, schema)
     if unknown := list(_beyond(given, asdict(typed))):
-        raise ConfigError(f"no such setting: {', '.join(unknown)}")
+        raise ConfigError(no_such(unknown, [key for key, _ in keys_of(schema)]))
     check_paths(typed)
+    check_secrets(typed)
+    if not getattr(typed, "plan", False):
+        check_packages(typed)
     return typed
 
 
@@ -191,7 +254,16 @@ def plan_told(points: Mapping[str, TrainConfig]) -> str:
         rows = [(f"{step.part}: {step.name}", step) for plan in plans.values() for step in plan.steps]
     benchmarks = {benchmark: found for (_, benchmark), found in sizes.items()}
     title = "; ".join(f"{name}: {of.train:,} training, {of.test:,} test questions" for name, of in benchmarks.items())
-    return f"{title}\n\n{told(rows, list(plans.values()), next(iter(points.values())).planning)}"
+    return f"{title}\n\n{plan_lines(rows, list(plans.values()), next(iter(points.values())).planning)}"
+
+
+def _to_give(keys: Sequence[str]) -> str:
+    """What to say of keys without a value."""
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    if "world" in keys and not any(one.startswith(("benchmark=", "world=")) for one in given):
+        files = "benchmark=files benchmark.train=... benchmark.test=... corpus=..."
+        return f"no questions and no corpus: give {files}, or world=..., a generated one"
+    return f"no value for {', '.join(keys)}: give {' '.join(f'{key}=...' for key in keys)}"
 
 
 def _missing(given: Any, within: str = "") -> Iterator[str]:  # noqa: ANN401 - plain YAML data
@@ -224,16 +296,25 @@ def exit_codes() -> Iterator[None]:
     """
     try:
         yield
-    except OverErrorBudget as error:
-        raise SystemExit(_told(error, 3)) from error
-    except TOLD as error:
-        raise SystemExit(_told(error, 2)) from error
+    except Exception as error:
+        if not in_one_line(error):
+            raise
+        print(f"error: {_line(error)}", file=sys.stderr)
+        raise SystemExit(code_of(error)) from error
 
 
-def _told(error: Exception, code: int) -> int:
-    print(f"error: {_line(error)}", file=sys.stderr)
-    return code
+def in_one_line(error: Exception) -> bool:
+    """Whether one line says all of an error."""
+    return isinstance(error, TOLD) or bool(fault_of(error))
 
 
 def _line(error: Exception) -> str:
-    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    cause = getattr(error, "cause", None)  # of an error in one of Ray's workers, whose own text is a traceback
+    error = cause if isinstance(cause, Exception) else error
+    return fault_of(error) or plain(error, known)
+
+
+def _masked(record: logging.LogRecord) -> bool:
+    """Has overrides that are logged shown; the record is kept."""
+    record.msg = " ".join(map(shown, str(record.msg).split(" ")))
+    return True

@@ -1,18 +1,27 @@
-"""The commands of kb.py: each takes a store's place and the parsed arguments, and says what it did or found."""
+"""The commands of `wbrag kb`: each takes a store's place and the parsed arguments, and says what it did or found. How
+the commands of a program are carried out, those of `wbrag units` and of runs too.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from wbrag.config import Encoder
+from wbrag.command.faults import fault_of
+from wbrag.config import ConfigError, Encoder
+from wbrag.data.benchmarks import InputError, OverErrorBudget
+from wbrag.run.folder import RunError
 from wbrag.store import rows
 from wbrag.store.files import StoreError
 from wbrag.store.place import Place, place_of
-from wbrag.store.versions import Version, current, history, noted_encoder, read_version, rollback
+from wbrag.store.versions import Version, current, history, noted_encoder, read_version, record_name, rollback
 
 #: Ids that `diff` lists of each sort in a terminal.
 SHOWN = 10
@@ -28,21 +37,68 @@ class Told:
     code: int = 0
 
 
+#: A command's name, the function that carries it out, and the names and settings of its arguments.
+Command = tuple[str, Any, dict[str, dict[str, Any]]]
+#: The argument that all commands of a program begin with: its name, its help, and what is made of it.
+Begins = tuple[str, str, Callable[[str], Any]]
+
+
+def parser_of(program: str, text: str, commands: Sequence[Command], where: Begins) -> argparse.ArgumentParser:
+    """The command line of a program; one of a single command has no name for it."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=program, description=text.strip(), formatter_class=raw)
+    added = parser.add_subparsers(required=True, metavar="COMMAND") if len(commands) > 1 else None
+    for command, run, arguments in commands:
+        one = added.add_parser(command, help=run.__doc__, description=run.__doc__) if added else parser
+        one.add_argument(where[0], help=where[1])
+        for key, settings in arguments.items():
+            one.add_argument(key, **settings)
+        one.add_argument("--json", action="store_true", help="print data")
+        one.set_defaults(run=run)
+    return parser
+
+
+def carried_out(parser: argparse.ArgumentParser, where: Begins, words: list[str] | None) -> int:
+    """Carry out the command of a command line, print what it says and return the exit code."""
+    args = parser.parse_args(words)
+    try:
+        found = args.run(where[2](getattr(args, where[0])), args)
+    except (StoreError, ConfigError, InputError, OverErrorBudget, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if not (told := fault_of(error)):
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return 2
+    text = json.dumps(found.data, indent=2, ensure_ascii=False) if args.json else "\n".join(found.lines)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # who reads has seen enough; nor shall Python try again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return int(found.code)
+
+
 def log(place: Place, args: argparse.Namespace) -> Told:
-    """Every version: live passages, fragments, what it came from."""
+    """Every version: live passages, fragments, when it was written, what it came from."""
     newest = current(place)
     versions = history(place)
+    times = [datetime.fromtimestamp((place.stat(record_name(one.version)) or (0, 0.0))[1]) for one in versions]
     told: list[dict[str, Any]] = [
         {"version": one.version, "kept": one.version >= newest.oldest, "current": one.version == newest.version}
         | {"live": one.rows, "fragments": _fragments(one), "base": one.base[0] if one.base else None}
-        | {"restored_from": one.restored_from, "note": one.note}
-        for one in versions
+        | {
+            "restored_from": one.restored_from,
+            "note": one.note,
+            "written": written.astimezone().isoformat(" ", "seconds"),
+        }
+        for one, written in zip(versions, times, strict=True)
     ]
-    lines = [f"{'version':>7} {'passages':>10} {'fragments':>9}  what"]
+    lines = [f"{'version':>7} {'passages':>10} {'fragments':>9}  {'written':<16}  what"]
     for one, row in zip(versions, told, strict=True):
         live = f"{one.rows:,}" if row["kept"] else "gone"
         what = f"{_what(one)}{' (current)' if row['current'] else ''}"
-        lines.append(f"{one.version:>7} {live:>10} {row['fragments']:>9}  {what}")
+        lines.append(f"{one.version:>7} {live:>10} {row['fragments']:>9}  {row['written'][:16]}  {what}")
     return Told(told, lines)
 
 
@@ -124,11 +180,64 @@ def collect(place: Place, args: argparse.Namespace) -> Told:
     return Told({"removed": names, "dry_run": args.dry_run}, [f"{verb} {n}" for n in names] or ["nothing to remove"])
 
 
+def purge(place: Place, args: argparse.Namespace) -> Told:
+    """Passages, and all that was made of them, removed for good from a run and its cache."""
+    from wbrag.run import purge as run_purge
+
+    run = Path(place.root)
+    if args.lift:
+        run_purge.lift(run, args.id)
+        return Told({"lifted": args.id}, [f"{run}: {', '.join(args.id)} may come back with the next update"])
+    cache = Path(args.cache) if args.cache else None
+    made = run_purge.purge(run, args.id, args.everywhere, args.force, cache)
+    lines = []
+    for file, told in made.items():
+        went = ", ".join(f"{count:,} {kind}" for kind, count in sorted(told.removed.items()))
+        lines += [f"{file}: {went}", "  ".join(f"{k} v{a} -> v{b}" for k, (a, b) in told.versions.items())]
+    facts = {str(file): asdict(told) for file, told in made.items()}
+    left = [one for one in run_purge.beyond(run) if one]
+    return Told({"purged": facts, "not_reached": left}, [*lines, "Not reached:", *(f"  {one}" for one in left)])
+
+
+def contributors(place: Place, args: argparse.Namespace) -> Told:
+    """The runs that brought units into a knowledge base of many runs."""
+    from wbrag.run.contribute import contributions
+
+    found = contributions(Path(place.root))
+    lines = [f"{units:>7,} units, {alone:>7,} of it alone  {name}" for name, (units, alone) in found.items()]
+    data = {name: {"units": units, "alone": alone} for name, (units, alone) in found.items()}
+    return Told(data, lines or [f"{place}: no run has brought units"])
+
+
+def bring(place: Place, args: argparse.Namespace) -> Told:
+    """Bring a finished run's units, as they are now, into a knowledge base of many runs."""
+    from wbrag.run.contribute import contribute
+
+    made = contribute(Path(args.run), Path(place.root))
+    return Told(asdict(made), [str(made)])
+
+
+def take_back(place: Place, args: argparse.Namespace) -> Told:
+    """Take out of a knowledge base what a run alone has brought."""
+    from wbrag.run.contribute import withdraw
+
+    made = withdraw(Path(place.root), args.name)
+    return Told(asdict(made), [str(made)])
+
+
+def move_on(place: Place, args: argparse.Namespace) -> Told:
+    """Bring a run's units into another knowledge base, then take them out of this one."""
+    from wbrag.run.contribute import move
+
+    went, came = move(Path(place.root), args.name, Path(args.run), Path(args.other))
+    return Told({"from": asdict(went), "to": asdict(came)}, [f"{args.other}: {came}", f"{place}: {went}"])
+
+
 def take_out(place: Place, args: argparse.Namespace) -> Told:
     """FlashRAG's corpus and index, and a Parquet table."""
     from wbrag.store.exchange import export
 
-    facts = export([place, *map(place_of, args.beside)], Path(args.folder), args.dtype)
+    facts = export([place, *map(place_of, args.beside)], Path(args.folder), args.dtype, args.groups)
     return Told(facts, [f"{args.folder}: {facts['rows']:,} passages, {facts['dtype']} index of {facts['dimension']}"])
 
 

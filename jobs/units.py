@@ -1,0 +1,8 @@
+"""`wbrag units` as a file for `ray job submit`; `python jobs/units.py --help` says what it takes."""
+
+import sys
+
+from wbrag.command.program import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["units", *sys.argv[1:]]))

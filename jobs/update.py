@@ -1,0 +1,8 @@
+"""`wbrag update` as a file for `ray job submit`; `python jobs/update.py --help` says what it takes."""
+
+import sys
+
+from wbrag.command.program import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["update", *sys.argv[1:]]))

@@ -1,0 +1,160 @@
+"""Look at a knowledge base's units and say which of them are good.
+
+    wbrag units list RUN                       all units, those that changed answers for the worse first
+    wbrag units search RUN "words" [--groups G...]    those nearest to a question
+    wbrag units show RUN ID                    one unit beside its sources, its examples' gates, who reads it
+    wbrag units reject RUN ID --why "..."      it is not found any more, and no update brings it back
+    wbrag units waiting RUN                    those that nobody trusted vouches for, or that contradict others
+    wbrag units accept RUN ID                  somebody has read it; one that waits is published
+    wbrag units edit RUN ID --title T --text T --why "..."    another text, until one of its sources changes
+    wbrag units restore RUN ID                 as training wrote it
+    wbrag units decisions RUN                  what was rejected, accepted and edited, and why
+
+RUN is a run's folder. Each decision is a new version: `wbrag kb log RUN/writeback`. `--json` prints data. Exit
+codes: 0 done, 2 it cannot be done (the message says why).
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from wbrag.command.kb_commands import Begins, Command, Told, carried_out, parser_of
+from wbrag.report.unit_life import readers, unit_life, unit_line
+from wbrag.run.folder import read_config, read_left_out, read_units, read_waiting, setting_of, updates_of
+from wbrag.run.review import accept, decisions_of, edit, reject, restore
+from wbrag.store.files import StoreError
+from wbrag.store.rows import passages_of
+from wbrag.store.search import KnowledgeBase, base_of
+from wbrag.store.versions import Version, current
+
+
+def tables(run: Path) -> Path:
+    """Where a run's tables are as they are now: in its last update, or in itself."""
+    return updates_of(run)[-1] if updates_of(run) else run
+
+
+def live(run: Path) -> dict[str, dict[str, Any]]:
+    """The units that are live, by id; of those that training wrote with all that is known of them."""
+    written = {unit["id"]: unit for unit in read_units(tables(run))}
+    decided = {one.unit["id"]: one.unit for one in decisions_of(run / "writeback").values()}
+    return {row["id"]: (decided | written).get(row["id"], row) for row in passages_of(run / "writeback")}
+
+
+def listed(run: Path, args: argparse.Namespace) -> Told:
+    """All units, those that changed answers for the worse first, then those that nobody read."""
+    units, read = live(run), readers(tables(run))
+    counts = {key: read.get(key, (0, 0, 0)) for key in units}  # readers, better, worse
+    order = [units[key] for key in sorted(units, key=lambda key: (-counts[key][2], counts[key][0], key))]
+    lines = [unit_line(unit, counts[unit["id"]]) for unit in order]
+    return Told(order, [f"{len(order):,} units", *lines])
+
+
+def searched(run: Path, args: argparse.Namespace) -> Told:
+    """The units nearest to a question."""
+    with KnowledgeBase(run / "writeback") as store:
+        found = store.search_one(args.words, args.k, groups=args.groups)
+    return Told(
+        [asdict(one) for one in found], [f"{one.score:.3f}  {one.id}  {one.title}: {one.text}" for one in found]
+    )
+
+
+def shown(run: Path, args: argparse.Namespace) -> Told:
+    """One unit beside its sources."""
+    units = live(run)
+    if args.id not in units:
+        raise StoreError(f"{run / 'writeback'}: version {current(run / 'writeback').version} has no unit {args.id!r}")
+    base = base_of(run)
+    assert base is not None  # a run with units has one
+    where = tables(run)
+    decided = decisions_of(run / "writeback")
+    return Told(*unit_life(units[args.id], where, base, setting_of(read_config(where)), decided))
+
+
+def told(run: Path, made: Version, what: str) -> Told:
+    """What a decision has made."""
+    return Told({"version": made.version}, [f"{run / 'writeback'}: version {made.version} {what}"])
+
+
+def rejected(run: Path, args: argparse.Namespace) -> Told:
+    """Not found any more, and not brought back by an update."""
+    return told(run, reject(run / "writeback", args.id, args.why), f"is without {args.id}")
+
+
+def accepted(run: Path, args: argparse.Namespace) -> Told:
+    """Somebody has read it and found it good."""
+    row = next((unit for unit in read_waiting(tables(run)) if unit["id"] == args.id), None)
+    made = accept(run / "writeback", args.id, args.why, row, base_of(run))
+    return told(run, made, f"says that {args.id} was accepted")
+
+
+def waiting(run: Path, args: argparse.Namespace) -> Told:
+    """Those that are published once somebody accepts them, with the reason."""
+    units, decided = read_waiting(tables(run)), decisions_of(run / "writeback")
+    left = [unit for unit in units if unit["id"] not in decided]
+    why = dict(row["reason"].split(": ", 1) for row in read_left_out(tables(run)) if row["reason"].startswith("wb-"))
+    lines = [f"{unit['id']}  {unit['title']}: {unit['text']}  ({why.get(unit['id'], '')})" for unit in left]
+    return Told(left, [f"{len(left):,} units wait", *lines])
+
+
+def edited(run: Path, args: argparse.Namespace) -> Told:
+    """Another title or text."""
+    unit = live(run).get(args.id, {})
+    title, text = args.title or unit.get("title", ""), args.text or unit.get("text", "")
+    base = base_of(run)
+    assert base is not None  # a run with units has one
+    return told(run, edit(run / "writeback", base, args.id, title, text, args.why), f"has another text of {args.id}")
+
+
+def restored(run: Path, args: argparse.Namespace) -> Told:
+    """As training wrote it."""
+    return told(run, restore(run / "writeback", args.id, base_of(run)), f"has {args.id} as it was written")
+
+
+def decisions(run: Path, args: argparse.Namespace) -> Told:
+    """What was decided, the newest last."""
+    found = sorted(decisions_of(run / "writeback").items(), key=lambda one: one[1].at)
+    lines = [f"{one.at}  {one.state:<8}  {key}  {one.unit['title']}: {one.why}" for key, one in found]
+    return Told({key: asdict(one) for key, one in found}, lines or ["nothing was decided"])
+
+
+WHY = {"help": "for whoever asks later"}
+ID = {"id": {"help": "of a unit"}}
+COMMANDS: list[Command] = [
+    ("list", listed, {}),
+    (
+        "search",
+        searched,
+        {
+            "words": {"help": "a question"},
+            "-k": {"type": int, "default": 10, "help": "how many"},
+            "--groups": {"nargs": "*", "help": "only what a reader with these sees; none: what everybody may see"},
+        },
+    ),
+    ("show", shown, ID),
+    ("reject", rejected, {**ID, "--why": {**WHY, "required": True}}),
+    ("waiting", waiting, {}),
+    ("accept", accepted, {**ID, "--why": {**WHY, "default": ""}}),
+    (
+        "edit",
+        edited,
+        {**ID, "--title": {"default": ""}, "--text": {"default": ""}, "--why": {**WHY, "required": True}},
+    ),
+    ("restore", restored, ID),
+    ("decisions", decisions, {}),
+]
+
+
+WHERE: Begins = ("folder", "a run's folder", Path)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `wbrag units`."""
+    return parser_of("wbrag units", __doc__ or "", COMMANDS, WHERE)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Carry out one command, print what it says and return the exit code."""
+    return carried_out(parser(), WHERE, words)

@@ -1,0 +1,88 @@
+"""What of a reply is its answer: reasoning models think aloud before it, between marks of their own. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from wbrag.llm import Token
+
+_NAME = r"(?:\w+:)?(?:think(?:ing)?|thoughts?|reasoning)"
+_PHRASE = r"(?:thought|thinking|reasoning)"
+#: What opens a block of reasoning and what closes one: tags (DeepSeek-R1, Qwen3, Seed-OSS), Mistral's, Kimi's,
+#: Cohere's, OpenThinker's, Gemma's, Granite's, and the channels of gpt-oss, as such or as what is left where a decoder
+#: drops its special tokens.
+OPENS = re.compile(
+    rf"(?i)<{_NAME}(?:\s[^<>]*)?>|\[THINK\]|\u25c1think\u25b7|<\|START_THINKING\|>"
+    rf"|<\|(?:begin|start)_of_{_PHRASE}\|>|<unused94>thought|<\|channel>{_PHRASE}"
+    r"|<\|channel\|>\s*(?!final)\w+[^<]*<\|message\|>|\A\s*analysis(?=[A-Z\"'])"
+    r"|\A\s*here(?: is|'s) my thought process:"
+)
+CLOSES = re.compile(
+    rf"(?i)(?:</{_NAME}>|\[/THINK\]|\u25c1/think\u25b7|<\|END_THINKING\|>|<\|end_of_{_PHRASE}\|>|<unused95>|<channel\|>"
+    r"|<\|channel\|>\s*final[^<]*<\|message\|>|(?<=\S)assistantfinal|\nhere(?: is|'s) my response:)"
+    r"(?:\s*(?:<answer>|<\|START_(?:RESPONSE|TEXT)\|>|<\|begin_of_solution\|>))?"
+)
+#: What may stand behind the answer.
+_ENDS = re.compile(
+    r"(?i)</answer>\s*\Z|<\|(?:END_(?:RESPONSE|TEXT)|end_of_solution|return|end|END_OF_TURN_TOKEN|call)\|>\s*\Z"
+)
+#: What to do where a reply has no answer.
+REMEDY = "raise backbone.thinking_tokens, which come to answer_tokens, or turn the model's thinking off"
+
+
+class NoAnswer(RuntimeError):
+    """A reply that holds no answer: its text never began, ended inside its reasoning, or was withheld. The message says
+    which, and what can be done about it.
+    """
+
+
+def answer_of(reply: str, opened: bool = False) -> tuple[int, int]:
+    """Where the answer of a reply begins and ends: behind its last block of reasoning, before one that is not closed.
+
+    `opened`: the prompt itself ends in the mark that opens a block. NoAnswer where the reply ends inside its reasoning.
+    """
+    start = max((match.end() for match in CLOSES.finditer(reply)), default=0)
+    begun = OPENS.search(reply, start)
+    if (opened and not start) or (begun and not reply[start : begun.start()].strip()):
+        raise NoAnswer(f"the reply ends inside its reasoning, {reply.strip()[-60:]!r}; {REMEDY}")
+    ended = begun or _ENDS.search(reply, start)
+    return start, ended.start() if ended else len(reply)
+
+
+def spoken(reply: str, opened: bool = False) -> str:
+    """The answer of a reply, stripped. NoAnswer as `answer_of`."""
+    start, end = answer_of(reply, opened)
+    return reply[start:end].strip()
+
+
+def spoken_tokens(tokens: Sequence[Token], opened: bool = False) -> tuple[Token, ...]:
+    """The tokens of `spoken`; one that lies across its edge is cut there. None of none."""
+    if not tokens:
+        return ()
+    start, end = answer_of("".join(token.text for token in tokens), opened)
+    kept, at = [], 0
+    for token in tokens:
+        part = token.text[max(start - at, 0) : max(end - at, 0)]
+        at += len(token.text)
+        if part:
+            kept.append(Token(part, token.logprob))
+    return tuple(kept)
+
+
+def is_mark(token: str) -> bool:
+    """Whether a special token is a mark of reasoning, or part of one."""
+    parts = ("<|channel|>", "<|message|>", "<|channel>", "<unused94>")
+    return token in parts or bool(OPENS.fullmatch(token) or CLOSES.fullmatch(token))
+
+
+def closes_alone(reply: str) -> bool:
+    """Whether a block of reasoning is closed in a reply that did not open it: its prompt ended in the opening mark."""
+    close, begun = CLOSES.search(reply), OPENS.search(reply)
+    return close is not None and (begun is None or begun.start() > close.start())
+
+
+def opens(prompt: str) -> bool:
+    """Whether a prompt ends in the mark that opens a block of reasoning."""
+    marks = list(OPENS.finditer(prompt))
+    return bool(marks) and not prompt[marks[-1].end() :].strip()

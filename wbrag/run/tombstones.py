@@ -1,0 +1,43 @@
+"""What is left of passages that were purged: their ids and the hashes of what they said, so that none comes back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+from wbrag.run.folder import read_record, write_text
+
+#: The file of a run's tombstones.
+TOMBSTONES = "purged.json"
+#: By id, the hashes (`said`) of all that a passage was known to say.
+Tombstones = Mapping[str, Collection[str]]
+
+
+def tombstones(run: Path) -> dict[str, list[str]]:
+    """The passages that were purged from a run's knowledge base; {} where there are none."""
+    file = run / TOMBSTONES
+    return {key: list(hashes) for key, hashes in read_record(file).items()} if file.exists() else {}
+
+
+def bury(run: Path, stones: Tombstones) -> None:
+    """Keep these tombstones, in place of those that there were; without any there is no file."""
+    if not stones:
+        (run / TOMBSTONES).unlink(missing_ok=True)
+        return
+    told = {key: sorted(hashes) for key, hashes in sorted(stones.items())}
+    write_text(run / TOMBSTONES, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+
+
+def said(title: str, text: str) -> str:
+    """64 hex digits of what a passage says."""
+    return hashlib.sha256(f"{title}\n{text}".encode()).hexdigest()
+
+
+def purged_by(stones: Tombstones) -> Callable[[Mapping[str, str]], bool]:
+    """Tells of a passage whether it may not come back: its id was purged, whatever it says by now, or what it says was,
+    whatever it is called.
+    """
+    hashes = {one for told in stones.values() for one in told}
+    return lambda row: row["id"] in stones or said(row["title"], row["text"]) in hashes
