@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from bare_engine import WARM
@@ -25,10 +26,10 @@ from wbrag.retrieval.encoder import Encoder, model_folder
 from wbrag.run import inputs
 from wbrag.run.actors import Generators, Stage
 from wbrag.run.job import Job, Session, generate
+from wbrag.run.lookup import Rows
 from wbrag.run.pipeline import base_index, retrieve
 from wbrag.run.record import RunRecord
 from wbrag.run.retrieve import knowledge_of
-from wbrag.schema import Example
 from wbrag.store.exchange import CORPUS, INDEX, export
 
 #: FlashRAG takes a model for one that chats, and uses its template, where the path says so.
@@ -46,7 +47,7 @@ def answer(out: Path, n: int) -> tuple[list[Told], Row]:
     with Session() as session:
         base = base_index(cfg, given, session.lend(cfg.encoder, cfg.cluster))
     export([base], out / "answer" / "files")
-    ours = own(cfg, base, given.train[:WARM], given.test[:n])
+    ours = own(cfg, base, first(given.train, WARM), first(given.test, n))
     facts: Row = {"wbrag": ours}
     shown: list[Told] = [(f"wbrag, {len(ours['answers']):,} questions", rate(ours), "", None)]
     python = installed(out)
@@ -65,7 +66,12 @@ def answer(out: Path, n: int) -> tuple[list[Told], Row]:
     return shown, facts
 
 
-def own(cfg: TrainConfig, base: Path, warm: Sequence[Example], questions: Sequence[Example]) -> Row:
+def first(questions: Rows, n: int) -> Rows:
+    """The first n of the questions."""
+    return questions.chosen(np.arange(min(n, len(questions))))
+
+
+def own(cfg: TrainConfig, base: Path, warm: Rows, questions: Rows) -> Row:
     """Seconds of our own stages: until encoder and engine are up (`load`), and then for these questions (`run`), from
     their texts to the predictions on disk; `answers` by id.
     """
@@ -91,9 +97,7 @@ def dimension(encoder: Encoder) -> int:
     return encoder.dimension
 
 
-def answered(
-    cfg: TrainConfig, base: Path, questions: Sequence[Example], generators: Generators, name: str
-) -> dict[str, str]:
+def answered(cfg: TrainConfig, base: Path, questions: Rows, generators: Generators, name: str) -> dict[str, str]:
     """The answers over the base, by id, of the pipeline's stages `retrieve` and `predict`; each question is one call.
 
     As closed-book answers, which FlashRAG does not ask for, empty ones are handed in. RuntimeError for a failed row.
@@ -103,10 +107,10 @@ def answered(
     for found_before in inputs.cache_of(cfg).glob("retrieved-*"):
         shutil.rmtree(found_before)
     known, source = run / "known.parquet", run / "questions"
-    blank = {"id": [one.id for one in questions], "answer_closed_book": [""] * len(questions)}
+    blank = {"id": questions.column("id"), "answer_closed_book": [""] * len(questions)}
     pq.write_table(pa.table(blank), known)
     cfg = replace(cfg, run_dir=str(run))
-    retrieve(cfg, inputs.Inputs([], list(questions), None, []), base, source, generators.encoders)
+    retrieve(cfg, inputs.Inputs(first(questions, 0), questions, None, []), base, source, generators.encoders)
     stage = Stage(cfg, "predict", knowledge_of(cfg, base), known)
     job = Job(cfg, run, RunRecord(run, {"benchmark": "answer"}))
     generate(job, generators, stage, source / "test.parquet", "predictions", len(questions))

@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from wbrag.llm.vllm import VllmEngine
 from wbrag.prompts import prompts_of
 from wbrag.schema import documents_of
 from wbrag.store.search import CACHE_BYTES
-from wbrag.store.topk import Search, block_search, gpus, held_search
+from wbrag.store.topk import Search, block_search, held_search
+from wbrag.store.vectors import gpus
 
+DEVICE = "cuda"
 COMMAND = "make EXTRA=gpu bench PARTS=gpu"
 #: Llama-3.1-8B with micro_small's tokenizer, so that no hub is asked.
 SHAPES = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "head_dim": 128}
@@ -139,11 +142,12 @@ def mixture(out: Path, n: int) -> tuple[list[Told], Row]:
     cfg = settings(out / "mixture", f"world={out}", "backbone.dtype=float32", "backbone.gpu_memory_utilization=0.3")
     groups, made, facts = asyncio.run(mixed(cfg, n))
     say("mixture: step by step")
-    model = AutoModelForCausalLM.from_pretrained(model_path(cfg.backbone), dtype=torch.float32).cuda().eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(model_path(cfg.backbone), dtype=torch.float32)
+    model.to(DEVICE).eval()
 
     def log_p(ids: list[int]) -> np.ndarray:
         with torch.no_grad():
-            logits = model(torch.tensor([ids], device="cuda")).logits[0, -1]
+            logits = model(torch.tensor([ids], device=DEVICE)).logits[0, -1]
         found: np.ndarray = logits.double().log_softmax(-1).cpu().numpy()
         return found
 
@@ -169,8 +173,9 @@ async def mixed(cfg: TrainConfig, n: int) -> tuple[list[Group], list[tuple[list[
     async with opened(cfg.backbone) as llm:
         groups = [group_of(cfg, llm, seed) for seed in range(n)]
         say(f"mixture: {n} groups")
-        others = [llm.chat(f"{seed} and nothing else", MIXED) for seed in range(n)]
-        found = (await asyncio.gather(*(llm.mixed(*group) for group in groups), *others))[:n]
+        others = asyncio.gather(*(llm.chat(f"{seed} and nothing else", MIXED) for seed in range(n)))
+        found: Any = await asyncio.gather(*(llm.mixed(*group) for group in groups))
+        await others
         runner = "V2" if llm.engine.vllm_config.use_v2_model_runner else "V1"
         facts = {"runner": runner, "split": llm.groups_split, "end": llm.tokenizer.eos_token_id}
     made = []
@@ -241,7 +246,7 @@ def nearest(out: Path, n: int) -> tuple[list[Told], Row]:
     for name, search in ways.items():
         say(f"faiss: {name}")
         found[name] = search(xq, NEAREST)  # warm, too
-        facts[name] = QUERIES / median([timed(lambda search=search: search(xq, NEAREST)) for _ in range(REPEATS)])
+        facts[name] = QUERIES / median([timed(partial(search, xq, NEAREST)) for _ in range(REPEATS)])
     return searched(what, facts, found), facts
 
 

@@ -13,13 +13,10 @@ import asyncio
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from operator import eq
@@ -32,7 +29,7 @@ from answering import answer
 from bare_engine import WARM, Call, computed, emptied, looped, opened, trained
 from on_gpu import llama, mixture, nearest
 from stub_engine import Row, Told, feed, rated, scale, settings
-from synthetic import environment, say, table
+from synthetic import apart, environment, say, table
 
 from microworld.generate import Plan, generate
 from microworld.questions import BENCHMARKS
@@ -45,9 +42,9 @@ from wbrag.run.job import Session, ray_session
 from wbrag.run.pipeline import base_index, retrieve
 from wbrag.schema import RETRIEVED
 
-ROOT = Path(__file__).resolve().parents[1]
-#: What `engine` leaves for `chained`: the prompts of each example.
-PROMPTS = "prompts.parquet"
+RESULTS = "bench.json"
+#: What `engine` leaves for `chained`: the prompts of each example, and its rate, calls a second.
+PROMPTS, RATE = "prompts.parquet", "rate.json"
 FILE, FIRST = "as in the file", "by first document"
 #: Block sizes (32: wbrag's on CPUs, 128: vLLM's own there) with the order of examples; the first is what a run has.
 WAYS = ((32, FIRST), (32, FILE), (128, FIRST))
@@ -92,6 +89,7 @@ def engine(out: Path, n: int) -> tuple[list[Told], Row]:
         generators = session.open(cfg)
         ray.get(generators.start()[0].train.remote(pa.Table.from_pylist(warm, RETRIEVED), cfg))
         facts |= rated(cfg, generators, source, len(rows))
+    write_text(out / RATE, json.dumps(facts["whole"]))
     ratio = facts["whole"] / facts["loop"]
     shown: list[Told] = [
         (f"bare loop, {facts['loop_calls']:,} calls", f"{facts['loop']:.1f} calls/s", "", None),
@@ -128,7 +126,7 @@ async def bare(cfg: TrainConfig, rows: Sequence[Row], warm: Sequence[Row]) -> tu
 
 def chained(out: Path, n: int) -> tuple[list[Told], Row]:
     """Calls a second of five chained processors of ray.data.llm on n of the examples of `engine`, beside its rate."""
-    what, made = "processors of ray.data.llm, chained", out / "engine.json"
+    what, made = "processors of ray.data.llm, chained", out / RATE
     if not made.is_file():
         return [(what, "skipped: part engine leaves the prompts, and has not", ">= 2.5", None)], {}
     try:
@@ -136,10 +134,10 @@ def chained(out: Path, n: int) -> tuple[list[Told], Row]:
     except ImportError as error:
         return [(what, f"skipped: {error}", ">= 2.5", None)], {}
     prompts = pq.read_table(out / PROMPTS).to_pylist()[:n]
-    facts = {"calls": sum(len(json.loads(row[kind])) for row in prompts for kind in ("answers", "distil"))}
+    facts: Row = {"calls": sum(len(json.loads(row[kind])) for row in prompts for kind in ("answers", "distil"))}
     say(f"chained: {facts['calls']:,} calls of {len(prompts):,} examples, once five engines are up, in turn")
     facts["chained"] = facts["calls"] / chain(settings(out / "chained", *world_of(out)), prompts, out / "begun.txt")
-    ratio = json.loads(made.read_text(encoding="utf-8"))["facts"]["whole"] / facts["chained"]
+    ratio = json.loads(made.read_text(encoding="utf-8")) / facts["chained"]
     shown: list[Told] = [(f"{what}, {facts['calls']:,} calls", f"{facts['chained']:.1f} calls/s", "", None)]
     return [*shown, ("  the pipeline of part engine against them", f"{ratio:.2f}", ">= 2.5", ratio >= 2.5)], facts
 
@@ -169,11 +167,12 @@ def chain(cfg: TrainConfig, prompts: Sequence[Row], begun: Path) -> float:
         backbone = replace(cfg.backbone, kv_cache_gib=CHAINED_GIB)
         arguments = engine_arguments(backbone, on_cpu=True) | {"distributed_executor_backend": "mp"}
         stages = ("chat_template_stage", "tokenize_stage", "detokenize_stage", "log_engine_metrics")
+        unused: dict[str, Any] = dict.fromkeys(stages, False)
         config = vLLMEngineProcessorConfig(
             model_source=arguments.pop("model"),
             engine_kwargs=arguments,
             placement_group_config={"bundle_per_worker": {"CPU": 0.1, "GPU": 0}},  # else it waits for a GPU
-            **dict.fromkeys(stages, False),
+            **unused,
         )
         how: Row = {"preprocess_map_kwargs": few, "postprocess_map_kwargs": few, "preprocess": asking}
         how["postprocess"] = lambda row: {key: row[key] for key in ("id", "answers", "distil")}
@@ -323,30 +322,13 @@ def sizes_of(name: str, size: float) -> list[int]:
     return [max(least, round(one * size)) for one, least in PARTS[name][1]]
 
 
-def in_own_process(name: str, args: argparse.Namespace) -> tuple[list[Told], Row]:
-    """The table and the facts of a part, which it leaves in OUT/NAME.json; one that leaves none does not hold."""
-    made: Path = args.out / f"{name}.json"
-    made.unlink(missing_ok=True)
-    command = [sys.executable, __file__, "--part", name, "--out", args.out, "--size", args.size]
-    command += ["--data", args.data] if args.data else []
-    how = ended([*map(str, command)], PART_SECONDS * max(1.0, args.size))
-    if not made.is_file():
-        return [(name, f"failed: {how}", "", False)], {}
-    told = json.loads(made.read_text(encoding="utf-8"))
-    return [(what, value, bar, held) for what, value, bar, held in told["table"]], told["facts"]
-
-
-def ended(command: Sequence[str], seconds: float) -> str:
-    """Run a command for so long at most, its output on stderr, and end what it leaves behind; returns how it ended."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, env=environment, stdout=2, start_new_session=True) as running:
-        try:
-            return f"exit code {running.wait(seconds)}"
-        except subprocess.TimeoutExpired:
-            return f"not done after {seconds:.0f} s"
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(running.pid, signal.SIGKILL)
+def in_own_process(name: str, args: argparse.Namespace) -> Row:
+    """What a part finds; one that fails does not hold."""
+    words = ["--out", args.out, "--size", args.size, *(["--data", args.data] if args.data else [])]
+    try:
+        return apart(__file__, name, *words, seconds=PART_SECONDS * max(1.0, args.size))
+    except RuntimeError as error:
+        return {"table": [(name, str(error), "", False)], "facts": {}}
 
 
 def main() -> int:
@@ -362,7 +344,7 @@ def main() -> int:
     if args.part:
         more = {"data": args.data} if args.part == "real" else {}
         shown, facts = PARTS[args.part][0](args.out, *sizes_of(args.part, args.size), **more)
-        write_text(args.out / f"{args.part}.json", json.dumps({"table": shown, "facts": facts}))
+        print(json.dumps({"table": shown, "facts": facts}))
         return 0
     try:
         chosen = chosen_parts(args.parts)
@@ -375,11 +357,10 @@ def main() -> int:
     print(*(f"{key}: {value}" for key, value in told.items()), sep="\n")
     held = True
     for name in chosen:
-        shown, facts = in_own_process(name, args)
-        held &= table(name, shown)
+        told[name] = in_own_process(name, args)
+        held &= table(name, told[name]["table"])
         sys.stdout.flush()
-        told[name] = {"table": shown, "facts": facts}
-        write_text(args.out / "bench.json", json.dumps(told, indent=2) + "\n")
+        write_text(args.out / RESULTS, json.dumps(told, indent=2) + "\n")
     return 0 if held else 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import on_gpu
 import pipeline
 from bare_engine import trained
 from stub_engine import CALLS_AN_EXAMPLE, KEPT_EVERY, Paced, example, settings
+from synthetic import apart
 
 END, V = 1, 7
 
@@ -82,10 +84,27 @@ def test_parts_are_named_and_sized() -> None:
     assert pipeline.sizes_of("scale", 0.01) == [5]
 
 
-def test_a_command_is_ended_with_what_it_started(tmp_path: Path) -> None:
-    started = "import subprocess, time; subprocess.Popen(['sleep', '60']); print('begun', flush=True); "
-    assert pipeline.ended([sys.executable, "-c", "raise SystemExit(3)"], 60) == "exit code 3"
-    assert pipeline.ended([sys.executable, "-c", f"{started}time.sleep(60)"], 1.0) == "not done after 1 s"
+def test_a_part_is_ended_with_what_it_started(tmp_path: Path) -> None:
+    script = tmp_path / "part.py"
+    script.write_text(
+        "import subprocess, sys, time\n"
+        "left = subprocess.Popen(['sleep', '60'])\n"
+        "print('progress', left.pid)\n"
+        'print(\'{"pid": %d, "told": "%s"}\' % (left.pid, sys.argv[-1]), flush=True)\n'
+        "time.sleep(60 if sys.argv[2] == 'slow' else 0)\n"
+        "sys.exit(3 if sys.argv[2] == 'bad' else 0)\n",
+        encoding="utf-8",
+    )
+    found = apart(str(script), "good", "--out", tmp_path)
+    assert found["told"] == str(tmp_path)
+    left, until = Path(f"/proc/{found['pid']}/cmdline"), time.monotonic() + 10
+    while left.exists() and left.read_bytes():  # a zombie has none
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    with pytest.raises(RuntimeError, match=r"part\.py --part bad failed: exit code 3"):
+        apart(str(script), "bad")
+    with pytest.raises(RuntimeError, match=r"part\.py --part slow failed: not done after 0\.5 s"):
+        apart(str(script), "slow", seconds=0.5)
 
 
 @pytest.mark.parametrize("pooling", ["probabilities", "logits"])
