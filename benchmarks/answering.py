@@ -34,6 +34,8 @@ from wbrag.store.exchange import CORPUS, INDEX, export
 
 #: FlashRAG takes a model for one that chats, and uses its template, where the path says so.
 CHATS = "instruct"
+#: Prompts that Hugging Face's model reads at once; FlashRAG's own number is 4.
+BATCH = 16
 
 
 def answer(out: Path, n: int) -> tuple[list[Told], Row]:
@@ -130,6 +132,7 @@ def flashrag_settings(cfg: TrainConfig, out: Path, framework: str, n: int) -> di
         "framework": framework,
         "generator_model": model.name,
         "generator_model_path": str(model),
+        "generator_batch_size": BATCH,
         "generator_max_input_len": backbone.max_model_len,
         "generation_params": {"do_sample": False, "max_tokens": backbone.answer_tokens},
         "retrieval_method": encoder.name,

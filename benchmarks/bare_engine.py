@@ -18,7 +18,7 @@ from wbrag import metrics
 from wbrag.algorithm import CountedLLM, train_example
 from wbrag.config import Backbone, TrainConfig
 from wbrag.llm import LLM, Reply
-from wbrag.llm.vllm import VllmEngine, greedy
+from wbrag.llm.vllm import VllmEngine
 from wbrag.methods import Tools
 from wbrag.prompts import prompts_of
 from wbrag.schema import Example, documents_of
@@ -98,12 +98,15 @@ async def trained(rows: Sequence[Row], cfg: TrainConfig, llm: LLM, paper_plan: b
 
 
 async def completed(llm: VllmEngine, ids: list[int], most: int, **more: Any) -> int:  # noqa: ANN401 - vLLM's own
-    """Tokens, at most so many, that vLLM's AsyncLLM itself makes of a prompt of token ids; `more` goes to its sampling.
-
-    Nothing of wbrag's but the sampling parameters takes part.
+    """Tokens, at most so many, that vLLM's AsyncLLM itself makes of a prompt of token ids, their text beside them, told
+    once at the end; `more` goes to its sampling. Nothing of wbrag's takes part.
     """
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    params = SamplingParams(temperature=0.0, max_tokens=most, output_kind=RequestOutputKind.FINAL_ONLY, **more)
     prompt = {"type": "token", "prompt_token_ids": ids}  # "type": the ids are final, no thread renders them again
-    stream = llm.engine.generate(prompt, greedy(most, **more), f"bare-{next(NUMBERS)}")
+    stream = llm.engine.generate(prompt, params, f"bare-{next(NUMBERS)}")
     outputs = [output async for output in stream]
     return len(outputs[-1].outputs[0].token_ids)
 

@@ -73,7 +73,7 @@ class Ruled(ScriptedLLM):
     async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
         """The rule's reply, once the engine has made its own."""
         ids = self.engine.render(content, prefix)
-        made = await completed(self.engine, ids, max_tokens, ignore_eos=True, detokenize=False)
+        made = await completed(self.engine, ids, max_tokens, ignore_eos=True)
         return Reply(self.respond(content), len(ids), made)
 
     def count_tokens(self, text: str) -> int:
@@ -108,7 +108,7 @@ def llama(out: Path, n: int) -> tuple[list[Told], Row]:
 
 async def on_llama(cfg: TrainConfig, rows: Sequence[Row]) -> Row:
     """Seconds, and tokens that were computed (prompts' uncached and replies'), of Algorithm 1 and of a bare loop."""
-    alike: dict[str, Any] = {"ignore_eos": True, "detokenize": False}
+    alike: dict[str, Any] = {"ignore_eos": True}
     more: dict[str, Any] = {"load_format": "dummy", "hf_overrides": SHAPES, "disable_log_stats": False}
     say("llama: an engine with random weights")
     async with opened(cfg.backbone, **more) as llm:

@@ -89,6 +89,7 @@ def apart(script: str, part: str, *words: object, seconds: float | None = None) 
     """
     command = [sys.executable, script, "--part", part, *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: what runs is ended first
     with (
         TemporaryFile("w+") as told,
         subprocess.Popen(command, env=environment, stdout=told, start_new_session=True) as running,
@@ -100,6 +101,7 @@ def apart(script: str, part: str, *words: object, seconds: float | None = None) 
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(running.pid, signal.SIGKILL)
+            signal.signal(signal.SIGTERM, before)
         if how != "exit code 0":
             raise RuntimeError(f"{Path(script).name} --part {part} failed: {how}")
         told.seek(0)
