@@ -108,7 +108,6 @@ def llama(out: Path, n: int) -> tuple[list[Told], Row]:
 
 async def on_llama(cfg: TrainConfig, rows: Sequence[Row]) -> Row:
     """Seconds, and tokens that were computed (prompts' uncached and replies'), of Algorithm 1 and of a bare loop."""
-    alike: dict[str, Any] = {"ignore_eos": True}
     more: dict[str, Any] = {"load_format": "dummy", "hf_overrides": SHAPES, "disable_log_stats": False}
     say("llama: an engine with random weights")
     async with opened(cfg.backbone, **more) as llm:
@@ -124,7 +123,7 @@ async def on_llama(cfg: TrainConfig, rows: Sequence[Row]) -> Row:
         await emptied(llm)
         say(f"llama: a bare loop, {len(calls):,} calls")
         before = await computed()
-        facts["loop"], replies = await looped(calls, llm, **alike)
+        facts["loop"], replies = await looped(calls, llm, ignore_eos=True)
         facts["loop_tokens"] = await computed() - before + replies
         prompts = sum(row["prompt_tokens"] for row in made)
     return facts | {"calls": len(calls), "prompt_tokens": prompts, "reply_tokens": replies}

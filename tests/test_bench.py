@@ -7,11 +7,13 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from wbrag.llm import Reply
 from wbrag.llm.mixture import pool
 from wbrag.prompts import Prompts
 from wbrag.schema import Document
@@ -123,6 +125,27 @@ def test_the_stepwise_mixture_is_the_engines_arithmetic(pooling: str) -> None:
         pooled = pool(read, [range(3)], torch.tensor(weights, dtype=torch.float64), pooling)[0]
         assert token == int(pooled.argmax())
         assert value == pytest.approx(float(pooled[token]), abs=1e-9)
+
+
+def test_a_ruled_engine_does_the_work_and_the_rule_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    worked: list[tuple[object, ...]] = []
+
+    async def completed(llm: object, ids: list[int], most: int, **more: object) -> int:
+        worked.append((ids, most, more))
+        return most
+
+    monkeypatch.setattr(on_gpu, "completed", completed)
+    llm = on_gpu.Ruled(SimpleNamespace(render=lambda content, prefix: [len(content)], max_model_len=64))
+    asked = f"Document 1\n\nWho keeps number {KEPT_EVERY}?"
+    assert asyncio.run(llm.chat(asked, 8)) == Reply(f"keeper {KEPT_EVERY}", 1, 8)
+    assert worked == [([len(asked)], 8, {"ignore_eos": True})]
+
+
+def test_parts_that_need_a_gpu_say_so_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_gpu, "gpu_name", lambda: "")
+    for name in pipeline.GPU:
+        ((_, said, _, held),), facts = pipeline.PARTS[name][0](tmp_path, 1)
+        assert (said, held, facts) == ("not run on a GPU: make EXTRA=gpu bench PARTS=gpu", None, {})
 
 
 def test_ways_to_search_are_held_against_the_first() -> None:
