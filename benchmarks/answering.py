@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from synthetic import say
 from wbrag.config import TrainConfig
 from wbrag.llm.engine import model_path
 from wbrag.prompts import prompts_of
-from wbrag.retrieval.encoder import Encoder, model_folder
+from wbrag.retrieval.encoder import model_folder
 from wbrag.run import inputs
 from wbrag.run.actors import Generators, Stage
 from wbrag.run.job import Job, Session, generate
@@ -84,7 +85,7 @@ def own(cfg: TrainConfig, base: Path, warm: Rows, questions: Rows) -> Row:
         generators = session.open(cfg)
         generators.start()
         assert generators.encoders
-        ray.get([handle.apply.remote(dimension) for handle in generators.encoders.start()])
+        ray.get([handle.apply.remote(attrgetter("dimension")) for handle in generators.encoders.start()])
         generators.wait()
         load = time.perf_counter() - started
         answered(cfg, base, warm, generators, "warm")
@@ -92,11 +93,6 @@ def own(cfg: TrainConfig, base: Path, warm: Rows, questions: Rows) -> Row:
         started = time.perf_counter()
         answers = answered(cfg, base, questions, generators, "asked")
         return {"load": load, "run": time.perf_counter() - started, "answers": answers}
-
-
-def dimension(encoder: Encoder) -> int:
-    """What an encoder can tell once it is loaded."""
-    return encoder.dimension
 
 
 def answered(cfg: TrainConfig, base: Path, questions: Rows, generators: Generators, name: str) -> dict[str, str]:
