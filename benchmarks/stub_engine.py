@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 from hydra import compose, initialize_config_dir
+from synthetic import say
 
 from wbrag.algorithm import CountedLLM
 from wbrag.command import command_line
@@ -38,7 +39,7 @@ CALLS_AN_EXAMPLE = 2 + (DOCUMENTS + 2) / KEPT_EVERY
 GPU_CALLS = 61.0
 ENGINES = (1, 2, 4, 8)
 SENTENCE = "Number {0} is kept by keeper {0}, as the ledger of the old harbour office says."
-FILLER = " ".join(f"Line {i} of this page tells of ships and of their cargo." for i in range(8))
+LINES = 8
 
 
 def settings(run: Path, *overrides: str) -> TrainConfig:
@@ -87,9 +88,10 @@ def rated(cfg: TrainConfig, generators: Generators, source: Path, goal: int) -> 
     return {"calls": calls, "whole": calls / (ended - seen[0][0]), "steady": (last - first) / (until - since)}
 
 
-def example(number: int) -> Row:
-    """A row of `schema.RETRIEVED`; each of its documents holds the answer."""
-    texts = [f"Page {rank}. {SENTENCE.format(number)} {FILLER}" for rank in range(DOCUMENTS)]
+def example(number: int, lines: int = LINES) -> Row:
+    """A row of `schema.RETRIEVED`; each of its documents holds the answer, and so many lines more of a dozen words."""
+    filler = " ".join(f"Line {i} of this page tells of ships and of their cargo." for i in range(lines))
+    texts = [f"Page {rank}. {SENTENCE.format(number)} {filler}" for rank in range(DOCUMENTS)]
     documents = [Document(f"{number}-{rank}", f"Ledger {rank}", text) for rank, text in enumerate(texts)]
     asked = {"id": f"q{number}", "question": f"Who keeps number {number}?", "golden_answers": [f"keeper {number}"]}
     return {**asked, "metadata": "{}", "documents": document_rows(documents)}
@@ -149,6 +151,7 @@ def stub_rates(run: Path, engines: int, rate: float, n: int, *overrides: str) ->
 
 def feed(out: Path, n: int) -> tuple[list[Told], Row]:
     """Calls a second that the pipeline can feed to one engine that answers at once, its traces written as Parquet."""
+    say(f"feed: {n:,} examples to a stub")
     with ray_session(Cluster()):
         rates = stub_rates(out / "feed", 1, 0.0, n)
     what, value = f"{rates['calls']:,} calls fed to a stub, Parquet written", f"{rates['whole']:,.0f} calls/s"
@@ -162,6 +165,7 @@ def scale(out: Path, seconds: int) -> tuple[list[Told], Row]:
     small = ("cluster.block_rows=16", "cluster.examples_in_flight=64")  # a second's work of such an engine
     with ray_session(Cluster()):
         for engines in ENGINES:
+            say(f"scale: {engines} engines")
             n = engines * round(seconds * GPU_CALLS / CALLS_AN_EXAMPLE)
             rates = facts[f"{engines} engines"] = stub_rates(out / f"scale-{engines}", engines, GPU_CALLS, n, *small)
             steady, whole = (rates[key] / (engines * GPU_CALLS) for key in ("steady", "whole"))

@@ -6,11 +6,14 @@ import json
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -26,6 +29,13 @@ from wbrag.store.versions import Version
 #: Vectors of a block, here and in the files that all contestants read.
 BLOCK = 16_384
 CLUSTERS = 1_000
+#: When this process began.
+STARTED = time.perf_counter()
+
+
+def say(text: str) -> None:
+    """Tell on stderr what is done now, with the seconds that this process has run."""
+    print(f"{time.perf_counter() - STARTED:6.0f} s  {text}", file=sys.stderr, flush=True)
 
 
 def blocks(rows: int, dimension: int, seed: int = 0) -> Iterator[np.ndarray]:
@@ -73,14 +83,29 @@ def write_embeddings(folder: Path, rows: int, dimension: int) -> list[Path]:
     return files
 
 
-def apart(script: str, part: str, *words: object) -> dict[str, Any]:
-    """Run `script --part PART WORDS` in a new process and return what it reports."""
+def apart(script: str, part: str, *words: object, seconds: float | None = None) -> dict[str, Any]:
+    """Run `script --part PART WORDS` in a new process, for so long at most, end what it leaves behind, and return what
+    it reports in the last line of its stdout. Its stderr is this one's. RuntimeError where it does not report.
+    """
     command = [sys.executable, script, "--part", part, *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if ran.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{ran.stderr}")
-    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: what runs is ended first
+    with (
+        TemporaryFile("w+") as told,
+        subprocess.Popen(command, env=environment, stdout=told, start_new_session=True) as running,
+    ):
+        try:
+            how = f"exit code {running.wait(seconds)}"
+        except subprocess.TimeoutExpired:
+            how = f"not done after {seconds:g} s"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+            signal.signal(signal.SIGTERM, before)
+        if how != "exit code 0":
+            raise RuntimeError(f"{Path(script).name} --part {part} failed: {how}")
+        told.seek(0)
+        found: dict[str, Any] = json.loads(told.read().splitlines()[-1])
     return found
 
 
@@ -102,11 +127,12 @@ def median(values: Sequence[float]) -> float:
 
 
 def environment() -> dict[str, Any]:
-    """What figures depend on: versions of packages, commit, cores, processor, GPUs."""
+    """What figures depend on: versions of packages, commit, cores, memory, processor, GPUs."""
     import torch
 
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     told: dict[str, Any] = {"versions": versions(), "commit": git_commit(), "cores": len(os.sched_getaffinity(0))}
+    told["memory"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
     told["cpu"] = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
     told["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or "none"
     return told

@@ -111,7 +111,7 @@ class Spelling:
         self.words, self.all_special_tokens = words, special
         self.all_special_ids = [words.index(one) for one in special]
 
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False, **more: object) -> str:
         kept = [self.words[i] for i in ids]
         return "".join(word for word in kept if not (skip_special_tokens and word in self.all_special_tokens))
 
@@ -122,10 +122,11 @@ WORDS = ["[THINK]", "Rome?", "[/THINK]", " Paris", "</s>", "<think>", "</think>"
 @pytest.mark.parametrize(
     ("said", "special", "opened", "text"),
     [
-        ([0, 1, 2, 3, 4], ["[THINK]", "[/THINK]", "</s>"], False, "Paris"),  # marks that vLLM's text is without
+        ([0, 1, 2, 3, 4], ["[THINK]", "[/THINK]", "</s>"], False, "Paris"),  # marks that are special tokens
         ([5, 1, 6, 3, 4], ["</s>"], False, "Paris"),
         ([1, 6, 3, 4], ["</s>"], True, "Paris"),
         ([3, 4], ["</s>"], False, "Paris"),
+        ([3, 4], [], False, "Paris"),  # what ends a reply is no part of it, special or not
         ([4], ["</s>"], False, ""),  # it said nothing: the empty answer
         ([0, 1], ["[THINK]", "[/THINK]", "</s>"], False, None),
         ([1, 3], ["</s>"], True, None),
@@ -139,7 +140,7 @@ def test_a_completion_is_scored_without_its_reasoning(
     engine: Any = object.__new__(VllmEngine)
     engine.decode = speller(tokenizer)
     reason = "stop" if 4 in said else "length"
-    completion = SimpleNamespace(text=tokenizer.decode(said, True), token_ids=said, finish_reason=reason)
+    completion = SimpleNamespace(token_ids=said, finish_reason=reason)
     if text is None:
         with pytest.raises(NoAnswer, match=r"reasoning.*; raise backbone\.thinking_tokens"):
             engine._reply(completion, 7, opened)
@@ -149,8 +150,9 @@ def test_a_completion_is_scored_without_its_reasoning(
 
 def test_a_completion_that_the_limit_cut_says_so() -> None:
     engine: Any = object.__new__(VllmEngine)
-    engine.decode = None
-    assert engine._reply(SimpleNamespace(text=" Par", token_ids=[1], finish_reason="length"), 7, False).cut
+    engine.decode = speller(Spelling([" Par", "\ufffd"], []))
+    reply = engine._reply(SimpleNamespace(token_ids=[0, 1], finish_reason="length"), 7, False)
+    assert (reply.text, reply.completion_tokens, reply.cut) == ("Par", 2, True)
 
 
 @pytest.mark.slow

@@ -397,4 +397,4 @@ def _storable_reply(reply: Reply, max_tokens: int) -> Reply:
 
 def _storable(text: str) -> str:
     """`text` with lone surrogates, which no Arrow column can hold, replaced by U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -166,8 +166,7 @@ class VllmEngine:
             return reply
         said = list(completion.token_ids)
         chosen: Any = zip(said, completion.logprobs or (), strict=True)
-        decode = self.decode or partial(self.tokenizer.decode, skip_special_tokens=True)
-        told = pieces(said, [found[i].logprob for i, found in chosen], decode)
+        told = pieces(said, [found[i].logprob for i, found in chosen], self.decode)
         return replace(reply, tokens=spoken_tokens(told, opened))
 
     async def first_token(self, content: str, candidates: Sequence[str], *, prefix: str = "") -> FirstToken:
@@ -223,9 +222,7 @@ class VllmEngine:
             for _ in range(MIXTURE_ATTEMPTS):
                 group = self._request()
                 members = [Member(group, i, len(prompts), weight, pooling, end) for i, weight in enumerate(weights)]
-                params = [  # all texts are the same: only the first is put together
-                    greedy(max_tokens, **more, extra_args=m.extra_args(), detokenize=m.number == 0) for m in members
-                ]
+                params = [greedy(max_tokens, **more, extra_args=m.extra_args()) for m in members]
                 completions = await asyncio.gather(*map(self._complete, prompts, params))
                 if not any(map(out_of_step, completions)):
                     return completions[0]
@@ -253,9 +250,10 @@ class VllmEngine:
 
     def _reply(self, completion: CompletionOutput, prompt_tokens: int, opened: bool) -> Reply:
         """The completion without reasoning; NoAnswer where it ends inside it, or before a word behind it."""
-        text, cut = completion.text, completion.finish_reason == "length"
-        if self.decode:
-            text = self.decode(completion.token_ids)
+        said, cut = list(completion.token_ids), completion.finish_reason == "length"
+        if completion.finish_reason == "stop":
+            said.pop()  # the token that ended it, whether the tokenizer calls it special or not
+        text = self.decode(said).rstrip("\ufffd")  # half a character, where the limit cut it
         answer = spoken(text, opened)
         if cut and text.strip() and not answer:
             raise NoAnswer(f"no text but reasoning in the reply, finish_reason=length; {REMEDY}")
@@ -281,7 +279,7 @@ class VllmEngine:
         # one takes in whatever has come by its next step. One call whose reply nobody reads keeps it busy for a while.
         if self.busy is None or self.busy.done():
             tokens = min(BUSY_TOKENS, self.max_model_len - len(ids))
-            self.busy = asyncio.ensure_future(self._complete(ids, greedy(tokens, ignore_eos=True, detokenize=False)))
+            self.busy = asyncio.ensure_future(self._complete(ids, greedy(tokens, ignore_eos=True)))
 
     def _request(self) -> str:
         return f"{os.getpid()}-{next(self.numbers)}"
@@ -299,14 +297,12 @@ class VllmEngine:
         return completion
 
 
-def speller(tokenizer: Any) -> Callable[[Sequence[int]], str] | None:  # noqa: ANN401 - Hugging Face's
-    """Decodes a reply with those of its special tokens that are marks of reasoning; None for a tokenizer without any,
-    for whose replies vLLM's text is whole.
-    """
+def speller(tokenizer: Any) -> Callable[[Sequence[int]], str]:  # noqa: ANN401 - Hugging Face's
+    """Decodes a reply with those of its special tokens that are marks of reasoning, without all others."""
     special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
     silent = {key for key, token in special.items() if not is_mark(token)}
     if len(silent) == len(special):
-        return None
+        return partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return lambda ids: str(tokenizer.decode([i for i in ids if i not in silent], skip_special_tokens=False))
 
 
@@ -328,8 +324,11 @@ def pieces(ids: Sequence[int], logprobs: Sequence[float], decode: Callable[[Sequ
 
 
 def greedy(max_tokens: int, **more: Any) -> SamplingParams:  # noqa: ANN401 - vLLM's own arguments
-    """Greedy sampling that reports once, at the end (half the front end's work per token); `more` goes to vLLM."""
+    """Greedy sampling for one request that reports once, at the end, token ids alone (half the front end's work per
+    token, and its reading of the whole prompt before the first); `more` goes to vLLM.
+    """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    return SamplingParams(temperature=0.0, max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY, **more)
+    how: dict[str, Any] = {"output_kind": RequestOutputKind.FINAL_ONLY, "detokenize": False, "skip_clone": True}
+    return SamplingParams(temperature=0.0, max_tokens=max_tokens, **how, **more)
