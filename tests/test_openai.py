@@ -642,7 +642,7 @@ def test_a_check_asks_the_endpoint_and_tells_of_each_file_once(
     assert len(server.requests) == 2
     assert "k=0: at least 1 is needed" in capsys.readouterr().out
     told = [record.getMessage() for record in caplog.records if f"{data}/" in record.getMessage()]
-    assert len(told) == len(set(told)) >= 2
+    assert len(told) == 2 * len(set(told)) == 4  # of each file once in each of the two
 
 
 def test_methods_are_refused_where_the_endpoint_cannot_serve_them(server: Server) -> None:
