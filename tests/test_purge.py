@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 import pytest
@@ -29,11 +30,11 @@ from wbrag.config import ConfigError, Retrieval
 from wbrag.report.trace import life
 from wbrag.run.folder import RunError, read_predictions, read_record, updates_of
 from wbrag.run.job import Session
-from wbrag.run.lease import LEASE
+from wbrag.run.lease import LEASE, leased
 from wbrag.run.pipeline import evaluate, train
 from wbrag.run.purge import PURGED, Known, lift, purge, stores_below
 from wbrag.run.review import decisions_of, edit, reject
-from wbrag.run.tombstones import purged_by, said, tombstones
+from wbrag.run.tombstones import corpus_without, purged_by, said, tombstones
 from wbrag.run.update import Changes, Updated
 from wbrag.store.files import StoreError
 from wbrag.store.search import KnowledgeBase
@@ -107,6 +108,13 @@ def test_no_file_holds_a_byte_of_what_was_purged_and_all_else_goes_on(
 ) -> None:
     monkeypatch.setattr("wbrag.run.purge.WAIT_SECONDS", 0.0)
     run, other = folder / "run", folder / "other"
+    own = [where / ".git" / "config" for where in (run, folder / "cache")]  # a person's, in a folder of theirs
+    for file in own:
+        file.parent.mkdir()
+        file.write_text("mine")
+    (run / ".tmp-killed").write_bytes(WORDS[0])
+    held: list[Path] = []
+    monkeypatch.setattr("wbrag.run.purge.leased", lambda one: held.append(one) or leased(one))
     before, read = holding(folder), read_predictions(run)
     assert {path.parts[0] for path in before} == {"run", "other", "cache", "kb"}
     assert any("fulltext" in path.parts for path in before)
@@ -127,7 +135,9 @@ def test_no_file_holds_a_byte_of_what_was_purged_and_all_else_goes_on(
     assert main(["purge", str(run), *IDS, "--everywhere"]) == 0
     assert str(folder / "corpus-now.jsonl") in capsys.readouterr().out.partition("Not reached:")[2]
     assert holding(folder) == []
-    assert (folder / "cache").is_dir()
+    assert all(file.exists() for file in own)
+    assert {run, other, *(run / "evaluations").iterdir()} <= {*held}  # so that no evaluation writes meanwhile
+    assert tombstones(folder / "kb").keys() == {*IDS}
     with KnowledgeBase.open(folder / "kb") as shared:
         assert shared.writeback
         assert shared.writeback.base == named(shared.base)
@@ -247,10 +257,17 @@ def test_a_row_stays_only_where_it_is_known_to_be_made_of_other_passages() -> No
     others = {**trace, "documents": [document("q")]}
     assert known._trace(others) == others
     assert searching._trace(others)["rag_answer"] is None
-    left = [
-        {"request": one, "text": text, "kind": "copy"} for one, text in (("r", ""), ("s", "title\ntext"), ("s", "x"))
-    ]
-    assert [known._left_out(row) == row for row in left] == [True, True, False]
+    told = [("r", "", "no"), ("s", "title\ntext", ""), ("s", "x", ""), ("r", "", "newer passage p says: about p")]
+    left = [dict(zip(("request", "text", "reason"), row, strict=True)) for row in told]
+    assert [known._left_out(row) == row for row in left] == [True, True, False, False]
+
+
+def test_a_corpus_is_without_what_others_purged(tmp_path: Path) -> None:
+    file, copy = tmp_path / "corpus.parquet", tmp_path / "copy.parquet"
+    pq.write_table(pa.table({"id": ["p", "q", "r"], "title": ["p", "t", "r"], "text": ["p", "u", "r"]}), file)
+    assert corpus_without(file, {}, copy) == file
+    told = corpus_without(file, {"p": [], "gone": [said("t", "u")]}, copy)
+    assert pq.read_table(told)["id"].to_pylist() == ["r"]
 
 
 TEXT = st.sampled_from(["a", "b", "c"])

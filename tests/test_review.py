@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
+from served_run import UNITS, served_run
+from served_run import unit as served_unit
+from small_store import rows_in
 
+from wbrag.config import Benchmark, TrainConfig
+from wbrag.run.actors import Generators
+from wbrag.run.folder import read_units
+from wbrag.run.job import Job
+from wbrag.run.record import RunRecord
+from wbrag.run.review import accept, decisions_of, reject, restore
+from wbrag.run.writeback import made_units
 from wbrag.units.decisions import Decision, decided
 
 
@@ -39,3 +50,28 @@ def test_what_was_decided_holds_for_whatever_is_written(
             fresh = any(o.unit["id"] == one.unit["id"] and o.sources["s"] == says for o in made.values())
             assert (one.unit["id"] in ids) == fresh
     assert {"rejected", "edited", "review"} >= {row["kind"] for row in left_out}
+
+
+def test_a_decision_while_an_update_is_not_ended_holds_in_it(tmp_path: Path) -> None:
+    run = served_run(tmp_path / "run")
+    cfg = TrainConfig(Benchmark(name="toy"))
+    update = Job(cfg, run, RunRecord(run, {"corpus": "03d54f258644dce5"}), before=tmp_path)
+    given = run / "traces", tmp_path / "questions", run / "base", cast("Generators", None)
+    made_units(update, *given)
+    good = UNITS["good"]["id"]
+    assert good in [one["id"] for one in read_units(run)]
+    reject(run / "writeback", good, "wrong")
+    made_units(Job(cfg, run, update.record), *given)  # a training is as it was measured
+    assert good in [one["id"] for one in read_units(run)]
+    made_units(update, *given)
+    assert good not in [one["id"] for one in read_units(run)]
+
+
+def test_a_unit_that_was_accepted_by_mistake_waits_again(tmp_path: Path) -> None:
+    run, waiting = served_run(tmp_path / "run"), served_unit("Elm", "Elm is a town.", ["p-1290"])
+    store = run / "writeback"
+    accept(store, waiting["id"], "", waiting, run / "base")
+    assert waiting["id"] in {row["id"] for row in rows_in(store)}
+    restore(store, waiting["id"], run / "base", waits=True)
+    assert waiting["id"] not in {row["id"] for row in rows_in(store)}
+    assert decisions_of(store) == {}

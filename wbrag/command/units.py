@@ -146,7 +146,9 @@ def edited(run: Path, args: argparse.Namespace) -> Told:
 
 def restored(run: Path, args: argparse.Namespace) -> Told:
     """As training wrote it."""
-    return told(run, restore(run / "writeback", args.id, base_of(run)), f"has {args.id} as it was written")
+    waits = any(unit["id"] == args.id for unit in read_waiting(tables(run)))
+    made = restore(run / "writeback", args.id, base_of(run), waits)
+    return told(run, made, f"has {args.id} {'waiting again' if waits else 'as it was written'}")
 
 
 def decisions(run: Path, args: argparse.Namespace) -> Told:

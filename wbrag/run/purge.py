@@ -96,14 +96,14 @@ def purge(
     run = run.absolute()
     caches = [cache.absolute()] if cache else caches_of(run)
     with ExitStack() as held:
-        held.enter_context(leased(run))
+        _hold(run, held)
         sharing = list(others(run, caches, ids))
         if sharing and not everywhere:
             runs = f"{', '.join(map(str, sharing))}: have these passages too, and share a cache with {run}"
             raise ConfigError(f"{runs}; --everywhere purges them from all these runs")
         begun = {run: _begun(run, ids)}
         for other in sharing:
-            held.enter_context(leased(other))
+            _hold(other, held)
             begun[other] = _begun(other, [key for key in ids if key in contents(other, ids) or key in _open(other)])
         left = {one: found for one, found in begun.items() if not found[1].finished}
         for step in (hide, redact):
@@ -116,19 +116,27 @@ def purge(
         for folder in caches:
             empty_cache(folder, away, force)
         for kb in sorted({Path(cfg.kb) for one in left if (cfg := load_config(one)).kb}):
-            purge_shared(kb, set(away), force)
+            purge_shared(kb, away, force)
         for one, found in left.items():
             cut(one, *found, force)
     return dict(begun.values())
 
 
-def purge_shared(kb: Path, ids: set[str], force: bool) -> None:
+def _hold(run: Path, held: ExitStack) -> None:
+    """Take the lease of a run, and of its parts in which jobs work that do not hold that."""
+    for folder in (run, run / "variants", *(run / "evaluations").glob("*/")):
+        if folder.is_dir():
+            held.enter_context(leased(folder))
+
+
+def purge_shared(kb: Path, stones: Tombstones, force: bool) -> None:
     """The knowledge base that many runs bring their units to, without passages and what was made of them: no run that
-    still has them brings such units again, as their sources are not in its base.
+    still has them brings these or such units again, as it has their tombstones.
     """
-    stores, note = (kb / "base", kb / "writeback"), {"made_by": "purge", "at": now()}
+    ids, stores, note = set(stones), (kb / "base", kb / "writeback"), {"made_by": "purge", "at": now()}
     with in_turn(kb / LEASE):
         if latest(stores[0]):
+            bury(kb, {**tombstones(kb), **stones})
             _withdrawn(stores, ids, note)
             _shrunk(kb, stores, ids, note, force)
 
@@ -142,7 +150,9 @@ def lift(run: Path, ids: Sequence[str]) -> None:
         stones = tombstones(run)
         if unknown := sorted(set(ids) - set(stones)):
             raise StoreError(f"{run}: {unknown[0]!r} was not purged")
-        bury(run, {key: told for key, told in stones.items() if key not in ids})
+        give_up_update(run)  # it may have been asked without them
+        for where in (run, *(Path(kb) for kb in [load_config(run).kb] if kb)):
+            bury(where, {key: told for key, told in tombstones(where).items() if key not in ids})
 
 
 def caches_of(run: Path) -> list[Path]:
@@ -233,10 +243,8 @@ def hide(run: Path, file: Path, told: Purge) -> None:
     """A pair of new versions without the passages and the units that were made of them; of decisions about such units
     no version says anything any more. An update that was not ended is given up.
     """
-    ids, done = set(told.passages), {folder.name for folder in updates_of(run)}
-    for folder in (run / UPDATES).glob("*"):
-        if folder.name not in done:
-            shutil.rmtree(folder)
+    ids = set(told.passages)
+    give_up_update(run)
     base, writeback = own_base(run), run / "writeback"
     note = {"made_by": "purge", "purge": file.stem, "at": told.at, "host": told.host, "purged": len(ids)}
     shown, _ = pair(base, writeback)
@@ -244,6 +252,14 @@ def hide(run: Path, file: Path, told: Purge) -> None:
     if shown.version != current(base).version and file.stem != current(base).note.get("purge"):
         rollback(base, shown.version, note)  # it is ahead of the pair: an update was cut short, or the pair rolled back
     _withdrawn((base, writeback), ids, note)
+
+
+def give_up_update(run: Path) -> None:
+    """Remove what an update has made that was not ended."""
+    done = updates_of(run)
+    for folder in (run / UPDATES).glob("*"):
+        if folder not in done:
+            shutil.rmtree(folder)
 
 
 def _withdrawn(stores: tuple[Path, Path], ids: set[str], note: Row) -> None:
@@ -409,6 +425,8 @@ class Known:
         return self.searched and any(value for name, value in row.items() if name.startswith("retrievals"))
 
     def _left_out(self, row: Row) -> Row | None:
+        if any(f"passage {key}" in (row["reason"] or "") for key in self.ids):  # it quotes what contradicts the unit
+            return None
         title, _, text = (row["text"] or "").partition("\n")
         return row if row["request"] in self.requests or said(title, text) in self.texts else None
 
@@ -477,7 +495,7 @@ def _lines_kept(files: Iterable[Path], keeps: Callable[[str], bool]) -> None:
 
 def _leftovers(folder: Path) -> None:
     """Remove what killed processes left half written."""
-    for path in list(folder.rglob(".*")):
+    for path in list(folder.rglob(".tmp-*")):  # no other name: a folder of runs may hold a person's own hidden files
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -559,7 +577,8 @@ def beyond(run: Path) -> list[str]:
         else "",
         f"the store that was given as base, {cfg.base}: kb.py delete, compact and gc --keep 1" if cfg.base else "",
         f"question files, with their golden answers: {', '.join(filter(None, asked))}, and those of evaluations",
-        "what was made elsewhere: exports, reports of comparisons and sweeps, copies and clones of a store",
+        "what was made elsewhere: exports, reports of comparisons and sweeps, copies and clones of a store, knowledge "
+        "bases that units were brought to by kb.py contribute, what a killed session of Ray left in its folder",
         "runs of the same cache that lie neither beside this one nor beside the cache",
         "backups and snapshots, earlier versions of objects in S3, and blocks that a disk has not written over",
         "what closed-book answers and units of other passages say by themselves",

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
-from wbrag.run.folder import read_record, write_text
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wbrag.run.folder import read_record, write_rows, write_text
+from wbrag.schema import PASSAGE
 
 #: The file of a run's tombstones.
 TOMBSTONES = "purged.json"
@@ -41,3 +45,18 @@ def purged_by(stones: Tombstones) -> Callable[[Mapping[str, str]], bool]:
     """
     hashes = {one for told in stones.values() for one in told}
     return lambda row: row["id"] in stones or said(row["title"], row["text"]) in hashes
+
+
+def corpus_without(corpus: Path, stones: Tombstones, copy: Path) -> Path:
+    """A Parquet file of passages without those that may not come back, a copy where there are such tombstones."""
+    if not stones:
+        return corpus
+    away, file = purged_by(stones), pq.ParquetFile(corpus)
+
+    def left() -> Iterator[pa.Table]:
+        for batch in file.iter_batches():
+            some = pa.Table.from_batches([batch])
+            yield some.filter(pa.array([not away(row) for row in some.select(PASSAGE.names).to_pylist()], pa.bool_()))
+
+    write_rows(copy, file.schema_arrow, left())
+    return copy

@@ -36,11 +36,12 @@ from wbrag.run.job import Job, Session, check_room, opened
 from wbrag.run.lease import LEASE, in_turn, leased
 from wbrag.run.record import open_record
 from wbrag.run.review import now
-from wbrag.run.writeback import made_units, publish_units
+from wbrag.run.tombstones import corpus_without, tombstones
+from wbrag.run.writeback import decided_so_far, made_units, publish_units
 from wbrag.schema import SEEN_BY
 from wbrag.store.build import Difference, build_store, difference
 from wbrag.store.changes import copy_store
-from wbrag.store.files import make_folder
+from wbrag.store.files import make_folder, scratch_folder
 from wbrag.store.place import place_of
 from wbrag.store.rows import has_labels
 from wbrag.store.search import base_of
@@ -228,9 +229,12 @@ def _updated(
             pipeline.train_examples(job, questions, base, len(read.train), generators)
         check_errors(job, "traces")
         with job.record.timed("write_back"):
-            units = made_units(job, job.run / "traces", questions, base, generators)
-            if shown or pq.read_metadata(units).num_rows:
-                publish_units(units, writeback, cfg, note, base, generators.encoders)
+            while True:
+                units = made_units(job, job.run / "traces", questions, base, generators)
+                if shown or pq.read_metadata(units).num_rows:
+                    publish_units(units, writeback, cfg, note, base, generators.encoders)
+                if job.record.facts["decisions"] == decided_so_far(job):  # nobody decided meanwhile
+                    break
         with job.record.timed("predict"):
             pipeline.predict(job, questions, (base, writeback), len(read.test), generators)
         job.record.note_stores({"base": base, "writeback": writeback})
@@ -249,12 +253,13 @@ def _updated(
 
 def follow(cfg: TrainConfig, corpus: Path, note: dict[str, Any], encoders: Encoders) -> None:
     """Bring the base of the knowledge base that runs share to a run's documents; its readers see that with the units
-    that come next.
+    that come next. What another run purged stays away.
     """
     kb = Path(cfg.kb)
     if latest(kb / "base") is not None:
-        with in_turn(kb / LEASE):
-            build_store(corpus, kb / "base", encoders, cfg.index, note, follow=True)
+        with in_turn(kb / LEASE), scratch_folder(kb) as scratch:
+            passages = corpus_without(corpus, tombstones(kb), scratch / corpus.name)
+            build_store(passages, kb / "base", encoders, cfg.index, note, follow=True)
 
 
 def _outcome(

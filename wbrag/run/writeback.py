@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from wbrag.config import TrainConfig, one_unit_an_example
+from wbrag.config import TrainConfig, fingerprint, one_unit_an_example
 from wbrag.metrics import score
 from wbrag.retrieval.encoder import nearest_sentences
 from wbrag.retrieval.encoding import Encoders
@@ -83,10 +83,11 @@ def write_back(job: Job, traces: Path, questions: Path, base: Path, generators: 
 
 def made_units(job: Job, traces: Path, questions: Path, base: Path, generators: Generators) -> Path:
     """The file of the units that are to be published, and beside it that of what was left out. Where the base has
-    labels, units have theirs (schema.SEEN_BY), and those that nobody may see are left out.
+    labels, units have theirs (schema.SEEN_BY), and those that nobody may see are left out. Those of an update are made
+    once more where somebody has decided about units since.
     """
-    file = job.run / UNITS
-    if file.exists():
+    file, known = job.run / UNITS, decided_so_far(job)
+    if file.exists() and (job.before is None or job.record.facts.get("decisions") == known):
         return file
     with scratch_folder(job.run) as scratch:
         units, left_out = written_units(job, traces, base, generators, scratch)
@@ -106,7 +107,14 @@ def made_units(job: Job, traces: Path, questions: Path, base: Path, generators: 
         schema, units, hidden = labelled(units, base, scratch)
         write_rows(job.run / LEFT_OUT, LEFT, tables_of(chain(left_out, hidden), LEFT))
         write_rows(file, schema, tables_of(units, schema))
+    job.record.facts["decisions"] = known
+    job.record.save()
     return file
+
+
+def decided_so_far(job: Job) -> str:
+    """What changes with any decision about a unit of the run."""
+    return fingerprint({key: asdict(one) for key, one in decisions_of(job.run / "writeback").items()})
 
 
 def labelled(units: Iterator[Row], base: Path, scratch: Path) -> tuple[pa.Schema, Iterator[Row], Iterator[Row]]:
