@@ -219,9 +219,12 @@ def test_an_update_that_ends_midway_leaves_the_old_pair_or_the_new_and_goes_on(
         with pytest.raises(RuntimeError, match="midway"):
             changed_to(folder, now, session)
     assert (pair(run / "base", run / "writeback") == old) == (stage == "made_units")
+    wrong = min({row["id"] for row in content(run)[1]} & {row["id"] for row in content(again)[1]})
+    reject(run / "writeback", wrong, "while the update is not ended")
     found = changed_to(folder, now, session)
     assert isinstance(found, Updated)
-    assert content(run) == content(again)
+    passages, units = content(again)
+    assert content(run) == [passages, [row for row in units if row["id"] != wrong]]
     assert updates_of(run) == [run / UPDATES / "0001"]
 
 
@@ -336,6 +339,10 @@ def check_news(run: Path, found: Updated) -> None:
     assert (new["source_ids"], main(["waiting", str(run)]), main(["accept", str(run), "wb-none"])) == (["n2"], 0, 2)
     assert main(["accept", str(run), new["id"], "--why", "saw it"]) == 0
     assert new["text"] in [row["text"] for row in rows_in(run / "writeback")]
+    assert main(["restore", str(run), new["id"]]) == 0
+    assert new["text"] not in [row["text"] for row in rows_in(run / "writeback")]
+    assert [unit["id"] for unit in read_waiting(found.folder)] == sorted([old["id"], new["id"]])
+    assert main(["accept", str(run), new["id"], "--why", "saw it"]) == 0
 
 
 def test_decisions_are_versions_and_outlive_a_rollback(folder: Path, session: Session) -> None:
