@@ -30,7 +30,7 @@ from wbrag.run.job import Job, Session, generate
 from wbrag.run.lookup import Rows
 from wbrag.run.pipeline import base_index, retrieve
 from wbrag.run.record import RunRecord
-from wbrag.run.retrieve import knowledge_of
+from wbrag.run.retrieve import Knowledge
 from wbrag.store.exchange import CORPUS, INDEX, export
 
 #: FlashRAG takes a model for one that chats, and uses its template, where the path says so.
@@ -109,7 +109,7 @@ def answered(cfg: TrainConfig, base: Path, questions: Rows, generators: Generato
     pq.write_table(pa.table(blank), known)
     cfg = replace(cfg, run_dir=str(run))
     retrieve(cfg, inputs.Inputs(first(questions, 0), questions, None, []), base, source, generators.encoders)
-    stage = Stage(cfg, "predict", knowledge_of(cfg, base), known)
+    stage = Stage(cfg, "predict", Knowledge(cfg, base), known)
     job = Job(cfg, run, RunRecord(run, {"benchmark": "answer"}))
     generate(job, generators, stage, source / "test.parquet", "predictions", len(questions))
     rows = pq.read_table(run / "predictions", columns=["id", "answer_base", "error"]).to_pylist()

@@ -13,7 +13,7 @@ from small_store import rows_in
 
 from wbrag.config import Benchmark, TrainConfig
 from wbrag.run.actors import Generators
-from wbrag.run.folder import read_units
+from wbrag.run.folder import unit_rows
 from wbrag.run.job import Job
 from wbrag.run.record import RunRecord
 from wbrag.run.review import accept, decisions_of, reject, restore
@@ -59,12 +59,12 @@ def test_a_decision_while_an_update_is_not_ended_holds_in_it(tmp_path: Path) -> 
     given = run / "traces", tmp_path / "questions", run / "base", cast("Generators", None)
     made_units(update, *given)
     good = UNITS["good"]["id"]
-    assert good in [one["id"] for one in read_units(run)]
+    assert good in [one["id"] for one in unit_rows(run)]
     reject(run / "writeback", good, "wrong")
     made_units(Job(cfg, run, update.record), *given)  # a training is as it was measured
-    assert good in [one["id"] for one in read_units(run)]
+    assert good in [one["id"] for one in unit_rows(run)]
     made_units(update, *given)
-    assert good not in [one["id"] for one in read_units(run)]
+    assert good not in [one["id"] for one in unit_rows(run)]
 
 
 def test_a_unit_that_was_accepted_by_mistake_waits_again(tmp_path: Path) -> None:
