@@ -48,7 +48,10 @@ BAD_EXAMPLES = [
         b'{"id": "x", "question": "Who?", "golden_answers": true}',
         "golden_answers must be a string or a list of strings, got",
     ),
-    (b'{"id": "x", "question": "Who?", "golden_answers": ["Ada", [3]]}', "golden_answers[1] must be a string, got list"),
+    (
+        b'{"id": "x", "question": "Who?", "golden_answers": ["Ada", [3]]}',
+        "golden_answers[1] must be a string, got list",
+    ),
     (b'{"id": "x", "question": "Who?", "golden_answers": ["Ada", null]}', "golden_answers[1] is missing or null"),
     (b'{"id": "x", "question": "Who?", "golden_answers": [""]}', "golden_answers[0] is empty"),
     (b'{"id": "x", "question": "Who?", "golden_answers": ["Ada"], "metadata": 3}', "metadata must be an object"),

@@ -372,7 +372,10 @@ NO_ANSWERS = [
     (message(None, "length"), "no text in the reply, finish_reason=length; raise backbone.thinking_tokens"),
     (message(" \n"), "no text in the reply, finish_reason=stop; check backbone.model"),
     (message([]), "no text in the reply, finish_reason=stop; check backbone.model"),
-    (message([{"type": "thinking", "thinking": "Rome?"}], "length"), "no text but reasoning in the reply, finish_reason=len"),
+    (
+        message([{"type": "thinking", "thinking": "Rome?"}], "length"),
+        "no text but reasoning in the reply, finish_reason=len",
+    ),
     (message([{"type": "reasoning", "text": "Rome?"}]), "no text but reasoning in the reply, finish_reason=stop"),
     (message([{"type": "refusal", "refusal": "No."}]), "the model declines to answer: 'No.'"),
     (message("The town of", "abort"), "the reply was withheld, finish_reason=abort"),
@@ -684,6 +687,9 @@ def test_what_the_configuration_promises_is_asked_for_at_the_start(server: Serve
     server.faults = ["401 bad key"]
     with pytest.raises(ConfigError, match=r"refuses: status 401: .*bad key"):
         check_method(Method(name="naive"), backbone(server))
+    for url in ("http://[::1/v1", "http://host:port/v1", "http://host:99999/v1", "http://", "http://h/\x01v1"):
+        with pytest.raises(ConfigError, match=r"backbone\.base_url=.* is no URL"):
+            check_method(Method(name="naive"), Backbone(name="b", kind="openai", model="m", base_url=url))
     with pytest.raises(ConfigError, match=r"backbone\.base_url='host' is no URL"):
         check_method(Method(name="naive"), backbone(server, base_url="host"))
     with pytest.raises(ConfigError, match="api_key_env='NO_SUCH_KEY'"):

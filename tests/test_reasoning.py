@@ -40,7 +40,9 @@ BLOCKS = [
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.parametrize("end", ["", "\n", "</answer>", "<|return|>", "<|END_RESPONSE|>", "</final_answer>\n<|im_end|>"])
+@pytest.mark.parametrize(
+    "end", ["", "\n", "</answer>", "<|return|>", "<|END_RESPONSE|>", "</final_answer>\n<|im_end|>"]
+)
 def test_the_answer_is_what_stands_behind_the_reasoning(block: str, end: str) -> None:
     assert spoken(f"{block}Paris{end}") == "Paris"
 

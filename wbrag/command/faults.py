@@ -24,8 +24,10 @@ EXTRAS = {
     **{"gguf": ("gguf", "real"), "accelerate": ("accelerate", "real")},
 }
 #: Errors of the operating system that the user's surroundings cause.
-SURROUNDINGS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
-SURROUNDINGS += (errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE, errno.EMFILE)
+SURROUNDINGS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE, errno.EMFILE),
+)
 #: Who raises them where no store in S3 can be reached.
 OBJECT_STORES = ("botocore", "aiobotocore", "s3fs", "fsspec")
 

@@ -89,7 +89,9 @@ def files_of(given: Given) -> list[File]:
     """The files that are given, in the order of their names, each once; InputError names what there is not."""
     many = [given] if isinstance(given, str | Path) else given
     if url := next((one for one in many if _URL.match(str(one))), None):
-        raise InputError(f"{url}: a URL; what is read lies on this machine, or on a hub (hf://datasets/...): fetch it first")
+        raise InputError(
+            f"{url}: a URL; what is read lies on this machine, or on a hub (hf://datasets/...): fetch it first"
+        )
     found = {file.path: file for one in many for file in _named(Path(one).expanduser())}
     return list(found.values())
 
@@ -272,7 +274,9 @@ def _items(stream: BinaryIO) -> Told:
         try:
             if left.startswith("]"):
                 if (left[1:] + text.read(size)).strip():
-                    raise EOFError(f"line {line}: the list ends, but not the file; is it lines (.jsonl), or several lists?")
+                    raise EOFError(
+                        f"line {line}: the list ends, but not the file; is it lines (.jsonl), or several lists?"
+                    )
                 return
             item, end = decoder.raw_decode(left)
         except (ValueError, RecursionError) as error:
@@ -296,8 +300,8 @@ def _table(stream: Any) -> Told:  # noqa: ANN401
     first = head[0].decode(errors="replace").split("\t")
     bare = delimiter == "\t" and len(first) in MSMARCO and _PID.fullmatch(first[0])
     text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
-    quoting = csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL
-    rows = csv.reader(chain(text, [END]), delimiter=delimiter, quoting=quoting)
+    whole = chain(text, [END])
+    rows = csv.reader(whole, delimiter=delimiter, quoting=csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL)
     header = MSMARCO[len(first)] if bare else tuple(name.strip() for name in next(rows, ()))
     if twice := [name for name in filter(None, header) if header.count(name) > 1]:
         raise csv.Error(f"the header has {twice[0]!r} twice")

@@ -315,7 +315,9 @@ def reply_of(body: object, logprobs: bool, opened: bool = False, continued: bool
     message, reason = choice["message"], str(choice.get("finish_reason") or "stop")
     try:
         usage = body.get("usage") if isinstance(body, dict) else None
-        told = [usage.get(key) if isinstance(usage, dict) else 0 for key in ("prompt_tokens", "completion_tokens")]
+        told: list[Any] = [
+            usage.get(key) if isinstance(usage, dict) else 0 for key in ("prompt_tokens", "completion_tokens")
+        ]
         counts = [int(one) if isinstance(one, int | float) or str(one).isdecimal() else 0 for one in told]
         entries = (choice.get("logprobs") or {}).get("content") or [] if logprobs else []
         tokens = told_tokens(entries, content)

@@ -13,8 +13,8 @@ _NAME = (
 #: The brackets of a tag, as they are or as a page or an input method writes them.
 _LT, _GT = r"(?:<|&lt;|\uff1c)\s*", r"\s*(?:>|&gt;|\uff1e)"
 #: What opens a block of reasoning and what closes one: tags (DeepSeek-R1, Qwen3, Seed-OSS), Mistral's, Kimi's,
-#: Cohere's, OpenThinker's, Gemma's, Granite's, Ollama's, and the channels of gpt-oss, as such or as what is left where a
-#: decoder drops its special tokens.
+#: Cohere's, OpenThinker's, Gemma's, Granite's, Ollama's, and the channels of gpt-oss, as such or as what is left where
+#: a decoder drops its special tokens.
 OPENS = re.compile(
     rf"(?i){_LT}{_NAME}(?:\s[^<>]*)?{_GT}|\[THINK\]|\u25c1think\u25b7|<\|(?!end){_NAME}\|>"
     rf"|<unused94>thought|<\|channel>{_NAME}"
