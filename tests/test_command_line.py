@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -22,7 +23,8 @@ from wbrag.command import command_line
 from wbrag.command.command_line import CONF
 from wbrag.command.jobs import over_run
 from wbrag.command.overrides import keys_of, mended, plain, read
-from wbrag.config import TrainConfig
+from wbrag.config import ConfigError, TrainConfig
+from wbrag.run.inputs import check_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = {
@@ -208,6 +210,15 @@ TYPES = {
     "run_dir=[a]": "run_dir=[a]: ['a'] is a list, not a string",
     "k=[1": "k=[1: the value cannot be read; quote it: 'k=\"[1\"'",
     "runs/mine": "'runs/mine' is no setting: settings are KEY=VALUE, as run_dir=runs/mine",
+    "K=5": "no such setting: K; did you mean k?",
+    "gates=[1]": "gates=[1]: it has settings of its own: give those",
+    "benchmark.labels={yes: yes}": "++benchmark.labels={yes: yes}: benchmark.labels.yes: yes is no list, as [a,b]",
+    "method.bad_words=[a,null]": "method.bad_words=[a,null]: method.bad_words[1]: null is no value of it",
+    "run_dir=null": "run_dir=null: null is no value of it",
+    "backbone=null": "no backbone/ among the files of conf/; There are gemma3_12b",
+    "units=": "no units/ among the files of conf/; There are paper, subject",
+    "prompts.slot=${question}": "prompts.slot: ${question} names no setting; a $ before a brace that is text",
+    "run_dir=${oc.env:NO_SUCH_NAME}": "run_dir: the environment variable NO_SUCH_NAME is not set",
     "backbone=lama31_8b": "no backbone/lama31_8b among the files of conf/; did you mean llama31_8b?",
 }
 
@@ -247,6 +258,48 @@ def test_a_path_is_what_was_typed_whatever_stands_in_it(path: str) -> None:
         assert str(read(word).value()) == path
 
 
+PLACES = {
+    "run_dir=": "run_dir is empty: give run_dir=DIR",
+    "run_dir=s3://b/run": "run_dir: a path of this machine is needed, and what begins with s3:/ is a URL, or",
+    "cache_dir=file:///tmp/c": "cache_dir: a path of this machine is needed, and what begins with file:/ is a URL",
+    "corpus=C:\\data\\c.jsonl": "corpus: a path of this machine is needed, and what begins with C:\\ is a URL",
+    "kb=gs://b/kb": "kb: a path of this machine is needed, and what begins with gs:/ is a URL",
+    "benchmark.test=https://h/q.jsonl": "benchmark.test: a path of this machine is needed, and what begins with",
+    "run_dir=https://me:PASSWORD@h/run": "run_dir: a path of this machine is needed, and what begins with https:/ is",
+    "backbone.extra_body.api_key=x": "backbone.extra_body.api_key: give a key in the variable that",
+}
+
+
+@pytest.mark.parametrize("word", PLACES)
+def test_what_is_no_place_of_this_machine_is_told_and_no_secret(word: str) -> None:
+    with (
+        initialize_config_dir(str(CONF), version_base="1.3"),
+        pytest.raises(ConfigError, match=re.escape(PLACES[word])) as told,
+    ):
+        command_line.settings(composed([word]), TrainConfig)
+    assert "PASSWORD" not in str(told.value)
+
+
+NUMBERS = {
+    "k=99999999999999999999": "k=99999999999999999999: at least 1 is needed, and less than 2,147,483,648",
+    "seed=-1": "seed=-1: at least 0 is needed",
+    "gates.tau_s=nan": "gates.tau_s=nan: a number is needed",
+    "max_error_rate=2": "max_error_rate=2.0: a share, 0 to 1, is needed",
+    "planning.kept=[0.1]": "planning.kept=[0.1]: three shares are needed",
+    "corpus_columns=text": "corpus_columns='text': give parts with their columns, as {text: COLUMN}",
+    "benchmark.columns={question: [a]}": "benchmark.columns={'question': ['a']}: give parts with their columns",
+    "prompts.slot={question!r:>9}": "{question} is no placeholder; it may hold {question}",
+}
+
+
+@pytest.mark.parametrize("word", NUMBERS)
+def test_a_value_of_the_right_type_that_cannot_work_is_told(word: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = command_line.settings(composed([word]), TrainConfig)
+    with pytest.raises(ConfigError, match=re.escape(NUMBERS[word])):
+        check_settings(cfg)
+
+
 ODD_PATHS = ["date=2024-01-01/c", "语料/c", "my data (v2)/c", "a,b/c", "1e3", "true", "it's", "a:b"]
 
 
@@ -255,6 +308,11 @@ def test_paths_that_hydra_would_take_for_something_else(path: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         assert composed([f"corpus={path}"]).corpus == path
         assert composed([f"corpus='{path}'" if "'" not in path else f'corpus="{path}"']).corpus == path
+
+
+def test_a_column_is_named_without_braces() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert composed(["corpus_columns.text=body"]).corpus_columns.text == "body"
 
 
 def test_a_sweep_stays_one_and_keys_of_ones_own_need_no_plus() -> None:

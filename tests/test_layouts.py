@@ -229,7 +229,8 @@ def test_what_other_tools_write_is_read_as_it_was_meant(tmp_path: Path) -> None:
     assert len(corpus(tmp_path / "in", out, 0.9)[0]) == 3
     chroma = put(tmp_path, "chroma.json", {"ids": ["a"], "documents": ["x", "y"]})
     assert len(corpus(chroma, out)[0]) == 2
-    assert corpus(put(tmp_path, "mac.md", b"# One\rtext\r## Two\rmore\r"), out)[0][0]["title"] == "One"
+    rows, _, _ = corpus(put(tmp_path, "mac.md", b"# One\rtext\r## Two\rmore\r"), out)
+    assert [row["title"] for row in rows] == ["One", "One > Two"]
     cells = """1,a?,"['x', 'y']"\n2,b?,1998\n3,c?,"['x' 'y']"\n4,d?,[SEP] x\n"""
     asked, _, [left] = questions(put(tmp_path, "q.csv", f"id,question,golden_answers\n{cells}"), 0.9)
     assert [row["golden_answers"] for row in asked] == [["x", "y"], ["1998"], ["[SEP] x"]]

@@ -105,6 +105,30 @@ def test_the_value_is_the_best_over_golden_answers(prediction: str, some: list[s
         assert metric(prediction, some + more) == max(metric(prediction, some), metric(prediction, more))
 
 
+@pytest.mark.parametrize(
+    ("said", "golden"),
+    [
+        ("\u0661\u0669\u0669\u0668", "1998"),
+        ("\u0967\u096f\u096a\u096d", "1947"),
+        ("\u0e52\u0e55\u0e56\u0e50", "2560"),
+        ("\u06a9\u062a\u0627\u0628\u06cc", "\u0643\u062a\u0627\u0628\u064a"),  # Persian letters, Arabic ones
+        ("\u2764\ufe0f", "\u2764"),
+        ("\u22125", "-5"),
+        ("\u00bd", "1/2"),
+    ],
+)
+def test_digits_and_forms_of_other_scripts_are_one_for_any_language(said: str, golden: str) -> None:
+    assert [metrics.score(name, said, [golden], {}, "any") for name in ("em", "acc", "f1")] == [1.0, 1.0, 1.0]
+    assert metrics.em(said, [golden]) == 0.0  # FlashRAG's
+
+
+def test_a_label_that_only_english_makes_nothing_says_what_keeps_it() -> None:
+    with pytest.raises(ValueError, match=r"'A' normalises to nothing; benchmark\.language=any keeps it"):
+        metrics.spellings({"A": []})
+    with pytest.raises(ValueError, match=r"'\.\.\.' normalises to nothing$"):
+        metrics.spellings({"...": []})
+
+
 @pytest.mark.parametrize("metric", TEXT_METRICS.values())
 def test_without_golden_answers_nothing_is_right(metric: Callable[[str, Sequence[str]], float]) -> None:
     assert metric("Paris", []) == 0.0

@@ -712,6 +712,9 @@ def test_what_the_configuration_promises_is_asked_for_at_the_start(server: Serve
     server.faults = ["401 bad key"]
     with pytest.raises(ConfigError, match=r"refuses: status 401: .*bad key"):
         check_method(Method(name="naive"), backbone(server))
+    for url in ("http://[::1/v1", "http://host:port/v1", "http://host:99999/v1", "http://", "http://h/\x01v1"):
+        with pytest.raises(ConfigError, match=r"backbone\.base_url=.* is no URL"):
+            check_method(Method(name="naive"), Backbone(name="b", kind="openai", model="m", base_url=url))
     with pytest.raises(ConfigError, match=r"backbone\.base_url='host' is no URL"):
         check_method(Method(name="naive"), backbone(server, base_url="host"))
     with pytest.raises(ConfigError, match="api_key_env='NO_SUCH_KEY'"):

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_model import build_tokenizer
 
-from wbrag.config import Backbone, ConfigError, Method
+from wbrag.algorithm import train_example
+from wbrag.config import Backbone, ConfigError, Gates, Method
 from wbrag.llm import FirstToken, Reply, Token
 from wbrag.llm.fit import PromptTooLong
 from wbrag.llm.scripted import SURE, ScriptedLLM, read
@@ -30,9 +31,9 @@ from wbrag.methods.selfrag import (
     spoken,
 )
 from wbrag.methods.selfrag import Path as Candidate
-from wbrag.metrics import normalise
+from wbrag.metrics import acc, normalise
 from wbrag.prompts import Prompts
-from wbrag.schema import Document
+from wbrag.schema import Document, Example
 
 QUESTION = "Where is the Alder bridge?"
 HELPFUL = Document("d1", "Alder bridge", "The Alder bridge is in Norvale.", 0.9)
@@ -147,6 +148,16 @@ def test_a_document_that_does_not_fit_is_dropped_and_counted() -> None:
     assert (answer.text, answer.dropped_documents) == ("in Norvale", 1)
     with pytest.raises(PromptTooLong):
         ask(ScriptedLLM(read), [long])
+
+
+@pytest.mark.parametrize("mode", ["prompted", "tokens"])
+@pytest.mark.parametrize("words", [60, 84, 90, 96, 5_000])
+def test_a_document_that_its_own_prompts_cannot_hold_is_cut_and_fails_no_example(mode: str, words: int) -> None:
+    long = Document("d1", "T", "The Alder bridge is in Norvale. " + "word " * words)
+    llm = ScriptedLLM(read if mode == "prompted" else lambda prompt: f"[Retrieval]{read(prompt)}", max_model_len=150)
+    example = Example("q", QUESTION, ("in Norvale",), "{}")
+    row = asyncio.run(train_example(example, [long], tools(llm, mode=mode), Gates(), acc, distils=False))
+    assert row["status"] != "failed", row["reason"]
 
 
 @pytest.mark.parametrize("stage", ["Do the documents help", "Do the documents support", "Answer the factoid"])

@@ -16,7 +16,7 @@ from wbrag.distill import UnusableReply, distil, knowledge_unit
 from wbrag.gates import document_gate, reason_without_documents, utility_gate, with_documents_needed
 from wbrag.llm import LLM, FirstToken, Reply, Token
 from wbrag.llm.fit import Render, ask, readable
-from wbrag.methods import Answer, Search, Tools, closed_book, open_method
+from wbrag.methods import Answer, Search, Tools, closed_book, method_named, open_method
 from wbrag.metrics import normalise
 from wbrag.schema import PREDICTION, TRACE, Document, Example, document_rows, documents_of
 
@@ -159,7 +159,8 @@ def fitting(
     def prompt(key: str) -> Render:
         return lambda some: tools.prompts.message(key, some, question=question)
 
-    asked = [(prompt(tools.task), tools.answer_tokens)]
+    more = getattr(method_named(tools.method.name), "asks", None)
+    asked = [(prompt(tools.task), tools.answer_tokens), *(more(question, tools) if more else ())]
     return readable(documents, asked + [(prompt("extract"), tools.distil_tokens)] * distils, tools.llm)
 
 
@@ -274,6 +275,8 @@ async def llm_judge(question: str, answer: str, documents: Sequence[Document], t
     if not documents:
         return 0.0
     told = {"question": question, "answer": answer}
+    render: Render = lambda some: tools.prompts.message("judge", some, **told)  # noqa: E731 - as `fitting`'s
+    documents, _ = readable(documents, [(render, tools.answer_tokens)], tools.llm)
     reply, _ = await ask(tools.llm, tools.prompts, "judge", tools.answer_tokens, documents, **told)
     first = normalise(reply.text).split()[:1]
     if first not in (["yes"], ["no"]):

@@ -347,8 +347,8 @@ def check_values(
         if (value := attrgetter(key)(cfg)) not in values:
             raise ConfigError(f"{within}{key}={value!r} is unknown; known are {', '.join(values)}")
     for key, minimum in (least or {}).items():
-        if (value := attrgetter(key)(cfg)) < minimum:
-            raise ConfigError(f"{within}{key}={value}: at least {minimum} is needed")
+        if not minimum <= (value := attrgetter(key)(cfg)) < 1 << 31:
+            raise ConfigError(f"{within}{key}={value}: at least {minimum} is needed, and less than {1 << 31:,}")
 
 
 def api_key(part: str, variable: str) -> str:

@@ -30,10 +30,14 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 #: How answers are compared: as FlashRAG does, or by Unicode alone.
 LANGUAGES = ("en", "any")
 _ALONE = re.compile(f"([{UNSPACED}][{MARKS}]*)")
-#: What is written or left out at will: Hebrew and Arabic vowels, soft hyphens, joiners, marks of direction.
+#: What is written or left out at will: Hebrew and Arabic vowels, soft hyphens, joiners, marks of direction, the form of
+#: an emoji; and the signs of minus and of a fraction, as - and / are.
 _AT_WILL = re.compile(
-    "[\u00ad\u0591-\u05bd\u05bf\u05c1\u05c2\u0640\u064b-\u0652\u0670\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
+    "[\u00ad\u0591-\u05bd\u05bf\u05c1\u05c2\u0640\u064b-\u0652\u0670\u200b-\u200f\u202a-\u202e\u2044\u2060-\u2069\u2212"
+    "\ufe00-\ufe0f\ufeff]"
 )
+#: Letters that Persian and Arabic keyboards have in two forms.
+_TWICE = str.maketrans("\u06cc\u06a9", "\u064a\u0643")
 #: Answers that stand inside other words: "no" in "unknown", "true" in "untrue", "an" in "many".
 _PART_OF_WORDS = re.compile("[a-z\u00df-\u024f]{1,2}|yes|not|true|false|valid")
 #: Answers that share no words with any other: against them only equality counts.
@@ -42,7 +46,8 @@ _CLOSED = frozenset({"yes", "no", "noanswer"})
 
 def normalise(text: str, language: str = "en") -> str:
     """SQuAD's normal form: lower case, no ASCII punctuation, no articles, words parted by single spaces. For any other
-    language: case folded, NFKC, no punctuation of any script, no articles, CJK and Thai characters as words.
+    language: case folded, NFKC, digits as 0 to 9, no punctuation of any script, no articles, CJK and Thai characters as
+    words.
     """
     if language != "en":
         return _unicode_form(text)
@@ -52,7 +57,8 @@ def normalise(text: str, language: str = "en") -> str:
 def _unicode_form(text: str) -> str:
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     # A Turkish dotted I folds to an i with a dot above, which is an i.
-    kept = _AT_WILL.sub("", folded.replace("i\u0307", "i"))
+    kept = _AT_WILL.sub("", folded.replace("i\u0307", "i")).translate(_TWICE)
+    kept = re.sub(r"[^\D0-9]", lambda digit: str(unicodedata.decimal(digit[0])), kept)
     plain = "".join("" if unicodedata.category(one)[0] == "P" or one in string.punctuation else one for one in kept)
     return " ".join(_ALONE.sub(r" \1 ", plain).split())
 
@@ -104,7 +110,8 @@ def spellings(labels: Labels, language: str = "en") -> dict[str, str]:
         for spelling in (label, *others):
             key = normalise(spelling, language)
             if not key:
-                raise ValueError(f"label {label!r}: spelling {spelling!r} normalises to nothing")
+                more = "; benchmark.language=any keeps it" if language == "en" and normalise(spelling, "any") else ""
+                raise ValueError(f"label {label!r}: spelling {spelling!r} normalises to nothing{more}")
             if table.setdefault(key, label) != label:
                 raise ValueError(f"spelling {spelling!r} belongs to both {table[key]!r} and {label!r}")
     return table

@@ -1,17 +1,19 @@
-"""What goes wrong around a command, in one sentence with what to do: missing packages, and what the world outside
-refuses (the operating system, S3, the model hub, an endpoint, memory). The sentences of these are data: outside.toml.
+"""What goes wrong around a command, in one sentence with what to do: mistyped words, missing packages, and what the
+world outside refuses (the operating system, S3, the model hub, an endpoint, memory), whose sentences are outside.toml.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from functools import lru_cache
 from importlib.resources import files
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NoReturn
 
 from wbrag.config import ConfigError
 
@@ -31,6 +33,17 @@ EXTRAS = {
 #: What is never told: keys, and who is named in an address.
 SECRET = re.compile(r"\b(?:sk|hf|key)[-_][\w*-]{6,}|(?<=://)[^/@\s]+(?=@)")
 OWN_WORDS = 160
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line that names, of a word that is none of the choices, the nearest that is one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong and leave with 2."""
+        if wrong := re.search(r"invalid choice: '(.+?)' \(choose from (.+)\)", message):
+            near = get_close_matches(wrong[1], re.findall(r"[\w-]+", wrong[2]), 1)
+            message = message.replace(" (choose", f"; did you mean {near[0]}? (choose") if near else message
+        super().error(message)
 
 
 def needs(module: str) -> str:

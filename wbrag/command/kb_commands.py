@@ -14,8 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from wbrag.command.faults import fault_of
-from wbrag.command.program import Parser
+from wbrag.command.faults import Parser, fault_of
 from wbrag.config import ConfigError, Encoder
 from wbrag.data.benchmarks import InputError, OverErrorBudget
 from wbrag.run.folder import RunError
@@ -263,7 +262,9 @@ def take_out(place: Place, args: argparse.Namespace) -> Told:
     """FlashRAG's corpus and index, and a Parquet table."""
     from wbrag.store.exchange import export
 
-    facts = export([place, *map(place_of, args.beside)], Path(args.folder), args.dtype, args.groups)
+    if (out := place_of(args.folder)).remote:
+        raise ConfigError(f"{out}: an export is a folder of this machine; copy it from there")
+    facts = export([place, *map(place_of, args.beside)], Path(out.root), args.dtype, args.groups)
     return Told(facts, [f"{args.folder}: {facts['rows']:,} passages, {facts['dtype']} index of {facts['dimension']}"])
 
 

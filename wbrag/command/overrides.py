@@ -23,19 +23,21 @@ PATHS = {*READ_PATHS, *SHARED_PATHS} - {"runs"}
 #: Options of Hydra that the next word belongs to.
 VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 #: What Hydra says of a file of a group that there is not.
-FILES = r"Could not find '([\w/]+)/(.+?)'\s+Available options in '.*':\s+(.*?)\n\s*Config search"
+FILES = r"Could not find '([\w/]+)/(.*?)'\s+Available options in '.*':\s+(.*?)\n\s*Config search"
 #: What OmegaConf says of a value, and what is told of it.
 TYPES = [
     (r"Value '(.*)' of type '\w+' could not be converted to Integer", "{0} is no integer"),
     (r"Value '(.*)' of type '\w+' could not be converted to Float", "{0} is no number"),
     (r"Value '(.*)' is not a valid bool", "{0} is no boolean: give true or false"),
+    (r"Value '?(.*?)'? \(\w+\) is incompatible with type hint 'typing.List", "{0} is no list, as [a,b]"),
     (r"Value (True|False) \(bool\) is incompatible with type hint 'str'", "{0} is a boolean, not a string: quote it"),
     (r"Value (.*) \((\w+)\) is incompatible with type hint '(\w+)'", "{0} is no {2}"),
     (r"Cannot convert '(\w+)' to string: '(.*)'", "{1} is a {0}, not a string"),
     (r"field '.*' is not Optional", "null is no value of it"),
     (r"Invalid value assigned: (\w+) is not a ListConfig", "a list is needed, as [a,b]"),
+    (r"Invalid type assigned: NoneType is not", "null is no value of it"),
     (
-        r"Cannot assign (\w+) to Dict|Invalid type assigned: (\w+) is not",
+        r"Cannot assign (\w+) to Dict|Invalid type assigned: (\w+) is not|Cannot merge DictConfig with ListConfig",
         "it has settings of its own: give those",
     ),
 ]
@@ -53,10 +55,16 @@ def keys_of(schema: type, within: str = "") -> Iterator[tuple[str, Any]]:
 
 def mended(words: Sequence[str], schema: type) -> list[str]:
     """The words of a command line as Hydra takes them: a value that its grammar cannot read, and a path that it would
-    take for something else, is quoted; a key of one's own, as `prompts.factoid`, needs no `+`.
+    take for something else, is quoted; a key of one's own, as `prompts.factoid`, needs no `+`; of a group null is
+    nothing, which Hydra can tell.
     """
     sweep = bool({"-m", "--multirun"} & set(words))
-    own = tuple(key for key, kind in keys_of(schema) if get_origin(kind) is dict)
+    kinds = dict(keys_of(schema))
+    own = tuple(key for key, kind in kinds.items() if get_origin(kind) is dict or key.endswith("columns"))
+    words = [
+        one.removesuffix("null") if is_dataclass(kinds.get(one[:-5])) and one.endswith("=null") else one
+        for one in words
+    ]
     after = ["", *words]
     return [one if before in VALUED else _mended(one, sweep, own) for before, one in zip(after, words, strict=False)]
 
@@ -68,7 +76,7 @@ def _mended(word: str, sweep: bool, own: tuple[str, ...]) -> str:
     free = name.startswith(tuple(f"{key}." for key in own))
     name = f"++{name}" if free or (name in own and value.startswith("{")) else name
     found = read(f"{name}={value}")
-    path, text = name.lstrip("+") in PATHS, found and found.value()
+    path, text = name.lstrip("+") in PATHS and value != "null", found and found.value()
     broken = found is None and (path or free or not value.startswith(tuple("[{'\"")))
     as_it_is = text == value or value.startswith(tuple("[{'\"")) or (isinstance(text, str) and "\\" in value)
     if value and (broken or (found and path and not as_it_is and not (sweep and found.is_sweep_override()))):
@@ -104,6 +112,7 @@ def no_such(keys: Sequence[str], known: Sequence[str]) -> str:
 
 def nearest(key: str, known: Sequence[str]) -> str:
     """The key that was meant, "" where none is near: one of that name in another group, else one spelt much like it."""
+    key = key.lower()
     last = key.rpartition(".")[2]
     same = [one for one in known if one.rpartition(".")[2] == last]
     by_name = {one.rpartition(".")[2]: one for one in known}
@@ -131,11 +140,22 @@ def plain(error: Exception, known: Sequence[str]) -> str:
         key, _, value = found[1].partition("=")
         told = f"several values need -m, which runs one after another; one value with a comma: '{key}=\"{value}\"'"
         return f"{shown(found[1])}: {told}"
+    if found := re.search(r"Environment variable '(.+?)' not found", text):
+        return f"{_full_key(text)}: the environment variable {found[1]} is not set"
+    if found := re.match(r"Interpolation key '(.+?)' not found|Unsupported interpolation type (\w+)", text):
+        name = found[1] or found[2]
+        return (
+            f"{_full_key(text)}: ${{{name}}} names no setting; a $ before a brace that is text is written \\${{{name}}}"
+        )
     if isinstance(error, OverrideParseException):
         return _unread(error.override)
     if wrong and (found := re.match(r"Error merging override (.+)", text, re.DOTALL)):
         return f"{shown(found[1])}: {_of_type(wrong, found[1])}"
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _full_key(text: str) -> str:
+    return found[1] if (found := re.search(r"full_key: (\S+)", text)) else "a setting"
 
 
 def _unread(override: str) -> str:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable
-from difflib import get_close_matches
 from importlib import import_module
-from typing import NoReturn
 
 import wbrag
-from wbrag.command.faults import fault_of
+from wbrag.command.faults import Parser, fault_of
 
 DESCRIPTION = "Train the knowledge base of a RAG system: WriteBack-RAG on your documents and labelled questions."
 EXAMPLES = """
@@ -46,17 +43,6 @@ OTHERS = {
     "serve": "search over HTTP, and a page on which units are reviewed",
     "completion": "print what a shell needs to complete these commands: bash, zsh or tcsh",
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """A command line that names, of a word that is none of the choices, the nearest that is one."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print what is wrong and leave with 2."""
-        if wrong := re.search(r"invalid choice: '(.+?)' \(choose from (.+)\)", message):
-            near = get_close_matches(wrong[1], re.findall(r"[\w-]+", wrong[2]), 1)
-            message = message.replace(" (choose", f"; did you mean {near[0]}? (choose") if near else message
-        super().error(message)
 
 
 def main(words: list[str] | None = None) -> int:

@@ -154,8 +154,8 @@ def doubts(examples: Iterable[pa.Table], benchmark: Benchmark) -> list[str]:
     told, of = [], f"of {len(answers)} questions"
     if benchmark.metric == "acc" and inside > DOUBTFUL * len(answers):
         told.append(
-            f"golden answers of {inside} {of} are parts of common words, as no is of unknown, and benchmark.metric=acc "
-            "finds them there; take em, or label with benchmark.labels"
+            f"golden answers of {inside} {of} are parts of common words, as no is of unknown, and "
+            "benchmark.metric=acc finds them there; take em, or label with benchmark.labels"
         )
     if benchmark.language == "en" and foreign > DOUBTFUL * len(answers):
         told.append(

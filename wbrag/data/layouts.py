@@ -80,7 +80,9 @@ _NO = frozenset(("", "0", "0.0", "false", "f", "no", "n", "none", "null", "rejec
 
 
 def check_columns(columns: Mapping[str, str] | None, known: Sequence[str], setting: str) -> None:
-    """ConfigError for a name that no column can be given for."""
+    """ConfigError for a name that no column can be given for, and for what names no column."""
+    if not isinstance(columns or {}, Mapping) or not all(isinstance(one, str) for one in (columns or {}).values()):
+        raise ConfigError(f"{setting}={columns!r}: give parts with their columns, as {{{known[-1]}: COLUMN}}")
     if strange := [name for name in columns or () if name not in known]:
         raise ConfigError(f"{setting}.{strange[0]}: there is no such part; known are {', '.join(known)}")
 
@@ -172,7 +174,7 @@ def answers(value: object) -> object:
 
 
 def _listed(cell: Cell) -> list[Any]:
-    """The list in a cell, of JSON or as Python writes it, else the text. BadRow for quoted texts that are neither."""
+    """The list in a cell, as JSON or Python writes it, else the text. BadRow for texts in quotes that are neither."""
     for read in (json.loads, ast.literal_eval):
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             found = read(cell)

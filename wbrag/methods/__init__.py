@@ -6,6 +6,7 @@ A method is a module here, or whatever the entry point of that name in the group
     async def answer(question, documents, tools) -> Answer    # a `Method`
     SETTINGS: the keys of `config.Method` that it reads; one of elsewhere has `method.settings` for its own
     SEARCHES: whether it searches while it answers, and so needs `Tools.search`
+    asks(question, tools): what it makes of a document beside the task's prompt, and the tokens of the replies
     def check(method, backbone): ConfigError for what cannot work; without a backbone, of the settings alone
 
 of which all but `answer` may be left out (docs/extending.md).

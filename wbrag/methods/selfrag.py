@@ -21,7 +21,7 @@ from itertools import takewhile
 
 from wbrag import config
 from wbrag.llm import FirstToken, Reply, Token
-from wbrag.llm.fit import PromptTooLong, require_fit
+from wbrag.llm.fit import PromptTooLong, Render, require_fit
 from wbrag.methods import (
     Answer,
     Tools,
@@ -80,6 +80,18 @@ def _missing(backbone: config.Backbone) -> Sequence[str]:
     return missing_tokens(backbone, REFLECTION) if backbone.kind == "vllm" else REFLECTION
 
 
+def asks(question: str, tools: Tools) -> list[tuple[Render, int]]:
+    """The prompts that each document has to fit beside the task's own, with the tokens of their replies."""
+    if tools.method.mode == "tokens":
+        told = tools.prompts.message(tools.task, question=question)
+        return [(lambda some: "\n".join((told, *map(_paragraph, some))), tools.answer_tokens + 3)]
+
+    def render(some: Sequence[Document]) -> str:
+        return tools.prompts.message("support", some, question=question, answer="")
+
+    return [(render, tools.answer_tokens + 1)]
+
+
 async def answer(question: str, documents: Sequence[Document], tools: Tools) -> Answer:
     """The closed-book answer where the model needs no documents, else the best answer over one of them.
 
@@ -128,7 +140,7 @@ async def _by_prompts(question: str, document: Document, tools: Tools) -> Path:
 async def _by_tokens(question: str, document: Document, tools: Tools) -> Path:
     """The answer over one document, judged by the reflection tokens that stand around it in the original's order."""
     llm, method, prompt = tools.llm, tools.method, tools.prompts.message(tools.task, question=question)
-    given = f"[Retrieval]<paragraph>{document.contents}</paragraph>"
+    given = _paragraph(document)
     # Before the document, the answer and, after it, two reflection tokens.
     require_fit(prompt, llm, llm.count_tokens(given) + tools.answer_tokens + 3)
     relevance = await llm.first_token(prompt, list(RELEVANCE), prefix=given)
@@ -144,6 +156,10 @@ async def _by_tokens(question: str, document: Document, tools: Tools) -> Path:
     score += _critique(support, SUPPORT) * method.w_support
     score += _critique(utility, UTILITY) * method.w_utility
     return Path(text.strip(), score, [relevance, reply, support, utility])
+
+
+def _paragraph(document: Document) -> str:
+    return f"[Retrieval]<paragraph>{document.contents}</paragraph>"
 
 
 def _critique(said: FirstToken, weights: Mapping[str, float]) -> float:

@@ -60,13 +60,14 @@ Identity = dict[str, Any]
 #: a dispatcher (0.5) at once; with fewer logical CPUs it waits for ever without a word.
 LEAST = {"k": 1, "gates.n_min": 1, "train_limit": 0, "test_limit": 0, "backbone.retries": 0, "backbone.max_num_seqs": 1}
 LEAST |= {"cluster.block_rows": 1, "cluster.engines": 1, "cluster.encoders": 1, "cluster.examples_in_flight": 1}
-LEAST |= {"cluster.logical_cpus": 4, "cluster.min_engines": 0, "backbone.thinking_tokens": 0}
+LEAST |= {"cluster.logical_cpus": 4, "cluster.min_engines": 0, "backbone.thinking_tokens": 0, "seed": 0}
+LEAST |= {"backbone.answer_tokens": 1, "backbone.distil_tokens": 1, "encoder.batch_size": 1, "encoder.max_length": 1}
 #: What Ray's job supervisor sets for the driver of a submitted job.
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 #: What may be served by an endpoint.
 ENDPOINTS = ("backbone", "encoder")
 #: Settings that are paths: what a job writes, or other nodes read; and what its driver alone reads.
-SHARED_PATHS = ("run_dir", "store", "cache_dir", "report_dir", "runs", "base", "kb")
+SHARED_PATHS = ("run_dir", "store", "cache_dir", "report_dir", "runs", "base", "kb", "out")
 READ_PATHS = ("world", "data_dir", "corpus", "adopt", "benchmark.train", "benchmark.test")
 #: What an identity has as a hash, and the setting that names it; so many settings that differ are told.
 HASHED = {key: key for key in ("benchmark.train", "benchmark.test", "corpus", "backbone.model", "retrieval.reranker")}
@@ -74,6 +75,13 @@ HASHED |= {"encoder": "encoder.model"}
 MOST_CHANGED = 5
 #: The name of an environment variable, as people write them: a key has small letters or a hyphen.
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+#: How a place begins that is none of this machine: a URL, and a path of Windows; and settings that may be such a URL.
+ELSEWHERE = re.compile(r"\w[\w+.-]*:[\\/]")
+URLS = {"store": "s3:/", "base": "s3:/", **dict.fromkeys(("corpus", "benchmark.train", "benchmark.test"), "hf:/")}
+#: Settings of a job that have to say something.
+NEEDED = ("run_dir", "store", "report_dir", "out")
+#: Keys of an endpoint's own settings that hold a secret.
+SECRET_KEY = re.compile(r"(?i)(?:.*[-_])?(?:api[-_]?key|access[-_]?token|authorization|bearer|secret|password)")
 #: How a URL begins that names a user, and may name a password.
 WITH_USER = re.compile(r"\w+://[^/]*@")
 #: How a URL gives a secret among its parameters.
@@ -114,6 +122,12 @@ def check_settings(cfg: TrainConfig, ask: bool = True) -> None:
     check_retrieval(cfg.retrieval)
     check_corpus(cfg)
     check_values(cfg, "", {"judge": ("labels", "llm")}, LEAST)
+    if not 0 <= cfg.max_error_rate <= 1:
+        raise ConfigError(f"max_error_rate={cfg.max_error_rate}: a share, 0 to 1, is needed")
+    if nan := [key for key, value in asdict(cfg.gates).items() if value != value]:
+        raise ConfigError(f"gates.{nan[0]}=nan: a number is needed")
+    if len(kept := cfg.planning.kept) != 3 or sorted(kept) != kept:
+        raise ConfigError(f"planning.kept={kept}: three shares are needed, the least first")
     prompts_of(cfg)
     if cfg.method.name == "replug" and cfg.k > cfg.backbone.max_num_seqs:
         most = cfg.backbone.max_num_seqs
@@ -141,9 +155,17 @@ def check_backbone(backbone: Backbone) -> None:
 
 
 def check_paths(cfg: object) -> None:
-    """ConfigError for a relative path among the settings of any job, where it is a submitted Ray job: that runs in a
-    temporary copy of the working directory. What is only read may lie in that copy.
+    """ConfigError for an empty path among the settings of any job that needs one, for a place that is none of this
+    machine, and for a relative path where it is a submitted Ray job: that runs in a temporary copy of the working
+    directory. What is only read may lie in that copy.
     """
+    if empty := [key for key in NEEDED if "" in _texts(cfg, key)]:
+        raise ConfigError(f"{empty[0]} is empty: give {empty[0]}=DIR")
+    for key in (*SHARED_PATHS, *READ_PATHS):
+        for found in filter(None, map(ELSEWHERE.match, _texts(cfg, key))):
+            if found[0] != URLS.get(key):  # the rest of it may hold a password
+                told = "is a URL, or a path of Windows (under WSL: /mnt/c/...)"
+                raise ConfigError(f"{key}: a path of this machine is needed, and what begins with {found[0]} {told}")
     if SUBMITTED not in os.environ:
         return
     for key in (*SHARED_PATHS, *READ_PATHS):
@@ -171,6 +193,12 @@ def check_secrets(cfg: object) -> None:
         if any(WITH_USER.match(url) for url in _texts(cfg, key)):
             where = "an endpoint's key in the variable that backbone.api_key_env names, S3's in the AWS variables"
             raise ConfigError(f"{key}: a URL with a user before @; secrets belong in the environment, {where}")
+    for name in getattr(getattr(cfg, "backbone", None), "extra_body", {}):
+        if SECRET_KEY.fullmatch(str(name)):
+            told = (
+                "give a key in the variable that backbone.api_key_env names; settings are written into the run folder"
+            )
+            raise ConfigError(f"backbone.extra_body.{name}: {told}")
 
 
 def _texts(cfg: object, key: str) -> list[str]:
@@ -178,7 +206,7 @@ def _texts(cfg: object, key: str) -> list[str]:
     value: Any = cfg
     for name in key.split("."):
         value = getattr(value, name, [])
-    return [value] if isinstance(value, str) else list(value)
+    return [value] if isinstance(value, str) else [one for one in value or [] if isinstance(one, str)]
 
 
 def check_base(cfg: TrainConfig) -> None:
