@@ -17,10 +17,10 @@ from small_store import passages, publish, rows_in, unit_vectors
 from synthetic_run import CONFIG
 
 from wbrag.config import ConfigError, Encoder, Merge, TrainConfig
+from wbrag.life.review import reject
+from wbrag.life.update import check_labels
 from wbrag.run.contribute import contribute, contributions, move, run_name, withdraw
 from wbrag.run.folder import RunError
-from wbrag.run.review import reject
-from wbrag.run.update import check_labels
 from wbrag.schema import SEEN_BY, UNIT, unit_id
 from wbrag.store.changes import delete
 from wbrag.store.files import StoreError

@@ -19,7 +19,7 @@ LAYERS = [
         "algorithm methods retrieval store llm.engine llm.vllm llm.mixture llm.scripted llm.openai"
         " units.write units.critics",
         "run report",
-        "experiments serve",
+        "life experiments serve",
     )
 ]
 LAYERS.append(["wbrag.command", "wbrag.__main__", "jobs"])

@@ -19,9 +19,9 @@ import pytest
 from small_store import passages, publish, unit_vectors
 
 from wbrag.config import ConfigError
+from wbrag.life.review import reject
 from wbrag.run import lease
 from wbrag.run.lease import in_turn, leased
-from wbrag.run.review import reject
 from wbrag.store.versions import current
 
 ROOT = Path(__file__).resolve().parents[1]

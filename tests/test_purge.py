@@ -27,15 +27,16 @@ from test_writeback import TEST, TRAIN, settings, write_lines
 from wbrag.command.jobs import told as line
 from wbrag.command.kb import main
 from wbrag.config import ConfigError, Retrieval
+from wbrag.life.purge import PURGED, Known, lift, purge, stores_below
+from wbrag.life.review import edit, reject
+from wbrag.life.update import Changes, Updated
 from wbrag.report.trace import life
+from wbrag.run.decided import decisions_of
 from wbrag.run.folder import RunError, read_predictions, read_record, updates_of
 from wbrag.run.job import Session
 from wbrag.run.lease import LEASE, leased
 from wbrag.run.pipeline import evaluate, train
-from wbrag.run.purge import PURGED, Known, lift, purge, stores_below
-from wbrag.run.review import decisions_of, edit, reject
 from wbrag.run.tombstones import corpus_without, purged_by, said, tombstones
-from wbrag.run.update import Changes, Updated
 from wbrag.store.files import StoreError
 from wbrag.store.search import KnowledgeBase
 from wbrag.store.verify import verify
@@ -106,7 +107,7 @@ def holding(folder: Path) -> list[Path]:
 def test_no_file_holds_a_byte_of_what_was_purged_and_all_else_goes_on(
     folder: Path, session: Session, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wbrag.run.purge.WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("wbrag.life.purge.WAIT_SECONDS", 0.0)
     run, other = folder / "run", folder / "other"
     own = [where / ".git" / "config" for where in (run, folder / "cache")]  # a person's, in a folder of theirs
     for file in own:
@@ -114,7 +115,7 @@ def test_no_file_holds_a_byte_of_what_was_purged_and_all_else_goes_on(
         file.write_text("mine")
     (run / ".tmp-killed").write_bytes(WORDS[0])
     held: list[Path] = []
-    monkeypatch.setattr("wbrag.run.purge.leased", lambda one: held.append(one) or leased(one))
+    monkeypatch.setattr("wbrag.life.purge.leased", lambda one: held.append(one) or leased(one))
     before, read = holding(folder), read_predictions(run)
     assert {path.parts[0] for path in before} == {"run", "other", "cache", "kb"}
     assert any("fulltext" in path.parts for path in before)

@@ -12,11 +12,12 @@ from served_run import unit as served_unit
 from small_store import rows_in
 
 from wbrag.config import Benchmark, TrainConfig
+from wbrag.life.review import accept, reject, restore
 from wbrag.run.actors import Generators
+from wbrag.run.decided import decisions_of
 from wbrag.run.folder import unit_rows
 from wbrag.run.job import Job
 from wbrag.run.record import RunRecord
-from wbrag.run.review import accept, decisions_of, reject, restore
 from wbrag.run.writeback import made_units
 from wbrag.units.decisions import Decision, decided
 

@@ -27,8 +27,9 @@ from served_run import ATTACK, UNITS, served_run, unit
 from wbrag import schema
 from wbrag.command import program
 from wbrag.config import ConfigError
+from wbrag.life.review import accept, edit, reject, restore
+from wbrag.run.decided import decisions_of
 from wbrag.run.folder import WAITING, tables_of, write_rows
-from wbrag.run.review import accept, decisions_of, edit, reject, restore
 from wbrag.serve import key_of, main
 from wbrag.serve.app import app_of
 from wbrag.serve.doubts import KINDS, contradicting, doubts_of, repeated

@@ -25,14 +25,15 @@ from wbrag.algorithm import train_example
 from wbrag.command.units import main
 from wbrag.config import Cluster, ConfigError, Gates, Questions, Retrieval, Units, UpdateConfig
 from wbrag.data.benchmarks import InputError
-from wbrag.run import update as updates
+from wbrag.life import update as updates
+from wbrag.life.review import accept, edit, reject, restore
+from wbrag.life.update import Changes, Updated, update
 from wbrag.run.contribute import contributions, run_name
+from wbrag.run.decided import decisions_of
 from wbrag.run.folder import UPDATES, RunError, read_left_out, read_waiting, unit_rows, updates_of
 from wbrag.run.job import Session
 from wbrag.run.pipeline import evaluate, train
 from wbrag.run.reuse import digest
-from wbrag.run.review import accept, decisions_of, edit, reject, restore
-from wbrag.run.update import Changes, Updated, update
 from wbrag.schema import EARLIER, Document, Example
 from wbrag.store.files import StoreError
 from wbrag.store.search import KnowledgeBase

@@ -17,11 +17,11 @@ from forked import start_program
 from test_update import changed_to, edited, lines, world
 from test_writeback import TEST, TRAIN, settings, write_lines
 
+from wbrag.life.update import Updated
 from wbrag.run.folder import updates_of
 from wbrag.run.job import Session
 from wbrag.run.lease import LEASE
 from wbrag.run.pipeline import train
-from wbrag.run.update import Updated
 from wbrag.store.place import place_of
 from wbrag.store.rows import opened
 from wbrag.store.versions import pair

@@ -34,14 +34,14 @@ from wbrag.experiments.placebos import check_placebos
 from wbrag.experiments.variants import placebo as measure_placebo
 from wbrag.experiments.variants import repeat, trained
 from wbrag.experiments.variants import transfer as measure_transfer
+from wbrag.life.update import Changes, Updated
+from wbrag.life.update import update as update_run
 from wbrag.run.folder import load_config
 from wbrag.run.job import Session
 from wbrag.run.pipeline import build_index
 from wbrag.run.pipeline import evaluate as measure
 from wbrag.run.pipeline import train as train_run
 from wbrag.run.questions import make_questions
-from wbrag.run.update import Changes, Updated
-from wbrag.run.update import update as update_run
 
 #: The settings that a group of conf/ sets, where they are not those of its name.
 GROUPS = {"benchmark": ("benchmark", "corpus", "world", "data_dir"), "units": ("units", "merge")}

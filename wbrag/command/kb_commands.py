@@ -207,7 +207,7 @@ def _shown(place: Place) -> int:
 
 def purge(place: Place, args: argparse.Namespace) -> Told:
     """Passages, and all that was made of them, removed for good from a run and its cache."""
-    from wbrag.run import purge as run_purge
+    from wbrag.life import purge as run_purge
 
     run = Path(place.root)
     if args.lift:

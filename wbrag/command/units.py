@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from wbrag.command.kb_commands import Begins, Command, Told, carried_out, parser_of
+from wbrag.life.review import accept, edit, last_live, reject, restore
 from wbrag.report.trace import readers, unit_life, unit_line
+from wbrag.run.decided import decisions_of, hashes_of
 from wbrag.run.folder import read_config, read_left_out, read_waiting, setting_of, unit_rows, updates_of
-from wbrag.run.review import accept, decisions_of, edit, last_live, reject, restore, said
 from wbrag.store.place import place_of
 from wbrag.store.rows import passages_of
 from wbrag.store.search import KnowledgeBase, base_of
@@ -71,7 +72,7 @@ def _moved(run: Path, unit: dict[str, Any], since: Version) -> str:
     if not (base and before and since.base and before[0] >= current(base).oldest):
         return "what its sources said then is not kept"
     versions = (read_version(place_of(base), number) for number, _ in (before, since.base))
-    old, new = (said(base, one, unit["source_ids"]) for one in versions)
+    old, new = (hashes_of(base, one, unit["source_ids"]) for one in versions)
     moved = [f"source {key} {'changed' if key in new else 'went'}" for key in old if old[key] != new.get(key)]
     return ", ".join(moved) or "training does not make it any more"
 

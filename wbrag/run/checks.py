@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from wbrag.config import TrainConfig
 from wbrag.retrieval.encoder import Encoder, passage_text
 from wbrag.retrieval.encoding import Encoders
+from wbrag.run.decided import decisions_of, hashes_of
 from wbrag.run.folder import WAITING, Reread, read_fields, tables_of, write_rows
 from wbrag.run.job import Job
 from wbrag.run.lookup import BATCH_ROWS
-from wbrag.run.review import decisions_of, said
 from wbrag.schema import UNIT, Document, document_rows, documents_of
 from wbrag.store.place import place_of
 from wbrag.store.rows import rows_of
@@ -90,11 +90,11 @@ def passages_read(cfg: TrainConfig, requests: Path, traces: Path, base: Path) ->
 def came(base: Path, ids: Collection[str]) -> dict[str, float]:
     """For each passage the version of a base in which it came, as it stands; the oldest that is kept at the least."""
     place, version = place_of(base), current(base)
-    now = said(base, version, ids)
+    now = hashes_of(base, version, ids)
     found = dict.fromkeys(now, float(version.oldest))
     left = set(now)
     for number in range(version.version - 1, version.oldest - 1, -1):
-        there = said(base, read_version(place, number), left)
+        there = hashes_of(base, read_version(place, number), left)
         found |= {key: number + 1.0 for key in left if there.get(key) != now[key]}
         left = {key for key in left if there.get(key) == now[key]}
         if not left:

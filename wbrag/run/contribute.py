@@ -17,9 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wbrag.run.folder import RunError, read_config, read_record
+from wbrag.run.decided import decisions_of, hashes_of, what_is_said
+from wbrag.run.folder import RunError, now, read_config, read_record
 from wbrag.run.lease import LEASE, in_turn
-from wbrag.run.review import decisions_of, now, said, what_is_said
 from wbrag.schema import SEEN_BY
 from wbrag.store import rows
 from wbrag.store.changes import MovedOnError, copy_store, exchange, publish, write_piece
@@ -85,7 +85,7 @@ def contribute(run: Path, kb: Path) -> Contribution:
         table = _table(run / "writeback", brought) if brought else None
         units = table.select(_told(table)).to_pylist() if table is not None else []
         ids = {key for unit in units for key in unit["source_ids"]}
-        good, elsewhere = at_home(units, said(own, passages, ids), said(kb / "base", here, ids))
+        good, elsewhere = at_home(units, hashes_of(own, passages, ids), hashes_of(kb / "base", here, ids))
         versions = _changed(kb, run_name(run), good, table, (run / "writeback", brought))
         return _contribution(kb, run_name(run), len(elsewhere), versions)
 

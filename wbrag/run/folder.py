@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -309,3 +310,8 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RunError(f"{path}: no such file; is {path.parent} the folder of a run?") from None
+
+
+def now() -> str:
+    """The time, in UTC, as notes tell it."""
+    return datetime.now(UTC).isoformat(" ", "seconds")

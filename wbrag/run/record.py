@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import pyarrow as pa
 from omegaconf import OmegaConf
 
 from wbrag.config import TrainConfig, fingerprint
-from wbrag.run.folder import read_record, write_text
+from wbrag.run.folder import now, read_record, write_text
 from wbrag.run.inputs import Identity, refuse_other_settings
 from wbrag.run.lease import own_command
 from wbrag.run.progress import Counts, working
@@ -86,7 +85,7 @@ class RunRecord:
         self.facts["work"][stage] = {**told, "seconds": seconds}
         done = {key: sum(work[key] for work in self.facts["work"].values()) for key in ("calls", "tokens", "seconds")}
         self.facts["engine_start_seconds"] = start_seconds
-        self.facts["measured_at"] = datetime.now(UTC).isoformat(" ", "seconds")
+        self.facts["measured_at"] = now()
         for key in ("calls", "tokens"):
             self.facts[f"{key}_per_second"] = done[key] / done["seconds"]
         self.save()

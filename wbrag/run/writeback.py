@@ -28,12 +28,12 @@ from wbrag.retrieval.encoder import nearest_sentences
 from wbrag.retrieval.encoding import Encoders
 from wbrag.run.actors import Generators, Stage
 from wbrag.run.checks import checked_units, harmless_examples, harmless_search
+from wbrag.run.decided import decisions_of, what_is_said
 from wbrag.run.failures import check_errors
 from wbrag.run.folder import LEFT_OUT, UNITS, read_fields, read_rows, read_tables, tables_of, write_rows
 from wbrag.run.job import Job, complete, generate
 from wbrag.run.lookup import BATCH_ROWS, Keyed, Rows
 from wbrag.run.retrieve import MERGED, READ_ROWS, Knowledge, MergedDocuments, lent_search, retrieve_all
-from wbrag.run.review import decisions_of, what_is_said
 from wbrag.schema import LEFT, REQUEST, SEEN_BY, TRACE, UNIT, WRITTEN, Document, documents_of, left_row
 from wbrag.store.build import build_store
 from wbrag.store.changes import copy_store

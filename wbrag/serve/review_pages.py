@@ -18,7 +18,8 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from wbrag.config import ConfigError
-from wbrag.run import review
+from wbrag.life import review
+from wbrag.run.decided import decisions_of
 from wbrag.run.folder import read_config, read_rows, setting_of, updates_of
 from wbrag.schema import PASSAGE, PREDICTION, TRACE, UNIT
 from wbrag.serve.doubts import KINDS, Doubt, doubts_of
@@ -91,7 +92,7 @@ class Reviewed:
             old = self._listed if self._listed and self._listed.tables == tables else None
             if old and old.version == version.version:
                 return old
-            known = review.decisions_of(self.store)
+            known = decisions_of(self.store)
             data = opened(self.served.units, version)
             live = data.to_table(columns=[name for name in UNIT.names if name in data.schema.names]).to_pylist()
             units = {one.unit["id"]: one.unit for one in known.values() if one.state == "rejected"}
@@ -172,7 +173,7 @@ class Reviewed:
             told = str(error).replace(f"{self.store}: ", "").replace(str(self.run.resolve()), self.run.name)
             raise HTTPException(409, told) from error
         self.served.kb.refresh()
-        known = review.decisions_of(self.store)
+        known = decisions_of(self.store)
         now = first if what == "restore" else known[first if first in known else key].unit["id"]
         return {"version": made.version, "id": now}
 

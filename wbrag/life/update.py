@@ -31,11 +31,10 @@ from wbrag.retrieval.encoding import Encoders
 from wbrag.run import inputs, pipeline
 from wbrag.run.contribute import contribute
 from wbrag.run.failures import check_errors, drop_failed
-from wbrag.run.folder import PURGES, QUESTIONS, UPDATED, UPDATES, load_config, read_record, updates_of, write_text
+from wbrag.run.folder import PURGES, QUESTIONS, UPDATED, UPDATES, load_config, now, read_record, updates_of, write_text
 from wbrag.run.job import Job, Session, check_room, opened
 from wbrag.run.lease import LEASE, in_turn, leased
 from wbrag.run.record import open_record
-from wbrag.run.review import now
 from wbrag.run.tombstones import corpus_without, tombstones
 from wbrag.run.writeback import decided_so_far, made_units, publish_units
 from wbrag.schema import SEEN_BY

@@ -29,16 +29,25 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from wbrag.config import ConfigError
+from wbrag.life.update import OWN_BASE, own_base
 from wbrag.methods import searches
 from wbrag.report.run_report import write_report
-from wbrag.run import review
-from wbrag.run.folder import PURGES, UPDATES, load_config, read_record, tables_of, updates_of, write_rows, write_text
+from wbrag.run.decided import decisions_of, hashes_of
+from wbrag.run.folder import (
+    PURGES,
+    UPDATES,
+    load_config,
+    now,
+    read_record,
+    tables_of,
+    updates_of,
+    write_rows,
+    write_text,
+)
 from wbrag.run.inputs import PASSAGES, cache_of
 from wbrag.run.lease import LEASE, in_turn, leased, own_command
 from wbrag.run.lookup import FILES
-from wbrag.run.review import decisions_of, now
 from wbrag.run.tombstones import Tombstones, bury, said, tombstones
-from wbrag.run.update import OWN_BASE, own_base
 from wbrag.store import rows
 from wbrag.store.changes import MovedOnError, collect, compact, delete, exchange
 from wbrag.store.files import StoreError
@@ -196,7 +205,7 @@ def contents(run: Path, ids: Sequence[str]) -> dict[str, set[str]]:
 def _contents(store: Path, ids: Iterable[str]) -> dict[str, set[str]]:
     found = defaultdict[str, set[str]](set)
     for version in kept(place_of(store)):
-        for key, told in review.said(store, version, list(ids)).items():
+        for key, told in hashes_of(store, version, list(ids)).items():
             found[key].add(told)
     return found
 

@@ -5,10 +5,9 @@ whose note keeps all decisions, so that an update holds to them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ import pyarrow as pa
 
 from wbrag.report.version import stamp_around
 from wbrag.retrieval.encoder import passage_text
-from wbrag.run import tombstones
+from wbrag.run.decided import Decisions, decisions_of, hashes_of
+from wbrag.run.folder import now
 from wbrag.run.lease import leased
-from wbrag.schema import PASSAGE, SEEN_BY, UNIT, unit_id
+from wbrag.schema import SEEN_BY, UNIT, unit_id
 from wbrag.store import rows
 from wbrag.store.changes import MovedOnError, exchange, publish, write_piece
 from wbrag.store.files import StoreError
@@ -32,7 +32,6 @@ from wbrag.store.versions import (
     encoder_note,
     latest,
     named,
-    noted,
     noted_encoder,
     opened_encoder,
     pair,
@@ -41,24 +40,10 @@ from wbrag.store.versions import (
 from wbrag.units.access import NOBODY
 from wbrag.units.decisions import Decision
 
-Decisions = dict[str, Decision]
 #: What a decision makes of a store: the pieces that come, the ids that go, and the decisions from now on.
 Change = tuple[list[Piece], list[str], Decisions]
 #: Threads of this process decide one after the other; other processes are held off by the run's lease.
 _TURN = threading.Lock()
-
-
-def decisions_of(store: Where) -> Decisions:
-    """What was decided about units of a store, by id; {} where there is no store, or nothing was decided."""
-    version = latest(store)
-    told = noted(place_of(store), version, "decisions") if version else {}
-    return {key: Decision(**one) for key, one in told.items()}
-
-
-def what_is_said(base: Where, decisions: Mapping[str, Decision]) -> dict[str, str]:
-    """What the sources of edited units say now in the current version of a base, as a hash by id."""
-    ids = {key for one in decisions.values() for key in one.sources}
-    return said(base, current(base), ids) if ids else {}
 
 
 def reject(store: Where, unit: str, why: str) -> Version:
@@ -138,7 +123,7 @@ def edit(store: Where, base: Where, unit: str, title: str, text: str, why: str) 
             raise StoreError(f"{store}: that is what unit {first!r} said before it was edited; restore it")
         passages, _ = pair(base, store)
         assert passages is not None  # a write-back store names its base
-        sources = said(base, passages, before["source_ids"])
+        sources = hashes_of(base, passages, before["source_ids"])
         decision = Decision("edited", why, now(), made, sources)
         return [_piece(store, version, _encoded(store, version, made))], [unit], known | {first: decision}
 
@@ -242,14 +227,3 @@ def _vector(store: Where, version: Version, unit: Mapping[str, Any]) -> np.ndarr
     """The vector of a unit, (1, d), by the encoder that a version of a store was made with."""
     place = place_of(store)
     return opened_encoder(place, version).encode_passages([passage_text(unit["title"], unit["text"])])
-
-
-def said(base: Where, version: Version, ids: Collection[str]) -> dict[str, str]:
-    """What these passages say in a version of a base, as a hash by id; those that are not live are not in it."""
-    told = rows_of(base, version, ids).select(PASSAGE.names).to_pylist()
-    return {one["id"]: tombstones.said(one["title"], one["text"]) for one in told}
-
-
-def now() -> str:
-    """The time, in UTC, as notes tell it."""
-    return datetime.now(UTC).isoformat(" ", "seconds")
