@@ -11,6 +11,7 @@ import base64
 import binascii
 import re
 from dataclasses import replace
+from functools import lru_cache
 
 from wbrag.schema import Document
 from wbrag.units.sentences import plain, sentences
@@ -198,6 +199,7 @@ def seen(text: str) -> str:
     return text if text.isascii() or _JOINED.search(text) else _UNSEEN.sub("", text)
 
 
+@lru_cache(maxsize=1 << 13)  # examples of one subject retrieve the same passages, and are gone through twice
 def cleaned(text: str) -> tuple[str, list[tuple[str, str]]]:
     """A passage's text as a reader sees it (`seen`), without comments and without sentences that attack, and what was
     left out, each with its reason; as it stands where nothing is.
