@@ -522,7 +522,7 @@ def test_equal_units_of_several_examples_are_one(tmp_path: Path) -> None:
         (TrainConfig(run_dir="/r", world="w", corpus="w/corpus.jsonl"), "world='w' is relative and not"),
         (TrainConfig(run_dir="/r", corpus="c.jsonl"), "corpus='c.jsonl' is relative and not"),
         (
-            TrainConfig(Benchmark("b", "/t.jsonl", "t.jsonl"), run_dir="/r"),
+            TrainConfig(benchmark=Benchmark("b", "/t.jsonl", "t.jsonl"), run_dir="/r"),
             "benchmark.test='t.jsonl' is relative and not",
         ),
         (ReproduceConfig(run_dir="runs/reproduce"), "run_dir='runs/reproduce' is relative"),
