@@ -184,7 +184,7 @@ def test_blocks_go_to_engines_that_are_up_to_others_as_they_come_and_again_when_
         def holds(self) -> bool:
             return True
 
-    cfg = TrainConfig(Benchmark(name="b"), backbone=SCRIPTED)
+    cfg = TrainConfig(benchmark=Benchmark(name="b"), backbone=SCRIPTED)
     how = {"max_concurrency": 100, "max_restarts": 3, "max_task_retries": -1}
     holder = ray.remote(num_cpus=3)(Holder).remote()
     assert ray.get(holder.holds.remote())

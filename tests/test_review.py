@@ -55,7 +55,7 @@ def test_what_was_decided_holds_for_whatever_is_written(
 
 def test_a_decision_while_an_update_is_not_ended_holds_in_it(tmp_path: Path) -> None:
     run = served_run(tmp_path / "run")
-    cfg = TrainConfig(Benchmark(name="toy"))
+    cfg = TrainConfig(benchmark=Benchmark(name="toy"))
     update = Job(cfg, run, RunRecord(run, {"corpus": "03d54f258644dce5"}), before=tmp_path)
     given = run / "traces", tmp_path / "questions", run / "base", cast("Generators", None)
     made_units(update, *given)
