@@ -6,6 +6,7 @@ import logging
 import os
 import pty
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,11 @@ def test_a_terminal_of_forty_columns_gets_one_live_line_above_which_the_log_stan
                 time.sleep(0.05)
         finally:
             logging.getLogger().removeHandler(console)
-        drawn = os.read(leader, 65536).decode()
+        drawn, until = "", time.monotonic() + 10
+        while not drawn.endswith(progress.CLEAR) or drawn.count("look") < 1:  # a terminal gives what it has so far
+            assert time.monotonic() < until, drawn
+            with suppress(BlockingIOError):
+                drawn += os.read(leader, 65536).decode()
     os.close(leader)
     states = drawn.split(progress.CLEAR)
     assert "look\r\n" in states

@@ -206,7 +206,8 @@ def _texts(cfg: object, key: str) -> list[str]:
     value: Any = cfg
     for name in key.split("."):
         value = getattr(value, name, [])
-    return [value] if isinstance(value, str) else [one for one in value or [] if isinstance(one, str)]
+    every = value if isinstance(value, list) else [value]
+    return [one for one in every if isinstance(one, str)]
 
 
 def check_base(cfg: TrainConfig) -> None:

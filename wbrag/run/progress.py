@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 #: Between two lines of the log: so many seconds, or this share of what the stage has taken so far.
 SECONDS_BETWEEN_LINES, SHARE_BETWEEN_LINES = 10.0, 0.05
 SECONDS_BETWEEN_POLLS = 1.0
+#: What a line of the log may take to be written.
+SECONDS_TO_LOG = 0.05
 #: To the start of a terminal's line, which is then empty. There are no colours, so NO_COLOR has nothing to take away.
 CLEAR = "\r\x1b[2K"
 
@@ -137,13 +139,12 @@ def _show(parts: Callable[[float], Sequence[str]], ended: threading.Event) -> No
     terminal = _terminal()
     level = logging.DEBUG if terminal else logging.INFO  # what the live line shows is not shown again
     started, due = time.monotonic(), 0.0 if _stages[0] is ended else SECONDS_BETWEEN_POLLS
-    with _above(terminal) if terminal else nullcontext():
+    with _drawing(terminal) if terminal else nullcontext(lambda line: None) as draw:
         while True:
             seconds = time.monotonic() - started
             if _stages[-1] is ended:
                 told = parts(max(seconds, 1e-9))
-                if terminal:
-                    print(end=f"{CLEAR}{fitted(told, _columns(terminal))}", file=terminal, flush=True)
+                draw(fitted(told, _columns(terminal)) if terminal else "")
                 if seconds >= due:
                     due = seconds + max(SECONDS_BETWEEN_LINES, SHARE_BETWEEN_LINES * seconds)
                     log.log(level, ", ".join(told))
@@ -152,18 +153,29 @@ def _show(parts: Callable[[float], Sequence[str]], ended: threading.Event) -> No
 
 
 @contextmanager
-def _above(terminal: TextIO) -> Iterator[None]:
-    """What is logged to stderr in the block stands on lines of its own, not behind the live one, which goes at last."""
+def _drawing(terminal: TextIO) -> Iterator[Callable[[str], None]]:
+    """What draws the live line. What is logged to stderr in the block stands on lines of its own, not behind it: the
+    line goes before, and is not drawn for a moment. At last it goes for good.
+    """
+    pen, logged = threading.Lock(), 0.0
+
+    def draw(line: str) -> None:
+        with pen:
+            if time.monotonic() - logged >= SECONDS_TO_LOG:
+                print(end=f"{CLEAR}{line}", file=terminal, flush=True)
 
     def clear(_: logging.LogRecord) -> bool:
-        print(end=CLEAR, file=terminal, flush=True)
+        nonlocal logged
+        with pen:
+            print(end=CLEAR, file=terminal, flush=True)
+            logged = time.monotonic()
         return True
 
     streams = [one for one in logging.getLogger().handlers if getattr(one, "stream", None) is sys.stderr]
     for one in streams:
         one.addFilter(clear)
     try:
-        yield
+        yield draw
     finally:
         for one in streams:
             one.removeFilter(clear)
