@@ -172,7 +172,7 @@ def write_report(run: Path) -> dict[str, Any]:
         *left_out_blocks(left_out, readings, setting),
         *_construction_blocks(metrics["construction"], token_pairs(fates), setting),
         *_cost_blocks(metrics["cost"], facts),
-        *(Heading("The lives of three examples"), Text("Any other: wbrag trace RUN ID", "note")),
+        *(Heading("Lives of examples"), Text("Any other: wbrag trace RUN ID", "note")),
         *(Verbatim(text, caption) for text, (caption, _) in zip(told, shown, strict=True)),
         *_quarantine_blocks(folder.read_records(run / "quarantine.jsonl")),
         *_reproduction_blocks(run, facts),

@@ -244,9 +244,9 @@ async function runs(given) {
 }
 
 function results(some) {
-  const heads = ["run", "questions", "base", "+ write-back", "gain", "95%", "n", "closed book", "benchmark", "method", "model"];
+  const heads = ["run", "questions", "base", "+ write-back", "gain", "95% over questions", "n", "closed book", "benchmark", "method", "model"];
   const row = (run, part, name) => run[part] && make("tr", {}, make("th", { scope: "row" }, run.name),
-    [name, percent(run[part].base), percent(run[part].writeback), points(run[part].gain), `${points(run[part].ci_low)} to ${points(run[part].ci_high)}`,
+    [name, percent(run[part].base), percent(run[part].writeback), points(run[part].gain), run[part].interval,
       run[part].n, percent(run[part].closed_book), run.benchmark, run.method, run.backbone].map((x) => make("td", {}, String(x))));
   return scrolling("Results", make("table", {}, make("thead", {}, make("tr", {}, heads.map((x) => make("th", { scope: "col" }, x)))),
     make("tbody", {}, some.flatMap((run) => [row(run, "without_overlap", "without overlap"), row(run, "all", "all")]).filter(Boolean))));
