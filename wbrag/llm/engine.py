@@ -137,8 +137,9 @@ def check_hub(backbone: Backbone) -> None:
 
 @lru_cache(maxsize=32)  # the points of a sweep have few models between them
 def ask_hub(model: str, revision: str | None = None, key: str = "backbone") -> None:
-    """ConfigError for `key`'s model where the hub does not give it: one HEAD request for its config.json, or a look into
-    the cache where the hub cannot be reached; nothing is downloaded. Hub, token and cache are those of the environment: HF_ENDPOINT, HF_TOKEN, HF_HOME.
+    """ConfigError where the hub does not give `key`'s model: one HEAD request for its config.json, or a look into the
+    cache where the hub cannot be reached; nothing is downloaded. Hub, token and cache are those of the environment:
+    HF_ENDPOINT, HF_TOKEN, HF_HOME.
     """
     from huggingface_hub import errors, hf_hub_download
 
