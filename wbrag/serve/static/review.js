@@ -42,7 +42,7 @@ async function ask(path, given) {
 
 const query = (given) => new URLSearchParams(Object.entries(given)).toString();
 const percent = (x) => (x === null || x === undefined ? "-" : (100 * x).toFixed(1));
-const points = (x) => (x === null || x === undefined ? "-" : `${x >= 0 ? "+" : ""}${(100 * x).toFixed(1)}`);
+const points = (x) => (x === null || x === undefined ? "-" : `${100 * x >= 0.05 ? "+" : ""}${(100 * x).toFixed(1)}`.replace(/^-0\.0$/, "0.0"));
 const unitLink = (id) => `#/unit/${encodeURIComponent(id)}`;
 
 // Units: a list, and one beside it.
@@ -73,7 +73,7 @@ function tags(unit) {
   return [...state, ...unit.doubts.map((one) => make("span", { class: "tag bad" }, one.kind))];
 }
 
-const readTold = (unit) => (unit.read ? `read by ${unit.read}, ${unit.better} better, ${unit.worse} worse` : "not read");
+const readTold = (unit) => (unit.read ? `read by ${unit.read}, ${unit.better} better, ${unit.worse} worse` : unit.doubts.some((one) => one.kind === "never read") ? "" : "not read");
 
 function line(unit) {
   return make("li", {}, make("a", { href: unitLink(unit.id), "aria-current": open && open.id === unit.id ? "true" : null },
