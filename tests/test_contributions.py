@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from small_store import passages, publish, rows_in, unit_vectors
 from synthetic_run import CONFIG
 
+from wbrag.command.kb import main
 from wbrag.config import ConfigError, Encoder, Merge, TrainConfig
 from wbrag.life.review import reject
 from wbrag.life.update import check_labels
@@ -121,6 +122,16 @@ def test_two_runs_share_one_knowledge_base(tmp_path: Path) -> None:
     assert (found(other), len(rows_in(fever / "writeback"))) == ({unit(n)["id"] for n in (0, 1)}, 2)
     with pytest.raises(StoreError, match=r"no run 'nq-naive-micro_small-.*' brought units; there are fever"):
         withdraw(kb, run_name(nq))
+
+
+def test_the_commands_bring_move_and_withdraw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nq, kb, other = run_of(tmp_path / "nq", [unit(0), unit(1)]), tmp_path / "kb", tmp_path / "other"
+    name = run_name(nq)
+    assert main(["contribute", str(kb), str(nq)]) == 0
+    assert main(["move", str(kb), name, str(nq), str(other)]) == 0
+    assert main(["withdraw", str(other), name]) == 0
+    assert (found(kb), found(other)) == (set(), set())
+    assert f"{name}: 2 units" in capsys.readouterr().out
 
 
 def test_what_was_rejected_there_stays_away_whoever_brings_it(tmp_path: Path) -> None:

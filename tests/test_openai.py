@@ -355,7 +355,7 @@ def test_the_pause_is_what_the_endpoint_asks_for(server: Server) -> None:
 def test_an_attempt_ends_in_time_however_long_bytes_trickle(server: Server) -> None:
     server.faults = ["trickle"]
     (error,) = chats(server, ["hello"], backbone(server, timeout_s=0.5, retries=0))
-    assert "no answer in 1 attempts; the last: ReadTimeout: no whole reply within 0.5 s" in str(error)
+    assert "no answer in 1 attempt; the last: ReadTimeout: no whole reply within 0.5 s" in str(error)
 
 
 def message(content: object, finish: str = "stop", **more: object) -> Json:

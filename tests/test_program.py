@@ -158,8 +158,11 @@ def test_a_check_tells_every_problem_at_once(tmp_path: Path, capsys: pytest.Capt
         assert "3 of 3 test questions stand in training too" in capsys.readouterr().out
         same = replace(files, test=files.train)
         bad = replace(cfg, benchmark=same, corpus=f"{tmp_path}/none", prompts={"no": "x"}, k=0)
-        with pytest.raises(ConfigError, match="4 problems"):
+        bad = replace(bad, encoder=replace(HASHING, kind="sentence_transformers", model="package:no_such_weights"))
+        with pytest.raises(ConfigError, match="5 problems"):
             check(bad, session)
-    told = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("PROBLEM")]
-    assert told == ["prompts", "settings", "train", "corpus"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("PROBLEM")]
+    assert "no_such_weights is not installed" in lines[1]
+    told = [line.split()[1] for line in lines]
+    assert told == ["prompts", "encoder", "settings", "train", "corpus"]
     assert not (tmp_path / "run").exists()

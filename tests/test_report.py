@@ -135,8 +135,8 @@ def test_both_forms_tell_all_sections(run: Path) -> None:
     text = (run / "report.md").read_text()
     page = parse((run / "report.html").read_text()).text
     sections = ("Results", "What questions without overlap read", "Retrieval", "Questions that got worse", "Units")
-    for section in (*sections, "Construction", "Cost", "lives of three", "Quarantine"):
-        assert f"## {section}" in text or section == "lives of three"
+    for section in (*sections, "Construction", "Cost", "Lives of examples", "Quarantine"):
+        assert f"## {section}" in text or section == "Lives of examples"
         assert section in page
     assert "python jobs/train.py benchmark=toy_nq" in text
     assert "question is empty" in page

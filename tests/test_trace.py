@@ -41,6 +41,7 @@ def test_the_command_prints_a_life(run: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == life(run, "train-17") + "\n"
+    assert life(run, kept()["question"]) == life(run, "train-17")
 
 
 def test_an_unknown_id_names_run_and_id_and_some_that_exist(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from wbrag.config import Merge, Units
 from wbrag.report.evaluation import Setting
 from wbrag.report.page import Details, Table, Text
 from wbrag.report.run_report import write_report
-from wbrag.report.unit_sections import left_out_blocks, making_told, unit_blocks
+from wbrag.report.unit_sections import fitting, fitting_told, left_out_blocks, making_told, unit_blocks
 
 SETTING = Setting("toy_nq", "naive", "micro_small", "acc")
 SUBJECT = Units(name="subject", form="verbatim", scope="subject", hops=1, validate=True)
@@ -54,6 +54,19 @@ def test_every_way_to_make_units_is_told_in_words() -> None:
 
 def unit(key: str, examples: list[str], **changes: object) -> dict[str, Any]:
     return units_of([kept()])[0] | {"id": key, "example_ids": examples} | changes
+
+
+def test_how_many_units_fit_beside_the_passages_is_told() -> None:
+    read = [{"documents_base": [{"title": "a", "text": "b" * 98}] * n} for n in (1, 2, 3)] + [{"documents_base": None}]
+    units = [{"title": "t", "text": "x" * size} for size in (10, 48, 49, 200, 300)]
+    config = {"merge": {"policy": "beside", "room": 0.25}}
+    found = fitting(config, units, read)
+    assert found == {"share": 0.25, "room": 50, "units": 5, "fit": 2}
+    assert "2 of 5 units fit into the room" in fitting_told(found)
+    assert "50 characters, 25% of the passages'. What does not fit is not read: give" in fitting_told(found)
+    assert "give" not in fitting_told(found | {"fit": 3})
+    assert fitting({"merge": {"policy": "plain"}}, units, read) is None
+    assert fitting(config, [], read) is fitting(config, units, read[-1:]) is None
 
 
 def test_units_are_counted_by_form_and_doubt_and_by_who_asks_about_them() -> None:

@@ -36,7 +36,7 @@ def check(cfg: TrainConfig, session: Session) -> None:
       wbrag check benchmark=flashrag_nq data_dir=DIR backbone=llama31_8b cluster=gpu run_dir=DIR
 
     Looked at: settings and prompts, every row of the files (which stays in the cache for the training),
-    train = test, the endpoint (a call) or the hub's model and its gate, disk, cluster.
+    train = test, the endpoint (a call) or the hub's model and its gate, the encoder, disk, cluster.
     """
     problems: list[str] = []
     cfg = replace(cfg, backbone=replace(cfg.backbone, retries=0))
@@ -68,6 +68,7 @@ def looks(cfg: TrainConfig) -> Iterator[tuple[str, Callable[[], str]]]:
 
     yield "prompts", lambda: check_prompts(cfg)
     yield "generator", lambda: check_generator(cfg)
+    yield "encoder", lambda: check_encoder(cfg)
     yield "settings", settings
     yield "training questions", lambda: questions("train")
     yield "test questions", lambda: questions("test")
@@ -100,6 +101,16 @@ def check_generator(cfg: TrainConfig) -> str:
 
     check_endpoint(cfg.backbone)
     return f"{cfg.backbone.model} answers at {cfg.backbone.base_url}"
+
+
+def check_encoder(cfg: TrainConfig) -> str:
+    """Whether the encoder's model can be had, or its endpoint answers."""
+    inputs.check_encoder(cfg.encoder)
+    if cfg.encoder.kind != "openai":
+        return f"{cfg.encoder.model or cfg.encoder.kind} can be had"
+    from wbrag.retrieval.encoder import open_encoder
+
+    return f"{cfg.encoder.model} answers at {cfg.encoder.base_url}: {open_encoder(cfg.encoder).dimension} dimensions"
 
 
 def check_apart(found: dict[str, Rows]) -> str:

@@ -15,7 +15,7 @@ def report(run: Path, args: argparse.Namespace) -> Told:
     """Write a run's report anew, of an updated run that of its last update, and say where it is.
 
     wbrag report runs/mine
-    wbrag report runs/mine/updates/1
+    wbrag report runs/mine/updates/0001
     wbrag report runs/mine/evaluations/files-0123abcd
     """
     from wbrag.report.run_report import terminal_table, write_report
@@ -29,7 +29,7 @@ def trace(run: Path, args: argparse.Namespace) -> Told:
     """Print the life of a training example, a test question or a unit.
 
     wbrag trace runs/mine train_178
-    wbrag trace runs/mine test_158
+    wbrag trace runs/mine "What river is Oakwick on?"
     wbrag trace runs/mine wb-48a029bd6a0cfeb1
     """
     from wbrag.report.trace import life
@@ -46,7 +46,7 @@ def trace(run: Path, args: argparse.Namespace) -> Told:
 WHERE: Begins = ("folder", "a run's folder", Path)
 COMMANDS: dict[str, Command] = {
     "report": ("report", report, {}),
-    "trace": ("trace", trace, {"id": {"help": "of a training example, a test question or a unit"}}),
+    "trace": ("trace", trace, {"id": {"help": "of an example or a unit, or a question, word for word"}}),
 }
 
 

@@ -26,6 +26,7 @@ from wbrag.life.review import accept, edit, last_live, reject, restore
 from wbrag.report.trace import readers, unit_life, unit_line
 from wbrag.run.decided import decisions_of, hashes_of
 from wbrag.run.folder import read_config, read_left_out, read_waiting, setting_of, unit_rows, updates_of
+from wbrag.schema import unit_id
 from wbrag.store.place import place_of
 from wbrag.store.rows import passages_of
 from wbrag.store.search import KnowledgeBase, base_of
@@ -88,7 +89,8 @@ def listed(run: Path, args: argparse.Namespace) -> Told:
     counts = {key: read.get(key, (0, 0, 0)) for key in units}  # readers, better, worse
     order = [units[key] for key in sorted(units, key=lambda key: (-counts[key][2], counts[key][0], key))]
     lines = [unit_line(unit, counts[unit["id"]]) for unit in order]
-    return Told(order, [f"{len(order):,} units", *lines])
+    head = "how many test questions read each, and how many of these answers got better (+) and worse (-)"
+    return Told(order, [f"{len(order):,} units; {head}", *lines])
 
 
 def searched(run: Path, args: argparse.Namespace) -> Told:
@@ -142,7 +144,8 @@ def edited(run: Path, args: argparse.Namespace) -> Told:
     title, text = args.title or unit.get("title", ""), args.text or unit.get("text", "")
     base = base_of(run)
     assert base is not None  # a run with units has one
-    return told(run, edit(run / "writeback", base, args.id, title, text, args.why), f"has another text of {args.id}")
+    made = edit(run / "writeback", base, args.id, title, text, args.why)
+    return told(run, made, f"has {unit_id(title, text, unit['source_ids'])} in place of {args.id}")
 
 
 def restored(run: Path, args: argparse.Namespace) -> Told:
@@ -155,7 +158,7 @@ def restored(run: Path, args: argparse.Namespace) -> Told:
 def decisions(run: Path, args: argparse.Namespace) -> Told:
     """What was decided, the newest last."""
     found = sorted(decisions_of(run / "writeback").items(), key=lambda one: one[1].at)
-    lines = [f"{one.at}  {one.state:<8}  {key}  {one.unit['title']}: {one.why}" for key, one in found]
+    lines = [f"{one.at}  {one.state:<8}  {key}  {one.unit['title']}{one.why and f': {one.why}'}" for key, one in found]
     return Told({key: asdict(one) for key, one in found}, lines or ["nothing was decided"])
 
 

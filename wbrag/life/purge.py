@@ -584,10 +584,10 @@ def beyond(run: Path) -> list[str]:
         f"the corpus file, {cfg.corpus}: updates pass the passages over, a new training reads them"
         if cfg.corpus
         else "",
-        f"the store that was given as base, {cfg.base}: kb.py delete, compact and gc --keep 1" if cfg.base else "",
+        f"the store that was given as base, {cfg.base}: wbrag kb delete, compact and gc --keep 1" if cfg.base else "",
         f"question files, with their golden answers: {', '.join(filter(None, asked))}, and those of evaluations",
         "what was made elsewhere: exports, reports of comparisons and sweeps, copies and clones of a store, knowledge "
-        "bases that units were brought to by kb.py contribute, what a killed session of Ray left in its folder",
+        "bases that units were brought to by wbrag kb contribute, what a killed session of Ray left in its folder",
         "runs of the same cache that lie neither beside this one nor beside the cache",
         "backups and snapshots, earlier versions of objects in S3, and blocks that a disk has not written over",
         "what closed-book answers and units of other passages say by themselves",

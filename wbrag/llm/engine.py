@@ -132,13 +132,14 @@ def check_hub(backbone: Backbone) -> None:
     if backbone.kind == "vllm" and not backbone.gguf and not elsewhere:
         model = resolve_model(backbone.model)
         if not Path(model).is_dir():
-            _ask_hub(model, backbone.engine_args.get("revision"))
+            ask_hub(model, backbone.engine_args.get("revision"))
 
 
 @lru_cache(maxsize=32)  # the points of a sweep have few models between them
-def _ask_hub(model: str, revision: str | None) -> None:
-    """One HEAD request for the model's config.json, or a look into the cache where the hub cannot be reached; nothing
-    is downloaded. Hub, token and cache are those of the environment: HF_ENDPOINT, HF_TOKEN, HF_HOME.
+def ask_hub(model: str, revision: str | None = None, key: str = "backbone") -> None:
+    """ConfigError where the hub does not give `key`'s model: one HEAD request for its config.json, or a look into the
+    cache where the hub cannot be reached; nothing is downloaded. Hub, token and cache are those of the environment:
+    HF_ENDPOINT, HF_TOKEN, HF_HOME.
     """
     from huggingface_hub import errors, hf_hub_download
 
@@ -148,11 +149,11 @@ def _ask_hub(model: str, revision: str | None) -> None:
     except errors.RemoteEntryNotFoundError:
         return  # it can be read; what it is made of is vLLM's to say
     except (errors.HFValidationError, OSError) as error:
-        raise ConfigError(_why_not(error, model, revision)) from error
+        raise ConfigError(f"{key}.model={model} {_why_not(error, model, revision)}") from error
 
 
 def _why_not(error: Exception, model: str, revision: str | None) -> str:
-    """In one sentence: which model, what is wrong with it, whether there is a token, and what to do."""
+    """What is wrong with the model, whether there is a token, and what to do."""
     from huggingface_hub import constants, errors, get_token
 
     account, hub = "set HF_TOKEN, on every node, to a token of an account that may read it", constants.ENDPOINT
@@ -170,7 +171,7 @@ def _why_not(error: Exception, model: str, revision: str | None) -> str:
             remedy = f"check the name, HF_ENDPOINT and the network, or HF_HOME (its cache is {constants.HF_HUB_CACHE})"
     saved = "; a saved token was used" if get_token() else ""
     token = "HF_TOKEN is set" if os.environ.get("HF_TOKEN") else f"HF_TOKEN is not set{saved}"
-    return f"backbone.model={model} {fault} ({hub}, {token}); {remedy}"
+    return f"{fault} ({hub}, {token}); {remedy}"
 
 
 def open_tokenizer(backbone: Backbone) -> Any:  # noqa: ANN401 - Hugging Face's

@@ -264,7 +264,7 @@ def failure(error: openai.APIError | NoAnswer) -> str:
     if 0 < status < 500 and status not in (408, 409, 429):
         return f" refuses: {told}; {REFUSED}"
     attempts = int(error.request.headers["x-stainless-retry-count"]) + 1
-    return f": no answer in {attempts} attempts; the last: {told}; {UNANSWERED}"
+    return f": no answer in {attempts} attempt{'s' * (attempts > 1)}; the last: {told}; {UNANSWERED}"
 
 
 def choice_of(body: object) -> tuple[Mapping[str, Any], str]:

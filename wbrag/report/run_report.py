@@ -33,7 +33,16 @@ from wbrag.report.tables import (
     too_few,
 )
 from wbrag.report.trace import lives, lives_to_show
-from wbrag.report.unit_sections import drawn, judged, left_out_blocks, sample_page, unit_blocks, verdicts_told
+from wbrag.report.unit_sections import (
+    drawn,
+    fitting,
+    fitting_told,
+    judged,
+    left_out_blocks,
+    sample_page,
+    unit_blocks,
+    verdicts_told,
+)
 from wbrag.report.version import versions_of, versions_told
 from wbrag.run import folder
 from wbrag.run.folder import Reread
@@ -45,7 +54,7 @@ Rows = Sequence[Row]
 QUESTION_COLUMNS = ("id", "question", "golden_answers")
 #: What tells the fate of a training example, and of a unit all but its text.
 FATE_COLUMNS = ("id", "status", "unit_id", "source_tokens", "unit_tokens")
-UNIT_COLUMNS = ("id", "example_ids", "source_ids", "unit_tokens", "form", "doubt")
+UNIT_COLUMNS = ("id", "title", "text", "example_ids", "source_ids", "unit_tokens", "form", "doubt")
 QUARANTINE_SHOWN = 10
 REASONS_SHOWN = 12
 #: What the units took after training, in the order in which `construction.cost` takes it.
@@ -145,6 +154,8 @@ def write_report(run: Path) -> dict[str, Any]:
     found = {"construction": construction(traces, sum(1 for _ in units))}
     found["cost"] = cost(_spent(run, "traces", schema.TRACE, "calls_saved"), predictions, *later)
     metrics = evaluate(answers, setting) | found | {"seconds": facts.get("seconds", {}), "versions": versions_of(run)}
+    if room := fitting(config, units, predictions):
+        metrics["room"] = room
     worse, better = (harms(predictions, answers, units, which) for which in (False, True))
     sample = drawn(Reread(lambda: folder.unit_rows(own)), setting.seed) if trained else []
     changed = [source for harm in (*worse, *better) for unit in harm["units"] for source in unit["sources"]]
@@ -168,11 +179,12 @@ def write_report(run: Path) -> dict[str, Any]:
         *harm_blocks(worse, len(predictions)),
         *harm_blocks(better, len(predictions), better=True),
         *unit_blocks(config, units, base.rows if base else None),
+        *([Text(fitting_told(room))] if room else []),
         *([Text(f"{verdicts_told(checked)} They are in units_sample.md, beside their sources.")] if checked else []),
         *left_out_blocks(left_out, readings, setting),
         *_construction_blocks(metrics["construction"], token_pairs(fates), setting),
         *_cost_blocks(metrics["cost"], facts),
-        *(Heading("The lives of three examples"), Text("Any other: wbrag trace RUN ID", "note")),
+        *(Heading("Lives of examples"), Text("Any other: wbrag trace RUN ID", "note")),
         *(Verbatim(text, caption) for text, (caption, _) in zip(told, shown, strict=True)),
         *_quarantine_blocks(folder.read_records(run / "quarantine.jsonl")),
         *_reproduction_blocks(run, facts),
@@ -241,6 +253,8 @@ def terminal_table(metrics: Row) -> str:
     rows = [*([(OVERLAPS["none"], unseen[0])] if unseen else []), (EVERY, record)]
     table = tabled(f"{record['benchmark']}, {metric_called(record['metric'])}", RESULTS, rows)
     told = [without_overlap([metrics["labels"]])] if unseen else []
+    room = metrics.get("room")
+    told += [fill(fitting_told(room), 119)] if room and 2 * room["fit"] < room["units"] else []
     return "\n".join([terminal(table), "", fill(NOTE, 119), *told])
 
 

@@ -44,10 +44,15 @@ SHOWN = (
 )
 
 
-def life(run: Path, example_id: str) -> str:
-    """The life of one id of a run folder. RunError names the file that cannot be read, or ids that exist."""
+def life(run: Path, asked: str) -> str:
+    """The life of one example of a run folder, given by its id or its question, word for word. RunError names the file
+    that cannot be read, or ids that exist.
+    """
     setting = setting_of(read_config(run))
-    return lives(run, [example_id], setting, list(read_rows(run / "predictions", schema.PREDICTION)))[0]
+    predictions = list(read_rows(run / "predictions", schema.PREDICTION))
+    trained = read_rows(run / "traces", schema.TRACE, ("id", "question"), pc.field("question") == asked)
+    ids = (row["id"] for row in chain(trained, predictions) if row["question"] == asked)
+    return lives(run, [next(ids, asked)], setting, predictions)[0]
 
 
 def lives(run: Path, ids: Sequence[str], setting: Setting, predictions: Sequence[Row]) -> list[str]:

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict
 from operator import itemgetter
+from statistics import median
 from textwrap import shorten
 from typing import Any
 
@@ -18,6 +19,7 @@ from wbrag.report.overlap import units_read
 from wbrag.report.page import Block, Details, Heading, Table, Text, markdown
 from wbrag.report.tables import Column, count, number, tabled
 from wbrag.run.lookup import sorted_places
+from wbrag.schema import contents_of
 from wbrag.units.faithful import Checked, checked
 from wbrag.units.sentences import sentences, words
 
@@ -97,10 +99,37 @@ def _class(doubt: str, counts: Mapping[str, int]) -> dict[str, Any]:
     return {"doubt": doubt, **numbers, "tokens": tokens, "sources": counts["sources"] / units}
 
 
+def fitting(config: Row, units: Iterable[Row], predictions: Iterable[Row]) -> dict[str, float] | None:
+    """Where units are read beside the passages: how many there are, and how many fit into the room (characters) that
+    the passages of the median test question leave them; None where units take passages' places, or nothing was read.
+    """
+    merge = merge_of(config)
+    held = [[len(contents_of(one)) for one in row["documents_base"] or []] for row in predictions]
+    if merge.policy != "beside" or not any(held):
+        return None
+    room = merge.room * median(map(sum, filter(None, held)))
+    fit = Counter(len(contents_of(unit)) <= room for unit in units)
+    return {"share": merge.room, "room": room, "units": fit.total(), "fit": fit[True]} if fit else None
+
+
+def fitting_told(found: Mapping[str, float]) -> str:
+    """`fitting` in words, and what to do where most units do not fit."""
+    told = f"{found['fit']:,.0f} of {found['units']:,.0f} units fit into the room that the passages of the median test "
+    told += f"question leave them: {found['room']:,.0f} characters, {found['share']:.0%} of the passages'."
+    if 2 * found["fit"] >= found["units"]:
+        return told
+    return f"{told} What does not fit is not read: give more room (merge.room, up to 2), or a larger k."
+
+
+def merge_of(config: Row) -> Merge:
+    """How a run's units and passages are merged."""
+    return Merge(**{**asdict(Merge()), **(config.get("merge") or {})})
+
+
 def making_told(config: Row) -> str:
     """How units are made and read with these settings, in words."""
     how = Units(**(config.get("units") or asdict(Units())))
-    merge = Merge(**{**asdict(Merge()), **(config.get("merge") or {})})
+    merge = merge_of(config)
     wording = "rewritten by the generator" if how.form == "distilled" else "word for word"
     if how.scope == "subject":
         told = (

