@@ -171,6 +171,7 @@ def test_import_without_a_known_encoder_asks_for_one(
         (["rollback", "{store}", "9"], "version 9 is not there to go back to; kept are 1 to 3"),
         (["log", "ftp://host/kb"], "not under ftp://"),
         (["import", "{nowhere}", "{nowhere}"], "0 files are called *.index"),
+        (["contribute", "{store}", "{nowhere}"], "nowhere: holds no trained knowledge base"),
     ],
 )
 def test_what_cannot_be_done_exits_with_2(

@@ -66,7 +66,7 @@ def parser_of(program: str, text: str, commands: Sequence[Command], where: Begin
         for key, settings in arguments.items():
             one.add_argument(key, **settings)
         one.add_argument("--json", action="store_true", help="print data")
-        one.set_defaults(run=run)
+        one.set_defaults(carry_out=run)  # `contribute` has an argument `run`
     return parser
 
 
@@ -74,7 +74,7 @@ def carried_out(parser: argparse.ArgumentParser, where: Begins, words: list[str]
     """Carry out the command of a command line, print what it says and return the exit code."""
     args = parser.parse_args(words)
     try:
-        found = args.run(where[2](getattr(args, where[0])), args)
+        found = args.carry_out(where[2](getattr(args, where[0])), args)
     except (StoreError, ConfigError, InputError, OverErrorBudget, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -52,9 +52,9 @@ def standing(run: Path, key: str) -> tuple[dict[str, Any], str]:
     store, units, folder = run / "writeback", live(run), tables(run)
     if key in units:
         return units[key], ""
-    if wait := next((unit for unit in read_waiting(folder) if unit["id"] == key), None):
-        return wait, f"waits for a person: {reasons(run).get(key, '')}; wbrag units accept {run} {key} publishes it"
     decided = decisions_of(store).get(key)
+    if not decided and (wait := next((unit for unit in read_waiting(folder) if unit["id"] == key), None)):
+        return wait, f"waits for a person: {reasons(run).get(key, '')}; wbrag units accept {run} {key} publishes it"
     if decided and decided.state == "rejected":
         return decided.unit, "not live"  # and the decision says the rest
     unit, since = last_live(store, key)
