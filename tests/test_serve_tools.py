@@ -96,6 +96,8 @@ def test_langchain_retrieves(made: Path, kb: tuple[str, str]) -> None:
     assert isinstance(retriever, BaseRetriever)
     found = (retriever | (lambda documents: documents)).invoke(QUESTION)
     assert [(one.id, one.metadata["sources"]) for one in found] == expected(made)
+    assert {one.metadata["store"] for one in found} == {"base", "writeback"}
+    assert all(("year" in one.metadata) <= (one.metadata["store"] == "base") for one in found)
     assert UNITS["harmful"]["text"] in [one.page_content for one in found]
     assert json.loads(json.dumps(found[0].metadata))["title"]
     alone = Retriever(kb=kb[0], k=3, api_key=kb[1], writeback=False, where="year > 1990")

@@ -379,7 +379,9 @@ def test_the_command_lists_shows_and_decides(
     assert json.loads(capsys.readouterr().out)[0]["title"] == "Oakton"
     assert main(["reject", run, key, "--why", "wrong"]) == 0
     assert main(["show", run, key]) == 0
-    assert "not live" in (said := capsys.readouterr().out) and "rejected" in said
+    said = capsys.readouterr().out
+    assert "not live" in said
+    assert "rejected" in said
     assert main(["decisions", run]) == 0
     assert "wrong" in capsys.readouterr().out
 

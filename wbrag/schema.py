@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -28,7 +28,8 @@ class Example:
 @dataclass(frozen=True, slots=True)
 class Document:
     """A retrieved passage: its inner-product score with the question (higher is nearer), the store it came from and
-    that store's version, 0 where it came from none. Equal passages of two versions are equal.
+    that store's version, 0 where it came from none. Equal passages of two versions are equal. `columns`: where they
+    were asked for, the other keys that its corpus brought, as file or page.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Document:
     score: float = 0.0
     source: Source = "base"
     version: int = field(default=0, compare=False)
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def contents(self) -> str:
@@ -166,7 +168,8 @@ def left_row(unit: Mapping[str, Any], kind: str, reason: str) -> dict[str, Any]:
 
 def document_rows(documents: Iterable[Document]) -> list[dict[str, Any]]:
     """The documents as plain rows for a DOCUMENT list column."""
-    return [asdict(document) for document in documents]
+    names = [one.name for one in DOCUMENT]
+    return [{name: getattr(document, name) for name in names} for document in documents]
 
 
 def documents_of(rows: Iterable[Mapping[str, Any]]) -> list[Document]:

@@ -32,7 +32,8 @@ MOST_QUESTIONS, MOST_HITS = 256, 1000
 @dataclass(frozen=True, slots=True)
 class Hit:
     """A passage or unit that was found. `source`: "base" or "writeback"; `sources`: ids of the passages to cite, of a
-    unit those that it was made of, of a passage its own; `version`: that of the store it lies in.
+    unit those that it was made of, of a passage its own; `version`: that of the store it lies in; `columns`: the other
+    keys that a passage's corpus brought, as the file, section and page that it was cut out of.
     """
 
     id: str
@@ -42,10 +43,14 @@ class Hit:
     source: str
     sources: list[str]
     version: int
+    columns: dict[str, Any]
 
     def metadata(self) -> dict[str, Any]:
-        """All but the text, as other libraries keep it."""
-        return {key: value for key, value in asdict(self).items() if key != "text"}
+        """All but the text, as other libraries keep it: the corpus's columns by their names (`source`: the file), and
+        which store it lies in as `store`.
+        """
+        own = {"title": self.title, "score": self.score, "sources": self.sources, "version": self.version}
+        return {**self.columns, **own, "id": self.id, "store": self.source}
 
 
 class How(TypedDict, total=False):
@@ -74,7 +79,7 @@ class Served:
         self.base: Place = place_of(base) if base else self.place
         self.units = place_of(f"{self.place}/writeback")
         self.encoder = opened_encoder(self.base, current(self.base))
-        self.kb = KnowledgeBase.open(self.place, encoder=self.encoder, follow=follow)
+        self.kb = KnowledgeBase.open(self.place, encoder=self.encoder, follow=follow, columns=True)
         self._encoded, self._cited = Together(self.encoder), dict[str, list[str]]()
 
     def close(self) -> None:
@@ -119,7 +124,8 @@ class Served:
 
     def _hit(self, one: Document) -> Hit:
         cited = self._cited.get(one.id, []) if one.source == "writeback" else [one.id]
-        return Hit(one.id, one.title, one.text, float(one.score), one.source, cited, one.version)
+        own = (one.id, one.title, one.text, float(one.score), one.source, cited, one.version)
+        return Hit(*own, dict(one.columns))
 
 
 class Together:

@@ -128,6 +128,7 @@ class Store:
         self.nprobe, self.block_bytes, self.flat = nprobe, block_bytes, version.spec.template is None
         check_sizes(place, version, [name for name in version.files if name.startswith(INDEX)])
         self.data = stored.opened(place, version)
+        self.own: list[str] = []  # the columns that documents have beside those of PASSAGE
         number, of = shard
         self.parts = [self._part(fragment) for fragment in self.data.get_fragments()[number::of]]
         rows = sum(part.count(part.live) for part in self.parts)
@@ -297,8 +298,10 @@ class Store:
         """The k best of what each query found, best first; of equal scores by id."""
         wanted = sorted({address for hits in found for _, address in hits})
         # By address: `take` counts live rows, and walks over the deletions before each of them.
-        rows = self.data._take_rows(wanted, columns=PASSAGE.names).to_pylist() if wanted else []
+        rows = self.data._take_rows(wanted, columns=[*PASSAGE.names, *self.own]).to_pylist() if wanted else []
         there: dict[int, dict[str, Any]] = dict(zip(wanted, rows, strict=True))
+        for row in rows if self.own else ():
+            row["columns"] = {name: value for name in self.own if (value := row.pop(name)) is not None}
         best = [sorted(hits, key=lambda hit: (-hit[0], there[hit[1]]["id"]))[:k] for hits in found]
         version = self.version.version
         return [
@@ -432,28 +435,30 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
         shard: tuple[int, int] = (0, 1),
         follow: float = 0.0,
         retrieval: config.Retrieval | None = None,
+        columns: bool = False,
     ) -> None:
         """Open these stores; a write-back store that is absent or empty counts as no units.
 
         `encoder`: who encodes the queries, or encoded them; by default, when the first question is asked, the one that
         the versions' notes name. `versions`: the pair that the caller has pinned (`versions.reading`), as an actor that
-        is killed would leave its pins behind; by default the current one, pinned. `threads`: FAISS's for a search,
-        0: every core; `merge`: the policy, that of the write-back version's note by default; `nprobe`: lists that an
-        IVF base looks into; `block_bytes`: what of a store's flat vectors may lie on the GPU (if FAISS has one): all if
+        is killed would leave its pins behind; by default the current one, pinned. `threads`: FAISS's for a search, 0:
+        every core; `merge`: the policy, that of the write-back version's note by default; `nprobe`: lists that an IVF
+        base looks into; `block_bytes`: what of a store's flat vectors may lie on the GPU (if FAISS has one): all if
         they fit, else block by block, 0: none. `shard` (i, n): of the base only every n-th fragment from number i on;
         what the n shards find alone, `merge.best_of` makes into what all find. `follow`: seconds after which a thread
         refreshes it, again and again until `close`; 0: nobody does. What went wrong the last time is logged, once, and
         is `follow_error` (else None); the pair that is open goes on to serve. `retrieval`: how rows are found, as the
         write-back version's note says by default; ranks by words, and candidates of a reranker, are those of a whole
-        base, not of a shard. StoreError, with both values: nothing in base, a changed file, stores or queries of unlike
-        encoders. ValueError: `follow` with `versions`.
+        base, not of a shard. `columns`: passages come with the other keys of their corpus. StoreError, with both
+        values: nothing in base, a changed file, stores or queries of unlike encoders. ValueError: `follow` with
+        `versions`.
         """
         if follow and any(versions):
             raise ValueError(f"follow={follow} with versions={versions}: what stays at a pair follows none")
         self._threads = threads or threads_of(1)  # a Ray actor would get one otherwise
         self._places = place_of(base), place_of(writeback) if writeback else None
         self._given, self._merge, self._device, self._shard = encoder, merge, (nprobe, block_bytes), shard
-        self._retrieval = retrieval
+        self._retrieval, self._columns = retrieval, columns
         self._refreshing, self._encoding, self._closed = Lock(), Lock(), Event()
         self.follow_error: Exception | None = None
         self._pair = self._opened(versions)
@@ -505,6 +510,9 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
             check_merge(merge)
             check_retrieval(retrieval)
             stores["base"] = Store(place, base, "base", *self._device, self._shard, retrieval)
+            if self._columns:
+                never = {*PASSAGE.names, stored.VECTOR, SEEN_BY.name}
+                stores["base"].own = [name for name in stores["base"].data.schema.names if name not in never]
             if writeback and units:
                 stores["writeback"] = Store(writeback, units, "writeback", *self._device, (0, 1), retrieval)
             columns = pa.unify_schemas([store.data.schema for store in stores.values()])
