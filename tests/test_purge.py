@@ -193,7 +193,7 @@ def test_what_was_purged_comes_back_with_no_update_until_it_is_lifted(
     lift(run, ["t5"])
     told = changed_to(folder, now, session, dry_run=True)
     assert told == Changes(2, 0, 0, len(now) - 3, purged=1)
-    assert ", 2 added, 1 that are purged left out, " in line(told, True)
+    assert ", 2 added, 1 left out as purged, " in line(told, True)
     with pytest.raises(StoreError, match="'t5' was not purged"):
         lift(run, ["t5"])
 

@@ -36,6 +36,7 @@ from wbrag.experiments.variants import repeat, trained
 from wbrag.experiments.variants import transfer as measure_transfer
 from wbrag.life.update import Changes, Updated
 from wbrag.life.update import update as update_run
+from wbrag.report.trace import counted
 from wbrag.run.folder import load_config
 from wbrag.run.job import Session
 from wbrag.run.pipeline import build_index
@@ -71,7 +72,12 @@ def train(cfg: TrainConfig, session: Session) -> None:
     if cfg.plan:
         print(plan_told({cfg.benchmark.name: cfg}))
         return
-    print_results(train_run(cfg, session), cfg.k, Path(cfg.run_dir))
+    metrics = train_run(cfg, session)
+    print_results(metrics, cfg.k, Path(cfg.run_dir))
+    if units := metrics["construction"]["units"]:
+        print(
+            f"units: {units:,}; wbrag units list {cfg.run_dir} shows them, wbrag serve {cfg.run_dir} searches with them"
+        )
 
 
 def evaluate(cfg: TrainConfig, session: Session) -> None:
@@ -136,7 +142,7 @@ def told(found: Updated | Changes, dry_run: bool) -> str:
         nothing = "" if found or dry_run else "nothing to do: "
         return f"{nothing}{passages(found)}, {found.untouched:,} untouched"
     before, after = found.versions
-    units = f"{found.retired:,} units retired, {found.written:,} written, {found.left_out:,} left out"
+    units = f"{counted(found.retired, 'unit')} retired, {found.written:,} written, {found.left_out:,} left out"
     asked = f"{found.asked:,} of {found.examples:,} examples asked"
     spent = f"{found.calls:,} calls, {spoken(found.seconds)}"
     line = f"v{before} -> v{after}: {passages(found.passages)}; {asked}; {units}; {spent}"
@@ -145,8 +151,8 @@ def told(found: Updated | Changes, dry_run: bool) -> str:
 
 def passages(found: Changes) -> str:
     """How many passages changed, went and came, and how many stay away."""
-    purged = f", {found.purged:,} that are purged left out" if found.purged else ""
-    return f"{found.changed:,} passages changed, {found.removed:,} removed, {found.added:,} added{purged}"
+    purged = f", {found.purged:,} left out as purged" if found.purged else ""
+    return f"{counted(found.changed, 'passage')} changed, {found.removed:,} removed, {found.added:,} added{purged}"
 
 
 def spoken(seconds: float) -> str:

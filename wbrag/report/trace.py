@@ -154,7 +154,7 @@ def rank_of(ids: Set[str], documents: Sequence[Row] | None) -> int:
 
 def _scored(answer: str | None, symbol: str, value: float | None, retrievals: int | None = None) -> str:
     told = quoted(answer) if value is None else f"{quoted(answer)}  {symbol} = {value:.2f}"
-    return f"{told}  after {_counted(retrievals, 'retrieval')} of the method's own" if retrievals else told
+    return f"{told}  after {counted(retrievals, 'retrieval')} of the method's own" if retrievals else told
 
 
 def _measured(prediction: Row, answer: str, setting: Setting, retrievals: int | None = None) -> str:
@@ -190,7 +190,7 @@ def _reader_lines(unit: str, predictions: Iterable[Row], setting: Setting) -> li
             found.append((-abs(setting.score(row, "writeback") - setting.score(row, "base")), row["id"], rank, row))
     if not found:
         return ["no test question"]
-    lines = [_counted(len(found), "test question") + (":" if len(found) <= READERS_SHOWN else ", among them:")]
+    lines = [counted(len(found), "test question") + (":" if len(found) <= READERS_SHOWN else ", among them:")]
     for _, key, rank, row in sorted(found, key=lambda one: one[:2])[:READERS_SHOWN]:
         ranks = f"this unit none -> {rank}"
         if not setting.labels:
@@ -210,10 +210,11 @@ def _cost(row: Row) -> Entry:
     saved = f" ({row['calls_saved']} saved)" if row.get("calls_saved") else ""
     tokens = f"{row['prompt_tokens'] or 0:,} prompt + {row['completion_tokens'] or 0:,} completion tokens"
     seconds = f", {row['seconds']:.2f} s" if row.get("seconds") is not None else ""
-    return "\nCost", [f"{_counted(row['calls'] or 0, 'call')}{saved}, {tokens}{seconds}"]
+    return "\nCost", [f"{counted(row['calls'] or 0, 'call')}{saved}, {tokens}{seconds}"]
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """So many of them, in words."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

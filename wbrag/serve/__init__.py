@@ -97,10 +97,12 @@ def _served(args: argparse.Namespace, key: str) -> int:
         app = app_of(served, key=key, local=not key and local(args.host), review=args.review)
         pages = "/docs /review" if app.state.reviewed else "/docs"
         told = f"{args.kb}: {served.told()}; http://{args.host}:{args.port} ({pages} /mcp /metrics)"
-        print(told, flush=True)  # noqa: T201
         how: dict[str, Any] = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 10}
+        config = uvicorn.Config(app, host=args.host, port=args.port, **how)
         try:
-            uvicorn.Server(uvicorn.Config(app, host=args.host, port=args.port, **how)).run()
+            listening = [config.bind_socket()]
+            print(told, flush=True)  # noqa: T201
+            uvicorn.Server(config).run(listening)
         except KeyboardInterrupt:  # which it raises again once it has stopped
             return 130
         except SystemExit:  # the port is taken, as it has said
