@@ -1,4 +1,4 @@
-"""An update beside a rebuild, in microworlds: `python benchmarks/update.py [--train 500,4000] [--seed 7]`.
+"""An update beside a rebuild, in microworlds: `python benchmarks/update.py [--train 500] [--seed 7]`.
 
 Trains on a world, changes 5 % of its passages, removes 1 % and adds 1 %, and follows them twice, each time as a
 command in a process of its own: by `wbrag update`, and by `wbrag train` on the new corpus with a run folder and a cache
@@ -124,7 +124,7 @@ def shown(found: Row) -> list[tuple[str, str, str, bool | None]]:
 def main() -> int:
     """Measure one world after the other."""
     given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    given.add_argument("--train", default="500,4000", help="training questions of the worlds, by commas")
+    given.add_argument("--train", default="500", help="training questions of the worlds, by commas")
     given.add_argument("--seed", type=int, default=7)
     given.add_argument("--out", type=Path, default=Path("runs/update"))
     args = given.parse_args()
