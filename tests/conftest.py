@@ -38,6 +38,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
+def in_full(pytestconfig: pytest.Config) -> None:
+    """Skips what takes minutes, before anything is set up for it, but with --long."""
+    if not pytestconfig.getoption("long"):
+        pytest.skip("minutes: --long")
+
+
+@pytest.fixture(scope="session")
 def long(pytestconfig: pytest.Config) -> bool:
     """Whether faults are tried in full number."""
     return bool(pytestconfig.getoption("long"))

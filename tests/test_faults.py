@@ -215,13 +215,11 @@ def test_a_node_killed_at_any_moment_loses_and_doubles_nothing(
 
 @pytest.mark.slow
 def test_what_was_on_a_lost_gpu_is_not_waited_for_where_there_is_another(
-    ray_nodes: Nodes, towns: Path, straight: Path, tmp_path: Path, long: bool
+    in_full: None, ray_nodes: Nodes, towns: Path, straight: Path, tmp_path: Path
 ) -> None:
     """Two engines with an encoder beside each, which search all the while: the node that two of them are on is gone
     for good.
     """
-    if not long:
-        pytest.skip("minutes: --long; an encoder lost in a search is in test_retrieve.py too")
     shutil.copytree(straight.parent / "cache", tmp_path / "cache", ignore=shutil.ignore_patterns("closed-book-*"))
     run, flare = tmp_path / "run", ["method=flare", "method.theta=1"]
     ray_nodes.start(SPARE)
