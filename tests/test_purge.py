@@ -259,8 +259,9 @@ def test_a_row_stays_only_where_it_is_known_to_be_made_of_other_passages() -> No
     assert known._trace(others) == others
     assert searching._trace(others)["rag_answer"] is None
     told = [("r", "", "no"), ("s", "title\ntext", ""), ("s", "x", ""), ("r", "", "newer passage p says: about p")]
+    told.append(("r", "", "newer passage p2 says: about another"))
     left = [dict(zip(("request", "text", "reason"), row, strict=True)) for row in told]
-    assert [known._left_out(row) == row for row in left] == [True, True, False, False]
+    assert [known._left_out(row) == row for row in left] == [True, True, False, False, True]
 
 
 def test_a_corpus_is_without_what_others_purged(tmp_path: Path) -> None:

@@ -434,7 +434,9 @@ class Known:
         return self.searched and any(value for name, value in row.items() if name.startswith("retrievals"))
 
     def _left_out(self, row: Row) -> Row | None:
-        if any(f"passage {key}" in (row["reason"] or "") for key in self.ids):  # it quotes what contradicts the unit
+        # It quotes what contradicts the unit (`wbrag.units.sift`); p1 is not p12.
+        ends, reason = (" says:", ", of which"), row["reason"] or ""
+        if any(f"passage {key}{end}" in reason for key in self.ids for end in ends):
             return None
         title, _, text = (row["text"] or "").partition("\n")
         return row if row["request"] in self.requests or said(title, text) in self.texts else None

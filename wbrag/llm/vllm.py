@@ -30,8 +30,8 @@ MIXTURE_ATTEMPTS = 20
 #: Length of a call that only keeps the engine busy, tokens.
 BUSY_TOKENS = 64
 #: With so few, on a CPU, none is kept free for vLLM's scheduler: of two, half would be (a run took 30 % longer). And
-#: its worker, a process of its own so that threads can be bound to cores, is in that of the scheduler: of two, an
-#: engine was up after 16 s and not 23, and did 252 calls a second and not 233.
+#: its worker, a process of its own so that threads can be bound to cores, is in that of the scheduler: one process less
+#: that loads vLLM (`VLLM_ENABLE_V1_MULTIPROCESSING=1 make bench PARTS=engine` has it as vLLM would).
 FEW_CORES = 2
 #: The longest folder that vLLM's sockets may lie in, characters: their paths end at 107, their names are UUIDs.
 LONGEST_TMPDIR = 107 - 1 - 36
@@ -126,14 +126,16 @@ class VllmEngine:
 
     def __init__(self, backbone: Backbone) -> None:
         _quieten()
-        if len(os.sched_getaffinity(0)) <= FEW_CORES:
+        few = len(os.sched_getaffinity(0)) <= FEW_CORES
+        if few:
             os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
-            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         if len(tempfile.gettempdir()) > LONGEST_TMPDIR:
             os.environ.setdefault("VLLM_RPC_BASE_PATH", "/tmp")
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        if few and current_platform.is_cpu():
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         config = engine_config(backbone, current_platform.is_cpu())
         self.thinking = backbone.thinking_tokens
         self.max_model_len = backbone.max_model_len - self.thinking
