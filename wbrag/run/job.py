@@ -27,7 +27,7 @@ from wbrag.run.lookup import distinct
 from wbrag.run.placement import NODES_SECONDS, Places, gpus_of_engine, placed
 from wbrag.run.progress import Counts, shown, watched, working
 from wbrag.run.record import RunRecord
-from wbrag.run.reuse import reuse
+from wbrag.run.reuse import REUSED, reuse
 
 log = logging.getLogger(__name__)
 
@@ -280,8 +280,11 @@ def checkpoint_folder(job: Job, table: str) -> Path:
 
 def written_ids(job: Job, table: str) -> int:
     """Rows of a table that are written for good; those of a file whose write was cut off do not count."""
-    files = checkpoint_folder(job, table).glob("*.parquet")
-    return sum(pq.read_metadata(file).num_rows for file in files if not file.name.endswith(".pending.parquet"))
+    noted = checkpoint_folder(job, table).glob("*.parquet")
+    whole = [file for file in noted if not file.name.endswith(".pending.parquet")]
+    # Rows that an update reuses are noted nowhere: Ray Data would start an actor to look for their ids in its source.
+    reused = (job.run / table).glob(REUSED)
+    return sum(pq.read_metadata(file).num_rows for file in (*whole, *reused))
 
 
 def complete(job: Job, table: str, goal: int) -> bool:
@@ -332,7 +335,7 @@ def generate(job: Job, generators: Generators, stage: Stage, source: Path, table
     import ray.data
 
     if job.before:
-        stage, source = reuse(stage, source, job.before, job.run / table, checkpoint_folder(job, table))
+        stage, source = reuse(stage, source, job.before, job.run / table)
         if complete(job, table, goal):
             return
     if done := written_ids(job, table):

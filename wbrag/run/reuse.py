@@ -26,7 +26,7 @@ from wbrag.schema import EARLIER, KNOWN, REQUEST
 
 Row = Mapping[str, Any]
 
-#: The file of a table, and of its checkpoint, with the rows that stay.
+#: The file of a table with the rows that stay.
 REUSED = "reused.parquet"
 _EXAMPLE = ("question", "golden_answers", "metadata")
 
@@ -70,9 +70,9 @@ COMPARED = {
 }
 
 
-def reuse(stage: Stage, source: Path, before: Path, table: Path, noted: Path) -> tuple[Stage, Path]:
-    """Put the rows that stay into the folder `table`, noted as written in the checkpoint folder `noted`; returns the
-    stage and the source of what is left to be asked, with what is known of it.
+def reuse(stage: Stage, source: Path, before: Path, table: Path) -> tuple[Stage, Path]:
+    """Put the rows that stay into the folder `table`; returns the stage and the source of what is left to be asked,
+    with what is known of it.
 
     `before`: the folder of the earlier tables, of which one has the name of `table`.
     """
@@ -82,7 +82,9 @@ def reuse(stage: Stage, source: Path, before: Path, table: Path, noted: Path) ->
         known = digests(how, earlier, before / how.inputs if how.inputs else earlier, searches(stage.cfg.method))
         same, rest = parted(source, how, known, MergedDocuments(stage.knowledge) if stage.knowledge else None)
         if same:
-            _keep(earlier, same, WORKS[stage.work][1], table / REUSED, noted / REUSED)
+            schema = WORKS[stage.work][1]
+            rows = (some.cast(schema) for some in _batches(earlier, schema.names, _of(same)))
+            write_rows(table / REUSED, schema, rows)
         told = _told(stage, earlier, rest)
         write_rows(left, how.left, (rows.select(how.left.names).cast(how.left) for rows in told))
     return (replace(stage, knowledge=None, known=None) if stage.work == "predict" else stage), left
@@ -165,14 +167,6 @@ def _answers(row: Row, earlier: Row | None, closed: Row | None, searched: bool) 
         if alike and not (searched and earlier["retrievals_base"]):
             told |= {one.name: earlier[one.name] for one in KNOWN}
     return told or None
-
-
-def _keep(earlier: Path, ids: Collection[str], schema: pa.Schema, out: Path, noted: Path) -> None:
-    """Write the rows of these ids as a file of a table, then note them: should the process die in between, both are
-    written once more.
-    """
-    write_rows(out, schema, (rows.cast(schema) for rows in _batches(earlier, schema.names, _of(ids))))
-    write_rows(noted, pa.schema([("id", pa.string())]), [pa.table({"id": pa.array(ids, pa.string())})])
 
 
 def _rows_of(table: Path, ids: Collection[str], columns: Sequence[str]) -> dict[str, Row]:

@@ -206,6 +206,7 @@ async function decide(id, what, said) {
   const place = list.units.findIndex((one) => one.id === id);
   const done = await ask(`units/${encodeURIComponent(id)}/${what}`, said);
   last = what === "restore" ? null : done.id;
+  if (document.getElementById("form")) document.getElementById("form").replaceChildren(); // keys are decisions again
   const past = { accept: "accepted", reject: "rejected", edit: "edited", restore: "as it was written" }[what];
   const seen = open && open.id === id;
   list = await ask(`units?${query({ ...asked, limit: PAGE })}`);
