@@ -172,7 +172,10 @@ def _open_flat(index: Path) -> Any:  # noqa: ANN401 - one of two classes
     known = isinstance(flat, faiss.IndexFlat) or (isinstance(flat, faiss.IndexScalarQuantizer) and fp16)
     if not known or flat.metric_type != faiss.METRIC_INNER_PRODUCT:
         found = f"{type(flat).__name__} with metric {flat.metric_type}"
-        raise StoreError(f"{index}: is {found}, not IndexFlat or fp16 IndexScalarQuantizer with inner product (0)")
+        told = f"{found}, not IndexFlat or fp16 IndexScalarQuantizer with inner product (0)"
+        raise StoreError(f"{index}: is {told}; a flat one of its vectors, in the corpus' order, is taken")
+    if not flat.ntotal:
+        raise StoreError(f"{index}: holds no vectors")
     return flat
 
 
