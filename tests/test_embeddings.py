@@ -148,7 +148,9 @@ def test_a_pause_may_be_a_date(server: Server) -> None:
 def test_what_no_pause_mends_is_told_at_once(server: Server) -> None:
     encoder = open_encoder(settings(server))
     server.faults, server.retry_after = [429] * 9, "3600"
-    with pytest.raises(ConfigError, match=r"status 429: .* \(Retry-After: 3600 s\)"):
+    with pytest.raises(
+        ConfigError, match=r"^http\S+ \(encoder\.model embed-1\): no embeddings: status 429: .* \(Retry-After: 3600 s\)"
+    ):
         encoder.encode_queries(["a"])
     server.retry_after, server.code = "30", "insufficient_quota"
     with pytest.raises(ConfigError, match="insufficient_quota"):

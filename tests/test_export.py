@@ -157,7 +157,7 @@ def test_a_corpus_with_columns_of_its_own_is_adopted_beside_others(tmp_path: Pat
 def test_vectors_of_another_encoder_are_refused_with_both(tmp_path: Path) -> None:
     other = Encoder(name="hashing", kind="hashing", model="", dimension=64, passage_prefix="passage: ")
     with pytest.raises(
-        StoreError, match=r"row 0 is \[.*\], the encoder makes \[.*inner product 0\.\d+, 0.999 is needed"
+        StoreError, match=r"row 0 has \[.*\] where the encoder makes \[.*inner product 0\.\d+, 0.999 is needed"
     ):
         adopt(*flashrag(tmp_path / "in"), tmp_path / "store", other, {})
     short = Encoder(name="hashing", kind="hashing", model="", dimension=32)

@@ -12,7 +12,6 @@ import math
 import os
 import platform
 import struct
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from importlib.util import find_spec
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from wbrag.config import Backbone, ConfigError
-from wbrag.store.files import move_into_place, scratch_folder, sha256_file
+from wbrag.store.files import cache_folder, move_into_place, scratch_folder, sha256_file
 
 GIB = 1 << 30
 PACKAGE = "package:"
@@ -267,13 +266,6 @@ def missing_tokens(backbone: Backbone, tokens: Sequence[str]) -> list[str]:
     """Those of `tokens` that a checkpoint's tokenizer does not have as single tokens; loads the tokenizer alone."""
     known = open_tokenizer(backbone).get_vocab()
     return [token for token in tokens if token not in known]
-
-
-def cache_folder() -> Path:
-    """Where checkpoints are kept: wbrag/ in $XDG_CACHE_HOME, else in ~/.cache, without HOME in the temporary folder."""
-    named, home = os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME")
-    root = Path(named) if named else Path(home) / ".cache" if home else Path(tempfile.gettempdir())
-    return root.absolute() / "wbrag"  # actors run in other working directories
 
 
 def checkpoint(source: str, cache: Path) -> Path:

@@ -232,11 +232,13 @@ async def _checked(backbone: Backbone) -> Endpoint:
 
 
 def status_of(response: httpx2.Response) -> str:
-    """The status and how the body begins, without the key: some endpoints quote it."""
+    """The status, how the body begins and the pause asked for, without the key: some endpoints quote it."""
     key, text = response.request.headers.get("Authorization", "").removeprefix("Bearer "), response.text
     for written in (key, json.dumps(key)[1:-1]) if key else ():
         text = text.replace(written, "(the key)")
-    return f"status {response.status_code}: {' '.join(text[:200].split())}"
+    after = response.headers.get("Retry-After", "")[:40]
+    pause = f" (Retry-After: {after})" if after else ""
+    return f"status {response.status_code}: {' '.join(text[:200].split())}{pause}"
 
 
 def failure(error: openai.APIError | NoAnswer) -> str:

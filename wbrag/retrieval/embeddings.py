@@ -87,8 +87,9 @@ class EndpointEncoder(Encoder):
         cut = [text.encode()[:most].decode(errors="ignore") if text.strip() else "-" for text in texts]
         asked: dict[str, Any] = {"model": self.cfg.model, "input": cut, "encoding_format": "float"}
         asked |= {"dimensions": self.cfg.dimension} if self.cfg.dimension else {}
+        reply = self._answered(asked)
         try:
-            told = self._answered(asked).json()["data"]
+            told = reply.json()["data"]
             found = [[float(x) for x in one["embedding"]] for one in sorted(told, key=lambda one: int(one["index"]))]
         except (KeyError, TypeError, ValueError) as error:
             told = f"{type(error).__name__}: {error}"
