@@ -211,6 +211,8 @@ TYPES = {
     "k=[1": "k=[1: the value cannot be read; quote it: 'k=\"[1\"'",
     "runs/mine": "'runs/mine' is no setting: settings are KEY=VALUE, as run_dir=runs/mine",
     "K=5": "no such setting: K; did you mean k?",
+    "top_k=5": "no such setting: top_k; did you mean k?",
+    "dataset=nq": "no such setting: dataset; did you mean benchmark?",
     "gates=[1]": "gates=[1]: it has settings of its own: give those",
     "benchmark.labels={yes: yes}": "++benchmark.labels={yes: yes}: benchmark.labels.yes: yes is no list, as [a,b]",
     "method.bad_words=[a,null]": "method.bad_words=[a,null]: method.bad_words[1]: null is no value of it",
@@ -253,7 +255,7 @@ def composed(words: list[str], root: str = "train") -> DictConfig:
 @given(st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=12))
 def test_a_path_is_what_was_typed_whatever_stands_in_it(path: str) -> None:
     word = mended([f"corpus={path}"], TrainConfig)[0]
-    plainly = path == path.strip() and not path.startswith(tuple("[{'\"")) and not {"$", "\\"} & set(path)
+    plainly = path == path.strip() and not path.startswith(("~/", *"[{'\"")) and not {"$", "\\"} & set(path)
     if plainly:
         assert str(read(word).value()) == path
 
@@ -278,6 +280,19 @@ def test_what_is_no_place_of_this_machine_is_told_and_no_secret(word: str) -> No
     ):
         command_line.settings(composed([word]), TrainConfig)
     assert "PASSWORD" not in str(told.value)
+
+
+def test_a_home_folder_is_what_a_shell_would_make_of_it_or_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert mended(["run_dir=~/runs/a", "backbone.model=~/m", "corpus=a~/b", "kb=~b"], TrainConfig) == [
+        *("run_dir=/home/me/runs/a", "backbone.model=/home/me/m", "corpus='a~/b'", "kb='~b'")
+    ]
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with (
+        initialize_config_dir(str(CONF), version_base="1.3"),
+        pytest.raises(ConfigError, match="run_dir=~/runs: nothing"),
+    ):
+        command_line.settings(composed(["run_dir=~/runs"]), TrainConfig)
 
 
 NUMBERS = {

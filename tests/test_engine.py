@@ -261,19 +261,41 @@ def test_a_job_tells_it_before_anything_is_built(
     assert list(empty.iterdir()) == []
 
 
+#: A chat template.
+SAYS = "{{ bos_token + messages[0].content }}"
+
+
 @pytest.mark.parametrize(
     ("own", "files", "ends"),
     [
-        ("", {"chat_template.jinja": "J"}, "J"),
-        ("", {"tokenizer_config.json": '{"chat_template": "C"}'}, "C"),
-        ("B", {}, "B"),
-        ("", {"default": "D", "tool_use": "T"}, "D"),
+        ("", {"chat_template.jinja": SAYS}, SAYS),
+        ("", {"tokenizer_config.json": json.dumps({"chat_template": SAYS})}, SAYS),
+        (SAYS, {}, SAYS),
+        ("", {"default": SAYS, "tool_use": "T"}, SAYS),
         (
             "",
             {"rag": "R", "tool_use": "T"},
             "has chat templates named .*rag.* and none named default: give one of them",
         ),
         ("", {}, r"has no chat template: give backbone\.chat_template"),
+        (
+            "",
+            {"chat_template.jinja": "{{ bos_token }}Answer:"},
+            "the chat template of .* leaves the question out",
+        ),
+        ("{% for m in messages[:-1] %}{{ m.content }}{% endfor %}", {}, "leaves the question out"),
+        ("", {"default": "{{ messages[0].content[:9] }}", "tool_use": SAYS}, "leaves the question out"),
+        (
+            "{{ raise_exception('Only tools!') }}",
+            {},
+            r"refuses .*\(TemplateError: Only tools!\)",
+        ),
+        (
+            "{{ messages[0].content + messages[1].content }}",
+            {},
+            "refuses",
+        ),
+        ("{% if messages %}{{ messages[0].content }}", {}, "refuses .*TemplateSyntaxError"),
     ],
 )
 def test_the_chat_template_is_found_or_missed_before_an_engine_starts(
@@ -292,7 +314,7 @@ def test_the_chat_template_is_found_or_missed_before_an_engine_starts(
             more = config | json.loads(text) if name.endswith("json") else text
             (folder / name).write_text(text if isinstance(more, str) else json.dumps(more))
     given = Backbone(name="m", model=str(folder), chat_template=own)
-    if len(ends) > 1:
+    if ends != SAYS:
         with pytest.raises(ConfigError, match=ends):
             check_template(given)
     else:

@@ -157,7 +157,7 @@ def test_a_corpus_with_columns_of_its_own_is_adopted_beside_others(tmp_path: Pat
 def test_vectors_of_another_encoder_are_refused_with_both(tmp_path: Path) -> None:
     other = Encoder(name="hashing", kind="hashing", model="", dimension=64, passage_prefix="passage: ")
     with pytest.raises(
-        StoreError, match=r"row 0 is \[.*\], the encoder makes \[.*inner product 0\.\d+, 0.999 is needed"
+        StoreError, match=r"row 0 has \[.*\] where the encoder makes \[.*inner product 0\.\d+, 0.999 is needed"
     ):
         adopt(*flashrag(tmp_path / "in"), tmp_path / "store", other, {})
     short = Encoder(name="hashing", kind="hashing", model="", dimension=32)
@@ -184,18 +184,50 @@ def test_corpus_and_index_of_unlike_length_are_refused_with_both(tmp_path: Path)
     assert latest(tmp_path / "store") is None
 
 
+KINDS = {
+    "IDMap,Flat": "IndexIDMap with metric 0",
+    "SQ8": "IndexScalarQuantizer with metric 0",
+    "PQ8x4": "IndexPQ",
+    "IVF4,Flat": "IndexIVFFlat",
+    "L2norm,Flat": "IndexPreTransform",
+    "PQ8x4,RFlat": "IndexRefine",
+}
+
+
 def test_other_kinds_of_index_are_refused_by_name(tmp_path: Path) -> None:
     corpus, index = flashrag(tmp_path / "in")
+    eye = np.eye(64, dtype=np.float32)
     for other, name in (
         (faiss.IndexFlatL2(64), "IndexFlatL2 with metric 1"),
         (faiss.IndexHNSWFlat(64, 8), "IndexHNSW"),
+        *((faiss.index_factory(64, kind, faiss.METRIC_INNER_PRODUCT), name) for kind, name in KINDS.items()),
+        (faiss.index_factory(64, "SQfp16", faiss.METRIC_L2), "IndexScalarQuantizer with metric 1"),
     ):
-        other.add(np.eye(64, dtype=np.float32))
+        other.train(eye)
+        (other.add_with_ids if "IDMap" in name else other.add)(eye, *([np.arange(64)] if "IDMap" in name else []))
         faiss.write_index(other, str(index))
         with pytest.raises(StoreError, match=f"is {name}"):
             adopt(corpus, index, tmp_path / "store", HASHING, {})
-    index.write_bytes(b"not an index at all")
-    with pytest.raises(StoreError, match="FAISS cannot read it"):
+    faiss.write_index(faiss.IndexIVFFlat(faiss.IndexFlatIP(64), 64, 4, faiss.METRIC_INNER_PRODUCT), str(index))
+    with pytest.raises(StoreError, match="is IndexIVFFlat with metric 0"):  # nor was it trained
+        adopt(corpus, index, tmp_path / "store", HASHING, {})
+    faiss.write_index(faiss.IndexFlatIP(64), str(index))
+    with pytest.raises(StoreError, match="holds no vectors"):
+        adopt(corpus, index, tmp_path / "store", HASHING, {})
+
+
+def test_files_that_are_no_index_of_vectors_are_refused(tmp_path: Path) -> None:
+    corpus, index = flashrag(tmp_path / "in")
+    whole = index.read_bytes()
+    faiss.write_index_binary(faiss.IndexBinaryFlat(64), str(index))
+    for data in (index.read_bytes(), whole[:-9], whole[:7], b"", b"not an index at all"):
+        index.write_bytes(data)
+        with pytest.raises(
+            StoreError, match=r"FAISS cannot read it: it is damaged, or no index of float vectors \((?!.* at )"
+        ):
+            adopt(corpus, index, tmp_path / "store", HASHING, {})
+    index.unlink()
+    with pytest.raises(StoreError, match=r"\.index: no such file$"):
         adopt(corpus, index, tmp_path / "store", HASHING, {})
 
 

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from wbrag.config import Backbone, ConfigError, TrainConfig
-from wbrag.llm.engine import cache_folder, checkpoint, engine_arguments, gguf_file, missing_tokens
+from wbrag.llm.engine import checkpoint, engine_arguments, gguf_file, missing_tokens
 from wbrag.llm.vllm import VllmEngine
 from wbrag.run.actors import Generators
 from wbrag.run.inputs import model_identity
-from wbrag.store.files import move_into_place
+from wbrag.store.files import cache_folder, move_into_place
+from wbrag.store.place import place_of
 
 if find_spec("gguf") is None or find_spec("accelerate") is None:
     pytest.skip("gguf and accelerate are not installed: make .venv/.installed-test", allow_module_level=True)
@@ -256,6 +257,7 @@ def test_the_cache_is_where_the_user_keeps_caches(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "t"))
     assert cache_folder() == tmp_path / "t" / "wbrag"
+    assert place_of("s3://bucket/kb").kept == tmp_path / "t" / "wbrag" / "index"
 
 
 def test_engine_identity_and_tokenizer_see_the_checkpoint(

@@ -50,6 +50,21 @@ def test_the_best_of_shards_are_the_best_of_all(told: list[tuple[float, int]], k
     assert best_of(ranked_shards, k) == sorted(documents, key=lambda one: (-one.score, one.id))[:k]
 
 
+@pytest.mark.parametrize(
+    ("question", "named"),
+    [
+        ("How do I set up the guide?", True),
+        ("Where does setup write its files?", True),
+        ("How long does installing the Linux package take?", False),
+        ("What is in the Install Manual?", False),
+        ("What does the guide > setup say?", True),
+        ("Who wrote it?", False),
+    ],
+)
+def test_any_heading_of_a_title_that_is_a_path_names_it(question: str, named: bool) -> None:
+    assert is_named(question, "Guide > Setup > Install") is named
+
+
 @given(PASSAGES, UNITS, PLACES)
 def test_plain_takes_the_better_head_of_two_lists_until_it_is_full(
     passages: list[Document], units: list[Document], k: int

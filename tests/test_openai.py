@@ -568,6 +568,14 @@ def test_the_start_waits_no_longer_than_a_check_may_take(server: Server, monkeyp
         check_method(Method(name="naive"), backbone(server, timeout_s=0.4))
 
 
+@pytest.mark.parametrize("after", ["3600", "1e400", formatdate(4e9, usegmt=True)])
+def test_a_pause_that_is_too_long_is_not_waited_for_and_told(server: Server, after: str) -> None:
+    server.faults, server.retry_after = ["503 closed"] * 7, after
+    (error,) = chats(server, ["hello"])
+    assert "no answer in 1 attempt; the last: status 503: " in str(error)
+    assert f'closed"}}}} (Retry-After: {after}); check' in str(error)
+
+
 def test_a_pause_may_be_a_date(server: Server) -> None:
     server.faults = ["429 slow down"]
     server.retry_after = formatdate(time.time() + 2, usegmt=True)

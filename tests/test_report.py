@@ -15,7 +15,16 @@ from synthetic_run import PASSAGES, document, failed, gated, kept, population, p
 
 from wbrag import schema
 from wbrag.report.page import Details, Table, Text, Verbatim, html, markdown
-from wbrag.report.run_report import all_told, headline, recall_line, result_blocks, terminal_table, write_report
+from wbrag.report.run_report import (
+    WHY,
+    all_told,
+    headline,
+    none_kept,
+    recall_line,
+    result_blocks,
+    terminal_table,
+    write_report,
+)
 from wbrag.report.tables import p_value, points
 from wbrag.report.trace import lives_to_show
 from wbrag.run.folder import RunError, read_config, read_records, setting_of, unit_rows
@@ -170,6 +179,9 @@ def test_a_run_without_units_or_overlap_is_reported(tmp_path: Path) -> None:
     assert "No unit was written" in text
     assert "No input row was left out" in text
     assert "Too few questions to tell" in text
+    reason = next(iter(metrics["construction"]["reasons"]))
+    assert none_kept(metrics["construction"]) == f"units: none; of 1 training examples 1 are {WHY.get(reason, reason)}"
+    assert none_kept(metrics["construction"] | {"kept": 1}) == ""
 
 
 @pytest.mark.parametrize("left", [1, 0])

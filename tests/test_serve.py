@@ -322,7 +322,9 @@ def test_a_rejected_unit_is_not_found_and_an_undone_one_is(client: TestClient, r
     assert decisions_of(run / "writeback") == {}
 
 
-def test_an_edited_unit_has_another_text_until_it_is_undone(client: TestClient, run: Path) -> None:
+def test_an_edited_unit_has_another_text_until_it_is_undone(
+    client: TestClient, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ids, decide = review_of(client)
     text = "Tarnholm lies far inland."
     answer = decide(ids["harmful"], "edit", title="Tarnholm", text=text, why="clearer").json()
@@ -334,6 +336,12 @@ def test_an_edited_unit_has_another_text_until_it_is_undone(client: TestClient, 
     again = decide(answer["id"], "edit", title="Tarnholm", text="Tarnholm is inland.", why="shorter").json()
     assert decide(again["id"], "restore").json()["id"] == ids["harmful"]
     assert "Tarnholm lies inland." in [hit["text"] for hit in found(client)]
+    assert decide(ids["good"], "accept").status_code == 200
+    assert program.main(["kb", "log", str(run / "writeback")]) == 0
+    second, _, fourth, last = capsys.readouterr().out.splitlines()[2:]
+    assert second.endswith(f"edited {ids['harmful']} into {answer['id']}: clearer")
+    assert fourth.endswith(f"restored {ids['harmful']}")
+    assert last.endswith(f"accepted {ids['good']} (current)")
 
 
 def test_an_accepted_unit_leaves_the_queue(client: TestClient) -> None:
@@ -348,7 +356,9 @@ def test_an_accepted_unit_leaves_the_queue(client: TestClient) -> None:
     assert client.get(f"/review/api/units/{first['id']}").json()["state"] == "accepted"
 
 
-def test_a_unit_that_is_not_live_is_shown_with_what_became_of_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_unit_that_is_not_live_is_shown_with_what_became_of_it(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def told(*words: str) -> str:
         assert program.main(list(words)) == 0
         return capsys.readouterr().out
@@ -365,9 +375,11 @@ def test_a_unit_that_is_not_live_is_shown_with_what_became_of_it(run: Path, caps
     since = f"not live since version {new.version}: {after} stands in its place"
     assert since in told("units", "show", str(run), ids["harmful"])
     assert "not live since version 4, made by somebody: training does not" in told("trace", str(run), ids["attack"])
+    monkeypatch.setenv("COLUMNS", "40")
+    assert max(map(len, told("units", "show", str(run), ids["harmful"]).splitlines())) <= 40
     waits = unit("Tarn", "Tarn is wet.", ["p-0077"])
     write_rows(run / WAITING, schema.UNIT, tables_of([waits], schema.UNIT))
-    assert "waits for a person" in told("units", "show", str(run), waits["id"])
+    assert "waits for a person" in " ".join(told("units", "show", str(run), waits["id"]).split())
     assert program.main(["trace", str(run), "wb-0"]) == 2
     assert "no version that is kept has unit 'wb-0'" in capsys.readouterr().err
 

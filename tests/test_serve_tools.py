@@ -19,6 +19,7 @@ from test_serve_page import KEY, listening
 from wbrag.serve.app import app_of
 from wbrag.serve.hits import Served, hits_of
 from wbrag.serve.tool import tool_server
+from wbrag.store.files import StoreError
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # Haystack would tell its makers of each pipeline
 ROOT = Path(__file__).parents[1]
@@ -103,6 +104,8 @@ def test_langchain_retrieves(made: Path, kb: tuple[str, str]) -> None:
     alone = Retriever(kb=kb[0], k=3, api_key=kb[1], writeback=False, where="year > 1990")
     assert {one.id for one in alone.invoke(QUESTION)} == {"p-0077", "p-1290"}
     assert KEY not in repr(retriever)
+    with pytest.raises(StoreError, match=r"/nowhere: no such folder$"):
+        Retriever(kb=f"{made}/nowhere")
 
 
 def test_llama_index_retrieves(made: Path, kb: tuple[str, str]) -> None:

@@ -36,6 +36,7 @@ from wbrag.experiments.variants import repeat, trained
 from wbrag.experiments.variants import transfer as measure_transfer
 from wbrag.life.update import Changes, Updated
 from wbrag.life.update import update as update_run
+from wbrag.report.run_report import none_kept
 from wbrag.report.trace import counted
 from wbrag.run.folder import load_config
 from wbrag.run.job import Session
@@ -78,6 +79,8 @@ def train(cfg: TrainConfig, session: Session) -> None:
         print(
             f"units: {units:,}; wbrag units list {cfg.run_dir} shows them, wbrag serve {cfg.run_dir} searches with them"
         )
+    elif told := none_kept(metrics["construction"]):
+        print(told)
 
 
 def evaluate(cfg: TrainConfig, session: Session) -> None:

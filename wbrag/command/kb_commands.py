@@ -107,9 +107,11 @@ def log(place: Place, args: argparse.Namespace) -> Told:
         for one, written in zip(versions, times, strict=True)
     ]
     lines = [f"{'version':>7} {'passages':>10} {'fragments':>9}  {'written':<16}  what"]
+    known: dict[str, Any] = {}
     for one, row in zip(versions, told, strict=True):
-        live = f"{one.rows:,}" if row["kept"] else "gone"
-        what = f"{_what(one)}{' (current)' if row['current'] else ''}"
+        live, after = f"{one.rows:,}" if row["kept"] else "gone", one.note.get("decisions", known)
+        words = _decided(known, after) if one.note.get("made_by") == "units" else []  # a purge takes some away
+        what, known = "; ".join([_what(one), *words]) + (" (current)" if row["current"] else ""), after
         lines.append(f"{one.version:>7} {live:>10} {row['fragments']:>9}  {row['written'][:16]}  {what}")
     return Told(told, lines)
 
@@ -285,6 +287,14 @@ def _what(version: Version) -> str:
         return f"version {version.restored_from} again"
     words = [f"{key} {value}" for key, value in version.note.items() if isinstance(value, str | int)]
     return ", ".join(words) or "no note"
+
+
+def _decided(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What people decided about units between two notes, each of which has all decisions, and why."""
+    new = {key: one for key, one in after.items() if one != before.get(key)}
+    other = {key: f" into {one['unit']['id']}" for key, one in new.items() if one["state"] == "edited"}
+    made = [f"{one['state']} {key}{other.get(key, '')}: {one['why']}".removesuffix(": ") for key, one in new.items()]
+    return made + [f"restored {key}" for key in before if key not in after]
 
 
 def _made(place: Place, version: Version, what: str) -> Told:

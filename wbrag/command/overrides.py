@@ -4,6 +4,7 @@ OmegaConf say of a setting that cannot be is said in plain words, with the key, 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -20,6 +21,8 @@ from wbrag.run.inputs import READ_PATHS, SHARED_PATHS
 SECRET = re.compile(r"api_key|hf_token|://[^/]*@")
 #: Settings whose value is one path, whatever stands in it.
 PATHS = {*READ_PATHS, *SHARED_PATHS} - {"runs"}
+#: What other programs call settings of this one.
+SYNONYMS = {"top_k": "k", "topk": "k", "llm": "backbone", "dataset": "benchmark", "output_dir": "run_dir"}
 #: Options of Hydra that the next word belongs to.
 VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 #: What Hydra says of a file of a group that there is not.
@@ -73,6 +76,7 @@ def _mended(word: str, sweep: bool, own: tuple[str, ...]) -> str:
     name, equals, value = word.partition("=")
     if not equals or name.startswith(("-", "~")):
         return word
+    value = os.path.expanduser(value) if value.startswith("~/") else value  # no shell does that behind a =
     free = name.startswith(tuple(f"{key}." for key in own))
     name = f"++{name}" if free or (name in own and value.startswith("{")) else name
     found = read(f"{name}={value}")
@@ -111,9 +115,11 @@ def no_such(keys: Sequence[str], known: Sequence[str]) -> str:
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
-    """The key that was meant, "" where none is near: one of that name in another group, else one spelt much like it."""
+    """The key that was meant, "" where none is near: one of that name in another group or of what others call so, else
+    one spelt much like it.
+    """
     key = key.lower()
-    last = key.rpartition(".")[2]
+    last = SYNONYMS.get(last := key.rpartition(".")[2], last)
     same = [one for one in known if one.rpartition(".")[2] == last]
     by_name = {one.rpartition(".")[2]: one for one in known}
     near = (

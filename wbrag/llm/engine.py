@@ -12,15 +12,14 @@ import math
 import os
 import platform
 import struct
-import tempfile
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from wbrag.config import Backbone, ConfigError
-from wbrag.store.files import move_into_place, scratch_folder, sha256_file
+from wbrag.store.files import cache_folder, move_into_place, scratch_folder, sha256_file
 
 GIB = 1 << 30
 PACKAGE = "package:"
@@ -48,6 +47,9 @@ RESERVED = {
 }
 #: Arguments that multiply the GPUs of one engine, beside `tensor_parallel_size`.
 RANKS = ("pipeline_parallel_size", "prefill_context_parallel_size")
+
+#: Two questions that a chat template has to tell apart.
+ASKED = ("Which town lies on the river?", "Which town lies on the coast?")
 
 
 def resolve_model(model: str) -> str:
@@ -203,14 +205,42 @@ def template_of(backbone: Backbone, tokenizer: Any) -> str:  # noqa: ANN401
 
 
 def check_template(backbone: Backbone) -> None:
-    """ConfigError as `template_of`, before an engine starts; a tokenizer is loaded only where no file tells at once."""
-    if backbone.kind != "vllm" or backbone.gguf or backbone.chat_template:
+    """ConfigError as `template_of`, and for a template that cannot ask a question, before an engine starts; a tokenizer
+    is loaded only where its files do not tell at once.
+    """
+    if backbone.kind != "vllm" or backbone.gguf:
         return
     folder = Path(str(backbone.engine_args.get("tokenizer") or resolve_model(backbone.model)))
-    settings = folder / "tokenizer_config.json"
-    within = settings.is_file() and isinstance(json.loads(settings.read_bytes()).get("chat_template"), str)
-    if not within and not (folder / "chat_template.jinja").is_file():
-        template_of(backbone, open_tokenizer(backbone))
+    file, said = folder / "tokenizer_config.json", folder / "chat_template.jinja"
+    settings = json.loads(file.read_bytes()) if file.is_file() else {}
+    text = backbone.chat_template or (said.read_text("utf-8") if said.is_file() else settings.get("chat_template"))
+    if isinstance(text, str) and not _cannot_ask(_by_files(text, settings, backbone.template_args)):
+        return
+    tokenizer = open_tokenizer(backbone)
+    more = {**backbone.template_args, "chat_template": template_of(backbone, tokenizer)}
+    render = partial(tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True, **more)
+    if fault := _cannot_ask(render):
+        told = f"the chat template of {backbone.model!r} {fault}"
+        raise ConfigError(f"backbone.model: {told}; give another as backbone.chat_template")
+
+
+def _by_files(template: str, settings: Mapping[str, Any], told: Mapping[str, Any]) -> Callable[[list[Any]], str]:
+    """A chat template with the special tokens of a tokenizer's settings."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    named = {key: one for key, one in settings.items() if key.endswith("_token")}
+    tokens = {key: one.get("content") if isinstance(one, dict) else one for key, one in named.items()}
+    more = {**tokens, **told, "chat_template": template, "add_generation_prompt": True}
+    return lambda messages: str(render_jinja_template([messages], **more)[0][0])
+
+
+def _cannot_ask(render: Callable[[list[Any]], str]) -> str:
+    """What is wrong with a chat template for questions of one user; "" for nothing."""
+    try:
+        asked = {render([{"role": "user", "content": question}]) for question in ASKED}
+    except Exception as error:  # a template may raise whatever it likes
+        return f"refuses a question of one user without a system message ({type(error).__name__}: {error})"
+    return "" if len(asked) == len(ASKED) else "leaves the question out"
 
 
 def rendered(
@@ -236,13 +266,6 @@ def missing_tokens(backbone: Backbone, tokens: Sequence[str]) -> list[str]:
     """Those of `tokens` that a checkpoint's tokenizer does not have as single tokens; loads the tokenizer alone."""
     known = open_tokenizer(backbone).get_vocab()
     return [token for token in tokens if token not in known]
-
-
-def cache_folder() -> Path:
-    """Where checkpoints are kept: wbrag/ in $XDG_CACHE_HOME, else in ~/.cache, without HOME in the temporary folder."""
-    named, home = os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME")
-    root = Path(named) if named else Path(home) / ".cache" if home else Path(tempfile.gettempdir())
-    return root.absolute() / "wbrag"  # actors run in other working directories
 
 
 def checkpoint(source: str, cache: Path) -> Path:

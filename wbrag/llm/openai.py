@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
-from urllib.request import proxy_bypass
 
 import httpx2
 import openai
@@ -25,6 +24,7 @@ import openai
 from wbrag.config import Backbone, ConfigError, api_key, is_web_address
 from wbrag.llm import FirstToken, Reply, Token
 from wbrag.llm.reasoning import REMEDY, NoAnswer, closes_alone, spoken, spoken_tokens
+from wbrag.retrieval.embeddings import client_to
 
 log = logging.getLogger(__name__)
 if "OPENAI_LOG" not in os.environ:
@@ -118,19 +118,6 @@ class Transport(openai.DefaultAsyncHttpxClient):
         return response
 
 
-def transport_to(url: str) -> Transport:
-    """An HTTP client with the environment's proxies; ConfigError where they make none and are needed for this URL."""
-    try:
-        return Transport()
-    except (ImportError, ValueError, OSError, httpx2.InvalidURL) as error:
-        if proxy_bypass(urlsplit(url).hostname or ""):
-            return Transport(trust_env=False)
-        # What is no URL is not repeated: it may hold a password.
-        said = "one of them is no URL" if isinstance(error, httpx2.InvalidURL) else error
-        names = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE"
-        raise ConfigError(f"{url}: no client can be made with {names} as set: {said}") from None
-
-
 class Endpoint:
     """`wbrag.llm.LLM` over HTTP: at most `max_num_seqs` requests at a time, each tried up to 1 + `retries` times."""
 
@@ -139,7 +126,7 @@ class Endpoint:
         key, url = api_key("backbone", backbone.api_key_env), urlsplit(backbone.base_url.strip())
         path = url.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
         root, query = urlunsplit((url.scheme, url.netloc, path, "", "")), dict(parse_qsl(url.query))
-        self.transport = transport_to(root)
+        self.transport = client_to(root, Transport)
         self.client = openai.AsyncOpenAI(
             api_key=key or "none",  # else the SDK takes OPENAI_API_KEY by itself
             base_url=root,
@@ -245,11 +232,13 @@ async def _checked(backbone: Backbone) -> Endpoint:
 
 
 def status_of(response: httpx2.Response) -> str:
-    """The status and how the body begins, without the key: some endpoints quote it."""
+    """The status, how the body begins and the pause asked for, without the key: some endpoints quote it."""
     key, text = response.request.headers.get("Authorization", "").removeprefix("Bearer "), response.text
     for written in (key, json.dumps(key)[1:-1]) if key else ():
         text = text.replace(written, "(the key)")
-    return f"status {response.status_code}: {' '.join(text[:200].split())}"
+    after = response.headers.get("Retry-After", "")[:40]
+    pause = f" (Retry-After: {after})" if after else ""
+    return f"status {response.status_code}: {' '.join(text[:200].split())}{pause}"
 
 
 def failure(error: openai.APIError | NoAnswer) -> str:

@@ -321,6 +321,14 @@ def construction_rows(numbers: Row) -> list[tuple[str, str]]:
     return list(zip((name for name, _, _ in told), cells(told, numbers), strict=True))
 
 
+def none_kept(numbers: Row) -> str:
+    """Why there is no unit, in words, where the gates kept no example; "" where they kept one."""
+    if numbers["kept"] or not numbers["reasons"]:
+        return ""
+    why, examples = next(iter(numbers["reasons"].items()))
+    return f"units: none; of {numbers['examples']:,} training examples {examples:,} are {WHY.get(why, why)}"
+
+
 def _agreed(numbers: Row) -> str:
     told = f"{percent(numbers['judge_agreement'])}% of {numbers['judge_compared']:,} decisions"
     return f"{told}, kappa {hundredths(numbers['judge_kappa'])}"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict
 from itertools import chain, islice, repeat
 from pathlib import Path
+from shutil import get_terminal_size
 from textwrap import shorten, wrap
 from typing import Any
 
@@ -251,27 +252,31 @@ def unit_life(
     read = [row for row in asked if rank_of({unit["id"]}, row["documents_writeback"])]
     decision = next((one for key, one in decisions.items() if unit["id"] in (key, one.unit["id"])), None)
     said = [words(sentence) for sentence in sentences(unit["text"])]
-    lines = [unit["id"], unit["title"], *wrap(unit["text"], WIDTH), ""]
-    lines += [state, ""] if state else []
-    lines += [f"{decision.state} {decision.at}: {decision.why}", ""] if decision else []
+    width = min(WIDTH, get_terminal_size((WIDTH, 0)).columns)
+    lines = [unit["id"], *wrap(unit["title"], width), *wrap(unit["text"], width), ""]
+    lines += [*wrap(state, width), ""] if state else []
+    lines += [*wrap(f"{decision.state} {decision.at}: {decision.why}", width), ""] if decision else []
     for key in ids:
-        lines += _source(key, sources.get(key), said)
-    lines += [f"example {row['id']}: {row['question']}  {row['reason']}" for row in examples]
+        lines += _source(key, sources.get(key), said, width)
+    for row in examples:
+        lines += wrap(f"example {row['id']}: {row['question']}  {row['reason']}", width, subsequent_indent="  ")
     for row in read:
         before, after = (f"{row[f'answer_{side}']!r} {setting.score(row, side):.2f}" for side in SIDES)
-        lines.append(f"read by {row['id']}: {row['question']}  {before} -> {after}")
+        told = f"read by {row['id']}: {row['question']}  {before} -> {after}"
+        lines += wrap(told, width, subsequent_indent="  ")
     data: dict[str, Any] = {"unit": dict(unit), "state": state or "live", "sources": sources, "examples": examples}
     data |= {"decision": decision and asdict(decision), "readers": [row["id"] for row in read]}
     return data, lines
 
 
-def _source(key: str, row: Row | None, said: list[frozenset[str]]) -> list[str]:
+def _source(key: str, row: Row | None, said: list[frozenset[str]], width: int) -> list[str]:
     """A source with the sentences marked that stand in the unit."""
     if row is None:
         return [f"source {key}: is not in the base any more", ""]
     labels = ", ".join(f"{name} {value}" for name, value in row.items() if name not in schema.PASSAGE.names and value)
-    told = [f"source {key}: {row['title']}" + (f" ({labels})" if labels else "")]
+    head = f"source {key}: {row['title']}" + (f" ({labels})" if labels else "")
+    told = wrap(head, width, subsequent_indent="  ")
     for sentence in sentences(row["text"]):
         mark = MARK if words(sentence) in said else " " * len(MARK)
-        told += [f"{mark}{line}" for line in wrap(sentence, WIDTH)]
+        told += [f"{mark}{line}" for line in wrap(sentence, width - len(MARK))]
     return [*told, ""]

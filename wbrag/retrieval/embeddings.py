@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import proxy_bypass
 
 import httpx2
 import numpy as np
@@ -11,14 +16,41 @@ import numpy as np
 from wbrag import config
 from wbrag.retrieval.encoder import Encoder, unit_fp16
 
-#: Times that a request is tried again, the first pause between two in seconds, which doubles, and the longest.
-RETRIES, PAUSE, LONGEST = 6, 0.5, 60.0
+Client = TypeVar("Client")
+#: Times that a request is tried again, the first pause between two in seconds, which doubles, and the longest: who asks
+#: for more, as the openai SDK has it, is not asked again.
+RETRIES, PAUSE, LONGEST = 6, 0.5, 120.0
 #: How long one request may take, seconds.
 TIMEOUT = 120.0
 #: What may pass: overload, a server that restarts.
 PASSING = (408, 409, 429)
 #: Bytes of UTF-8 that a token has at least, nearly: an endpoint does not say how it counts.
 BYTES_A_TOKEN = 3
+
+
+def client_to(url: str, made: Callable[..., Client]) -> Client:
+    """An HTTP client with the environment's proxies; ConfigError where they make none and are needed for this URL."""
+    try:
+        return made()
+    except (ImportError, ValueError, OSError, httpx2.InvalidURL) as error:
+        if proxy_bypass(urlsplit(url).hostname or ""):
+            return made(trust_env=False)
+        # What is no URL is not repeated: it may hold a password.
+        said = "one of them is no URL" if isinstance(error, httpx2.InvalidURL) else error
+        names = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE"
+        raise config.ConfigError(f"{url}: no client can be made with {names} as set: {said}") from None
+
+
+def pause_asked(after: str) -> float:
+    """The seconds that a Retry-After asks for, a number or a date; 0 where it says nothing that can be waited for."""
+    try:
+        seconds = float(after)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(after).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return 0.0
+    return seconds if seconds > 0 else 0.0  # nor is NaN
 
 
 class EndpointEncoder(Encoder):
@@ -37,11 +69,7 @@ class EndpointEncoder(Encoder):
         self.url, self.cfg, self.key = url.copy_with(path=f"{url.path.rstrip('/')}/embeddings"), cfg, key
         self.where = f"{cfg.base_url} (encoder.model {cfg.model})"
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        try:
-            self.client = httpx2.Client(headers=headers, timeout=TIMEOUT)
-        except (ImportError, ValueError, httpx2.InvalidURL) as error:
-            proxies = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY"
-            raise config.ConfigError(f"{self.where}: no client can be made with {proxies} as set: {error}") from error
+        self.client = client_to(cfg.base_url, partial(httpx2.Client, headers=headers, timeout=TIMEOUT))
         super().__init__(cfg, len(self._asked(["dimension"])[0]), cfg.model)
 
     def _encode(self, texts: list[str]) -> np.ndarray:
@@ -59,8 +87,9 @@ class EndpointEncoder(Encoder):
         cut = [text.encode()[:most].decode(errors="ignore") if text.strip() else "-" for text in texts]
         asked: dict[str, Any] = {"model": self.cfg.model, "input": cut, "encoding_format": "float"}
         asked |= {"dimensions": self.cfg.dimension} if self.cfg.dimension else {}
+        reply = self._answered(asked)
         try:
-            told = self._answered(asked).json()["data"]
+            told = reply.json()["data"]
             found = [[float(x) for x in one["embedding"]] for one in sorted(told, key=lambda one: int(one["index"]))]
         except (KeyError, TypeError, ValueError) as error:
             told = f"{type(error).__name__}: {error}"
@@ -85,9 +114,11 @@ class EndpointEncoder(Encoder):
                 body = " ".join(reply.text[:200].split())
                 told = f"status {reply.status_code}: {body.replace(self.key, '(the key)') if self.key else body}"
                 last = last or not (reply.status_code in PASSING or reply.status_code >= 500)
-                after = reply.headers.get("Retry-After", "")
-                pause = float(after) if after.replace(".", "", 1).isdigit() else pause
+                pause = pause_asked(reply.headers.get("Retry-After", "")) or pause
+                if pause > LONGEST:
+                    told += f" (Retry-After: {pause:.0f} s)"
+                last = last or pause > LONGEST or '"insufficient_quota"' in reply.text  # which no pause mends
             if last:
                 break
-            time.sleep(min(pause, LONGEST))
+            time.sleep(pause)
         raise config.ConfigError(f"{self.where}: no embeddings: {told}; check encoder.base_url, model and the key")

@@ -79,7 +79,13 @@ def beside(
 
 
 def is_named(question: str, title: str) -> bool:
-    """Whether the title stands in the question, in any case, and not only in a longer name ("Act" in "Schools Act")."""
+    """Whether the title, or a heading of one that is a path ("Guide > Setup"), stands in the question, in any case, and
+    not only in a longer name ("Act" in "Schools Act").
+    """
+    return any(_stands(question, one) for one in title.split(" > "))
+
+
+def _stands(question: str, title: str) -> bool:
     if not holds(question, title):
         return False
     holding = [name.removesuffix("'s").removesuffix("\u2019s") for name in names(question) if holds(name, title)]

@@ -179,6 +179,8 @@ def check_paths(cfg: object) -> None:
             if found[0] != URLS.get(key):  # the rest of it may hold a password
                 told = "is a URL, or a path of Windows (under WSL: /mnt/c/...)"
                 raise ConfigError(f"{key}: a path of this machine is needed, and what begins with {found[0]} {told}")
+    if home := [f"{key}={path}" for key in SHARED_PATHS for path in _texts(cfg, key) if path.startswith("~/")]:
+        raise ConfigError(f"{home[0]}: nothing says here what ~ stands for; give the whole path")
     if SUBMITTED not in os.environ:
         return
     for key in (*SHARED_PATHS, *READ_PATHS):

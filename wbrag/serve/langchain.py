@@ -23,9 +23,9 @@ class Retriever(BaseRetriever):
     api_key: SecretStr = SecretStr("")
     _hits: Hits = PrivateAttr()
 
-    def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401 - pydantic's
-        """Open what is to be searched."""
-        super().model_post_init(context)
+    def __init__(self, *args: Any, **given: Any) -> None:  # noqa: ANN401 - LangChain's
+        """Open what is to be searched, after pydantic has looked at the fields: it would wrap what that raises."""
+        super().__init__(*args, **given)
         self._hits = hits_of(self.kb, self.api_key.get_secret_value())
 
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:

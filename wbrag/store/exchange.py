@@ -172,12 +172,15 @@ def _open_flat(index: Path) -> Any:  # noqa: ANN401 - one of two classes
     known = isinstance(flat, faiss.IndexFlat) or (isinstance(flat, faiss.IndexScalarQuantizer) and fp16)
     if not known or flat.metric_type != faiss.METRIC_INNER_PRODUCT:
         found = f"{type(flat).__name__} with metric {flat.metric_type}"
-        raise StoreError(f"{index}: is {found}, not IndexFlat or fp16 IndexScalarQuantizer with inner product (0)")
+        told = f"{found}, not IndexFlat or fp16 IndexScalarQuantizer with inner product (0)"
+        raise StoreError(f"{index}: is {told}; a flat one of its vectors, in the corpus' order, is taken")
+    if not flat.ntotal:
+        raise StoreError(f"{index}: holds no vectors")
     return flat
 
 
 def _probe(corpus: Given, index: Path, made: np.ndarray, encoder: Encoder, columns: Mapping[str, str]) -> None:
-    """StoreError, with both vectors' beginnings, for the first probe row that the encoder makes another vector of."""
+    """StoreError, with both where they differ most, for the first probe row whose vector is not the encoder's."""
     wanted = sorted({int(row) for row in np.linspace(0, len(made) - 1, PROBES)})
     texts = []
     for row, (record, layout) in enumerate(islice(corpus_rows(corpus, columns), wanted[-1] + 1)):
@@ -193,6 +196,7 @@ def _probe(corpus: Given, index: Path, made: np.ndarray, encoder: Encoder, colum
     for row, own in zip(wanted, encoder.encode_passages(texts), strict=True):
         theirs, ours = made[row].astype(np.float32), own.astype(np.float32)
         if not (agreement := float(theirs @ ours)) >= AGREEMENT:
-            told, wants = (np.round(vector[:3].astype(float), 4).tolist() for vector in (theirs, ours))
-            both = f"is {told}, the encoder makes {wants} of its passage in {corpus}"
+            most = np.argsort(-np.abs(theirs - ours))[:3]
+            told, wants = (np.round(vector[most].astype(float), 4).tolist() for vector in (theirs, ours))
+            both = f"has {told} where the encoder makes {wants} of its passage in {corpus}"
             raise StoreError(f"{index}: row {row} {both}; inner product {agreement:.4f}, {AGREEMENT} is needed")

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 
@@ -32,6 +32,15 @@ def sha256_file(path: Path) -> str:
     """64 hex digits of the file's content, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where checkpoints and copies out of S3 are kept: wbrag/ in $XDG_CACHE_HOME, else in ~/.cache, without HOME in the
+    temporary folder.
+    """
+    named, home = os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME")
+    root = Path(named) if named else Path(home) / ".cache" if home else Path(gettempdir())
+    return root.absolute() / "wbrag"  # actors run in other working directories
 
 
 def fsync(path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from wbrag.config import ConfigError
-from wbrag.store.files import StoreError, create_exclusive, replace_file, scratch_folder, sha256_file
+from wbrag.store.files import StoreError, cache_folder, create_exclusive, replace_file, scratch_folder, sha256_file
 
 #: The Lance dataset of a store, and the folder of its records.
 DATA, VERSIONS = "data.lance", "versions"
@@ -27,7 +27,7 @@ Facts: TypeAlias = tuple[int, str]
 @dataclass(frozen=True)
 class Place:
     """A folder, or a URL `s3://bucket/prefix`; credentials and endpoint come from the usual AWS variables. FAISS maps
-    local files: of a store in S3 they are kept in `~/.cache/wbrag/index`, named by their content's hash.
+    local files: of a store in S3 they are kept in `index/` of `cache_folder`, named by their content's hash.
     """
 
     root: str
@@ -65,7 +65,7 @@ class Place:
     @property
     def kept(self) -> Path:
         """The folder of local copies."""
-        return Path.home() / ".cache" / "wbrag" / "index"
+        return cache_folder() / "index"
 
     @contextmanager
     def _asking(self) -> Iterator[Any]:

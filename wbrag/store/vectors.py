@@ -8,6 +8,7 @@ it, so that a search of several looks into the same lists as a search of one.
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,12 @@ def mapped(path: Path) -> Any:  # noqa: ANN401 - any class that FAISS has
     try:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
-        raise StoreError(f"{path}: FAISS cannot read it: {error}") from error
+        if not path.is_file():
+            raise StoreError(f"{path}: no such file") from error
+        said = re.sub(r"^Error in .*? at \S+:\d+: ", "", str(error))  # where in FAISS
+        raise StoreError(
+            f"{path}: FAISS cannot read it: it is damaged, or no index of float vectors ({said})"
+        ) from error
 
 
 def codes_of(index: Any) -> np.ndarray:  # noqa: ANN401 - a flat index
