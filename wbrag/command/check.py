@@ -85,10 +85,7 @@ def counted(rows: int, left_out: int) -> str:
 
 def check_prompts(cfg: TrainConfig) -> str:
     """Whether all templates are known; what stands in them as far as `Prompts` holds it."""
-    try:
-        templates = prompts_of(cfg).templates
-    except KeyError as error:
-        raise ConfigError(str(error.args[0])) from error
+    templates = prompts_of(cfg).templates
     return f"{len(templates)} templates, {len({**cfg.backbone.prompts, **cfg.prompts})} of them not the defaults"
 
 

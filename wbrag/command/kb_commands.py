@@ -302,8 +302,6 @@ def _encoder(place: Place, file: str) -> Encoder:
     """The encoder of a file like those of conf/encoder/, else the one that the store's notes name."""
     from omegaconf import OmegaConf
 
-    from wbrag.store.versions import latest
-
     if file:
         settings: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Encoder), OmegaConf.load(file)))
         return Encoder(**asdict(settings))

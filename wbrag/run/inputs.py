@@ -341,11 +341,6 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
     }
 
 
-def _test_identity(cfg: TrainConfig, cache: Path) -> str:
-    there = given_hash(cfg.benchmark.test or cfg.benchmark.train, cache)
-    return there if cfg.benchmark.test else f"{cfg.benchmark.test_share} of {there}"
-
-
 def fingerprinted(cfg: Corpus, cache: Path) -> str:
     """What changes the passages of a corpus: its content, which columns are read, and how long documents are cut."""
     cut = cfg.chunk_words if any(is_document(file.name) for file in files_of(located(cfg.corpus, cache))) else None

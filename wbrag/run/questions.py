@@ -40,10 +40,7 @@ def make_questions(cfg: QuestionsConfig) -> tuple[list[Example], list[Asked]]:
     if cfg.judge not in ("labels", "llm") or cfg.count < 1:
         raise ConfigError(f"judge={cfg.judge!r} has to be labels or llm, count={cfg.count} at least 1")
     check_backbone(cfg.backbone)
-    try:
-        prompts = Prompts(cfg.backbone.prompts | cfg.prompts)
-    except KeyError as error:
-        raise ConfigError(str(error.args[0])) from error
+    prompts = Prompts(cfg.backbone.prompts | cfg.prompts)
     cache = Path(cfg.cache_dir).absolute() if cfg.cache_dir else out.parent / "cache"
     corpus, _ = read_corpus(cfg, cache)
     made, left = asyncio.run(_made(cfg, corpus, prompts))
