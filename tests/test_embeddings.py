@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from wbrag.config import ConfigError, Encoder, TrainConfig
-from wbrag.retrieval.encoder import open_encoder
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.run.inputs import check_secrets
 
 KEY = "sk-embed-0123"

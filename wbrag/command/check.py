@@ -105,7 +105,7 @@ def check_encoder(cfg: TrainConfig) -> str:
     inputs.check_encoder(cfg.encoder)
     if cfg.encoder.kind != "openai":
         return f"{cfg.encoder.model or cfg.encoder.kind} can be had"
-    from wbrag.retrieval.encoder import open_encoder
+    from wbrag.retrieval.encoding import open_encoder
 
     return f"{cfg.encoder.model} answers at {cfg.encoder.base_url}: {open_encoder(cfg.encoder).dimension} dimensions"
 

@@ -45,25 +45,6 @@ def passage_text(title: str, text: str) -> str:
     return f"{title}\n{text}".strip()
 
 
-def open_encoder(cfg: config.Encoder, *, device: str | None = None, threads: int = 0) -> Encoder:
-    """The encoder that `cfg.kind` names; ConfigError for another kind.
-
-    device: "cpu", "cuda", or None for what is there. threads: torch threads on CPU; 0 leaves torch alone, which in
-    a Ray actor means one. Neither belongs to the fingerprint.
-    """
-    match cfg.kind:
-        case "sentence_transformers":
-            return SentenceTransformerEncoder(cfg, device, threads)
-        case "hashing":
-            return HashingEncoder(cfg, cfg.dimension or 256, "hashing-1")
-        case "openai":
-            from wbrag.retrieval.embeddings import EndpointEncoder
-
-            return EndpointEncoder(cfg)
-    known = "'sentence_transformers', 'openai' or 'hashing'"
-    raise config.ConfigError(f"encoder.kind: {cfg.kind!r} is not known; choose {known}")
-
-
 class SentenceTransformerEncoder(Encoder):
     """A sentence-transformers model computed in float32; its own pooling, this module's normalisation.
 

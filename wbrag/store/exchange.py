@@ -26,7 +26,8 @@ from wbrag import config
 from wbrag.data.benchmarks import InputError, corpus_rows, passage_row, write_corpus
 from wbrag.data.files import Given
 from wbrag.data.flashrag import BadRow, passage_of
-from wbrag.retrieval.encoder import Encoder, open_encoder
+from wbrag.retrieval.encoder import Encoder
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.schema import PASSAGE, SEEN_BY
 from wbrag.store import rows
 from wbrag.store.build import addition, cut, read_rows

@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from wbrag import config
-from wbrag.retrieval.encoder import Encoder, open_encoder
+from wbrag.retrieval.encoder import Encoder
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.store.files import StoreError, dump_json, sha256_bytes
 from wbrag.store.place import VERSIONS, Facts, Place, Where, nothing_there, place_of
 from wbrag.store.vectors import INDEX, Spec
