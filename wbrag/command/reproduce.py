@@ -45,19 +45,14 @@ def reproduce(typed: ReproduceConfig, session: Session) -> None:
                 with noted("/".join(name)):
                     run_point(settings_of[name], session)
             measure_more(typed, out, backbone, session)
-        grid = write_grid_report(out / "report", done(typed, out), list(failed))
+        done = [run_of(out, *name) for name in names if is_done(out, *name)]
+        grid = write_grid_report(out / "report", done, list(failed))
     print(f"\n{summary(grid)}\nreport: {out}/report/report.html")
 
 
 def run_of(out: Path, backbone: str, benchmark: str, method: str) -> Path:
     """The run folder of a point."""
     return out / f"{backbone}-{benchmark}-{method}"
-
-
-def done(typed: ReproduceConfig, out: Path) -> list[Path]:
-    """The finished runs of the grid."""
-    names = product(typed.backbones, typed.benchmarks, typed.methods)
-    return [run_of(out, *name) for name in names if is_done(out, *name)]
 
 
 def is_done(out: Path, backbone: str, benchmark: str, method: str) -> bool:

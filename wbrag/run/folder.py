@@ -87,9 +87,8 @@ def refuse_updated(run: Path, instead: str = f"wbrag update goes on, and its tab
     """RunError, with what to do `instead`, for a run whose knowledge base has followed its documents since: its own
     tables are not of it.
     """
-    purged = (run / PURGES).is_dir()
-    if purged or (run / UPDATES).is_dir():
-        what = f"passages were purged ({PURGES}/)" if purged else "was updated"
+    if follows(run):
+        what = f"passages were purged ({PURGES}/)" if (run / PURGES).is_dir() else "was updated"
         raise RunError(f"{run}: {what} since it was trained; {instead}")
 
 
