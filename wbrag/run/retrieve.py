@@ -79,11 +79,6 @@ class Knowledge:
         return KnowledgeBase(self.base, self.writeback, versions=self.versions, **how)
 
 
-def held_between(cfg: TrainConfig, base: Version) -> int:
-    """In how many shards actors may hold a base between them: ranks by words and a reranker's candidates are of all."""
-    return base.fragments if cfg.retrieval == Retrieval() else 1
-
-
 def retrieve_all(cfg: TrainConfig, questions: Rows, base: Path, encoders: Encoders, number: int = 0) -> SharedRows:
     """R(q, K) of all questions (the column `question`) as rows of FOUND, in version `number` of the base (0: the
     current one). What runs share is looked up, and only the rest is searched for, on `encoders`, each of which holds a
@@ -96,8 +91,7 @@ def retrieve_all(cfg: TrainConfig, questions: Rows, base: Path, encoders: Encode
             return SharedRows(folder, FOUND)
         if cfg.retrieval.kind != "dense":
             FullText(place_of(base), record)  # once, and not by every actor
-        actors, stores = encoders.start(), Knowledge(cfg, base, versions=(record.version, 0))
-        search = MethodSearch(actors, held_between(cfg, record), opening_of(stores, encoders))
+        search = searching(encoders, Knowledge(cfg, base, versions=(record.version, 0)), record)
         found = watched("retrieve", retrieved(search, asked), len(asked), len)
         for first in found:  # a killed run has lost what is not yet a file
             share(folder, pa.concat_tables([first, *islice(found, FILE_BATCHES - 1)]))
@@ -154,11 +148,6 @@ class Opening:
     gpu_share: float = 0.0
     shard: tuple[int, int] = (0, 1)
     name: str = field(default_factory=lambda: uuid4().hex)
-
-
-def opening_of(stores: Knowledge, encoders: Encoders) -> Opening:
-    """How these encoders open the stores."""
-    return Opening(stores, encoders.sharers, encoders.gpu_share)
 
 
 def in_order(examples: Rows, found: SharedRows) -> Iterator[pa.Table]:
@@ -244,6 +233,15 @@ class MethodSearch:
                 await asyncio.to_thread(self.regroup)
 
 
+def searching(encoders: Encoders, stores: Knowledge, base: Version) -> MethodSearch:
+    """A search of these stores, the base in this version, on encoders, which are started."""
+    actors = encoders.start()
+    shards = (
+        base.fragments if stores.cfg.retrieval == Retrieval() else 1
+    )  # ranks by words, and a reranker's, are of all
+    return MethodSearch(actors, shards, Opening(stores, encoders.sharers, encoders.gpu_share))
+
+
 @contextmanager
 def lent_search(
     cfg: TrainConfig, encoders: Encoders, base: Path, writeback: Path | None = None
@@ -260,9 +258,8 @@ def lent_search(
     with reading(base, writeback) as versions, ExitStack() as ended:
         if lenders is not encoders:
             ended.callback(lenders.stop)
-        actors, record = lenders.start(), read_version(place_of(base), versions[0])
-        opening = opening_of(Knowledge(cfg, base, writeback, versions), lenders)
-        yield MethodSearch(actors, held_between(cfg, record), opening)
+        record = read_version(place_of(base), versions[0])
+        yield searching(lenders, Knowledge(cfg, base, writeback, versions), record)
 
 
 def search_block(
