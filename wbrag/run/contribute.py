@@ -85,9 +85,9 @@ def contribute(run: Path, kb: Path) -> Contribution:
         table = rows.opened(run / "writeback", brought).to_table() if brought else None
         units = table.drop_columns([rows.VECTOR]).to_pylist() if table is not None else []
         ids = {key for unit in units for key in unit["source_ids"]}
-        good, elsewhere = at_home(units, hashes_of(own, passages, ids), hashes_of(kb / "base", here, ids))
+        good = at_home(units, hashes_of(own, passages, ids), hashes_of(kb / "base", here, ids))
         versions = _changed(kb, run_name(run), good, table, (run / "writeback", brought))
-        return _contribution(kb, run_name(run), len(elsewhere), versions)
+        return _contribution(kb, run_name(run), len(units) - len(good), versions)
 
 
 def withdraw(kb: Path, name: str) -> Contribution:
