@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from wbrag.report.page import retold
-from wbrag.run.folder import UPDATES, read_record, trained_run, write_text
+from wbrag.run.folder import UPDATES, read_record, trained_run, write_record, write_text
 from wbrag.store.versions import pair
 
 #: What holds folders with a report of their own, beside the run's.
@@ -55,7 +54,7 @@ def stamp(run: Path) -> None:
         for page in (folder / name for name in ("report.html", "report.md")):
             if page.is_file():
                 write_text(page, retold(page.read_text(encoding="utf-8"), told))
-        write_text(folder / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+        write_record(folder / "metrics.json", metrics)
 
 
 def stamp_around(store: object) -> None:
