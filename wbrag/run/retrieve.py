@@ -87,14 +87,13 @@ def retrieve_all(cfg: TrainConfig, questions: Rows, base: Path, encoders: Encode
     with pinned(base, number, 7 * DAY) as record:
         folder = cache_of(cfg) / f"retrieved-{fingerprint(named(record), cfg.k, search_identity(cfg))}"
         asked = SharedRows(folder, FOUND).missing(questions)
-        if not len(asked):
-            return SharedRows(folder, FOUND)
-        if cfg.retrieval.kind != "dense":
-            FullText(place_of(base), record)  # once, and not by every actor
-        search = searching(encoders, Knowledge(cfg, base, versions=(record.version, 0)), record)
-        found = watched("retrieve", retrieved(search, asked), len(asked), len)
-        for first in found:  # a killed run has lost what is not yet a file
-            share(folder, pa.concat_tables([first, *islice(found, FILE_BATCHES - 1)]))
+        if len(asked):
+            if cfg.retrieval.kind != "dense":
+                FullText(place_of(base), record)  # once, and not by every actor
+            search = searching(encoders, Knowledge(cfg, base, versions=(record.version, 0)), record)
+            found = watched("retrieve", retrieved(search, asked), len(asked), len)
+            for first in found:  # a killed run has lost what is not yet a file
+                share(folder, pa.concat_tables([first, *islice(found, FILE_BATCHES - 1)]))
     return SharedRows(folder, FOUND)
 
 
@@ -117,9 +116,8 @@ def retrieved(search: MethodSearch, questions: Rows) -> Iterator[pa.Table]:
                 reference = ask(batch)
 
     asked = deque[tuple[list[str], Any]]()  # in order
-    for start in range(0, len(questions), RETRIEVE_ROWS):
-        some = np.arange(start, min(start + RETRIEVE_ROWS, len(questions)))
-        batch = questions.take(some, ["question"])["question"].to_pylist()
+    for some in questions.batches(["question"], RETRIEVE_ROWS):
+        batch = some["question"].to_pylist()
         asked.append((batch, ask(batch)))
         if len(asked) > AHEAD * len(search.actors):
             yield found(*asked.popleft())
