@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 
 from wbrag.report.page import slug
+from wbrag.report.statistics import Floats
 from wbrag.report.tables import points, too_few
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from wbrag.report.statistics import Floats
 
 P = ParamSpec("P")
 Record = Mapping[str, Any]

@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import islice
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -32,11 +32,9 @@ from wbrag.run.progress import watched
 from wbrag.schema import DOCUMENT, EXAMPLE, KNOWN, Document, document_rows, documents_of
 from wbrag.store.fulltext import FullText
 from wbrag.store.place import place_of
+from wbrag.store.search import KnowledgeBase
 from wbrag.store.vectors import gpus
 from wbrag.store.versions import DAY, Version, named, pinned, read_version, reading
-
-if TYPE_CHECKING:
-    from wbrag.store.search import KnowledgeBase
 
 #: Questions encoded and searched at once.
 RETRIEVE_ROWS = 256
@@ -73,8 +71,6 @@ class Knowledge:
 
     def open(self, **how: Any) -> KnowledgeBase:  # noqa: ANN401 - as KnowledgeBase has it
         """The knowledge base; `how` as its other arguments."""
-        from wbrag.store.search import KnowledgeBase
-
         how |= {"merge": self.cfg.merge, "nprobe": self.cfg.index.nprobe, "retrieval": self.cfg.retrieval}
         return KnowledgeBase(self.base, self.writeback, versions=self.versions, **how)
 
