@@ -27,7 +27,7 @@ import numpy as np
 from synthetic import blocks, median, passages
 
 from wbrag.config import Encoder
-from wbrag.retrieval.encoder import open_encoder
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.serve.hits import Served
 from wbrag.store.changes import publish, write_piece
 from wbrag.store.place import place_of

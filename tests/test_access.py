@@ -26,7 +26,8 @@ from wbrag.command import kb
 from wbrag.command import units as units_program
 from wbrag.config import Merge
 from wbrag.data.benchmarks import InputError, OverErrorBudget, write_corpus
-from wbrag.retrieval.encoder import open_encoder, passage_text
+from wbrag.retrieval.encoder import passage_text
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.retrieval.merge import beside, best_of, by_name, linked, plain
 from wbrag.schema import SEEN_BY, UNIT, Document
 from wbrag.store.changes import delete

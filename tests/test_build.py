@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from wbrag import config
-from wbrag.retrieval.encoder import open_encoder, passage_text
-from wbrag.retrieval.encoding import ON_CPUS, Encoders
+from wbrag.retrieval.encoder import passage_text
+from wbrag.retrieval.encoding import ON_CPUS, Encoders, open_encoder
 from wbrag.store import rows, versions
 from wbrag.store.build import addition, build_store, encode_group, make_piece, read_rows
 from wbrag.store.changes import delete

@@ -16,7 +16,7 @@ import pytest
 
 from wbrag.config import ConfigError, Encoder, TrainConfig
 from wbrag.retrieval.embeddings import pause_asked
-from wbrag.retrieval.encoder import open_encoder
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.run.inputs import check_secrets
 
 KEY = "sk-embed-0123"

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wbrag import config
-from wbrag.retrieval.encoder import Encoder, folder_hash, model_folder, open_encoder, passage_text, unit_fp16
+from wbrag.retrieval.encoder import Encoder, folder_hash, model_folder, passage_text, unit_fp16
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.store.vectors import check_vectors
 
 HASHING = config.Encoder(name="hashing", kind="hashing", model="", dimension=64)

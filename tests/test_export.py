@@ -15,7 +15,8 @@ from small_store import publish
 
 from wbrag.config import Encoder
 from wbrag.data.benchmarks import InputError, OverErrorBudget
-from wbrag.retrieval.encoder import open_encoder, passage_text
+from wbrag.retrieval.encoder import passage_text
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.store.changes import delete
 from wbrag.store.exchange import adopt, export
 from wbrag.store.files import StoreError, sha256_file

@@ -17,7 +17,7 @@ import pytest
 from small_store import passages, publish, unit_vectors
 
 from wbrag.config import Encoder
-from wbrag.retrieval.encoder import open_encoder
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.schema import SEEN_BY
 from wbrag.store import changes, rows
 from wbrag.store.changes import collect, delete

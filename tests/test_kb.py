@@ -15,7 +15,8 @@ from small_store import publish
 
 from wbrag.command.kb import main
 from wbrag.config import Encoder
-from wbrag.retrieval.encoder import open_encoder, passage_text
+from wbrag.retrieval.encoder import passage_text
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.store.changes import copy_store, delete
 from wbrag.store.place import place_of
 from wbrag.store.search import KnowledgeBase

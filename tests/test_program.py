@@ -19,7 +19,7 @@ from wbrag.command import program
 from wbrag.command.check import check
 from wbrag.command.faults import check_packages, fault_of, needs
 from wbrag.config import Backbone, Benchmark, ConfigError, Encoder, TrainConfig
-from wbrag.retrieval.encoder import open_encoder
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.run.job import Session
 from wbrag.store.versions import encoder_note
 

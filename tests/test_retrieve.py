@@ -14,8 +14,7 @@ from small_store import publish
 from test_searching import FRAGMENTS, HASHING, WORDS
 
 from wbrag.config import Cluster, Method, TrainConfig
-from wbrag.retrieval.encoder import open_encoder
-from wbrag.retrieval.encoding import Encoders
+from wbrag.retrieval.encoding import Encoders, open_encoder
 from wbrag.run import retrieve as retrieval
 from wbrag.run.lookup import Rows
 from wbrag.run.retrieve import FOUND, Knowledge, MethodSearch, Opening, grouped, lent_search, retrieve_all, retrieved

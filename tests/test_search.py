@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from small_store import copy_of, passages, publish, unit_vectors
 
 from wbrag.config import Encoder, Merge
-from wbrag.retrieval.encoder import open_encoder, passage_text
+from wbrag.retrieval.encoder import passage_text
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.retrieval.merge import best_of
 from wbrag.schema import UNIT, Document
 from wbrag.store.changes import delete

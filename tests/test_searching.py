@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from small_store import publish
 
 from wbrag.config import Backbone, Encoder, Method, TrainConfig
-from wbrag.retrieval.encoder import open_encoder, passage_text
-from wbrag.retrieval.encoding import HeldEncoder
+from wbrag.retrieval.encoder import passage_text
+from wbrag.retrieval.encoding import HeldEncoder, open_encoder
 from wbrag.retrieval.searching import BatchedSearch
 from wbrag.run.actors import Generator
 from wbrag.run.retrieve import (

@@ -16,7 +16,7 @@ from test_searching import HASHING, WORDS, publish_passages
 from wbrag.config import TrainConfig
 from wbrag.data.benchmarks import examples_table
 from wbrag.experiments.variants import backwards
-from wbrag.retrieval.encoder import open_encoder
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.run import retrieve as retrieval
 from wbrag.run import writeback
 from wbrag.run.folder import write_rows

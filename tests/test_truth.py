@@ -21,7 +21,8 @@ from test_writeback import HASHING
 
 from wbrag.config import ConfigError, TrainConfig, Units
 from wbrag.llm.scripted import ScriptedLLM, read
-from wbrag.retrieval.encoder import open_encoder, passage_text
+from wbrag.retrieval.encoder import passage_text
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.run.checks import harmless_examples, harmless_search
 from wbrag.run.inputs import check_dates_and_trust
 from wbrag.schema import Document, document_rows

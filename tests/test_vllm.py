@@ -23,7 +23,8 @@ from wbrag.llm.reasoning import NoAnswer
 from wbrag.llm.vllm import Places, VllmEngine, pieces, speller
 from wbrag.methods import Answer, Tools, flare, open_method, selfrag
 from wbrag.prompts import Prompts
-from wbrag.retrieval.encoder import open_encoder, passage_text
+from wbrag.retrieval.encoder import passage_text
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.retrieval.searching import BatchedSearch
 from wbrag.schema import Document
 

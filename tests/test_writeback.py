@@ -22,7 +22,8 @@ from wbrag.config import Backbone, Benchmark, Cluster, Encoder, Merge, TrainConf
 from wbrag.data.benchmarks import OverErrorBudget
 from wbrag.experiments.variants import other_units, trained
 from wbrag.report.trace import life
-from wbrag.retrieval.encoder import nearest_sentences, open_encoder
+from wbrag.retrieval.encoder import nearest_sentences
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.run import writeback
 from wbrag.run.failures import check_errors
 from wbrag.run.folder import QUESTIONS, read_left_out, read_traces, unit_rows

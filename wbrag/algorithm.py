@@ -65,7 +65,7 @@ async def train_example(
     tools = replace(tools, llm=llm)
     row: Row = dict.fromkeys(TRACE.names) | _asked(example) | {"documents": document_rows(documents)}
     documents, cut = fitting(example.question, documents, tools, distils)
-    tools = replace(tools, search=_fitting_search(example.question, tools))
+    tools = replace(tools, search=_fitting_search(example.question, tools, tools.search))
     row |= {"dropped_documents": cut, "closed_book_answer": closed_book_answer}
     started = time.perf_counter()
 
@@ -164,15 +164,14 @@ def fitting(
     return readable(documents, asked + [(prompt("extract"), tools.distil_tokens)] * distils, tools.llm)
 
 
-def _fitting_search(question: str, tools: Tools, search: Search | None = None) -> Search | None:
-    """The search of `tools`, or the one given, over documents as `fitting`."""
-    found = search or tools.search
+def _fitting_search(question: str, tools: Tools, search: Search | None) -> Search | None:
+    """The search, if there is one, whose documents are as `fitting` has them."""
 
     async def cut(query: str, k: int) -> list[Document]:
-        assert found
-        return list(fitting(question, await found(query, k), tools)[0])
+        assert search
+        return list(fitting(question, await search(query, k), tools)[0])
 
-    return cut if found else None
+    return cut if search else None
 
 
 async def _alone(question: str, document: Document, tools: Tools, earlier: Earlier | None) -> Answer:
@@ -244,8 +243,8 @@ async def answer_question(
 
     async def over(side: str, documents: Sequence[Document], search: Search | None) -> Row:
         documents, _ = fitting(example.question, documents, tools)
-        search = _fitting_search(example.question, tools, search) if search else None
-        answer = await method(example.question, documents, replace(tools, search=search))
+        there = replace(tools, search=_fitting_search(example.question, tools, search))
+        answer = await method(example.question, documents, there)
         read = documents[: len(documents) - answer.dropped_documents]
         context = llm.count_tokens(tools.prompts.documents(read))
         told = {"answer": answer.text, "context_tokens": context, "retrievals": answer.retrievals}

@@ -9,10 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from wbrag.command.overrides import plain
 from wbrag.config import ConfigError, TrainConfig
 from wbrag.data.benchmarks import InputError, OverErrorBudget
 from wbrag.prompts import prompts_of
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.run import inputs
 from wbrag.run.job import Session
 from wbrag.run.lookup import Rows
@@ -85,10 +88,7 @@ def counted(rows: int, left_out: int) -> str:
 
 def check_prompts(cfg: TrainConfig) -> str:
     """Whether all templates are known; what stands in them as far as `Prompts` holds it."""
-    try:
-        templates = prompts_of(cfg).templates
-    except KeyError as error:
-        raise ConfigError(str(error.args[0])) from error
+    templates = prompts_of(cfg).templates
     return f"{len(templates)} templates, {len({**cfg.backbone.prompts, **cfg.prompts})} of them not the defaults"
 
 
@@ -108,8 +108,6 @@ def check_encoder(cfg: TrainConfig) -> str:
     inputs.check_encoder(cfg.encoder)
     if cfg.encoder.kind != "openai":
         return f"{cfg.encoder.model or cfg.encoder.kind} can be had"
-    from wbrag.retrieval.encoder import open_encoder
-
     return f"{cfg.encoder.model} answers at {cfg.encoder.base_url}: {open_encoder(cfg.encoder).dimension} dimensions"
 
 
@@ -126,8 +124,6 @@ def check_apart(found: dict[str, Rows]) -> str:
 
 def check_corpus(cfg: TrainConfig) -> str:
     """How many passages there are; every row is read."""
-    import pyarrow.parquet as pq
-
     if cfg.base:
         inputs.check_base(cfg)
         return f"base {cfg.base}: {current(cfg.base).rows:,} passages"
@@ -157,8 +153,6 @@ def check_disk(cfg: TrainConfig) -> str:
 
 def needed(corpus: Path, dimension: int) -> int:
     """Bytes that a corpus, given as Parquet, takes as the base of a run, about."""
-    import pyarrow.parquet as pq
-
     rows: int = pq.read_metadata(corpus).num_rows
     return COPIES * corpus.stat().st_size + rows * (dimension or DIMENSION) * VECTOR_BYTES
 

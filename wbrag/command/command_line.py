@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -50,18 +50,7 @@ from wbrag.run.plan import Plan, Sizes, measured, planned
 from wbrag.run.plan import told as plan_lines
 from wbrag.store.files import StoreError
 
-Config = TypeVar(
-    "Config",
-    AblateConfig,
-    BuildConfig,
-    CompareConfig,
-    PlaceboConfig,
-    QuestionsConfig,
-    ReproduceConfig,
-    TrainConfig,
-    TransferConfig,
-    UpdateConfig,
-)
+Config = TypeVar("Config")  # one of those below
 
 for _name, _schema in {
     "train_schema": TrainConfig,
@@ -125,7 +114,8 @@ def start(main: Callable[[], None]) -> None:
         main()
     if failed:
         print(f"\nfailed points ({len(failed)}):", *failed, sep="\n  ", file=sys.stderr)
-        raise SystemExit(sweep_code(failed.values()))
+        # With any other failure among them 1, where all were refused 2, else 3: to ask again helps some.
+        raise SystemExit(1 if 1 in failed.values() else max(failed.values()))
 
 
 def code_of(error: Exception) -> int:
@@ -133,13 +123,6 @@ def code_of(error: Exception) -> int:
     budget, 1 for any other.
     """
     return 3 if isinstance(error, OverErrorBudget) else 2 if in_one_line(error) else 1
-
-
-def sweep_code(codes: Collection[int]) -> int:
-    """What a sweep leaves with whose failed points would have left with these: 1 with any other failure among them, 2
-    where all were refused, else 3: to ask again helps some.
-    """
-    return 1 if 1 in codes else max(codes)
 
 
 @contextmanager
@@ -209,16 +192,16 @@ def settings(cfg: DictConfig, schema: type[Config]) -> Config:
     """
     given = OmegaConf.to_container(cfg)
     try:
-        typed = OmegaConf.to_object(cfg)
+        typed: Any = OmegaConf.to_object(cfg)
     except (InterpolationToMissingValueError, MissingMandatoryValue) as error:
         raise ConfigError(_to_give(list(_missing(given)))) from error
-    assert isinstance(typed, schema)
     if unknown := list(_beyond(given, asdict(typed))):
         raise ConfigError(no_such(unknown, [key for key, _ in keys_of(schema)]))
     check_paths(typed)
     check_secrets(typed)
     if not getattr(typed, "plan", False):
         check_packages(typed)
+    assert isinstance(typed, schema)
     return typed
 
 

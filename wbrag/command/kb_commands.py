@@ -14,14 +14,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from wbrag.command.faults import Parser, fault_of
 from wbrag.config import ConfigError, Encoder
 from wbrag.data.benchmarks import InputError, OverErrorBudget
+from wbrag.run.contribute import contribute, contributions, move, withdraw
 from wbrag.run.folder import RunError
-from wbrag.store import rows
+from wbrag.store import changes, rows
+from wbrag.store.exchange import adopt, export
 from wbrag.store.files import StoreError
 from wbrag.store.place import Place, place_of
 from wbrag.store.search import base_of
+from wbrag.store.verify import diff, repair, verify
 from wbrag.store.versions import (
     Version,
     current,
@@ -133,8 +138,6 @@ def show(place: Place, args: argparse.Namespace) -> Told:
 
 def compare(place: Place, args: argparse.Namespace) -> Told:
     """Ids that were added, removed or changed."""
-    from wbrag.store.verify import diff
-
     found = diff(place, args.a, args.b)
     lines = [", ".join(f"{len(ids):,} {sort}" for sort, ids in found.items())]
     for sign, ids in zip("+-~", found.values(), strict=True):
@@ -155,18 +158,14 @@ def roll_back(place: Place, args: argparse.Namespace) -> Told:
 
 def forget(place: Place, args: argparse.Namespace) -> Told:
     """A new version without some passages; their bytes go with compact and gc."""
-    from wbrag.store.changes import delete
-
     before = current(place)
-    after = delete(place, args.id, MADE_BY)
+    after = changes.delete(place, args.id, MADE_BY)
     gone = before.rows - after.rows
     return _made(place, after, f"is without {gone:,} of version {before.version}'s {before.rows:,} passages")
 
 
 def check(place: Place, args: argparse.Namespace) -> Told:
     """All that is wrong; exit code 1 if anything is."""
-    from wbrag.store.verify import verify
-
     faults = verify(place, full=args.full)
     depth = "every byte" if args.full else "records and sizes; --full reads every byte"
     return Told({"faults": faults, "full": args.full}, faults or [f"{place}: whole ({depth})"], 1 if faults else 0)
@@ -174,26 +173,20 @@ def check(place: Place, args: argparse.Namespace) -> Told:
 
 def mend(place: Place, args: argparse.Namespace) -> Told:
     """Damaged and missing indices made again from the rows."""
-    from wbrag.store.verify import repair
-
     rebuilt = repair(place)
     return Told({"rebuilt": rebuilt}, [f"rebuilt {name}" for name in rebuilt] or [f"{place}: nothing to repair"])
 
 
 def shrink(place: Place, args: argparse.Namespace) -> Told:
     """Small fragments and those with deleted rows written anew."""
-    from wbrag.store.changes import compact
-
     before = current(place)
-    after = compact(place, MADE_BY, args.keep_rows)
+    after = changes.compact(place, MADE_BY, args.keep_rows)
     told = f"has {after.fragments} fragments, version {before.version} {before.fragments}"
     return _made(place, after, told)
 
 
 def collect(place: Place, args: argparse.Namespace) -> Told:
     """Files of versions that are not kept, and what crashed jobs left."""
-    from wbrag.store import changes
-
     keep = max(args.keep, current(place).version - _shown(place) + 1) if args.keep and _shown(place) else args.keep
     names = changes.collect(place, keep, args.grace * 3600, args.dry_run)
     verb = "would remove" if args.dry_run else "removed"
@@ -228,8 +221,6 @@ def purge(place: Place, args: argparse.Namespace) -> Told:
 
 def contributors(place: Place, args: argparse.Namespace) -> Told:
     """The runs that brought units into a knowledge base of many runs."""
-    from wbrag.run.contribute import contributions
-
     found = contributions(Path(place.root))
     lines = [f"{units:>7,} units, {alone:>7,} of it alone  {name}" for name, (units, alone) in found.items()]
     data = {name: {"units": units, "alone": alone} for name, (units, alone) in found.items()}
@@ -238,32 +229,24 @@ def contributors(place: Place, args: argparse.Namespace) -> Told:
 
 def bring(place: Place, args: argparse.Namespace) -> Told:
     """Bring a finished run's units, as they are now, into a knowledge base of many runs."""
-    from wbrag.run.contribute import contribute
-
     made = contribute(Path(args.run), Path(place.root))
     return Told(asdict(made), [str(made)])
 
 
 def take_back(place: Place, args: argparse.Namespace) -> Told:
     """Take out of a knowledge base what a run alone has brought."""
-    from wbrag.run.contribute import withdraw
-
     made = withdraw(Path(place.root), args.name)
     return Told(asdict(made), [str(made)])
 
 
 def move_on(place: Place, args: argparse.Namespace) -> Told:
     """Bring a run's units into another knowledge base, then take them out of this one."""
-    from wbrag.run.contribute import move
-
     went, came = move(Path(place.root), args.name, Path(args.run), Path(args.other))
     return Told({"from": asdict(went), "to": asdict(came)}, [f"{args.other}: {came}", f"{place}: {went}"])
 
 
 def take_out(place: Place, args: argparse.Namespace) -> Told:
     """FlashRAG's corpus and index, and a Parquet table."""
-    from wbrag.store.exchange import export
-
     if (out := place_of(args.folder)).remote:
         raise ConfigError(f"{out}: an export is a folder of this machine; copy it from there")
     facts = export([place, *map(place_of, args.beside)], Path(out.root), args.dtype, args.groups)
@@ -272,8 +255,6 @@ def take_out(place: Place, args: argparse.Namespace) -> Told:
 
 def take_in(place: Place, args: argparse.Namespace) -> Told:
     """A store of FlashRAG's corpus and flat index."""
-    from wbrag.store.exchange import adopt
-
     folder = Path(args.folder)
     index = Path(args.index) if args.index else _only(folder, "*.index")
     corpus = Path(args.corpus) if args.corpus else _only(folder, "*.jsonl")
@@ -310,10 +291,6 @@ def _only(folder: Path, pattern: str) -> Path:
 
 def _encoder(place: Place, file: str) -> Encoder:
     """The encoder of a file like those of conf/encoder/, else the one that the store's notes name."""
-    from omegaconf import OmegaConf
-
-    from wbrag.store.versions import latest
-
     if file:
         settings: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Encoder), OmegaConf.load(file)))
         return Encoder(**asdict(settings))

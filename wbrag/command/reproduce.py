@@ -12,7 +12,7 @@ from wbrag.config import ConfigError, ReproduceConfig, TrainConfig
 from wbrag.experiments.ablation import ablate
 from wbrag.experiments.grid_report import summary, write_grid_report
 from wbrag.experiments.placebos import check_placebos
-from wbrag.experiments.variants import judge, other_temperature, placebo, repeat, trained, transfer
+from wbrag.experiments.variants import Trained, judge, other_temperature, placebo, repeat, trained, transfer
 from wbrag.run.inputs import check_backbone
 from wbrag.run.job import Session
 from wbrag.run.lease import leased
@@ -45,19 +45,14 @@ def reproduce(typed: ReproduceConfig, session: Session) -> None:
                 with noted("/".join(name)):
                     run_point(settings_of[name], session)
             measure_more(typed, out, backbone, session)
-        grid = write_grid_report(out / "report", done(typed, out), list(failed))
+        done = [run_of(out, *name) for name in names if is_done(out, *name)]
+        grid = write_grid_report(out / "report", done, list(failed))
     print(f"\n{summary(grid)}\nreport: {out}/report/report.html")
 
 
 def run_of(out: Path, backbone: str, benchmark: str, method: str) -> Path:
     """The run folder of a point."""
     return out / f"{backbone}-{benchmark}-{method}"
-
-
-def done(typed: ReproduceConfig, out: Path) -> list[Path]:
-    """The finished runs of the grid."""
-    names = product(typed.backbones, typed.benchmarks, typed.methods)
-    return [run_of(out, *name) for name in names if is_done(out, *name)]
 
 
 def is_done(out: Path, backbone: str, benchmark: str, method: str) -> bool:
@@ -93,28 +88,31 @@ def measure_more(typed: ReproduceConfig, out: Path, backbone: str, session: Sess
 
 def measure_as_the_paper(typed: ReproduceConfig, out: Path, backbone: str, session: Session) -> None:
     """Transfer, ablation, placebos, A/A and judge in the named runs, and REPLUG's temperatures: of one backbone."""
+
+    def own(benchmark: str, method: str) -> Trained:
+        return trained(run_of(out, backbone, benchmark, method), session)
+
     for benchmark in typed.transfer:
         with noted(f"transfer {backbone}/{benchmark}"):
             methods = [method for method in typed.methods if is_done(out, backbone, benchmark, method)]
             if len(methods) > 1:
-                transfer([trained(run_of(out, backbone, benchmark, method), session) for method in methods], session)
+                transfer([own(benchmark, method) for method in methods], session)
     for name in typed.ablate:
         with noted(f"ablation {backbone}/{name}"):
-            ablate(trained(named(out, backbone, name), session), typed.thresholds, session)
-    for name in typed.placebo:
-        for one in typed.placebos:
-            with noted(f"placebo {one} {backbone}/{name}"):
-                placebo(trained(named(out, backbone, name), session), one, session)
+            ablate(own(*name.split("/")), typed.thresholds, session)
+    for name, one in product(typed.placebo, typed.placebos):
+        with noted(f"placebo {one} {backbone}/{name}"):
+            placebo(own(*name.split("/")), one, session)
     for name in typed.repeat:
         with noted(f"A/A {backbone}/{name}"):
-            repeat(trained(named(out, backbone, name), session), session)
+            repeat(own(*name.split("/")), session)
     for name in typed.judge:
         with noted(f"judge {backbone}/{name}"):
-            judge(trained(named(out, backbone, name), session), session)
+            judge(own(*name.split("/")), session)
     replug = [name for name in typed.benchmarks if "replug" in typed.methods and is_done(out, backbone, name, "replug")]
     for benchmark, temperature in product(replug, typed.temperatures):
         with noted(f"temperature {temperature} {backbone}/{benchmark}"):
-            other_temperature(trained(run_of(out, backbone, benchmark, "replug"), session), temperature, session)
+            other_temperature(own(benchmark, "replug"), temperature, session)
 
 
 def check_named(typed: ReproduceConfig) -> None:
@@ -126,9 +124,3 @@ def check_named(typed: ReproduceConfig) -> None:
                 grid = f"benchmarks {', '.join(typed.benchmarks)}; methods {', '.join(typed.methods)}"
                 told = f"{key}: {name!r} is no benchmark/method of the grid ({grid})"
                 raise ConfigError(f"{told}; give one of these, or {key}=[]")
-
-
-def named(out: Path, backbone: str, name: str) -> Path:
-    """The run folder of "benchmark/method"."""
-    benchmark, _, method = name.partition("/")
-    return run_of(out, backbone, benchmark, method)

@@ -8,6 +8,7 @@ from textwrap import dedent
 
 from wbrag.command.kb_commands import Begins, Command, Told, carried_out, parser_of
 from wbrag.command.units import shown, tables
+from wbrag.report.trace import life
 from wbrag.run.folder import RunError
 
 
@@ -32,8 +33,6 @@ def trace(run: Path, args: argparse.Namespace) -> Told:
     wbrag trace runs/mine "What river is Oakwick on?"
     wbrag trace runs/mine wb-48a029bd6a0cfeb1
     """
-    from wbrag.report.trace import life
-
     try:
         text = life(tables(run), args.id)
     except RunError:

@@ -26,7 +26,7 @@ from wbrag.life.review import accept, edit, last_live, reject, restore
 from wbrag.report.trace import readers, unit_life, unit_line
 from wbrag.run.decided import decisions_of, hashes_of
 from wbrag.run.folder import read_config, read_left_out, read_waiting, setting_of, unit_rows, updates_of
-from wbrag.schema import unit_id
+from wbrag.schema import contents_of, unit_id
 from wbrag.store.place import place_of
 from wbrag.store.rows import passages_of
 from wbrag.store.search import KnowledgeBase, base_of
@@ -62,7 +62,7 @@ def standing(run: Path, key: str) -> tuple[dict[str, Any], str]:
     told = f"not live since version {since.version}"
     if decided:
         return unit, f"{told}: {decided.unit['id']} stands in its place"
-    left = (row for row in read_left_out(folder) if row["text"] == f"{unit['title']}\n{unit['text']}")
+    left = (row for row in read_left_out(folder) if row["text"] == contents_of(unit))
     why = next((f"{row['kind']}: {row['reason']}" for row in left), _moved(run, unit, since))
     return unit, f"{told}, made by {since.note.get('made_by', 'training')}: {why}"
 

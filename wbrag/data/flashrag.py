@@ -32,11 +32,6 @@ class NotTaken(BadRow):
     """The reason why one row is left out that is as it should be: it is told, and is no fault."""
 
 
-def parse_example(raw: bytes, labelled: bool = True) -> Example:
-    """The example of one line of JSON; errors as `example_of`."""
-    return example_of(json_object(raw), labelled)
-
-
 def example_of(row: dict[str, Any], labelled: bool = True) -> Example:
     """The example of a row, an integer id as a string; BadRow, where `labelled` for no golden answer too."""
     metadata = {} if row.get("metadata") is None else row["metadata"]

@@ -7,7 +7,6 @@ its scores were known has to be asked again from the start.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -21,7 +20,7 @@ from wbrag.experiments.variants import Trained, variant, with_units, written_row
 from wbrag.gates import DocumentDecision, document_gate, utility_gate, with_documents_needed
 from wbrag.report.statistics import mean
 from wbrag.run import pipeline
-from wbrag.run.folder import QUESTIONS, read_rows, write_rows, write_text
+from wbrag.run.folder import QUESTIONS, read_rows, write_record, write_rows
 from wbrag.run.job import Session, complete, opened
 from wbrag.run.retrieve import ASKED, READ_ROWS
 from wbrag.run.writeback import unit_of
@@ -130,7 +129,7 @@ def ablate(own: Trained, thresholds: Mapping[str, Sequence[float]], session: Ses
                 **{"new_calls": new_calls, "folder": str(run.relative_to(own.run))},
             }
         )
-    write_text(own.run / "ablation.json", json.dumps({"variants": records}, indent=2) + "\n")
+    write_record(own.run / "ablation.json", {"variants": records})
     return records
 
 

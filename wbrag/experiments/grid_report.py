@@ -9,7 +9,6 @@ points. The sections, with their tables' columns and what explains them, are dat
 from __future__ import annotations
 
 import argparse
-import json
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +32,7 @@ from wbrag.report.page import Block, Heading, Picture, Pictures, Table, Text, Ve
 from wbrag.report.plots import gain_figure, ranks_figures, tokens_figures, transfer_figures
 from wbrag.report.statistics import RESAMPLES, Floats
 from wbrag.report.tables import count, hundredths, interval, number, p_value, percent, points, tabled, too_few
-from wbrag.run.folder import RunError, read_record, write_text
+from wbrag.run.folder import RunError, read_record, write_record, write_text
 
 Record = Mapping[str, Any]
 Runs = Sequence[Point]
@@ -351,7 +350,7 @@ def write_grid_report(out: Path, runs: Sequence[Path], failed: Sequence[str] = (
     title = f"WriteBack-RAG: the paper's tables from {len(found)} run{'s' if len(found) > 1 else ''}"
     blocks = [Text(first, "lead"), *map(Text, others), *sections]
     write_page(out, title, f"Beside the figures of {paper()['source']}", blocks)
-    write_text(out / "grid.json", json.dumps(grid, indent=2, allow_nan=False) + "\n")
+    write_record(out / "grid.json", grid)
     return grid
 
 
@@ -364,8 +363,7 @@ def text_table(records: Sequence[Record]) -> str:
 def write_comparison(runs: Sequence[Path], report: Path) -> list[dict[str, Any]]:
     """`grid.ways`, also written to units.json and, as a table, to units.md in the folder `report`."""
     records = ways([read_point(run) for run in runs])
-    told = {"runs": [str(run) for run in runs], "ways": records}
-    write_text(report / "units.json", json.dumps(told, indent=2) + "\n")
+    write_record(report / "units.json", {"runs": [str(run) for run in runs], "ways": records})
     write_text(report / "units.md", text_table(records))
     return records
 

@@ -9,7 +9,6 @@ as an evaluation: run.json, predictions/, metrics.json. The run's own knowledge 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -231,7 +230,7 @@ def predicted(own: Trained, job: Job, store: Path, session: Session, anew: bool 
         units = Reread(lambda: folder.unit_rows(job.run, ("id", "example_ids")))
         told = measure([], folder.read_predictions(job.run), setting, training, units)
         told |= {"seconds": job.record.facts["seconds"]}
-        folder.write_text(file, json.dumps(told, indent=2, allow_nan=False) + "\n")
+        folder.write_record(file, told)
     check_errors(job)
     return folder.read_record(file)
 

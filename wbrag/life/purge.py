@@ -42,6 +42,7 @@ from wbrag.run.folder import (
     read_record,
     tables_of,
     updates_of,
+    write_record,
     write_rows,
     write_text,
 )
@@ -89,7 +90,7 @@ class Purge:
 
     def save(self, file: Path) -> None:
         """Write the certificate, whole or not at all."""
-        write_text(file, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        write_record(file, asdict(self))
 
 
 def purge(

@@ -79,6 +79,17 @@ class LLM(Protocol):
         ...
 
 
+def between(tokens: Sequence[Token], start: int, end: int) -> tuple[Token, ...]:
+    """The tokens of this part of their text; one that lies across its edge is cut there."""
+    kept, at = [], 0
+    for token in tokens:
+        part = token.text[max(start - at, 0) : max(end - at, 0)]
+        at += len(token.text)
+        if part:
+            kept.append(Token(part, token.logprob))
+    return tuple(kept)
+
+
 def require_mixture(contents: Sequence[str], weights: Sequence[float]) -> None:
     """ValueError where `contents` and `weights` make no mixture."""
     if len(contents) != len(weights) or not contents:

@@ -303,7 +303,8 @@ def reply_of(body: object, logprobs: bool, opened: bool = False, continued: bool
         raise BadReply(f"not a chat completion ({type(error).__name__}: {error})") from error
     if logprobs and "".join(token.text for token in tokens) != content:
         raise BadReply(f"log-probabilities of {len(tokens)} tokens do not cover the reply {content[:80]!r}")
-    if refusal := next((one["refusal"] for one in (message, *_parts(message)) if one and _refuses(one)), ""):
+    said = (one.get("refusal") for one in (message, *_parts(message)) if isinstance(one, dict))
+    if refusal := next(filter(None, said), ""):
         raise NoAnswer(f"the model declines to answer: {str(refusal)[:80]!r}")
     opened = opened and bool(CUT.search(reason))  # some models do without thoughts now and then
     text = spoken(content, opened)
@@ -311,10 +312,6 @@ def reply_of(body: object, logprobs: bool, opened: bool = False, continued: bool
         raise NoAnswer(_why_none(message, content, reason))
     cut = bool(CUT.search(reason)) if choice.get("finish_reason") else None
     return Reply(text, counts[0], counts[1], spoken_tokens(tokens, opened), cut)
-
-
-def _refuses(part: Any) -> bool:  # noqa: ANN401
-    return isinstance(part, dict) and bool(part.get("refusal"))
 
 
 def _why_none(message: Mapping[str, Any], content: str, reason: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from wbrag.llm import Token
+from wbrag.llm import Token, between
 
 _NAME = (
     r"(?:\w+[:_])?(?:think(?:ing)?|thoughts?|reasoning|reflections?|scratchpad|analysis|monologue|cot)(?:_(?!of)\w+)?"
@@ -61,17 +61,8 @@ def spoken(reply: str, opened: bool = False) -> str:
 
 
 def spoken_tokens(tokens: Sequence[Token], opened: bool = False) -> tuple[Token, ...]:
-    """The tokens of `spoken`; one that lies across its edge is cut there. None of none."""
-    if not tokens:
-        return ()
-    start, end = answer_of("".join(token.text for token in tokens), opened)
-    kept, at = [], 0
-    for token in tokens:
-        part = token.text[max(start - at, 0) : max(end - at, 0)]
-        at += len(token.text)
-        if part:
-            kept.append(Token(part, token.logprob))
-    return tuple(kept)
+    """The tokens of `spoken`; none of none."""
+    return between(tokens, *answer_of("".join(token.text for token in tokens), opened)) if tokens else ()
 
 
 def is_mark(token: str) -> bool:

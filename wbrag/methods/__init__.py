@@ -107,7 +107,6 @@ def check_method(method: config.Method, backbone: config.Backbone, ask: bool = T
     A checkpoint's tokenizer is looked into for Self-RAG's tokens, and an endpoint is asked for one token, unless it
     is not to be asked.
     """
-    _check(method, None)
     _check(method, backbone)
     if ask and backbone.kind == "openai":
         from wbrag.llm.openai import check_endpoint

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import groupby, zip_longest
 
 from wbrag import config
-from wbrag.llm import Reply, Token
+from wbrag.llm import Reply, Token, between
 from wbrag.llm.fit import fit_documents, require_fit
 from wbrag.methods import Answer, Tools, answered, check_probabilities, closed_book
 from wbrag.schema import Document
@@ -89,14 +89,8 @@ def first_sentence(tokens: Sequence[Token]) -> tuple[Token, ...]:
     A sentence ends with `.`, `!` or `?` before white space, a stop of another script, or its line. After an
     abbreviation it ends too early, which costs a round and changes nothing: the next sentence goes on from there.
     """
-    end = match.end() if (match := _SENTENCE_END.search(_text(tokens))) else len(_text(tokens))
-    kept: list[Token] = []
-    for token in tokens:
-        if end <= 0:
-            break
-        kept.append(Token(token.text[:end], token.logprob))
-        end -= len(token.text)
-    return tuple(kept)
+    match = _SENTENCE_END.search(_text(tokens))
+    return between(tokens, 0, match.end()) if match else tuple(tokens)
 
 
 def words_of(tokens: Sequence[Token]) -> list[Word]:

@@ -21,6 +21,7 @@ from itertools import takewhile
 
 from wbrag import config
 from wbrag.llm import FirstToken, Reply, Token
+from wbrag.llm.engine import missing_tokens
 from wbrag.llm.fit import PromptTooLong, Render, require_fit
 from wbrag.methods import (
     Answer,
@@ -69,15 +70,11 @@ def check(method: config.Method, backbone: config.Backbone | None) -> None:
     if not backbone:
         return
     check_distributions(method, backbone)
-    if method.mode == "tokens" and (missing := _missing(backbone)):
+    if method.mode != "tokens":
+        return
+    if missing := missing_tokens(backbone, REFLECTION) if backbone.kind == "vllm" else REFLECTION:
         told = f"method.mode=tokens, but the tokenizer of backbone.model={backbone.model!r} lacks {missing[0]!r}"
         raise config.ConfigError(f"{told} ({len(missing)} of {len(REFLECTION)}); mode=prompted works with any model")
-
-
-def _missing(backbone: config.Backbone) -> Sequence[str]:
-    from wbrag.llm.engine import missing_tokens
-
-    return missing_tokens(backbone, REFLECTION) if backbone.kind == "vllm" else REFLECTION
 
 
 def asks(question: str, tools: Tools) -> list[tuple[Render, int]]:

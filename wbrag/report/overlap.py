@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from wbrag.metrics import acc, normalise
+from wbrag.schema import contents_of
 
 Row = Mapping[str, Any]
 #: The content words of a question and its normalised golden answers, none where they are labels.
@@ -65,7 +66,7 @@ def units_read(row: Row) -> list[Row]:
 
 def holding(documents: Sequence[Row], golden_answers: Sequence[str], language: str = "en") -> list[Row]:
     """The documents whose contents hold a golden answer: it stands in them, both normalised."""
-    return [one for one in documents if acc(f"{one['title']}\n{one['text']}", golden_answers, language)]
+    return [one for one in documents if acc(contents_of(one), golden_answers, language)]
 
 
 class TrainingQuestions:

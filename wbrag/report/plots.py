@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+import numpy as np
+
 from wbrag.report.page import slug
+from wbrag.report.statistics import Floats
 from wbrag.report.tables import points, too_few
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from wbrag.report.statistics import Floats
 
 P = ParamSpec("P")
 Record = Mapping[str, Any]
@@ -140,8 +141,6 @@ def tokens_figures(panels: Panels[Floats]) -> dict[str, str]:
     """Figure 5, a panel a benchmark: tokens of the sources (across) against tokens of the unit, (n, 2): a point a unit,
     a colour a generator, with guides of equal compression.
     """
-    import numpy as np
-
     every = np.concatenate([pairs for panel in panels.values() for pairs in panel.values()])
     right, top = (float(scale * most) for scale, most in zip((1.1, 1.2), every.max(axis=0), strict=True))
 
@@ -190,8 +189,6 @@ def transfer_figures(panels: Mapping[str, tuple[list[str], list[list[float | Non
 
     Each panel holds the methods' names and the differences in points; None where a pair was not measured.
     """
-    import numpy as np
-
     matrices = {title: np.array(matrix, dtype=np.float64) for title, (_, matrix) in panels.items()}
     largest = max(1.0, *(float(np.nanmax(abs(known))) for known in matrices.values()))
     return {title: _transfer(title, panels[title][0], known, largest) for title, known in matrices.items()}
@@ -199,8 +196,6 @@ def transfer_figures(panels: Mapping[str, tuple[list[str], list[list[float | Non
 
 @_svg
 def _transfer(title: str, names: list[str], known: Floats, largest: float) -> Figure:
-    import numpy as np
-
     figure, axes = _empty(f"{title}: answered by", 3.4)
     image = axes.imshow(known, cmap="PuOr_r", vmin=-largest, vmax=largest, aspect="auto")
     colours = image.to_rgba(known)

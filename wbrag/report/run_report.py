@@ -4,7 +4,6 @@ pipeline left behind; and what a terminal shows of it. The questions without ove
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
@@ -191,11 +190,11 @@ def write_report(run: Path) -> dict[str, Any]:
     ]
     method = f"{setting.method} RAG ({how})" if how else f"{setting.method} RAG"
     subtitle = f"WriteBack-RAG with {method} on {setting.backbone}, seed {setting.seed}"
-    folder.write_text(run / "harms.jsonl", "".join(json.dumps(harm, ensure_ascii=False) + "\n" for harm in worse))
+    folder.write_records(run / "harms.jsonl", worse)
     if checked:
         folder.write_text(run / "units_sample.md", sample_page(checked, setting.seed))
     write_page(run, f"{setting.benchmark}: before and after write-back", subtitle, blocks)
-    folder.write_text(run / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    folder.write_record(run / "metrics.json", metrics)
     return metrics
 
 

@@ -186,7 +186,7 @@ def _changed(texts: Set[str], readings: Iterable[Row], setting: Setting) -> Mapp
     """
     found: dict[str, list[Row]] = {text: [] for text in texts}
     for row in readings if texts else ():
-        read = {f"{one['title']}\n{one['text']}" for one in units_read(row)} & texts
+        read = set(map(contents_of, units_read(row))) & texts
         wanted = [text for text in read if len(found[text]) < QUESTIONS_SHOWN]
         if wanted and not row["error"] and setting.score(row, "base") != setting.score(row, "writeback"):
             for text in wanted:
@@ -223,8 +223,8 @@ def judged(
         sources = [passages[key] for key in unit["source_ids"] if key in passages]
         question = next((questions[key] for key in unit["example_ids"] if key in questions), "")
         if sources and len(sources) == len(unit["source_ids"]):
-            held = [f"{passage['title']}\n{passage['text']}" for passage in sources]
-            found.append((unit, sources, checked(unit["title"], unit["text"], held, question, prompt_words)))
+            held = checked(unit["title"], unit["text"], [*map(contents_of, sources)], question, prompt_words)
+            found.append((unit, sources, held))
     return found
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from wbrag.report.page import retold
-from wbrag.run.folder import UPDATES, read_record, trained_run, write_text
+from wbrag.run.folder import UPDATES, read_record, trained_run, write_record, write_text
 from wbrag.store.versions import pair
 
 #: What holds folders with a report of their own, beside the run's.
@@ -26,11 +25,6 @@ def versions_of(run: Path) -> dict[str, dict[str, int | None]]:
     return {"measured": {name: known.get(name) for name in now}, "now": now}
 
 
-def moved_on(versions: dict[str, dict[str, int | None]]) -> bool:
-    """Whether a store has another version than the one that was measured."""
-    return any(number is not None and versions["now"][name] != number for name, number in versions["measured"].items())
-
-
 def versions_told(run: Path, versions: dict[str, dict[str, int | None]]) -> str:
     """What a page says of them: when it was measured, with which versions, and where to look once they are old; ""
     where nothing of it is known.
@@ -39,7 +33,7 @@ def versions_told(run: Path, versions: dict[str, dict[str, int | None]]) -> str:
     day = str(read_record(run / "run.json").get("measured_at", ""))[:16]
     parts = [f"version {measured[name]} of {called}" for name, called in NAMES.items() if measured[name] is not None]
     told = f"Measured{f' {day} UTC' if day else ''}{f' with {_and(parts)}' if parts else ''}." if day or parts else ""
-    if not moved_on(versions):
+    if all(number in (None, now[name]) for name, number in measured.items()):
         return told
     newer = [f"version {now[name]} of {NAMES[name]}" for name in NAMES if now[name] not in (None, measured[name])]
     own = _own(run)
@@ -60,7 +54,7 @@ def stamp(run: Path) -> None:
         for page in (folder / name for name in ("report.html", "report.md")):
             if page.is_file():
                 write_text(page, retold(page.read_text(encoding="utf-8"), told))
-        write_text(folder / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+        write_record(folder / "metrics.json", metrics)
 
 
 def stamp_around(store: object) -> None:

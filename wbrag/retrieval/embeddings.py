@@ -1,4 +1,6 @@
-"""The encoder behind an OpenAI-compatible endpoint for embeddings: HTTP alone, as whoever only searches has no SDK."""
+"""The encoder behind an OpenAI-compatible endpoint for embeddings: HTTP alone, as whoever only searches has no SDK. So
+what may pass is tried again by code of its own here, where the SDK does it for a generator (`wbrag.llm.openai`).
+"""
 
 from __future__ import annotations
 

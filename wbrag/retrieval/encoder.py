@@ -8,8 +8,9 @@ import os
 import re
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,25 +46,6 @@ def passage_text(title: str, text: str) -> str:
     return f"{title}\n{text}".strip()
 
 
-def open_encoder(cfg: config.Encoder, *, device: str | None = None, threads: int = 0) -> Encoder:
-    """The encoder that `cfg.kind` names; ConfigError for another kind.
-
-    device: "cpu", "cuda", or None for what is there. threads: torch threads on CPU; 0 leaves torch alone, which in
-    a Ray actor means one. Neither belongs to the fingerprint.
-    """
-    match cfg.kind:
-        case "sentence_transformers":
-            return SentenceTransformerEncoder(cfg, device, threads)
-        case "hashing":
-            return HashingEncoder(cfg, cfg.dimension or 256, "hashing-1")
-        case "openai":
-            from wbrag.retrieval.embeddings import EndpointEncoder
-
-            return EndpointEncoder(cfg)
-    known = "'sentence_transformers', 'openai' or 'hashing'"
-    raise config.ConfigError(f"encoder.kind: {cfg.kind!r} is not known; choose {known}")
-
-
 class SentenceTransformerEncoder(Encoder):
     """A sentence-transformers model computed in float32; its own pooling, this module's normalisation.
 
@@ -77,9 +59,8 @@ class SentenceTransformerEncoder(Encoder):
 
         if threads:
             torch.set_num_threads(threads)
-        say_nothing_while_loading()
         folder = model_folder(cfg.model)
-        self.model = SentenceTransformer(str(folder or cfg.model), device=device, local_files_only=folder is not None)
+        self.model = loaded(SentenceTransformer, cfg.model, device=device)
         self.model.float().eval()
         self.model.max_seq_length = cfg.max_length
         self.model.default_prompt_name = None  # prefixes come from the config alone
@@ -142,11 +123,15 @@ def unit_fp16(vectors: np.ndarray) -> np.ndarray:
     return unit.astype(np.float16)
 
 
-def say_nothing_while_loading() -> None:
-    """No progress bar of weights on stderr: whoever searches in an app has not asked for one."""
+def loaded(kind: Callable[..., Any], model: str, **how: Any) -> Any:  # noqa: ANN401 - sentence-transformers'
+    """A model of this class, from `model_folder` or a hub; without a progress bar of weights on stderr, which whoever
+    searches in an app has not asked for.
+    """
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    folder = model_folder(model)
+    return kind(str(folder or model), local_files_only=folder is not None, **how)
 
 
 def model_folder(model: str) -> Path | None:

@@ -1,4 +1,6 @@
-"""Encoder actors: a library and a model that take seconds to load, loaded once and lent to whatever needs vectors."""
+"""Encoders opened, and the actors that hold them: a library and a model that take seconds to load, loaded once and lent
+to whatever needs vectors.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from math import ceil
 from typing import Any, TypeVar
 
 from wbrag import config
-from wbrag.retrieval.encoder import open_encoder
+from wbrag.retrieval.encoder import Encoder, HashingEncoder, SentenceTransformerEncoder
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,25 @@ LOOK_SECONDS = 1.0
 
 Made = TypeVar("Made")
 Watched = Callable[[str, Iterable[Any], int, Callable[[Any], int]], Iterable[Any]]
+
+
+def open_encoder(cfg: config.Encoder, *, device: str | None = None, threads: int = 0) -> Encoder:
+    """The encoder that `cfg.kind` names; ConfigError for another kind.
+
+    device: "cpu", "cuda", or None for what is there. threads: torch threads on CPU; 0 leaves torch alone, which in
+    a Ray actor means one. Neither belongs to the fingerprint.
+    """
+    match cfg.kind:
+        case "sentence_transformers":
+            return SentenceTransformerEncoder(cfg, device, threads)
+        case "hashing":
+            return HashingEncoder(cfg, cfg.dimension or 256, "hashing-1")
+        case "openai":
+            from wbrag.retrieval.embeddings import EndpointEncoder
+
+            return EndpointEncoder(cfg)
+    known = "'sentence_transformers', 'openai' or 'hashing'"
+    raise config.ConfigError(f"encoder.kind: {cfg.kind!r} is not known; choose {known}")
 
 
 class HeldEncoder:

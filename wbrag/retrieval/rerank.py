@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from wbrag.config import ConfigError
-from wbrag.retrieval.encoder import model_folder, passage_text, say_nothing_while_loading
+from wbrag.retrieval.encoder import loaded, passage_text
 from wbrag.schema import Document
 
 #: Pairs that are read at once.
@@ -24,10 +24,7 @@ class Reranker:
         from sentence_transformers import CrossEncoder
         from torch.nn import Sigmoid
 
-        say_nothing_while_loading()
-        folder = model_folder(model)
-        how = {"device": device, "local_files_only": folder is not None, "activation_fn": Sigmoid()}
-        self.encoder = CrossEncoder(str(folder or model), **how)
+        self.encoder = loaded(CrossEncoder, model, device=device, activation_fn=Sigmoid())
         if (labels := int(self.encoder.config.num_labels)) != 1:
             raise ConfigError(f"reranker={model}: has {labels} labels, a reranker has one")
         self._one_at_a_time = threading.Lock()  # a tokenizer that two threads use at once raises "Already borrowed"

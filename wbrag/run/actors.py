@@ -26,6 +26,8 @@ from wbrag.algorithm import CountedLLM, answer_question, train_example
 from wbrag.config import Backbone, ConfigError, TrainConfig, one_unit_an_example
 from wbrag.llm import LLM
 from wbrag.llm.engine import model_path
+from wbrag.llm.scripted import ScriptedLLM, read
+from wbrag.llm.vllm import VllmEngine
 from wbrag.methods import Tools
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoding import Encoders, got, lost
@@ -66,12 +68,8 @@ def open_llm(backbone: Backbone) -> LLM:
     """The generator that `backbone.kind` names; ConfigError for another kind."""
     match backbone.kind:
         case "vllm":
-            from wbrag.llm.vllm import VllmEngine
-
             return VllmEngine(backbone)
         case "scripted":
-            from wbrag.llm.scripted import ScriptedLLM, read
-
             return ScriptedLLM(read, backbone.max_model_len, remember=False)
         case "openai":
             from wbrag.llm.openai import Endpoint

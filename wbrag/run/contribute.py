@@ -82,12 +82,12 @@ def contribute(run: Path, kb: Path) -> Contribution:
         here = current(kb / "base")
         if passages.encoder != here.encoder:
             raise StoreError(f"{kb}: encoder is {here.encoder!r}, that of {run} {passages.encoder!r}")
-        table = _table(run / "writeback", brought) if brought else None
-        units = table.select(_told(table)).to_pylist() if table is not None else []
+        table = rows.opened(run / "writeback", brought).to_table() if brought else None
+        units = table.drop_columns([rows.VECTOR]).to_pylist() if table is not None else []
         ids = {key for unit in units for key in unit["source_ids"]}
-        good, elsewhere = at_home(units, hashes_of(own, passages, ids), hashes_of(kb / "base", here, ids))
+        good = at_home(units, hashes_of(own, passages, ids), hashes_of(kb / "base", here, ids))
         versions = _changed(kb, run_name(run), good, table, (run / "writeback", brought))
-        return _contribution(kb, run_name(run), len(elsewhere), versions)
+        return _contribution(kb, run_name(run), len(units) - len(good), versions)
 
 
 def withdraw(kb: Path, name: str) -> Contribution:
@@ -111,7 +111,7 @@ def move(kb: Path, name: str, run: Path, other: Path) -> tuple[Contribution, Con
 def contributions(kb: Path) -> dict[str, tuple[int, int]]:
     """For each run that brought units into a knowledge base how many, and how many of them it alone."""
     version = latest(kb / "writeback")
-    return shares(_runs(_table(kb / "writeback", version))) if version else {}
+    return shares(_runs(rows.opened(kb / "writeback", version).to_table())) if version else {}
 
 
 def _known(kb: Path, name: str) -> None:
@@ -133,7 +133,7 @@ def _changed(
     store, base = kb / "writeback", current(kb / "base")
     while True:
         before = latest(store)
-        live = _table(store, before) if before else None
+        live = rows.opened(store, before).to_table() if before else None
         there = _sound(_runs(live) if live is not None else [], kb, before, base)
         decisions = decisions_of(store)
         made, _ = decided(merged(there, name, units), decisions, what_is_said(kb / "base", decisions))
@@ -205,15 +205,7 @@ def _sound(live: list[Row], kb: Path, before: Version | None, base: Version) -> 
     return [row for row in live if changed.isdisjoint(row["source_ids"])]
 
 
-def _table(store: Path, version: Version) -> pa.Table:
-    return rows.opened(store, version).to_table()
-
-
-def _told(table: pa.Table) -> list[str]:
-    return [name for name in table.column_names if name != rows.VECTOR]
-
-
 def _runs(table: pa.Table) -> list[Row]:
-    others = [table.schema.field(name) for name in _told(table) if name != RUNS.name]
+    others = [field for field in table.schema if field.name not in (rows.VECTOR, RUNS.name)]
     found: list[Row] = rows.filled(table, pa.schema([*others, RUNS])).to_pylist()
     return found

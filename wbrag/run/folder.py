@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -87,9 +87,8 @@ def refuse_updated(run: Path, instead: str = f"wbrag update goes on, and its tab
     """RunError, with what to do `instead`, for a run whose knowledge base has followed its documents since: its own
     tables are not of it.
     """
-    purged = (run / PURGES).is_dir()
-    if purged or (run / UPDATES).is_dir():
-        what = f"passages were purged ({PURGES}/)" if purged else "was updated"
+    if follows(run):
+        what = f"passages were purged ({PURGES}/)" if (run / PURGES).is_dir() else "was updated"
         raise RunError(f"{run}: {what} since it was trained; {instead}")
 
 
@@ -129,6 +128,16 @@ def read_records(path: Path) -> list[Row]:
     """The objects of a JSON Lines file, [] where the file is not there; RunError with file and line."""
     lines = _text(path).split("\n") if path.exists() else []
     return [_object(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all; ValueError for what is not a number."""
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write objects as JSON Lines, whole or not at all."""
+    write_text(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records))
 
 
 def _object(text: str, where: str) -> Row:

@@ -40,7 +40,7 @@ from wbrag.methods import check_method, method_identity
 from wbrag.prompts import prompts_of
 from wbrag.retrieval.encoder import folder_hash, model_folder
 from wbrag.retrieval.merge import check_merge, check_retrieval
-from wbrag.run.folder import read_config, write_text
+from wbrag.run.folder import read_config, write_records, write_text
 from wbrag.run.lease import in_turn
 from wbrag.run.lookup import FILES, Rows
 from wbrag.run.progress import working
@@ -343,11 +343,6 @@ def identity_of(cfg: TrainConfig, training: bool = True) -> Identity:
     }
 
 
-def _test_identity(cfg: TrainConfig, cache: Path) -> str:
-    there = given_hash(cfg.benchmark.test or cfg.benchmark.train, cache)
-    return there if cfg.benchmark.test else f"{cfg.benchmark.test_share} of {there}"
-
-
 def fingerprinted(cfg: Corpus, cache: Path) -> str:
     """What changes the passages of a corpus: its content, which columns are read, and how long documents are cut."""
     cut = cfg.chunk_words if any(is_document(file.name) for file in files_of(located(cfg.corpus, cache))) else None
@@ -613,7 +608,7 @@ def told_left_out(rejected: Sequence[Rejected]) -> str:
 
 def write_quarantine(rejected: Iterable[Rejected], path: Path) -> None:
     """Write the rejected rows as JSONL, one object per row; whole or not at all; an empty file says there are none."""
-    write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rejected))
+    write_records(path, map(asdict, rejected))
 
 
 def over_budget(name: str, failed: int, rows: int, max_error_rate: float, first: str) -> OverErrorBudget | None:

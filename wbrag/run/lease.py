@@ -73,7 +73,7 @@ def leased(folder: Path) -> Iterator[None]:
         yield
         return
     try:
-        with _held(file, patient=False):
+        with in_turn(file, patient=False):
             _own.add(file)
             yield
     finally:
@@ -83,14 +83,10 @@ def leased(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def in_turn(lock: Path) -> Iterator[None]:
-    """The block when no other process is in one with this file. Who waits says for whom; a dead one lets go."""
-    with _held(lock, patient=True):
-        yield
-
-
-@contextmanager
-def _held(file: Path, patient: bool) -> Iterator[None]:
+def in_turn(file: Path, patient: bool = True) -> Iterator[None]:
+    """The block when no other process is in one with this file. Who waits says for whom; a dead one lets go. The
+    impatient get a ConfigError that names the holder.
+    """
     make_folder(file.parent)
     descriptor = _taken(file, patient)
     since = datetime.now().astimezone().isoformat(" ", "seconds")

@@ -191,10 +191,10 @@ def sorted_places(keys: Iterable[str]) -> Numbers:
     return np.asarray(pc.sort_indices(texts), dtype=np.int64)
 
 
-def batched(some: Iterable[Any], size: int = BATCH_ROWS) -> Iterator[list[Any]]:
-    """The things in lists of so many."""
+def batched(some: Iterable[Any]) -> Iterator[list[Any]]:
+    """The things in lists of BATCH_ROWS."""
     left = iter(some)
-    while part := list(islice(left, size)):
+    while part := list(islice(left, BATCH_ROWS)):
         yield part
 
 

@@ -18,7 +18,7 @@ from wbrag.data.questions import Asked, asked_of
 from wbrag.metrics import normalise
 from wbrag.prompts import Prompts
 from wbrag.run.actors import open_llm
-from wbrag.run.folder import write_text
+from wbrag.run.folder import write_records
 from wbrag.run.inputs import check_backbone, over_budget, read_corpus
 from wbrag.schema import PASSAGE, Document, Example
 from wbrag.store.build import cut, read_rows
@@ -40,19 +40,14 @@ def make_questions(cfg: QuestionsConfig) -> tuple[list[Example], list[Asked]]:
     if cfg.judge not in ("labels", "llm") or cfg.count < 1:
         raise ConfigError(f"judge={cfg.judge!r} has to be labels or llm, count={cfg.count} at least 1")
     check_backbone(cfg.backbone)
-    try:
-        prompts = Prompts(cfg.backbone.prompts | cfg.prompts)
-    except KeyError as error:
-        raise ConfigError(str(error.args[0])) from error
+    prompts = Prompts(cfg.backbone.prompts | cfg.prompts)
     cache = Path(cfg.cache_dir).absolute() if cfg.cache_dir else out.parent / "cache"
     corpus, _ = read_corpus(cfg, cache)
     made, left = asyncio.run(_made(cfg, corpus, prompts))
     if not made:
         raise InputError(f"corpus={cfg.corpus}: no question could be made of {len(left)} passages: {left[0].reason}")
-    lines = [asdict(one) | {"metadata": json.loads(one.metadata)} for one in made]
-    told = [{"id": one.source, "reason": one.reason} for one in left]
-    for path, rows in ((out.with_suffix(".left_out.jsonl"), told), (out, lines)):
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_records(out.with_suffix(".left_out.jsonl"), ({"id": one.source, "reason": one.reason} for one in left))
+    write_records(out, (asdict(one) | {"metadata": json.loads(one.metadata)} for one in made))
     return made, left
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -19,7 +18,7 @@ import pyarrow as pa
 from omegaconf import OmegaConf
 
 from wbrag.config import TrainConfig, fingerprint
-from wbrag.run.folder import now, read_record, write_text
+from wbrag.run.folder import now, read_record, write_record, write_text
 from wbrag.run.inputs import Identity, refuse_other_settings
 from wbrag.run.lease import own_command
 from wbrag.run.progress import Counts, working
@@ -57,7 +56,7 @@ class RunRecord:
 
     def save(self) -> None:
         """Write run.json, whole or not at all."""
-        write_text(self.path, json.dumps(self.facts, indent=2, ensure_ascii=False) + "\n")
+        write_record(self.path, self.facts)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

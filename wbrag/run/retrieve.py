@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import islice
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -32,11 +32,9 @@ from wbrag.run.progress import watched
 from wbrag.schema import DOCUMENT, EXAMPLE, KNOWN, Document, document_rows, documents_of
 from wbrag.store.fulltext import FullText
 from wbrag.store.place import place_of
+from wbrag.store.search import KnowledgeBase
 from wbrag.store.vectors import gpus
 from wbrag.store.versions import DAY, Version, named, pinned, read_version, reading
-
-if TYPE_CHECKING:
-    from wbrag.store.search import KnowledgeBase
 
 #: Questions encoded and searched at once.
 RETRIEVE_ROWS = 256
@@ -73,15 +71,8 @@ class Knowledge:
 
     def open(self, **how: Any) -> KnowledgeBase:  # noqa: ANN401 - as KnowledgeBase has it
         """The knowledge base; `how` as its other arguments."""
-        from wbrag.store.search import KnowledgeBase
-
         how |= {"merge": self.cfg.merge, "nprobe": self.cfg.index.nprobe, "retrieval": self.cfg.retrieval}
         return KnowledgeBase(self.base, self.writeback, versions=self.versions, **how)
-
-
-def held_between(cfg: TrainConfig, base: Version) -> int:
-    """In how many shards actors may hold a base between them: ranks by words and a reranker's candidates are of all."""
-    return base.fragments if cfg.retrieval == Retrieval() else 1
 
 
 def retrieve_all(cfg: TrainConfig, questions: Rows, base: Path, encoders: Encoders, number: int = 0) -> SharedRows:
@@ -92,15 +83,13 @@ def retrieve_all(cfg: TrainConfig, questions: Rows, base: Path, encoders: Encode
     with pinned(base, number, 7 * DAY) as record:
         folder = cache_of(cfg) / f"retrieved-{fingerprint(named(record), cfg.k, search_identity(cfg))}"
         asked = SharedRows(folder, FOUND).missing(questions)
-        if not len(asked):
-            return SharedRows(folder, FOUND)
-        if cfg.retrieval.kind != "dense":
-            FullText(place_of(base), record)  # once, and not by every actor
-        actors, stores = encoders.start(), Knowledge(cfg, base, versions=(record.version, 0))
-        search = MethodSearch(actors, held_between(cfg, record), opening_of(stores, encoders))
-        found = watched("retrieve", retrieved(search, asked), len(asked), len)
-        for first in found:  # a killed run has lost what is not yet a file
-            share(folder, pa.concat_tables([first, *islice(found, FILE_BATCHES - 1)]))
+        if len(asked):
+            if cfg.retrieval.kind != "dense":
+                FullText(place_of(base), record)  # once, and not by every actor
+            search = searching(encoders, Knowledge(cfg, base, versions=(record.version, 0)), record)
+            found = watched("retrieve", retrieved(search, asked), len(asked), len)
+            for first in found:  # a killed run has lost what is not yet a file
+                share(folder, pa.concat_tables([first, *islice(found, FILE_BATCHES - 1)]))
     return SharedRows(folder, FOUND)
 
 
@@ -123,9 +112,8 @@ def retrieved(search: MethodSearch, questions: Rows) -> Iterator[pa.Table]:
                 reference = ask(batch)
 
     asked = deque[tuple[list[str], Any]]()  # in order
-    for start in range(0, len(questions), RETRIEVE_ROWS):
-        some = np.arange(start, min(start + RETRIEVE_ROWS, len(questions)))
-        batch = questions.take(some, ["question"])["question"].to_pylist()
+    for some in questions.batches(["question"], RETRIEVE_ROWS):
+        batch = some["question"].to_pylist()
         asked.append((batch, ask(batch)))
         if len(asked) > AHEAD * len(search.actors):
             yield found(*asked.popleft())
@@ -154,11 +142,6 @@ class Opening:
     gpu_share: float = 0.0
     shard: tuple[int, int] = (0, 1)
     name: str = field(default_factory=lambda: uuid4().hex)
-
-
-def opening_of(stores: Knowledge, encoders: Encoders) -> Opening:
-    """How these encoders open the stores."""
-    return Opening(stores, encoders.sharers, encoders.gpu_share)
 
 
 def in_order(examples: Rows, found: SharedRows) -> Iterator[pa.Table]:
@@ -244,6 +227,15 @@ class MethodSearch:
                 await asyncio.to_thread(self.regroup)
 
 
+def searching(encoders: Encoders, stores: Knowledge, base: Version) -> MethodSearch:
+    """A search of these stores, the base in this version, on encoders, which are started."""
+    actors = encoders.start()
+    shards = (
+        base.fragments if stores.cfg.retrieval == Retrieval() else 1
+    )  # ranks by words, and a reranker's, are of all
+    return MethodSearch(actors, shards, Opening(stores, encoders.sharers, encoders.gpu_share))
+
+
 @contextmanager
 def lent_search(
     cfg: TrainConfig, encoders: Encoders, base: Path, writeback: Path | None = None
@@ -260,9 +252,8 @@ def lent_search(
     with reading(base, writeback) as versions, ExitStack() as ended:
         if lenders is not encoders:
             ended.callback(lenders.stop)
-        actors, record = lenders.start(), read_version(place_of(base), versions[0])
-        opening = opening_of(Knowledge(cfg, base, writeback, versions), lenders)
-        yield MethodSearch(actors, held_between(cfg, record), opening)
+        record = read_version(place_of(base), versions[0])
+        yield searching(lenders, Knowledge(cfg, base, writeback, versions), record)
 
 
 def search_block(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wbrag.run.folder import read_record, write_rows, write_text
+from wbrag.run.folder import read_record, write_record, write_rows
 from wbrag.schema import PASSAGE
 
 #: The file of a run's tombstones.
@@ -30,8 +29,7 @@ def bury(run: Path, stones: Tombstones) -> None:
     if not stones:
         (run / TOMBSTONES).unlink(missing_ok=True)
         return
-    told = {key: sorted(hashes) for key, hashes in sorted(stones.items())}
-    write_text(run / TOMBSTONES, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+    write_record(run / TOMBSTONES, {key: sorted(hashes) for key, hashes in sorted(stones.items())})
 
 
 def said(title: str, text: str) -> str:

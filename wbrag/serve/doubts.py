@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import Any
 
+from wbrag.schema import contents_of
 from wbrag.units.faithful import checked
 from wbrag.units.sentences import folded, sentences, tokens, words
 
@@ -62,7 +63,7 @@ def unfaithful(unit: Row, sources: Mapping[str, Row]) -> str:
         return f"source {gone[0]} is not in the base any more"
     if not there:
         return "it names no source"
-    told = checked(unit["title"], unit["text"], [f"{one['title']}\n{one['text']}" for one in there], "")
+    told = checked(unit["title"], unit["text"], list(map(contents_of, there)), "")
     return next((f"{one.kind}, {one.reason}: {one.sentence}" for one in told.cut), "")
 
 

@@ -26,8 +26,9 @@ from wbrag import config
 from wbrag.data.benchmarks import InputError, corpus_rows, passage_row, write_corpus
 from wbrag.data.files import Given
 from wbrag.data.flashrag import BadRow, passage_of
-from wbrag.retrieval.encoder import Encoder, open_encoder
-from wbrag.schema import PASSAGE, SEEN_BY
+from wbrag.retrieval.encoder import Encoder
+from wbrag.retrieval.encoding import open_encoder
+from wbrag.schema import PASSAGE, SEEN_BY, contents_of
 from wbrag.store import rows
 from wbrag.store.build import addition, cut, read_rows
 from wbrag.store.changes import publish, write_piece
@@ -115,7 +116,7 @@ def _write(folder: Path, opened: Sequence[Any], dimension: int, dtype: str, grou
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:
     """A row as a line of the corpus; its label, if it has one, so that `write_corpus` reads the same again."""
-    line = {"id": row["id"], "contents": f"{row['title']}\n{row['text']}"}
+    line = {"id": row["id"], "contents": contents_of(row)}
     label = row.get(SEEN_BY.name, EVERYBODY)
     return line if label == EVERYBODY else line | {SEEN_BY.name: NOBODY if label is None else label}
 

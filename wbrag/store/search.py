@@ -351,11 +351,6 @@ class Pair:
     columns: pa.Schema  # of both
     merge: config.Merge
 
-    @property
-    def units(self) -> Version | None:
-        """The version of the write-back store, None without units."""
-        return self.stores["writeback"].version if "writeback" in self.stores else None
-
     def fold(
         self,
         asked: Asked,
@@ -482,7 +477,8 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
     @property
     def writeback(self) -> Version | None:
         """The version of the write-back store that is open now, None without units."""
-        return self._pair.units
+        units = self._pair.stores.get("writeback")
+        return units.version if units else None
 
     @property
     def merge(self) -> config.Merge:

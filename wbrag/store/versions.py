@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from wbrag import config
-from wbrag.retrieval.encoder import Encoder, open_encoder
+from wbrag.retrieval.encoder import Encoder
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.store.files import StoreError, dump_json, sha256_bytes
 from wbrag.store.place import VERSIONS, Facts, Place, Where, nothing_there, place_of
 from wbrag.store.vectors import INDEX, Spec
@@ -166,21 +167,19 @@ def paired(where: Where, base: Version, note: dict[str, Any]) -> Version:
     return commit(where, change)
 
 
-def renoted(where: Where, change: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
+def renoted(where: Where, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Write the records of a folder's versions anew with what `change` makes of their notes, the oldest first, and each
-    with the hash of the one before as it is now; how many have other notes. Cut short, the same call goes on.
+    with the hash of the one before as it is now. Cut short, the same call goes on.
     """
-    place, parent, count = place_of(where), None, 0
+    place, parent = place_of(where), None
     for number in numbers(place):
         before = read_version(place, number)
         made = replace(before, note=change(before.note), parent=parent)
         if made != before:
-            count += made.note != before.note
             with place.scratch() as folder:
                 (folder / "record").write_bytes(record_of(made))
                 place.put(record_name(number), folder / "record")
         parent = named(made)[1]
-    return count
 
 
 @contextmanager

@@ -36,10 +36,8 @@ def shares(live: Sequence[Row]) -> dict[str, tuple[int, int]]:
     return dict(sorted(found.items()))
 
 
-def at_home(units: Sequence[Row], own: Mapping[str, str], here: Mapping[str, str]) -> tuple[list[Row], list[Row]]:
-    """Those of a run's units whose sources say in a knowledge base what they say to the run, and the others; `own` and
-    `here` are hashes of passages by id.
+def at_home(units: Sequence[Row], own: Mapping[str, str], here: Mapping[str, str]) -> list[Row]:
+    """Those of a run's units whose sources say in a knowledge base what they say to the run; `own` and `here` are
+    hashes of passages by id.
     """
-    there = [all(key in here and here[key] == own.get(key) for key in unit["source_ids"]) for unit in units]
-    kept = [unit for unit, good in zip(units, there, strict=True) if good]
-    return kept, [unit for unit, good in zip(units, there, strict=True) if not good]
+    return [unit for unit in units if all(key in here and here[key] == own.get(key) for key in unit["source_ids"])]

@@ -11,7 +11,7 @@ from wbrag.config import ConfigError
 from wbrag.llm import LLM
 from wbrag.llm.fit import ask
 from wbrag.prompts import Prompts
-from wbrag.retrieval.encoder import model_folder, say_nothing_while_loading
+from wbrag.retrieval.encoder import loaded
 from wbrag.schema import Document
 from wbrag.units.faithful import Critic
 
@@ -50,9 +50,7 @@ def nli_critic(model: str, device: str | None = None) -> Critic:
     """
     from sentence_transformers import CrossEncoder
 
-    say_nothing_while_loading()
-    folder = model_folder(model)
-    encoder = CrossEncoder(str(folder or model), device=device, local_files_only=folder is not None)
+    encoder = loaded(CrossEncoder, model, device=device)
     labels = {int(place): str(label).lower() for place, label in encoder.config.id2label.items()}
     entailment = next((place for place, label in labels.items() if label.startswith("entail")), None)
     if entailment is None:

@@ -47,12 +47,9 @@ _PLACED = frozenset("new old north south east west saint st san santa los las el
 
 
 @dataclass(frozen=True, slots=True)
-class _Text:
+class _Text(Tokens):
     """The tokens of a source; `starts` are the places where its sentences begin, and where the last one ends."""
 
-    words: tuple[str, ...]
-    capitals: frozenset[int]
-    edges: frozenset[int]
     starts: tuple[int, ...]
     joined: str
 
