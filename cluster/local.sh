@@ -11,7 +11,12 @@ test -f ~/.ray/auth_token || (umask 077 && .venv/bin/ray get-auth-token --genera
 
 # 4 logical CPUs a worker whatever the machine has: with fewer in all, a resumed run waits for ever. The nodes share one
 # address: each needs ports of its own, and one log monitor does for all.
+echo "looking for a Ray on port 6379; three nodes are started where there is none" >&2
 if ! .venv/bin/ray status --address 127.0.0.1:6379 >/dev/null 2>&1; then
+    if (exec 3<>/dev/tcp/127.0.0.1/8265) 2>/dev/null; then
+        echo "error: port 8265, the dashboard's, is taken, perhaps by another Ray, which would get the job; end it first" >&2
+        exit 2
+    fi
     .venv/bin/ray start --head --port 6379 --dashboard-host 127.0.0.1 --num-cpus 0 --num-gpus 0 \
         --object-store-memory 536870912
     for _ in 1 2; do

@@ -228,7 +228,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 def test_an_empty_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(content)
-    refused(path, r"data.jsonl: no valid row among 0$")
+    refused(path, r"data.jsonl: no valid row among 0; it is empty$")
 
 
 def test_a_file_without_one_valid_row_is_refused_with_its_first_fault(tmp_path: Path) -> None:

@@ -207,6 +207,12 @@ def test_what_slurm_gives_symmetric_run_is_taken_by_ray(slurm: dict[str, str], c
     assert {"--num-cpus", "--num-gpus"} <= known
 
 
+def taken(port: int) -> bool:
+    """Whether something listens there."""
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture
 def local(tmp_path: Path, calls: Path) -> Callable[..., int]:
     """Runs local.sh in a clone of its own, with stand-ins for Ray and Python; gives its exit code."""
@@ -216,6 +222,8 @@ def local(tmp_path: Path, calls: Path) -> Callable[..., int]:
     (clone / "cluster").mkdir()
     shutil.copy(CLUSTER / "local.sh", clone / "cluster")
     given = os.environ | {"HOME": str(tmp_path), "CALLS": str(calls)}
+    if taken(8265):
+        pytest.skip("port 8265, the dashboard's, is taken on this machine")
 
     def run(*settings: str, **more: str) -> int:
         command = ["bash", str(clone / "cluster" / "local.sh"), *settings]
@@ -236,6 +244,15 @@ def test_local_starts_a_head_and_two_workers_once_all_with_a_token(local: Callab
     local(*WORLD)
     assert len([one for one in noted(calls, "ray") if " start " in one]) == 3
     assert len([one for one in noted(calls, "ray") if "get-auth-token" in one]) == 1
+
+
+def test_local_starts_nothing_where_another_dashboard_would_get_the_job(
+    local: Callable[..., int], calls: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 8265)):
+        assert local(*WORLD) == 2
+    assert "port 8265, the dashboard's, is taken" in capfd.readouterr().err
+    assert not [one for one in noted(calls, "ray") if " start " in one]
 
 
 def test_local_submits_what_it_is_given_and_ends_with_its_code(local: Callable[..., int], calls: Path) -> None:

@@ -506,6 +506,7 @@ def test_the_command_serves_until_it_is_stopped(made: Path) -> None:
                 time.sleep(0.05)
         second = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=30)
         assert (second.returncode, "address already in use" in second.stderr.lower()) == (1, True)
+        assert second.stderr.endswith(f"error: cannot listen at 127.0.0.1:{port}; give another --port\n")
         server.send_signal(signal.SIGINT)
         assert (server.communicate(timeout=20)[1], server.returncode) == ("", 130)
     finally:

@@ -42,7 +42,7 @@ from wbrag.store.versions import (
 
 #: Ids that `diff` lists of each sort in a terminal.
 SHOWN = 10
-MADE_BY = {"made_by": "kb.py"}
+MADE_BY = {"made_by": "wbrag kb"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -447,7 +447,8 @@ def _check_budget(given: Given, valid: int, rejected: list[Rejected], max_error_
     if valid == 0:
         others = len(rejected) - len(faults)
         more = f"; {others:,} rows were left out: {next(r for r in rejected if not r.fault).reason}" if others else ""
-        raise InputError(f"{_named(given)}: no valid row among {rows}{first}{more}")
+        empty = "" if rejected else "; it is empty"
+        raise InputError(f"{_named(given)}: no valid row among {rows}{first}{more}{empty}")
     if len(faults) / rows > max_error_rate:
         share = f"{len(faults)} of {rows} rows are bad ({len(faults) / rows:.2%})"
         raise OverErrorBudget(f"{_named(given)}: {share}, max_error_rate={max_error_rate}{first}", rejected)

@@ -101,10 +101,14 @@ def _served(args: argparse.Namespace, key: str) -> int:
         config = uvicorn.Config(app, host=args.host, port=args.port, **how)
         try:
             listening = [config.bind_socket()]
-            print(told, flush=True)  # noqa: T201
+        except SystemExit:  # it has said why
+            print(f"error: cannot listen at {args.host}:{args.port}; give another --port", file=sys.stderr)  # noqa: T201
+            return 1
+        print(told, flush=True)  # noqa: T201
+        try:
             uvicorn.Server(config).run(listening)
         except KeyboardInterrupt:  # which it raises again once it has stopped
             return 130
-        except SystemExit:  # the port is taken, as it has said
+        except SystemExit:  # it could not start, as it has said; its own code is 3
             return 1
     return 0

@@ -183,10 +183,10 @@ class Remote:
                 told = json.load(answer)
         except urllib.error.HTTPError as error:
             said = error.read().decode("utf-8", "replace")
-            raise ValueError(f"{self.url}: {error.code}: {_detail(said)}") from error
+            raise ValueError(f"{self.url}: {error.code}: {_detail(said)}") from None
         except (OSError, HTTPException) as error:
             told = f"{self.url}: no answer ({getattr(error, 'reason', '') or error})"
-            raise ConnectionError(f"{told}; is `wbrag serve` running there? give the address that it prints") from error
+            raise ConnectionError(f"{told}; is `wbrag serve` running there? give the address that it prints") from None
         return [[Hit(**one) for one in some["hits"]] for some in told["results"]]
 
 
