@@ -82,6 +82,13 @@ def test_a_label_gives_nothing_away() -> None:
     assert TrainingQuestions([], [row]).exposure(row) == "gold"
 
 
+def test_answers_are_compared_as_the_benchmarks_metric_does() -> None:
+    unit = UNIT | {"text": "Это Ёлкино, дом № ١٢."}
+    row = {"question": "Где?", "golden_answers": ["12"], "documents_writeback": [unit]}
+    assert TrainingQuestions([], [row]).exposure(row) == "other"
+    assert TrainingQuestions([], [row], language="any").exposure(row) == "gold"
+
+
 def test_what_the_metadata_says_of_overlap_holds() -> None:
     training = TrainingQuestions([prediction()], [prediction()])
     assert overlap_of(prediction(), training) == "answer"

@@ -92,7 +92,8 @@ def answers_of(predictions: Rows, setting: Setting, training: Iterable[Row] = ()
     for row in predictions:
         if row["error"] is None and (lost := [name for name in ANSWERS if row[name] is None]):
             raise ValueError(f"predictions: row {row['id']!r} has neither {lost[0]} nor an error")
-    asked = TrainingQuestions(training, predictions, bool(setting.labels), units) if training else None
+    how = bool(setting.labels), units, setting.language
+    asked = TrainingQuestions(training, predictions, *how) if training else None
 
     def column(told: Callable[[Row], object]) -> npt.NDArray[Any]:
         return np.array([told(row) for row in predictions], dtype=object)

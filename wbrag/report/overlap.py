@@ -75,13 +75,18 @@ class TrainingQuestions:
 
     `rows` have `id`, `question` and `golden_answers`; `tested` are the rows of predictions that are asked about later,
     and `units` are rows of `schema.UNIT`. With `labels` the answers are few and shared by everything: there an equal
-    answer says nothing, and overlap is of questions alone.
+    answer says nothing, and overlap is of questions alone. `language` as in `config.Benchmark`.
     """
 
     def __init__(
-        self, rows: Iterable[Row], tested: Sequence[Row], labels: bool = False, units: Iterable[Row] = ()
+        self,
+        rows: Iterable[Row],
+        tested: Sequence[Row],
+        labels: bool = False,
+        units: Iterable[Row] = (),
+        language: str = "en",
     ) -> None:
-        self.labels = labels
+        self.labels, self.language = labels, language
         asked, read = {self._asked(row) for row in tested}, {unit["id"] for row in tested for unit in units_read(row)}
         self.behind = {unit["id"]: unit["example_ids"] for unit in units if unit["id"] in read}
         wanted = {key for keys in self.behind.values() for key in keys}
@@ -115,11 +120,11 @@ class TrainingQuestions:
         asked, behind = self._asked(row), (key for unit in units for key in self.behind.get(unit["id"], ()))
         if any(near(asked, self.wrote[key]) for key in behind if key in self.wrote):
             return "near_duplicate"
-        return "gold" if not self.labels and holding(units, row["golden_answers"]) else "other"
+        return "gold" if not self.labels and holding(units, row["golden_answers"], self.language) else "other"
 
     def _asked(self, row: Row) -> Asked:
         answers = () if self.labels else row["golden_answers"]
-        return content_words(row["question"]), frozenset(map(normalise, answers))
+        return content_words(row["question"]), frozenset(normalise(one, self.language) for one in answers)
 
 
 def near(asked: Asked, other: Asked) -> bool:
