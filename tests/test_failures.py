@@ -14,6 +14,7 @@ from wbrag.run import failures
 from wbrag.run.failures import check_errors, drop_failed
 from wbrag.run.job import Job, checkpoint_folder, complete
 from wbrag.run.record import RunRecord
+from wbrag.run.reuse import REUSED, asked_of
 from wbrag.schema import TRACE
 
 FILES = {"a": {"t0": "kept", "t1": "failed"}, "b": {"t2": "gated", "t3": "gated"}, "c": {"t4": "failed"}}
@@ -52,6 +53,14 @@ def test_what_failed_is_to_be_asked_again_and_nothing_else(job: Job) -> None:
     check_errors(job)
     drop_failed(job)
     assert len(left(job.run / "traces")) == 2
+
+
+def test_rows_that_stay_count_once_it_is_known_which_do_not(job: Job) -> None:
+    rows = [{"id": "t6", "status": "kept"}, {"id": "t7", "status": "gated"}]
+    pq.write_table(pa.Table.from_pylist(rows, TRACE), job.run / "traces" / REUSED)
+    assert complete(job, "traces", 5)  # the process died before it said what is left
+    pq.write_table(pa.table({"id": ["t0"]}), asked_of(job.run / "traces"))
+    assert complete(job, "traces", 7)
 
 
 @pytest.mark.parametrize("steps", range(6))

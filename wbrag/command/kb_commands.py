@@ -19,7 +19,6 @@ from omegaconf import OmegaConf
 from wbrag.command.faults import Parser, fault_of
 from wbrag.config import ConfigError, Encoder
 from wbrag.data.benchmarks import InputError, OverErrorBudget
-from wbrag.run.contribute import contribute, contributions, move, withdraw
 from wbrag.run.folder import RunError
 from wbrag.store import changes, rows
 from wbrag.store.exchange import adopt, export
@@ -221,6 +220,8 @@ def purge(place: Place, args: argparse.Namespace) -> Told:
 
 def contributors(place: Place, args: argparse.Namespace) -> Told:
     """The runs that brought units into a knowledge base of many runs."""
+    from wbrag.run.contribute import contributions
+
     found = contributions(Path(place.root))
     lines = [f"{units:>7,} units, {alone:>7,} of it alone  {name}" for name, (units, alone) in found.items()]
     data = {name: {"units": units, "alone": alone} for name, (units, alone) in found.items()}
@@ -229,18 +230,24 @@ def contributors(place: Place, args: argparse.Namespace) -> Told:
 
 def bring(place: Place, args: argparse.Namespace) -> Told:
     """Bring a finished run's units, as they are now, into a knowledge base of many runs."""
+    from wbrag.run.contribute import contribute
+
     made = contribute(Path(args.run), Path(place.root))
     return Told(asdict(made), [str(made)])
 
 
 def take_back(place: Place, args: argparse.Namespace) -> Told:
     """Take out of a knowledge base what a run alone has brought."""
+    from wbrag.run.contribute import withdraw
+
     made = withdraw(Path(place.root), args.name)
     return Told(asdict(made), [str(made)])
 
 
 def move_on(place: Place, args: argparse.Namespace) -> Told:
     """Bring a run's units into another knowledge base, then take them out of this one."""
+    from wbrag.run.contribute import move
+
     went, came = move(Path(place.root), args.name, Path(args.run), Path(args.other))
     return Told({"from": asdict(went), "to": asdict(came)}, [f"{args.other}: {came}", f"{place}: {went}"])
 

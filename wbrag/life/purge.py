@@ -182,8 +182,8 @@ def others(run: Path, caches: Sequence[Path], ids: Sequence[str]) -> Iterator[Pa
         if not {*caches_of(folder), *(folder / "base").resolve().parents} & set(caches):
             continue
         if not (folder / "metrics.json").is_file():
-            if not any((folder / name).exists() for name in ("base", QUESTIONS, "traces", "predictions")):
-                continue  # it failed before it read a passage
+            if not any((folder / name).exists() for name in (LEASE, "base", QUESTIONS, "traces", "predictions")):
+                continue  # nobody works on it, and it failed before it read a passage
             raise ConfigError(f"{folder} shares a cache with {run} and is not finished: end or remove it, then purge")
         if _open(folder).keys() & set(ids) or any(h in wanted for told in contents(folder, ids).values() for h in told):
             yield folder

@@ -27,7 +27,7 @@ from wbrag.run.lookup import distinct
 from wbrag.run.placement import NODES_SECONDS, Places, gpus_of_engine, placed
 from wbrag.run.progress import Counts, shown, watched, working
 from wbrag.run.record import RunRecord
-from wbrag.run.reuse import REUSED, reuse
+from wbrag.run.reuse import reuse, reused
 
 log = logging.getLogger(__name__)
 
@@ -283,8 +283,7 @@ def written_ids(job: Job, table: str) -> int:
     noted = checkpoint_folder(job, table).glob("*.parquet")
     whole = [file for file in noted if not file.name.endswith(".pending.parquet")]
     # Rows that an update reuses are noted nowhere: Ray Data would start an actor to look for their ids in its source.
-    reused = (job.run / table).glob(REUSED)
-    return sum(pq.read_metadata(file).num_rows for file in (*whole, *reused))
+    return sum(pq.read_metadata(file).num_rows for file in (*whole, *reused(job.run / table)))
 
 
 def complete(job: Job, table: str, goal: int) -> bool:

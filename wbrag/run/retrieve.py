@@ -230,9 +230,8 @@ class MethodSearch:
 def searching(encoders: Encoders, stores: Knowledge, base: Version) -> MethodSearch:
     """A search of these stores, the base in this version, on encoders, which are started."""
     actors = encoders.start()
-    shards = (
-        base.fragments if stores.cfg.retrieval == Retrieval() else 1
-    )  # ranks by words, and a reranker's, are of all
+    # Ranks by words, and a reranker's candidates, are of all fragments.
+    shards = base.fragments if stores.cfg.retrieval == Retrieval() else 1
     return MethodSearch(actors, shards, Opening(stores, encoders.sharers, encoders.gpu_share))
 
 

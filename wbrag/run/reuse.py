@@ -77,7 +77,7 @@ def reuse(stage: Stage, source: Path, before: Path, table: Path) -> tuple[Stage,
     `before`: the folder of the earlier tables, of which one has the name of `table`.
     """
     how, earlier = COMPARED[stage.work], before / table.name
-    left = table.parent / f"{table.name}_asked.parquet"
+    left = asked_of(table)
     if not left.exists():
         known = digests(how, earlier, before / how.inputs if how.inputs else earlier, searches(stage.cfg.method))
         same, rest = parted(source, how, known, MergedDocuments(stage.knowledge) if stage.knowledge else None)
@@ -88,6 +88,16 @@ def reuse(stage: Stage, source: Path, before: Path, table: Path) -> tuple[Stage,
         told = _told(stage, earlier, rest)
         write_rows(left, how.left, (rows.select(how.left.names).cast(how.left) for rows in told))
     return (replace(stage, knowledge=None, known=None) if stage.work == "predict" else stage), left
+
+
+def asked_of(table: Path) -> Path:
+    """The file of the rows that are left to be asked, of a table of an update; written last."""
+    return table.parent / f"{table.name}_asked.parquet"
+
+
+def reused(table: Path) -> list[Path]:
+    """The file of the rows that stay, if there are any and it is known which do not."""
+    return list(table.glob(REUSED)) if asked_of(table).exists() else []
 
 
 def digests(how: Compared, table: Path, inputs: Path, searched: bool) -> dict[str, bytes]:

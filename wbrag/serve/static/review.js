@@ -206,9 +206,9 @@ async function decide(id, what, said) {
   const place = list.units.findIndex((one) => one.id === id);
   const done = await ask(`units/${encodeURIComponent(id)}/${what}`, said);
   last = what === "restore" ? null : done.id;
-  if (document.getElementById("form")) document.getElementById("form").replaceChildren(); // keys are decisions again
   const past = { accept: "accepted", reject: "rejected", edit: "edited", restore: "as it was written" }[what];
   const seen = open && open.id === id;
+  if (seen) document.getElementById("form").replaceChildren(); // keys are decisions again
   list = await ask(`units?${query({ ...asked, limit: PAGE })}`);
   const still = list.units.findIndex((one) => one.id === done.id);
   const next = what === "restore" ? done.id : asked.state === "queue" && seen && still < 0 ? (list.units[Math.min(place, list.units.length - 1)] || {}).id : done.id;
