@@ -201,3 +201,9 @@ def test_a_reader_that_has_seen_enough_draws_no_error(store: Path) -> None:
         program.stdout.close()
         assert program.stderr.read() == ""
     assert program.returncode == 0
+
+
+def test_stores_are_looked_at_where_there_are_no_locks() -> None:
+    """Windows has no fcntl, which what writes into a shared knowledge base needs."""
+    code = "import sys; sys.modules['fcntl'] = None; import wbrag.command.kb_commands"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
