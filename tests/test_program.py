@@ -155,7 +155,9 @@ def test_a_check_tells_every_problem_at_once(tmp_path: Path, capsys: pytest.Capt
     cfg = replace(cfg, world="", data_dir="", run_dir=f"{tmp_path}/run")
     with Session() as session:
         check(cfg, session)
-        assert "3 of 3 test questions stand in training too" in capsys.readouterr().out
+        told = capsys.readouterr().out
+        assert "3 of 3 test questions stand in training too" in told
+        assert "test.jsonl: 3; fewer than 10 are too few for an interval" in told
         same = replace(files, test=files.train)
         bad = replace(cfg, benchmark=same, corpus=f"{tmp_path}/none", prompts={"no": "x"}, k=0)
         bad = replace(bad, encoder=replace(HASHING, kind="sentence_transformers", model="package:no_such_weights"))

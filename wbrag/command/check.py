@@ -15,6 +15,7 @@ from wbrag.command.overrides import plain
 from wbrag.config import ConfigError, TrainConfig
 from wbrag.data.benchmarks import InputError, OverErrorBudget
 from wbrag.prompts import prompts_of
+from wbrag.report.tables import FEW
 from wbrag.retrieval.encoding import open_encoder
 from wbrag.run import inputs
 from wbrag.run.job import Session
@@ -63,7 +64,8 @@ def looks(cfg: TrainConfig) -> Iterator[tuple[str, Callable[[], str]]]:
     def questions(split: str) -> str:
         how = split == "test" or cfg.judge == "labels", split == "test" and not cfg.benchmark.test
         found[split], left = inputs.read_questions(cfg, split, *how)
-        return f"{getattr(cfg.benchmark, split) or cfg.benchmark.train}: {counted(len(found[split]), len(left))}"
+        few = f"; fewer than {FEW} are too few for an interval" if split == "test" and len(found[split]) < FEW else ""
+        return f"{getattr(cfg.benchmark, split) or cfg.benchmark.train}: {counted(len(found[split]), len(left))}{few}"
 
     def settings() -> str:
         inputs.check_settings(cfg, ask=False)  # the endpoint has a look of its own

@@ -7,9 +7,9 @@ from pathlib import Path
 from textwrap import dedent
 
 from wbrag.command.kb_commands import Begins, Command, Told, carried_out, parser_of
-from wbrag.command.units import shown, tables
+from wbrag.command.units import shown
 from wbrag.report.trace import life
-from wbrag.run.folder import RunError
+from wbrag.run.folder import RunError, tables_now
 
 
 def report(run: Path, args: argparse.Namespace) -> Told:
@@ -21,7 +21,7 @@ def report(run: Path, args: argparse.Namespace) -> Told:
     """
     from wbrag.report.run_report import terminal_table, write_report
 
-    folder = tables(run)
+    folder = tables_now(run)
     metrics = write_report(folder)
     return Told(metrics, [terminal_table(metrics), "", f"report: {folder / 'report.html'}"])
 
@@ -34,7 +34,7 @@ def trace(run: Path, args: argparse.Namespace) -> Told:
     wbrag trace runs/mine wb-48a029bd6a0cfeb1
     """
     try:
-        text = life(tables(run), args.id)
+        text = life(tables_now(run), args.id)
     except RunError:
         if (run / "writeback").is_dir() and args.id.startswith("wb-"):  # as `schema.unit_id` makes them
             return shown(run, args)

@@ -25,7 +25,7 @@ from wbrag.command.kb_commands import Begins, Command, Told, carried_out, parser
 from wbrag.life.review import accept, edit, last_live, reject, restore
 from wbrag.report.trace import readers, unit_life, unit_line
 from wbrag.run.decided import decisions_of, hashes_of
-from wbrag.run.folder import read_config, read_left_out, read_waiting, setting_of, unit_rows, updates_of
+from wbrag.run.folder import read_config, read_left_out, read_waiting, setting_of, tables_now, unit_rows
 from wbrag.schema import contents_of, unit_id
 from wbrag.store.place import place_of
 from wbrag.store.rows import passages_of
@@ -33,16 +33,11 @@ from wbrag.store.search import KnowledgeBase, base_of
 from wbrag.store.versions import Version, current, latest, read_version
 
 
-def tables(run: Path) -> Path:
-    """Where a run's tables are as they are now: in its last update, or in itself."""
-    return updates_of(run)[-1] if updates_of(run) else run
-
-
 def live(run: Path) -> dict[str, dict[str, Any]]:
     """The units that are live, by id; of those that training wrote with all that is known of them. None without a
     store, as where all of them wait.
     """
-    written = {unit["id"]: unit for unit in unit_rows(tables(run))}
+    written = {unit["id"]: unit for unit in unit_rows(tables_now(run))}
     decided = {one.unit["id"]: one.unit for one in decisions_of(run / "writeback").values()}
     there = passages_of(run / "writeback") if latest(run / "writeback") else []
     return {row["id"]: (decided | written).get(row["id"], row) for row in there}
@@ -50,7 +45,7 @@ def live(run: Path) -> dict[str, dict[str, Any]]:
 
 def standing(run: Path, key: str) -> tuple[dict[str, Any], str]:
     """A unit, and where it is not live what became of it. StoreError for one that no version that is kept has."""
-    store, units, folder = run / "writeback", live(run), tables(run)
+    store, units, folder = run / "writeback", live(run), tables_now(run)
     if key in units:
         return units[key], ""
     decided = decisions_of(store).get(key)
@@ -80,14 +75,16 @@ def _moved(run: Path, unit: dict[str, Any], since: Version) -> str:
 
 def reasons(run: Path) -> dict[str, str]:
     """Why the units wait that do, by id."""
-    return dict(row["reason"].split(": ", 1) for row in read_left_out(tables(run)) if row["reason"].startswith("wb-"))
+    return dict(
+        row["reason"].split(": ", 1) for row in read_left_out(tables_now(run)) if row["reason"].startswith("wb-")
+    )
 
 
 def listed(run: Path, args: argparse.Namespace) -> Told:
-    """All units, those that changed answers for the worse first, then those that nobody read."""
-    units, read = live(run), readers(tables(run))
+    """All units, those that changed answers for the worse first, then those that were read most."""
+    units, read = live(run), readers(tables_now(run))
     counts = {key: read.get(key, (0, 0, 0)) for key in units}  # readers, better, worse
-    order = [units[key] for key in sorted(units, key=lambda key: (-counts[key][2], counts[key][0], key))]
+    order = [units[key] for key in sorted(units, key=lambda key: (-counts[key][2], -counts[key][0], key))]
     lines = [unit_line(unit, counts[unit["id"]]) for unit in order]
     head = "how many test questions read each, and how many of these answers got better (+) and worse (-)"
     return Told(order, [f"{len(order):,} units; {head}", *lines])
@@ -104,7 +101,7 @@ def searched(run: Path, args: argparse.Namespace) -> Told:
 
 def shown(run: Path, args: argparse.Namespace) -> Told:
     """One unit beside its sources; of one that is not live what became of it."""
-    (unit, state), base, where = standing(run, args.id), base_of(run), tables(run)
+    (unit, state), base, where = standing(run, args.id), base_of(run), tables_now(run)
     assert base is not None  # a run with units has one
     decided = decisions_of(run / "writeback")
     return Told(*unit_life(unit, where, base, setting_of(read_config(where)), decided, state))
@@ -122,8 +119,8 @@ def rejected(run: Path, args: argparse.Namespace) -> Told:
 
 def accepted(run: Path, args: argparse.Namespace) -> Told:
     """Somebody has read it and found it good."""
-    row = next((unit for unit in read_waiting(tables(run)) if unit["id"] == args.id), None)
-    config = {} if latest(run / "writeback") else read_config(tables(run))
+    row = next((unit for unit in read_waiting(tables_now(run)) if unit["id"] == args.id), None)
+    config = {} if latest(run / "writeback") else read_config(tables_now(run))
     how = {key: value for key, value in config.items() if key in ("merge", "retrieval")}
     made = accept(run / "writeback", args.id, args.why, row, base_of(run), how)
     return told(run, made, f"says that {args.id} was accepted")
@@ -131,7 +128,7 @@ def accepted(run: Path, args: argparse.Namespace) -> Told:
 
 def waiting(run: Path, args: argparse.Namespace) -> Told:
     """Those that are published once somebody accepts them, with the reason."""
-    units, decided = read_waiting(tables(run)), decisions_of(run / "writeback")
+    units, decided = read_waiting(tables_now(run)), decisions_of(run / "writeback")
     left = [unit for unit in units if unit["id"] not in decided]
     why = reasons(run)
     lines = [f"{unit['id']}  {unit['title']}: {unit['text']}  ({why.get(unit['id'], '')})" for unit in left]
@@ -150,7 +147,7 @@ def edited(run: Path, args: argparse.Namespace) -> Told:
 
 def restored(run: Path, args: argparse.Namespace) -> Told:
     """As training wrote it."""
-    waits = any(unit["id"] == args.id for unit in read_waiting(tables(run)))
+    waits = any(unit["id"] == args.id for unit in read_waiting(tables_now(run)))
     made = restore(run / "writeback", args.id, base_of(run), waits)
     return told(run, made, f"has {args.id} {'waiting again' if waits else 'as it was written'}")
 

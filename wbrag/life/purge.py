@@ -40,6 +40,7 @@ from wbrag.run.folder import (
     load_config,
     now,
     read_record,
+    tables_now,
     tables_of,
     updates_of,
     write_record,
@@ -584,7 +585,7 @@ def cut(run: Path, file: Path, told: Purge, force: bool) -> None:
 
 def beyond(run: Path) -> list[str]:
     """What a purge does not reach, and a person has to see to."""
-    cfg = load_config([run, *updates_of(run)][-1])
+    cfg = load_config(tables_now(run))
     asked = cfg.benchmark.train, cfg.benchmark.test
     return [
         f"the corpus file, {cfg.corpus}: updates pass the passages over, a new training reads them"

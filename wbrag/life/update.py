@@ -31,7 +31,18 @@ from wbrag.retrieval.encoding import Encoders
 from wbrag.run import inputs, pipeline
 from wbrag.run.contribute import contribute
 from wbrag.run.failures import check_errors, drop_failed
-from wbrag.run.folder import PURGES, QUESTIONS, UPDATED, UPDATES, load_config, now, read_record, updates_of, write_text
+from wbrag.run.folder import (
+    PURGES,
+    QUESTIONS,
+    UPDATED,
+    UPDATES,
+    load_config,
+    now,
+    read_record,
+    tables_now,
+    updates_of,
+    write_text,
+)
 from wbrag.run.job import Job, Session, check_room, opened
 from wbrag.run.lease import LEASE, in_turn, leased
 from wbrag.run.record import open_record
@@ -101,8 +112,7 @@ def update(given: UpdateConfig, session: Session | None = None) -> Updated | Cha
     if not (run / "metrics.json").is_file():
         raise ConfigError(f"run_dir={run} holds no trained knowledge base (no metrics.json)")
     with leased(run):
-        done = updates_of(run)
-        before = done[-1] if done else run
+        done, before = updates_of(run), tables_now(run)
         cfg = settings(given, before)
         inputs.check_settings(cfg)
         check_room(cfg, session)

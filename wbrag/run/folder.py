@@ -78,12 +78,17 @@ def updates_of(run: Path) -> list[Path]:
     return sorted(file.parent for file in (run / UPDATES).glob(f"*/{UPDATED}"))
 
 
+def tables_now(run: Path) -> Path:
+    """The folder of a run's tables as they are now: of its last update, or its own."""
+    return [run, *updates_of(run)][-1]
+
+
 def follows(run: Path) -> bool:
     """Whether a run has a base of its own by now, as it was updated or something was purged from it."""
     return (run / UPDATES).is_dir() or (run / PURGES).is_dir()
 
 
-def refuse_updated(run: Path, instead: str = f"wbrag update goes on, and its tables are in {UPDATES}/") -> None:
+def refuse_updated(run: Path, instead: str = "wbrag update goes on, another run_dir begins anew") -> None:
     """RunError, with what to do `instead`, for a run whose knowledge base has followed its documents since: its own
     tables are not of it.
     """

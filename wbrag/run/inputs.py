@@ -587,10 +587,8 @@ def _once(
     with left_out.open(encoding="utf-8") as lines:
         rejected = [Rejected(**json.loads(line) | moved) for line in lines]
     told = ", ".join(given) if isinstance(given, list) else given
-    if sorts.is_file():  # not in a cache of an earlier version
-        counted = json.loads(sorts.read_text(encoding="utf-8"))
-        level = logging.DEBUG if again else logging.INFO
-        log.log(level, "%s: %s", told, ", ".join(f"{count:,} {sort}" for sort, count in counted.items()))
+    counted = ", ".join(f"{count:,} {sort}" for sort, count in json.loads(sorts.read_text(encoding="utf-8")).items())
+    log.log(logging.DEBUG if again else logging.INFO, "%s: %s", told, counted)
     if rejected:
         level = logging.DEBUG if again else logging.WARNING
         log.log(level, "%s: %s; each with its line in %s", told, told_left_out(rejected), left_out)

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from wbrag.config import ConfigError
 from wbrag.life import review
 from wbrag.run.decided import decisions_of
-from wbrag.run.folder import read_config, read_rows, setting_of, updates_of
+from wbrag.run.folder import read_config, read_rows, setting_of, tables_now
 from wbrag.schema import PASSAGE, PREDICTION, TRACE, UNIT
 from wbrag.serve.doubts import KINDS, Doubt, doubts_of
 from wbrag.serve.hits import Served
@@ -88,7 +88,7 @@ class Reviewed:
         """The units as they are now. Doubts are found once for each unit."""
         with self._lock:
             version = current(self.store)
-            tables = updates_of(self.run)[-1] if updates_of(self.run) else self.run
+            tables = tables_now(self.run)
             old = self._listed if self._listed and self._listed.tables == tables else None
             if old and old.version == version.version:
                 return old
