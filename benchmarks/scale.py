@@ -192,4 +192,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # as the command wbrag; each size is a process anew
     sys.exit(main())

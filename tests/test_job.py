@@ -62,10 +62,8 @@ def test_where_ray_takes_long_to_start_what_is_said_is_shown_meanwhile(
         while "10 s" not in seen and time.monotonic() < until:
             time.sleep(0.05)
             seen += capfd.readouterr().err
-        os.write(2, b"starting Ray, 20 s\n")
-        seen += capfd.readouterr().err
-        assert seen == "starting Ray, 10 s\nstarting Ray, 20 s\n"
-    assert not capfd.readouterr().err
+        os.write(2, b"starting Ray, 20 s\n" + LEVEL_IS_SET + b" X to 3\n")
+    assert seen + capfd.readouterr().err == "starting Ray, 10 s\nstarting Ray, 20 s\n"
 
 
 def test_a_handler_of_sigterm_outlives_the_start_of_ray() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -53,6 +54,8 @@ def main(words: list[str] | None = None) -> int:
         top().parse_args([name])  # leaves
     if words is None:
         sys.argv[:] = [f"wbrag {name}", *given[1:]]  # as a lease and a certificate quote it
+    if name in JOBS:  # Arrow's own allocator keeps what tables took that were read one after the other
+        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         return _carried_out(name, given[1:])
     except ModuleNotFoundError as error:

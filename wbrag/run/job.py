@@ -156,30 +156,32 @@ def sockets_folder() -> str | None:
 @contextmanager
 def _starting() -> Iterator[None]:
     """Ray starts in the block: without LEVEL_IS_SET on stderr, of which the rest is held back until the end, or for
-    SLOW_SECONDS; and with this process's own handler of SIGTERM afterwards, which ray.init takes away.
+    SLOW_SECONDS at a time; and with this process's own handler of SIGTERM afterwards, which ray.init takes away.
     """
-    handler, stderr = signal.getsignal(signal.SIGTERM), os.dup(2)
+    handler, stderr, over = signal.getsignal(signal.SIGTERM), os.dup(2), threading.Event()
     with TemporaryFile() as said, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "lance is not fork-safe")  # what Ray forks executes another program
 
         def let_out() -> None:
-            os.dup2(stderr, 2)
-            said.seek(0)
-            for line in said:
-                if LEVEL_IS_SET not in line:
-                    os.write(2, line)
-            said.truncate(0)
+            done, at = False, 0
+            while not done:
+                done = over.wait(SLOW_SECONDS)
+                new = os.pread(said.fileno(), os.fstat(said.fileno()).st_size - at, at)
+                told = new if done else new[: new.rfind(b"\n") + 1]  # whole lines
+                at += len(told)
+                for line in told.splitlines(keepends=True):
+                    if LEVEL_IS_SET not in line:
+                        os.write(stderr, line)
 
         os.dup2(said.fileno(), 2)
-        slow = threading.Timer(SLOW_SECONDS, let_out)
-        slow.daemon = True
+        slow = threading.Thread(target=let_out, daemon=True)
         slow.start()
         try:
             yield
         finally:
-            slow.cancel()
+            os.dup2(stderr, 2)
+            over.set()
             slow.join()
-            let_out()
             os.close(stderr)
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)

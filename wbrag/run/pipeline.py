@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from wbrag.config import BuildConfig, ConfigError, TrainConfig, fingerprint
 from wbrag.data.benchmarks import OverErrorBudget
@@ -27,7 +26,7 @@ from wbrag.run import inputs
 from wbrag.run.actors import Generators, Stage
 from wbrag.run.contribute import contribute
 from wbrag.run.failures import check_errors, drop_failed, first_over
-from wbrag.run.folder import QUESTIONS, follows, refuse_updated, write_rows
+from wbrag.run.folder import QUESTIONS, follows, read_tables, refuse_updated, write_rows
 from wbrag.run.job import Job, Session, check_room, complete, generate, opened
 from wbrag.run.lease import in_turn, leased
 from wbrag.run.lookup import FILES, Rows, SharedRows, share
@@ -257,9 +256,9 @@ def keep_closed_book(table: Path, column: str, folder: Path) -> None:
     """Share the answers of a finished table of a run, of one question the first. Failed and empty ones are left out and
     so asked again: a server that was not set up as it should be gives such, and may be mended.
     """
-    there = ds.dataset(table, format="parquet")
-    told = there.to_batches(columns=["question", column], filter=pc.field(column) != "")
-    tables = (pa.table(batch.columns, schema=CLOSED_BOOK) for batch in told)
+    asked = pa.schema([("question", pa.string()), (column, pa.string())])
+    told = read_tables(table, asked, where=pc.field(column) != "")
+    tables = (some.rename_columns(CLOSED_BOOK.names) for some in told)
     with scratch_folder(folder.parent) as scratch:
         answers = Rows.written(scratch, CLOSED_BOOK, tables)
         for rows in SharedRows(folder, CLOSED_BOOK).missing(answers).batches(size=ANSWERS_ROWS):
