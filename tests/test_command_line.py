@@ -300,7 +300,7 @@ NUMBERS = {
     "seed=-1": "seed=-1: at least 0 is needed",
     "gates.tau_s=nan": "gates.tau_s=nan: a number is needed",
     "max_error_rate=2": "max_error_rate=2.0: a share, 0 to 1, is needed",
-    "planning.kept=[0.1]": "planning.kept=[0.1]: three shares are needed",
+    "planning.kept=[0.1]": "planning.kept=[0.1] and planning.known=0.25: give the least, the expected and the most",
     "corpus_columns=text": "corpus_columns='text': give parts with their columns, as {text: COLUMN}",
     "benchmark.columns={question: [a]}": "benchmark.columns={'question': ['a']}: give parts with their columns",
     "prompts.slot={question!r:>9}": "{question} is no placeholder; it may hold {question}",

@@ -18,6 +18,7 @@ from test_pipeline import TOWNS, question, settings, world, write_lines
 from wbrag.config import Backbone, ConfigError, Method, Planning, TrainConfig, Units
 from wbrag.data.benchmarks import InputError
 from wbrag.prompts import Prompts
+from wbrag.run.inputs import check_planning
 from wbrag.run.pipeline import train
 from wbrag.run.plan import (
     SUMMED,
@@ -114,9 +115,8 @@ def test_steps_count_to_the_parts_of_a_runs_cost_and_units_of_the_corpus_own_wor
     [([0.1, 0.2], 0.0), ([0.2, 0.1, 0.3], 0.0), ([-0.1, 0.1, 0.2], 0.0), ([0.1, 0.2, 0.9], 0.2), ([0.1, 0.2, 0.3], -1)],
 )
 def test_shares_that_are_none_are_refused_with_both_settings(kept: list[float], known: float) -> None:
-    cfg = TrainConfig(planning=Planning(kept=kept, known=known))
     with pytest.raises(ConfigError, match=r"^planning\.kept=\[.*\] and planning\.known=.*: give the least"):
-        planned(cfg, sizes(10, 10))
+        check_planning(Planning(kept=kept, known=known))
 
 
 def test_hours_and_price_follow_from_tokens() -> None:

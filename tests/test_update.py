@@ -160,6 +160,9 @@ def test_an_update_is_a_rebuild_that_asks_only_for_what_reads_otherwise(
 
     with pytest.raises(RunError, match="was updated since"):
         train(settings(folder, "run"), session)
+    other = r"since it was trained, and with other settings \(.*gates.tau_s was .*, now 0.77.*\); wbrag update"
+    with pytest.raises(RunError, match=other):
+        train(replace(settings(folder, "run"), gates=Gates(tau_s=0.77)), session)
     _, metrics = evaluate(settings(folder, "run"), session)
     measured = json.loads((once_more.folder / "metrics.json").read_text())
     assert metrics["results"][0]["writeback"] == measured["results"][0]["writeback"]

@@ -198,7 +198,7 @@ def write_corpus(
     as a typed column (`wbrag.data.columns`). It appears whole or not at all. `columns`: which columns of the files are
     the parts of a passage (layouts.PASSAGE_FIELDS). Documents are cut into passages of `words` words at most.
 
-    Passages for which `without` is true are left out, and the file's metadata say how many (`left_out_of`).
+    Passages for which `without` is true are left out, and the file's metadata say how many (`passages_left_out`).
 
     The key `access` (`seen_by`, where none is given and rows have that) becomes the column schema.SEEN_BY, the labels
     of `wbrag.units.access`. Files of rows are read twice: types first. Memory: one row group, 8 bytes a passage for the
@@ -236,7 +236,7 @@ def write_corpus(
     return CorpusReport(rows, rejected, sorts)
 
 
-def left_out_of(corpus: Path) -> int:
+def passages_left_out(corpus: Path) -> int:
     """How many passages `write_corpus` was told to leave out of a Parquet file."""
     return int((pq.read_metadata(corpus).metadata or {}).get(LEFT_OUT.encode(), b"0"))
 

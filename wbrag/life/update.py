@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from wbrag.config import ConfigError, TrainConfig, UpdateConfig
-from wbrag.data.benchmarks import left_out_of
+from wbrag.data.benchmarks import passages_left_out
 from wbrag.report.run_report import write_report
 from wbrag.report.version import stamp
 from wbrag.retrieval.encoding import Encoders
@@ -165,7 +165,7 @@ def compared(run: Path, corpus: Path | None) -> tuple[Changes, dict[int, Differe
         return Changes(0, 0, 0, version.rows), {}
     found = difference(place_of(base), corpus, version)
     counts = len(found.added), len(found.changed), len(found.gone), found.untouched
-    return Changes(*counts, left_out_of(corpus)), {version.version: found}
+    return Changes(*counts, passages_left_out(corpus)), {version.version: found}
 
 
 def check_labels(cfg: TrainConfig, run: Path, corpus: Path | None) -> None:

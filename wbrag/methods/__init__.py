@@ -172,8 +172,7 @@ async def closed_book(question: str, tools: Tools) -> Answer:
 
     Raises PromptTooLong where the question alone is too long for the model.
     """
-    from wbrag.methods.selfrag import spoken
-
     key = f"closed_book_{tools.task}"
     reply, _ = await ask(tools.llm, tools.prompts, key, tools.answer_tokens, question=question)
-    return answered(spoken(reply.text) if tools.method.mode == "tokens" else reply.text, [reply])
+    said = method_named("selfrag").spoken(reply.text) if tools.method.mode == "tokens" else reply.text
+    return answered(said, [reply])

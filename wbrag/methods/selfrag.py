@@ -23,14 +23,7 @@ from wbrag import config
 from wbrag.llm import FirstToken, Reply, Token
 from wbrag.llm.engine import missing_tokens
 from wbrag.llm.fit import PromptTooLong, Render, require_fit
-from wbrag.methods import (
-    Answer,
-    Tools,
-    answered,
-    check_distributions,
-    check_probabilities,
-    closed_book,
-)
+from wbrag.methods import Answer, Tools, answered, check_distributions, check_probabilities, closed_book
 from wbrag.metrics import normalise
 from wbrag.schema import Document
 

@@ -88,13 +88,16 @@ def follows(run: Path) -> bool:
     return (run / UPDATES).is_dir() or (run / PURGES).is_dir()
 
 
-def refuse_updated(run: Path, instead: str = "wbrag update goes on, another run_dir begins anew") -> None:
+def refuse_updated(
+    run: Path, instead: str = "wbrag update goes on, another run_dir begins anew", other: str = ""
+) -> None:
     """RunError, with what to do `instead`, for a run whose knowledge base has followed its documents since: its own
-    tables are not of it.
+    tables are not of it. `other`: the settings that are asked for and are not the run's.
     """
     if follows(run):
         what = f"passages were purged ({PURGES}/)" if (run / PURGES).is_dir() else "was updated"
-        raise RunError(f"{run}: {what} since it was trained; {instead}")
+        asked = f", and with other settings ({other})" if other else ""
+        raise RunError(f"{run}: {what} since it was trained{asked}; {instead}")
 
 
 def trained_run(run: Path) -> Path:

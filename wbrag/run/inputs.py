@@ -25,6 +25,7 @@ from wbrag.config import (
     Corpus,
     Encoder,
     Index,
+    Planning,
     TrainConfig,
     Units,
     check_values,
@@ -126,16 +127,22 @@ def check_settings(cfg: TrainConfig, ask: bool = True) -> None:
         raise ConfigError(f"max_error_rate={cfg.max_error_rate}: a share, 0 to 1, is needed")
     if nan := [key for key, value in asdict(cfg.gates).items() if value != value]:
         raise ConfigError(f"gates.{nan[0]}=nan: a number is needed")
-    if len(kept := cfg.planning.kept) != 3 or sorted(kept) != kept:
-        raise ConfigError(f"planning.kept={kept}: three shares are needed, the least first")
+    check_planning(cfg.planning)
     prompts_of(cfg)
     if cfg.method.name == "replug" and cfg.k > cfg.backbone.max_num_seqs:
         most = cfg.backbone.max_num_seqs
         raise ConfigError(f"k={cfg.k}: replug decodes k sequences side by side, and backbone.max_num_seqs={most}")
-    least = {"sample": 1, "tokens_per_second": 0, "price_in": 0, "price_out": 0}
-    check_values(cfg.planning, "planning.", {}, least)
     check_backbone(cfg.backbone)
     check_encoder(cfg.encoder)
+
+
+def check_planning(planning: Planning) -> None:
+    """ConfigError, naming keys and values, for what no plan can be reckoned with."""
+    check_values(planning, "planning.", {}, {"sample": 1, "tokens_per_second": 0, "price_in": 0, "price_out": 0})
+    kept, known = planning.kept, planning.known
+    if len(kept) != 3 or not 0 <= kept[0] <= kept[1] <= kept[2] <= 1 - known <= 1:
+        given = f"planning.kept={list(kept)} and planning.known={known}"
+        raise ConfigError(f"{given}: give the least, the expected and the most that is kept, none above 1 - known")
 
 
 def check_encoder(encoder: Encoder) -> None:
@@ -465,15 +472,20 @@ def search_identity(cfg: TrainConfig) -> Identity:
 
 
 def refuse_other_settings(run: Path, before: Identity, now: Identity, cfg: TrainConfig | None = None) -> None:
-    """Raise ConfigError where a run folder holds a run of another identity, naming the first keys and both values; of
-    what is a hash there, what the folder's settings and `cfg` call it.
+    """Raise ConfigError where a run folder holds a run of another identity, with `other_settings`."""
+    if told := other_settings(run, before, now, cfg):
+        raise ConfigError(f"run_dir={run} holds a run of other settings ({told}); choose another run_dir")
+
+
+def other_settings(run: Path, before: Identity, now: Identity, cfg: TrainConfig | None = None) -> str:
+    """The first keys in which a run folder's identity is another, with both values; of what is a hash there, what the
+    folder's settings and `cfg` call it. "" where they are the same.
     """
-    if not (changed := [key for key in {**before, **now} if before.get(key) != now.get(key)]):
-        return
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     old = read_config(run) if cfg and (run / "config.yaml").is_file() else {}
     told = [_changed(key, (before, now), (old, asdict(cfg) if cfg else {})) for key in changed[:MOST_CHANGED]]
     more = f"; and {len(changed) - MOST_CHANGED} more" if len(changed) > MOST_CHANGED else ""
-    raise ConfigError(f"run_dir={run} holds a run of other settings ({'; '.join(told)}{more}); choose another run_dir")
+    return "; ".join(told) + more
 
 
 def _changed(key: str, values: Sequence[Identity], configs: Sequence[Mapping[str, Any]]) -> str:

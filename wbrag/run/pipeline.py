@@ -26,7 +26,7 @@ from wbrag.run import inputs
 from wbrag.run.actors import Generators, Stage
 from wbrag.run.contribute import contribute
 from wbrag.run.failures import check_errors, drop_failed, first_over
-from wbrag.run.folder import QUESTIONS, follows, read_tables, refuse_updated, write_rows
+from wbrag.run.folder import QUESTIONS, follows, read_record, read_tables, refuse_updated, write_rows
 from wbrag.run.job import Job, Session, check_room, complete, generate, opened
 from wbrag.run.lease import in_turn, leased
 from wbrag.run.lookup import FILES, Rows, SharedRows, share
@@ -61,7 +61,9 @@ def train(cfg: TrainConfig, session: Session | None = None) -> dict[str, Any]:
     inputs.check_settings(cfg)
     check_room(cfg, session)
     run = Path(cfg.run_dir).absolute()
-    refuse_updated(run)
+    if follows(run):
+        known, identity = read_record(run / "run.json"), inputs.identity_of(cfg)
+        refuse_updated(run, other=inputs.other_settings(run, known.get("identity", identity), identity, cfg))
     with leased(run):
         given = read_or_quarantine(cfg, run)
         job = Job(cfg, run, open_record(run, cfg, inputs.identity_of(cfg)))
