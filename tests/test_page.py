@@ -128,6 +128,9 @@ def test_a_forest_of_many_settings_marks_what_leaves_out_0_and_claims_nothing_of
     assert ("+0.0" in told, ">0.0<" in told) == (False, True)
     assert told.count("#fefefe") > gain_figure("t", dict(list(gains.items())[-2:])).count("#fefefe")
     assert "setting 5" in gain_figure("t", few)
+    same = gain_figure("t", {"nothing changed": {"gain": 0.0, "ci_low": 0.0, "ci_high": 0.0}})
+    assert ">\u22121.0<" in same  # a point to either side, not a hundredth of one
+    assert ">1.0<" in same
 
 
 def test_a_picture_says_what_it_is_and_lies_on_white_in_its_file() -> None:

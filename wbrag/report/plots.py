@@ -96,12 +96,14 @@ def scores_figure(title: str, record: Record) -> Figure:
 def gain_figure(title: str, gains: Mapping[str, Record], together: str = "") -> Figure:
     """Each gain in points with its 95% interval, a row each: a forest plot. Full dots are gains whose interval leaves
     out 0, the row `together` is a diamond; of too few questions there is no interval.
+    Where nothing changed, the axis goes a point to either side.
     """
     rows = range(len(gains))
     figure, forest = _empty(title, 0.62 + (ROW * max(4, len(gains)) if len(gains) <= ROWS else NARROW_ROW * len(gains)))
     ends = [(0.0, 0.0) if too_few(one) else (100 * one["ci_low"], 100 * one["ci_high"]) for one in gains.values()]
     means, told = [100 * one["gain"] for one in gains.values()], [points(one["gain"]) for one in gains.values()]
     left, right = min(0.0, *means, *(low for low, _ in ends)), max(0.0, *means, *(high for _, high in ends))
+    left, right = (left, right) if left < right else (-1.0, 1.0)
     forest.axvline(0, color=INK, linewidth=0.9)
     for row, name, (low, high), mean in zip(rows, gains, ends, means, strict=True):
         forest.hlines(row, low, high, colors=ORANGE, linewidth=2)
