@@ -138,6 +138,29 @@ def test_gc_and_rollback_leave_the_pair_whole(store: Path, capsys: pytest.Captur
     assert data(capsys, "gc", run / "writeback", "--grace", 0, "--keep", 1)  # units are no base
 
 
+def test_a_run_folder_means_its_units(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = store.parent / "run"
+    copy_store(store, run / "base")
+    encoder, rows = open_encoder(HASHING), [{"id": key, "title": key, "text": f"of {key}"} for key in ("u1", "u2")]
+    for row in rows:
+        table = pa.Table.from_pylist([row])
+        vectors = encoder.encode_passages([passage_text(row["title"], row["text"])])
+        publish(run / "writeback", vectors, table, encoder.fingerprint, encoder_note(HASHING))
+    paired(run / "writeback", current(run / "base"), {})
+    assert [row["version"] for row in data(capsys, "log", run)] == [1, 2, 3]
+    for words in (["show"], ["diff", 1, 2], ["verify"], ["repair"], ["compact"], ["gc", "--dry-run"], ["rollback", 3]):
+        code, out, _ = kb(capsys, words[0], run, *words[1:])
+        assert (code, out.splitlines()[0]) == (0, f"{run / 'writeback'}:")
+        assert kb(capsys, words[0], run / "writeback", *words[1:])[1].splitlines()[0] != f"{run / 'writeback'}:"
+    base = current(run / "base").version
+    assert "is without 1 of" in kb(capsys, "delete", run, "u1")[1]
+    assert (current(run / "base").version, current(run / "writeback").rows) == (base, 1)
+    code, out, _ = kb(capsys, "export", run, tmp_path / "both")
+    assert code == 0
+    assert out.startswith(f"{run / 'base'} and {run / 'writeback'}:\n{tmp_path / 'both'}: ")
+    assert not kb(capsys, "export", store, tmp_path / "one")[1].startswith(str(store))
+
+
 def test_export_and_import_go_round(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = kb(capsys, "export", store, tmp_path / "out")
     assert (code, out.strip()) == (0, f"{tmp_path / 'out'}: 4 passages, float32 index of 32")

@@ -15,7 +15,8 @@
     wbrag kb export STORE DIR [--with STORE2] [--groups G...]    FlashRAG's files and a Parquet table
     wbrag kb import STORE DIR [--encoder conf/encoder/X.yaml]    a store of FlashRAG's files, not encoded again
 
-STORE is a folder (`runs/demo-7/nq/writeback`) or an S3 URL, RUN a run's folder, KB a folder with base/ and writeback/.
+STORE is a folder or an S3 URL, or a run's folder (`runs/demo-7/nq`), which means its units, RUN/writeback (to export,
+its passages and units); its passages are RUN/base. RUN is a run's folder, KB a folder with base/ and writeback/.
 `--json` prints data. Exit codes: 0 done, 1 verify found damage, 2 it cannot be done (the message says why).
 """
 
@@ -27,21 +28,25 @@ from wbrag.command import kb_commands as commands
 from wbrag.store.place import place_of
 
 COMMANDS: list[commands.Command] = [
-    ("log", commands.log, {}),
-    ("show", commands.show, {"version": {"type": int, "nargs": "?", "default": 0, "help": "default: the current one"}}),
-    ("diff", commands.compare, {"a": {"type": int}, "b": {"type": int}}),
-    ("rollback", commands.roll_back, {"version": {"type": int}}),
-    ("delete", commands.forget, {"id": {"nargs": "+", "help": "of a passage or unit"}}),
-    ("verify", commands.check, {"--full": {"action": "store_true", "help": "hash every byte"}}),
-    ("repair", commands.mend, {}),
+    ("log", commands.of_units(commands.log), {}),
+    (
+        "show",
+        commands.of_units(commands.show),
+        {"version": {"type": int, "nargs": "?", "default": 0, "help": "default: the current one"}},
+    ),
+    ("diff", commands.of_units(commands.compare), {"a": {"type": int}, "b": {"type": int}}),
+    ("rollback", commands.of_units(commands.roll_back), {"version": {"type": int}}),
+    ("delete", commands.of_units(commands.forget), {"id": {"nargs": "+", "help": "of a passage or unit"}}),
+    ("verify", commands.of_units(commands.check), {"--full": {"action": "store_true", "help": "hash every byte"}}),
+    ("repair", commands.of_units(commands.mend), {}),
     (
         "compact",
-        commands.shrink,
+        commands.of_units(commands.shrink),
         {"--keep-rows": {"type": int, "default": 100_000, "help": "clean fragments of so many rows stay"}},
     ),
     (
         "gc",
-        commands.collect,
+        commands.of_units(commands.collect),
         {
             "--grace": {"type": float, "default": 24.0, "help": "hours that a file nobody needs is left alone"},
             "--keep": {"type": int, "default": 0, "help": "versions to keep, from the newest; 0: all"},

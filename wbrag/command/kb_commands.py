@@ -9,8 +9,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from wbrag.store import changes, rows
 from wbrag.store.exchange import adopt, export
 from wbrag.store.files import StoreError
 from wbrag.store.place import Place, place_of
-from wbrag.store.search import base_of
+from wbrag.store.search import base_of, stores_of
 from wbrag.store.verify import diff, repair, verify
 from wbrag.store.versions import (
     Version,
@@ -93,6 +94,18 @@ def carried_out(parser: argparse.ArgumentParser, where: Begins, words: list[str]
     except BrokenPipeError:  # who reads has seen enough; nor shall Python try again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(found.code)
+
+
+def of_units(carry_out: Callable[[Place, argparse.Namespace], Told]) -> Callable[[Place, argparse.Namespace], Told]:
+    """The command for a store, of a run's folder for the store of its units, which is then named."""
+
+    @wraps(carry_out)
+    def told(place: Place, args: argparse.Namespace) -> Told:
+        store = stores_of(place)[-1]
+        found = carry_out(store, args)
+        return found if store == place else replace(found, lines=[f"{store}:", *found.lines])
+
+    return told
 
 
 def log(place: Place, args: argparse.Namespace) -> Told:
@@ -256,8 +269,10 @@ def take_out(place: Place, args: argparse.Namespace) -> Told:
     """FlashRAG's corpus and index, and a Parquet table."""
     if (out := place_of(args.folder)).remote:
         raise ConfigError(f"{out}: an export is a folder of this machine; copy it from there")
-    facts = export([place, *map(place_of, args.beside)], Path(out.root), args.dtype, args.groups)
-    return Told(facts, [f"{args.folder}: {facts['rows']:,} passages, {facts['dtype']} index of {facts['dimension']}"])
+    stores = [*(one for one in stores_of(place) if one == place or latest(one)), *map(place_of, args.beside)]
+    facts = export(stores, Path(out.root), args.dtype, args.groups)
+    told = f"{args.folder}: {facts['rows']:,} passages, {facts['dtype']} index of {facts['dimension']}"
+    return Told(facts, [told] if place in stores else [f"{' and '.join(map(str, stores))}:", told])
 
 
 def take_in(place: Place, args: argparse.Namespace) -> Told:

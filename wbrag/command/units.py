@@ -10,7 +10,7 @@
     wbrag units restore RUN ID                 as training wrote it
     wbrag units decisions RUN                  what was rejected, accepted and edited, and why
 
-RUN is a run's folder. Each decision is a new version: `wbrag kb log RUN/writeback`. `--json` prints data. Exit
+RUN is a run's folder. Each decision is a new version: `wbrag kb log RUN`. `--json` prints data. Exit
 codes: 0 done, 2 it cannot be done (the message says why).
 """
 

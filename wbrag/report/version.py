@@ -40,7 +40,7 @@ def versions_told(run: Path, versions: dict[str, dict[str, int | None]]) -> str:
     last = max((own / UPDATES).glob("*/report.html"), default=None)
     where = f"; the last update's report is {last}" if last and last.parent != run else ""
     told += f" The knowledge base has moved on since, to {_and(newer) or 'none of them'}: these figures are not of it"
-    return f"{told} (wbrag kb log {own / 'writeback'} says what came{where})."
+    return f"{told} (wbrag kb log {own} says what came{where})."
 
 
 def stamp(run: Path) -> None:

@@ -464,10 +464,7 @@ class KnowledgeBase(AbstractContextManager["KnowledgeBase"]):
     @classmethod
     def open(cls, path: Where, **how: Any) -> KnowledgeBase:  # noqa: ANN401 - as the constructor has it
         """The knowledge base in a folder: `base/` and `writeback/` in it, as a run leaves them, or one store."""
-        where = place_of(path)
-        if base := None if where.remote else base_of(Path(where.root)):
-            return cls(base, Path(where.root, "writeback"), **how)
-        return cls(where, **how)
+        return cls(*stores_of(path), **how)
 
     @property
     def base(self) -> Version:
@@ -657,6 +654,13 @@ def check_groups(groups: Sequence[str] | None) -> None:
     """ValueError for groups that are one text, or no texts."""
     if isinstance(groups, str) or not all(isinstance(group, str) for group in groups or ()):
         raise ValueError(f"groups is {groups!r}; give a list of texts, [] for what everybody may see")
+
+
+def stores_of(where: Where) -> list[Place]:
+    """The stores that a path means: of a run's folder its base and its write-back, else the one store there."""
+    place = place_of(where)
+    base = None if place.remote else base_of(Path(place.root))
+    return [place_of(base), place_of(f"{place}/writeback")] if base else [place]
 
 
 def base_of(run: Path) -> Path | None:
