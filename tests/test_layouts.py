@@ -124,7 +124,7 @@ QUESTIONS: list[tuple[str, Any, str, str]] = [
         "i",
     ),
     ("a.jsonl", lines({"id": "i", "question": "Who?", "answers": {"text": ["Ada"]}}), "SQuAD questions", "i"),
-    ("a.jsonl", lines({"question": "Who?", "answer": ["Ada"]}), "NQ-open questions", ""),
+    ("a.jsonl", lines({"question": "Who?", "answer": ["Ada"]}), "questions with answers", ""),
     ("a.json", [{"_id": "i", "question": "Who?", "answer": "Ada", "supporting_facts": []}], "HotpotQA questions", "i"),
     ("a.jsonl", lines({"id": "i", "input": "Who?", "output": [{"answer": "Ada"}, {"meta": 1}]}), "KILT questions", "i"),
     ("a.json", lines({"id": "i", "input": "Who?", "output": [{"answer": "Ada"}]}), "KILT questions", "i"),

@@ -68,7 +68,7 @@ QUESTIONS = (
     Layout("answers of a log", {"question": "question", "golden_answers": "answer", "accepted": "accepted"}),
     Layout("HotpotQA questions", {"id": "_id", "golden_answers": "answer"}, ("question", "supporting_facts")),
     Layout("SQuAD questions", {"golden_answers": "answers"}, ("question",)),
-    Layout("NQ-open questions", {"golden_answers": "answer"}, ("question",)),
+    Layout("questions with answers", {"golden_answers": "answer"}, ("question",)),
     Layout("questions without answers", {"question": "user_input"}),
     Layout("questions without answers", {"question": "question"}),
     Layout("BEIR queries", {"id": "_id", "question": "text"}),
