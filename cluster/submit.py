@@ -24,22 +24,40 @@ def main(arguments: list[str]) -> int:
     known, _ = parser.parse_known_args(options)
     if known.submission_id:
         parser.error("--submission-id: an id is made here, so that the exit code is that of this very job")
+    if refused := shut_out(known.address):
+        parser.exit(1, f"submit.py: {refused}\n")
     name = f"wbrag-{uuid.uuid4().hex[:12]}"
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     told = subprocess.run([*ray, "job", "submit", "--submission-id", name, *arguments], check=False).returncode
     return exit_code(told, *outcome(known.address, name, told))
 
 
-def outcome(address: str | None, name: str, told: int) -> tuple[str, int | None]:
-    """Status and exit code of a job, as Ray's job server has them; ("", None) where `ray job submit` told of an error
-    and the server does not know the job, does not let us in, or does not answer.
+def shut_out(address: str | None) -> str:
+    """Why a job server lets nobody in from here, and what to do; "" where it does, and of any other trouble, which
+    `ray job submit` tells. Of a token that is missing or wrong it tells 60 lines of traceback.
     """
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     try:
+        JobSubmissionClient(address)
+    except AuthenticationError as error:
+        said = error.message.splitlines()[0]
+        return f"{said}; export RAY_AUTH_MODE=token, and the cluster's token as RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+    except (ConnectionError, RuntimeError, ValueError):
+        pass
+    return ""
+
+
+def outcome(address: str | None, name: str, told: int) -> tuple[str, int | None]:
+    """Status and exit code of a job, as Ray's job server has them; ("", None) where `ray job submit` told of an error
+    and the server does not know the job, or does not answer.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    try:
         job: Any = JobSubmissionClient(address).get_job_info(name)
-    except (AuthenticationError, ConnectionError, RuntimeError):
+    except (ConnectionError, RuntimeError):
         if not told:
             raise
         return "", None

@@ -417,5 +417,9 @@ def test_a_submitted_job_that_is_refused_ends_with_2_and_nobody_tells_its_secret
 def test_a_job_that_is_not_let_in_ends_with_1(job_server: dict[str, str]) -> None:
     command = [sys.executable, str(CLUSTER / "submit.py"), "--", "true"]
     stranger = job_server | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    done = subprocess.run(command, env=stranger, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 1, done.stdout + done.stderr
+    for environment in (stranger, {key: value for key, value in job_server.items() if "RAY_AUTH" not in key}):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert done.stderr.splitlines()[-1].startswith("submit.py: Authentication ")
+        assert "RAY_AUTH_MODE=token" in done.stderr
+        assert "Traceback" not in done.stderr
