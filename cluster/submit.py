@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
 
 def shut_out(address: str | None) -> str:
     """Why a job server lets nobody in from here, and what to do; "" where it does, and of any other trouble, which
-    `ray job submit` tells. Of a token that is missing or wrong it tells 60 lines of traceback.
+    `ray job submit` tells. Of a token that is missing or wrong it tells a traceback.
     """
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
