@@ -148,10 +148,16 @@ def test_a_run_folder_means_its_units(store: Path, tmp_path: Path, capsys: pytes
         publish(run / "writeback", vectors, table, encoder.fingerprint, encoder_note(HASHING))
     paired(run / "writeback", current(run / "base"), {})
     assert [row["version"] for row in data(capsys, "log", run)] == [1, 2, 3]
-    for words in (["show"], ["diff", 1, 2], ["verify"], ["repair"], ["compact"], ["gc", "--dry-run"], ["rollback", 3]):
+    for words in (["show"], ["diff", 1, 2], ["compact"], ["gc", "--dry-run"], ["rollback", 3]):
         code, out, _ = kb(capsys, words[0], run, *words[1:])
         assert (code, out.splitlines()[0]) == (0, f"{run / 'writeback'}:")
         assert kb(capsys, words[0], run / "writeback", *words[1:])[1].splitlines()[0] != f"{run / 'writeback'}:"
+    whole = [f"{run / name}: whole (every byte)" for name in ("base", "writeback")]
+    assert kb(capsys, "verify", run, "--full")[1].splitlines() == whole
+    index = next((run / "base" / "index").glob("*.faiss"))
+    index.write_bytes(b"x")
+    assert kb(capsys, "verify", run)[0] == 1
+    assert data(capsys, "repair", run)["rebuilt"] == [str(index)]
     base = current(run / "base").version
     assert "is without 1 of" in kb(capsys, "delete", run, "u1")[1]
     assert (current(run / "base").version, current(run / "writeback").rows) == (base, 1)

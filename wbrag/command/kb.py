@@ -15,8 +15,9 @@
     wbrag kb export STORE DIR [--with STORE2] [--groups G...]    FlashRAG's files and a Parquet table
     wbrag kb import STORE DIR [--encoder conf/encoder/X.yaml]    a store of FlashRAG's files, not encoded again
 
-STORE is a folder or an S3 URL, or a run's folder (`runs/demo-7/nq`), which means its units, RUN/writeback (to export,
-its passages and units); its passages are RUN/base. RUN is a run's folder, KB a folder with base/ and writeback/.
+STORE is a folder or an S3 URL, or a run's folder (`runs/demo-7/nq`), which means its units, RUN/writeback (to verify,
+repair and export: its passages too); its passages are RUN/base. RUN is a run's folder, KB a folder with base/ and
+writeback/.
 `--json` prints data. Exit codes: 0 done, 1 verify found damage, 2 it cannot be done (the message says why).
 """
 
@@ -37,8 +38,8 @@ COMMANDS: list[commands.Command] = [
     ("diff", commands.of_units(commands.compare), {"a": {"type": int}, "b": {"type": int}}),
     ("rollback", commands.of_units(commands.roll_back), {"version": {"type": int}}),
     ("delete", commands.of_units(commands.forget), {"id": {"nargs": "+", "help": "of a passage or unit"}}),
-    ("verify", commands.of_units(commands.check), {"--full": {"action": "store_true", "help": "hash every byte"}}),
-    ("repair", commands.of_units(commands.mend), {}),
+    ("verify", commands.check, {"--full": {"action": "store_true", "help": "hash every byte"}}),
+    ("repair", commands.mend, {}),
     (
         "compact",
         commands.of_units(commands.shrink),

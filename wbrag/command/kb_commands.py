@@ -177,16 +177,23 @@ def forget(place: Place, args: argparse.Namespace) -> Told:
 
 
 def check(place: Place, args: argparse.Namespace) -> Told:
-    """All that is wrong; exit code 1 if anything is."""
-    faults = verify(place, full=args.full)
+    """All that is wrong, with a run's folder in base and write-back; exit code 1 if anything is."""
+    stores = _there(place)
+    faults = [fault for store in stores for fault in verify(store, full=args.full)]
     depth = "every byte" if args.full else "records and sizes; --full reads every byte"
-    return Told({"faults": faults, "full": args.full}, faults or [f"{place}: whole ({depth})"], 1 if faults else 0)
+    whole = [f"{store}: whole ({depth})" for store in stores]
+    return Told({"faults": faults, "full": args.full}, faults or whole, 1 if faults else 0)
 
 
 def mend(place: Place, args: argparse.Namespace) -> Told:
-    """Damaged and missing indices made again from the rows."""
-    rebuilt = repair(place)
+    """Damaged and missing indices made again from the rows, with a run's folder those of base and write-back."""
+    rebuilt = [f"{store}/{name}" for store in _there(place) for name in repair(store)]
     return Told({"rebuilt": rebuilt}, [f"rebuilt {name}" for name in rebuilt] or [f"{place}: nothing to repair"])
+
+
+def _there(place: Place) -> list[Place]:
+    """The stores that a path means, without a write-back that has no version yet."""
+    return [store for store in stores_of(place) if store == place or latest(store)]
 
 
 def shrink(place: Place, args: argparse.Namespace) -> Told:
@@ -269,7 +276,7 @@ def take_out(place: Place, args: argparse.Namespace) -> Told:
     """FlashRAG's corpus and index, and a Parquet table."""
     if (out := place_of(args.folder)).remote:
         raise ConfigError(f"{out}: an export is a folder of this machine; copy it from there")
-    stores = [*(one for one in stores_of(place) if one == place or latest(one)), *map(place_of, args.beside)]
+    stores = [*_there(place), *map(place_of, args.beside)]
     facts = export(stores, Path(out.root), args.dtype, args.groups)
     told = f"{args.folder}: {facts['rows']:,} passages, {facts['dtype']} index of {facts['dimension']}"
     return Told(facts, [told] if place in stores else [f"{' and '.join(map(str, stores))}:", told])
