@@ -17,8 +17,8 @@ from wbrag import schema
 from wbrag.experiments.grid import compared, measure_grid, read_point, read_points
 from wbrag.experiments.grid_report import BLOCKS, FORMS, ROWS, SECTIONS, headline, main, summary, write_grid_report
 from wbrag.experiments.paper import called, cell, family, known, place, statistic
+from wbrag.report.construction import construction, cost
 from wbrag.report.evaluation import answers_of, evaluate
-from wbrag.report.run_report import measure
 from wbrag.run.folder import RunError, read_config, setting_of, trained_run, unit_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +37,9 @@ def config_of(method: str, benchmark: str, backbone: str = "micro_small") -> str
 
 def write_metrics(run: Path, traces: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
     """The metrics.json of a run; its own report is another test's matter."""
-    found = measure(traces, rows, setting_of(read_config(run)), traces, list(unit_rows(run)))
+    setting, units = setting_of(read_config(run)), list(unit_rows(run))
+    found = evaluate(answers_of(rows, setting, traces, units), setting)
+    found |= {"construction": construction(traces, len(units)), "cost": cost(traces, rows)}
     (run / "metrics.json").write_text(json.dumps(found | {"seconds": RUN["seconds"]}))
 
 

@@ -12,7 +12,7 @@ import pytest
 from synthetic_run import UNIT, gated, kept, prediction, write_run
 
 from wbrag import schema
-from wbrag.report.run_report import measure
+from wbrag.report.evaluation import answers_of, evaluate
 from wbrag.report.trace import life
 from wbrag.run.folder import (
     RunError,
@@ -142,6 +142,5 @@ def test_a_question_near_any_example_behind_a_unit_is_exposed(run: Path) -> None
     far = kept(id="y", question="Who built the harbour?", golden_answers=["Ida"])
     setting = setting_of(read_config(run))
     for behind, found in ((["y", "z"], "near_duplicate"), (["y"], "gold"), ([], "gold")):
-        told = measure([], [prediction()], setting, [near, far], [unit(UNIT["id"], *behind)])
-        assert [key for key, records in told["exposure"].items() if records] == [found]
-        assert told["construction"]["units"] == 1
+        answers = answers_of([prediction()], setting, [near, far], [unit(UNIT["id"], *behind)])
+        assert [key for key, records in evaluate(answers, setting)["exposure"].items() if records] == [found]

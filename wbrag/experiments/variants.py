@@ -21,7 +21,9 @@ import pyarrow.parquet as pq
 from wbrag.config import ConfigError, Merge, TrainConfig, Units, fingerprint
 from wbrag.experiments import placebos
 from wbrag.methods import check_method
-from wbrag.report.run_report import QUESTION_COLUMNS, measure
+from wbrag.report.construction import construction, cost
+from wbrag.report.evaluation import answers_of, evaluate
+from wbrag.report.run_report import QUESTION_COLUMNS
 from wbrag.retrieval.merge import check_merge
 from wbrag.run import folder, pipeline
 from wbrag.run.actors import Stage
@@ -228,9 +230,10 @@ def predicted(own: Trained, job: Job, store: Path, session: Session, anew: bool 
         setting = folder.setting_of(folder.read_config(job.run))
         training = Reread(lambda: folder.read_rows(own.run / "traces", TRACE, QUESTION_COLUMNS))
         units = Reread(lambda: folder.unit_rows(job.run, ("id", "example_ids")))
-        told = measure([], folder.read_predictions(job.run), setting, training, units)
-        told |= {"seconds": job.record.facts["seconds"]}
-        folder.write_record(file, told)
+        predictions = folder.read_predictions(job.run)
+        told = evaluate(answers_of(predictions, setting, training, units), setting)
+        told |= {"construction": construction([], sum(1 for _ in units)), "cost": cost([], predictions)}
+        folder.write_record(file, told | {"seconds": job.record.facts["seconds"]})
     check_errors(job)
     return folder.read_record(file)
 

@@ -4,7 +4,7 @@ pipeline left behind; and what a terminal shows of it. The questions without ove
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -203,19 +203,6 @@ def _spent(run: Path, name: str, table: Any, *more: str) -> Reread:  # noqa: ANN
     return Reread(lambda: folder.read_rows(run / name, table, (*SPENT, *more)))
 
 
-def measure(
-    traces: Iterable[Row], predictions: Rows, setting: Setting, training: Iterable[Row], units: Iterable[Row] = ()
-) -> dict[str, Any]:
-    """What metrics.json holds but for the run's seconds: `evaluation.evaluate`, construction statistics and cost.
-
-    `training` are the rows behind the units (`QUESTION_COLUMNS`): the run's own traces or, for an evaluation, which has
-    none, those of the run that it measures; `units` those that are searched (`schema.UNIT`). They are gone through, and
-    not held.
-    """
-    told = {"construction": construction(traces, sum(1 for _ in units)), "cost": cost(traces, predictions)}
-    return evaluate(answers_of(predictions, setting, training, units), setting) | told
-
-
 def headline(metrics: Row) -> str:
     """One sentence on questions without overlap (all, if none is known), no bolder than the interval over topics."""
     unseen = metrics["splits"].get("none")
@@ -264,7 +251,7 @@ def recall_line(record: Row, k: int) -> str:
 
 
 def result_blocks(metrics: Row) -> list[Block]:
-    """What write-back changed, the questions without overlap first; `metrics` as `measure` makes them."""
+    """What write-back changed, the questions without overlap first; `metrics` as metrics.json has them."""
     results, unseen = metrics["results"], metrics["splits"].get("none")
     primary, over = results[0], results[0]["topics"]
     name = metric_called(primary["metric"])
