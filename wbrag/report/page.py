@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from string import Template
 
 from wbrag.run.folder import write_text
 
@@ -108,27 +109,23 @@ def write_page(folder: Path, title: str, subtitle: str, blocks: Sequence[Block])
     """Write report.md, report.html and the pictures' files, each whole or not at all."""
     for block in blocks:
         for picture in block.pictures if isinstance(block, Pictures) else ():
-            write_text(folder / picture.file, _on_white(_titled(picture)))
+            white = '</title><rect width="100%" height="100%" rx="4" fill="#ffffff"/>'  # its ink is dark; a page may be
+            write_text(folder / picture.file, _titled(picture).replace("</title>", white, 1))
     write_text(folder / "report.md", markdown(title, subtitle, blocks))
     write_text(folder / "report.html", html(title, subtitle, blocks))
 
 
 def html(title: str, subtitle: str, blocks: Sequence[Block]) -> str:
     """The page as one HTML file: nothing is fetched, no script runs but its own, all text is escaped."""
-    body = "\n".join(_html(block) for block in blocks)
     headings = [block.text for block in blocks if isinstance(block, Heading)]
     links = "".join(f'<li><a href="#{slug(text)}">{escape(text)}</a></li>' for text in headings)
     contents = f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n' if len(headings) > 1 else ""
-    style, script = (files("wbrag.report").joinpath(f"page.{end}").read_text(encoding="utf-8") for end in ("css", "js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f'<header>\n<h1>{escape(title)}</h1>\n<p class="subtitle">{escape(subtitle)}</p>\n{contents}</header>\n'
-        f"<main>\n{body}\n</main>\n<script>{script}</script>\n</body>\n</html>\n"
+    parts = {end: files("wbrag.report").joinpath(f"page.{end}").read_text("utf-8") for end in ("html", "css", "js")}
+    digest = base64.b64encode(hashlib.sha256(parts["js"].encode()).digest()).decode()
+    return Template(parts["html"]).substitute(
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'",
+        **{"title": escape(title), "subtitle": escape(subtitle), "contents": contents},
+        **{"body": "\n".join(map(_html, blocks)), "style": parts["css"], "script": parts["js"]},
     )
 
 
@@ -190,11 +187,6 @@ def _titled(picture: Picture) -> str:
     title = escape(picture.title)
     start, attributes, rest = re.split(r"<svg([^>]*)>", picture.svg, maxsplit=1)
     return f'{start}<svg role="img" aria-label="{title}"{attributes}><title>{title}</title>{rest}'
-
-
-def _on_white(svg: str) -> str:
-    """A picture for any page: its ink is dark, and the page may be."""
-    return svg.replace("</title>", '</title><rect width="100%" height="100%" rx="4" fill="#ffffff"/>', 1)
 
 
 def _html_table(table: Table) -> str:
