@@ -7,7 +7,6 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import asdict
 from operator import itemgetter
 from statistics import median
 from textwrap import shorten
@@ -123,12 +122,12 @@ def fitting_told(found: Mapping[str, float]) -> str:
 
 def merge_of(config: Row) -> Merge:
     """How a run's units and passages are merged."""
-    return Merge(**{**asdict(Merge()), **(config.get("merge") or {})})
+    return Merge(**(config.get("merge") or {}))
 
 
 def making_told(config: Row) -> str:
     """How units are made and read with these settings, in words."""
-    how = Units(**(config.get("units") or asdict(Units())))
+    how = Units(**(config.get("units") or {}))
     merge = merge_of(config)
     wording = "rewritten by the generator" if how.form == "distilled" else "word for word"
     if how.scope == "subject":

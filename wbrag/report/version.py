@@ -31,15 +31,16 @@ def versions_told(run: Path, versions: dict[str, dict[str, int | None]]) -> str:
     """
     measured, now = versions["measured"], versions["now"]
     day = str(read_record(run / "run.json").get("measured_at", ""))[:16]
+    join = " and ".join
     parts = [f"version {measured[name]} of {called}" for name, called in NAMES.items() if measured[name] is not None]
-    told = f"Measured{f' {day} UTC' if day else ''}{f' with {_and(parts)}' if parts else ''}." if day or parts else ""
+    told = f"Measured{f' {day} UTC' if day else ''}{f' with {join(parts)}' if parts else ''}." if day or parts else ""
     if all(number in (None, now[name]) for name, number in measured.items()):
         return told
     newer = [f"version {now[name]} of {NAMES[name]}" for name in NAMES if now[name] not in (None, measured[name])]
     own = _own(run)
     last = max((own / UPDATES).glob("*/report.html"), default=None)
     where = f"; the last update's report is {last}" if last and last.parent != run else ""
-    told += f" The knowledge base has moved on since, to {_and(newer) or 'none of them'}: these figures are not of it"
+    told += f" The knowledge base has moved on since, to {join(newer) or 'none of them'}: these figures are not of it"
     return f"{told} (wbrag kb log {own} says what came{where})."
 
 
@@ -65,7 +66,3 @@ def stamp_around(store: object) -> None:
 
 def _own(run: Path) -> Path:
     return run.parents[1] if run.parent.name == UPDATES else trained_run(run)
-
-
-def _and(parts: list[str]) -> str:
-    return " and ".join(parts)
