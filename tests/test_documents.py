@@ -7,6 +7,7 @@ import io
 import sys
 import tracemalloc
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from wbrag.data import benchmarks
 from wbrag.data.benchmarks import Rejected, write_corpus
-from wbrag.data.documents import count_words, needed, parts_of
+from wbrag.data.documents import count_words, needed, parts_of, unwrapped
 from wbrag.data.flashrag import BadRow, InputError
 
 MARKDOWN = """---
@@ -97,6 +98,48 @@ def test_markdown_is_cut_at_its_headings_and_not_in_code() -> None:
     ]
     assert passages(b"\xef\xbb\xbf# Top\r\nText.\r\n", "b.md") == [("Top", "Text.")]
     assert passages("Text.".encode("utf-16"), "some notes.txt") == [("some notes", "Text.")]
+
+
+WRAPPED = """The part that wears first is the seal; the
+> Bell shows a light when it has to be re-
+> placed."""
+KEPT = """Name: Pump
+Price: 200 euros
+
+- an item that is really quite long, so that it goes on until
+  its end is here
+- two
+
+| a column of a table that is as wide as a line | and one more |
+|---|---|
+| c | d |
+
+```
+a line of code that is as long as any line of prose is here
+the next line
+```"""
+
+
+def test_a_sentence_goes_on_where_only_the_line_ends() -> None:
+    whole = "The part that wears first is the seal; the Bell shows a light when it has to be re-placed."
+    assert passages(f"> {WRAPPED}".encode(), "a.md") == [("a", f"> {whole}")]
+    assert passages(WRAPPED.replace("> ", "").encode(), "a.txt") == [("a", whole)]
+    assert passages(f"<p>{WRAPPED.replace('> ', '')} <!-- not\nthis --></p><pre>a\nb</pre>".encode(), "a.html") == [
+        ("a", f"{whole.replace('re-placed', 're- placed')}\na\nb")
+    ]
+    [(_, kept)] = passages(KEPT.encode(), "a.md")
+    assert kept == KEPT.replace("until\n  its", "until its")
+
+
+@given(st.lists(st.text("abcdefgh", min_size=2, max_size=12), min_size=1, max_size=60), st.integers(50, 100))
+def test_a_column_of_any_width_is_read_as_one_line(words: list[str], width: int) -> None:
+    assert unwrapped("\n".join(wrap(" ".join(words), width))) == " ".join(words)
+
+
+@given(st.text())
+def test_no_letter_is_lost_with_the_line_breaks(text: str) -> None:
+    told = unwrapped(text)
+    assert "".join(told.replace("\u00ad", "").split()) == "".join(text.replace("\u00ad", "").split())
 
 
 def test_html_is_its_main_text_cut_at_headings() -> None:

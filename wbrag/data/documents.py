@@ -12,7 +12,7 @@ import io
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -28,10 +28,15 @@ READ_AS = {
 }
 #: What is installed under another name than it is imported by.
 PACKAGES = {"bs4": "beautifulsoup4", "docx": "python-docx", "markdown_it": "markdown-it-py"}
-#: A letter of Thai, Lao, Burmese, Khmer, kana or Han, or a run of any others.
-_WORD = re.compile(
-    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|"
-    r"[^\s\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
+#: Letters of Thai, Lao, Burmese, Khmer, kana and Han; one of them, or a run of any others.
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+#: A line is full where the next line's first word would not have fitted into so much of the longest line around it, or
+#: of what a line of prose has at least.
+FULL, PROSE = 0.8, 50
+#: What begins a line of its own: an item, a row, a heading, what is set in, and an address or a rule.
+_OWN_LINE = re.compile(
+    r"\s{4}|\t|\s*(?:[-*+\u2022\u2013\u25aa\u25cf#|>]|\d{1,3}[.)]|[a-zA-Z][.)])\s|\s*(?:$|[-=_*~]{3})"
 )
 _FRONT = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
 _LEVEL = re.compile(r"(?:Heading |h)([1-6])")
@@ -94,8 +99,32 @@ def decoded(data: bytes) -> str:
     return text.replace(_MARK, "").replace("\r\n", "\n").replace("\r", "\n")
 
 
+def unwrapped(text: str) -> str:
+    """A text without the line breaks of a column's width: a sentence goes on where a line is full. Other lines stay."""
+    lines, made = text.split("\n"), list[str]()
+    widths = [max(PROSE, *map(len, block)) for block in _blocks(lines) for _ in block]
+    for number, line in enumerate(lines):
+        before = lines[number - 1].rstrip() if number else ""
+        word = line.split(maxsplit=1)[0] if line.strip() else ""
+        full = len(before) + 1 + len(word) > FULL * widths[number]
+        if not (full and before.strip()) or _OWN_LINE.match(line):
+            made.append(line.rstrip())
+        elif before.endswith("\u00ad"):
+            made[-1] = made[-1].removesuffix("\u00ad") + line.strip()
+        else:
+            apart = " " if not re.search(rf"(?:\w-|[{_UNSPACED}])\Z", before) else ""
+            made[-1] += apart + line.strip()
+    return "\n".join(made)
+
+
+def _blocks(lines: list[str]) -> Iterator[list[str]]:
+    """The lines between empty ones, and the empty ones."""
+    for _, block in groupby(lines, key=lambda line: bool(line.strip())):
+        yield list(block)
+
+
 def _text(data: bytes, stem: str) -> tuple[str, list[Part]]:
-    return stem, [((), None, decoded(data))]
+    return stem, [((), None, unwrapped(decoded(data)))]
 
 
 def _markdown(data: bytes, stem: str) -> tuple[str, list[Part]]:
@@ -108,26 +137,34 @@ def _markdown(data: bytes, stem: str) -> tuple[str, list[Part]]:
     lines, marked, done = text.split("\n"), list[str](), 0
     tokens = _parser().parse(text)
     for opening, inline in pairwise(tokens):
+        start, end = opening.map or (0, 0)
         if opening.type == "heading_open" and opening.level == 0:
-            start, end = opening.map
             heading = " ".join("".join(one.content or " " for one in inline.children or ()).split())
             marked += [*lines[done:start], f"{_MARK}{opening.tag[1]}{heading}"]
+            done = end
+        elif opening.type == "paragraph_open":
+            first, *more = lines[start:end]
+            marked += [*lines[done:start], unwrapped("\n".join([first, *(line.lstrip(" \t>") for line in more)]))]
             done = end
     return _cut("\n".join([*marked, *lines[done:]]), title, stem)
 
 
 @lru_cache(maxsize=1)  # one holds cycles, which a process of many objects seldom looks for
 def _parser() -> Any:  # noqa: ANN401 - markdown-it's
-    return needed("markdown_it").MarkdownIt()
+    return needed("markdown_it").MarkdownIt().enable("table")  # whose rows are no lines of a paragraph
 
 
 def _html(data: bytes, stem: str) -> tuple[str, list[Part]]:
     """The main part of a page, or its body, without navigation and scripts, cut at its headings."""
-    page = needed("bs4").BeautifulSoup(data.replace(_MARK.encode(), b""), "html.parser")
+    bs4 = needed("bs4")
+    page = bs4.BeautifulSoup(data.replace(_MARK.encode(), b""), "html.parser")
     title = " ".join(page.title.get_text().split()) if page.title else ""
     body = page.find("main") or page.find("article") or page.body or page
     for aside in body.find_all(_ASIDE):
         aside.decompose()
+    for text in body.find_all(string=True):
+        if type(text) is bs4.NavigableString and not text.find_parent("pre"):  # and no comment
+            text.replace_with(re.sub(r"\s+", " ", text))  # line breaks of the file are none of the page
     for block in body.find_all(["br", "td", "th", *_BLOCKS]):
         if level := _LEVEL.fullmatch(block.name):
             block.string = f"\n{_MARK}{level[1]}{' '.join(block.get_text().split())}\n"
@@ -163,7 +200,8 @@ def _pdf(data: bytes, stem: str) -> tuple[str, list[Part]]:
     if reader.is_encrypted and not reader.decrypt(""):
         raise BadRow("it is encrypted, and opens with a password only")
     title = str((reader.metadata.title if reader.metadata else "") or "").strip()
-    return title or stem, [((), number, page.extract_text() or "") for number, page in enumerate(reader.pages, 1)]
+    texts = (unwrapped(page.extract_text() or "") for page in reader.pages)
+    return title or stem, [((), number, text) for number, text in enumerate(texts, 1)]
 
 
 def _cut(marked: str, title: str, stem: str) -> tuple[str, list[Part]]:
