@@ -95,7 +95,7 @@ def test_encoders_stay_where_a_setting_changes_that_does_not_say_what_runs_where
         (6400, 64, None),
         (6500, 64, 65),
         (100_000, 64, 1000),
-        (1_000_000, 64, 2048),
+        (1_000_000, 64, 1024),
         (50_000, 512, None),
     ],
 )

@@ -48,6 +48,7 @@ def library(name: str, text: str) -> Exception:
         (ImportError("Using SOCKS proxy, but the 'socksio' package is not installed."), "ALL_PROXY"),
         (ValueError("Unknown scheme for proxy URL URL('nonsense://u:[secure]@h:1')"), "ALL_PROXY"),
         (RuntimeError("Could not determine home directory."), "set HOME"),
+        (Exception("The current node timed out during startup. This could happen"), "the same command again"),
         (MemoryError(), "^there is not enough memory"),
         (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "is the server up"),
         (RayTaskError(OSError(errno.EDQUOT, "Disk quota exceeded", "/home/u/x")), "^/home/u/x: the disk quota"),

@@ -156,6 +156,7 @@ def test_a_check_tells_every_problem_at_once(tmp_path: Path, capsys: pytest.Capt
     with Session() as session:
         check(cfg, session)
         told = capsys.readouterr().out
+        assert "corpus.jsonl: 1; with k=5 every question reads all of them" in told
         assert "3 of 3 test questions stand in training too" in told
         assert "test.jsonl: 3; fewer than 10 are too few for an interval" in told
         same = replace(files, test=files.train)

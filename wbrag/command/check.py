@@ -128,9 +128,12 @@ def check_corpus(cfg: TrainConfig) -> str:
     """How many passages there are; every row is read."""
     if cfg.base:
         inputs.check_base(cfg)
-        return f"base {cfg.base}: {current(cfg.base).rows:,} passages"
-    file, left = inputs.read_corpus(cfg, inputs.cache_of(cfg))
-    return f"{cfg.corpus}: {counted(pq.read_metadata(file).num_rows, len(left))}"
+        rows, told = current(cfg.base).rows, f"base {cfg.base}: {current(cfg.base).rows:,} passages"
+    else:
+        file, left = inputs.read_corpus(cfg, inputs.cache_of(cfg))
+        rows = pq.read_metadata(file).num_rows
+        told = f"{cfg.corpus}: {counted(rows, len(left))}"
+    return told if rows > cfg.k else f"{told}; with k={cfg.k} every question reads all of them"
 
 
 def check_disk(cfg: TrainConfig) -> str:

@@ -15,9 +15,8 @@
     wbrag kb export STORE DIR [--with STORE2] [--groups G...]    FlashRAG's files and a Parquet table
     wbrag kb import STORE DIR [--encoder conf/encoder/X.yaml]    a store of FlashRAG's files, not encoded again
 
-STORE is a folder or an S3 URL, or a run's folder (`runs/demo-7/nq`), which means its units, RUN/writeback (to verify,
-repair and export: its passages too); its passages are RUN/base. RUN is a run's folder, KB a folder with base/ and
-writeback/.
+STORE is a folder or S3 URL; a run's folder, RUN, means its units, RUN/writeback (to verify, repair and export: its
+passages too, RUN/base). KB is a folder with base/ and writeback/.
 `--json` prints data. Exit codes: 0 done, 1 verify found damage, 2 it cannot be done (the message says why).
 """
 
@@ -96,7 +95,7 @@ COMMANDS: list[commands.Command] = [
 ]
 
 
-WHERE: commands.Begins = ("store", "folder or s3:// URL", place_of)
+WHERE: commands.Begins = ("store", "folder, also a run's, or s3:// URL", place_of)
 
 
 def parser() -> argparse.ArgumentParser:

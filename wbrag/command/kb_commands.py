@@ -177,7 +177,7 @@ def forget(place: Place, args: argparse.Namespace) -> Told:
 
 
 def check(place: Place, args: argparse.Namespace) -> Told:
-    """All that is wrong, with a run's folder in base and write-back; exit code 1 if anything is."""
+    """All that is wrong; exit code 1 if anything is."""
     stores = _there(place)
     faults = [fault for store in stores for fault in verify(store, full=args.full)]
     depth = "every byte" if args.full else "records and sizes; --full reads every byte"
@@ -186,7 +186,7 @@ def check(place: Place, args: argparse.Namespace) -> Told:
 
 
 def mend(place: Place, args: argparse.Namespace) -> Told:
-    """Damaged and missing indices made again from the rows, with a run's folder those of base and write-back."""
+    """Damaged and missing indices made again from the rows."""
     rebuilt = [f"{store}/{name}" for store in _there(place) for name in repair(store)]
     return Told({"rebuilt": rebuilt}, [f"rebuilt {name}" for name in rebuilt] or [f"{place}: nothing to repair"])
 

@@ -54,7 +54,10 @@ PREFACE, SETTINGS_FRAME = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0
 PLACING = ("engines", "encoders", "gpus", "encoder_gpus", "accelerator", "min_engines")
 #: The files that a table of many rows has, about, and the most rows of one. A file comes into being at once: what a
 #: killed run had not written yet is asked again.
-TABLE_FILES, FILE_ROWS = 100, 2048
+TABLE_FILES, FILE_ROWS = 100, 1024
+#: Bytes of a block that Ray Data reads: larger ones take the room of the rows that wait to become a file, and where
+#: that is used up it lets one task go in ten seconds. A block of rows that were generated is far below.
+BLOCK_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +305,7 @@ def checkpoints(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     context = DataContext.get_current()
     context.enable_progress_bars = False
+    context.target_max_block_size = BLOCK_BYTES
     context.use_datasource_v2 = False  # it starts 32 processes to read the footers of one file
     config = CheckpointConfig(id_column="id", checkpoint_path=str(folder), delete_checkpoint_on_success=False)
     config.checkpoint_actor_pool_max_size = 1  # each takes a logical CPU; one filters a hundred thousand ids at once
