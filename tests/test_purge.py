@@ -20,27 +20,29 @@ import pytest
 from forked import start_program
 from hypothesis import given
 from hypothesis import strategies as st
-from small_store import rows_in
+from small_store import publish, rows_in
 from test_update import changed_to, content, edited, lines, rebuilt, world
-from test_writeback import TEST, TRAIN, settings, write_lines
+from test_writeback import HASHING, TEST, TRAIN, settings, write_lines
 
 from wbrag.command.jobs import told as line
 from wbrag.command.kb import main
 from wbrag.config import ConfigError, Retrieval
-from wbrag.life.purge import PURGED, Known, lift, purge, stores_below
+from wbrag.life.purge import PURGED, Known, lift, passages_of_files, purge, stores_below
 from wbrag.life.review import edit, reject
 from wbrag.life.update import Changes, Updated
 from wbrag.report.trace import life
+from wbrag.retrieval.encoding import open_encoder
 from wbrag.run.decided import decisions_of
 from wbrag.run.folder import RunError, read_predictions, read_record, updates_of
 from wbrag.run.job import Session
 from wbrag.run.lease import LEASE, leased
 from wbrag.run.pipeline import evaluate, train
 from wbrag.run.tombstones import corpus_without, purged_by, said, tombstones
+from wbrag.store.changes import delete
 from wbrag.store.files import StoreError
 from wbrag.store.search import KnowledgeBase
 from wbrag.store.verify import verify
-from wbrag.store.versions import current, named, pair
+from wbrag.store.versions import current, encoder_note, named, pair
 
 KB = Path(__file__).parents[1] / "jobs" / "kb.py"
 
@@ -290,3 +292,17 @@ def test_a_passage_stays_away_by_its_id_and_by_what_it_says(
     away = purged_by({one: [said(*told) for told in texts] for one, texts in gone.items()})
     expected = key in gone or any((title, text) in texts for texts in gone.values())
     assert away({"id": key, "title": title, "text": text}) == expected
+
+
+def test_a_file_names_the_passages_that_were_cut_out_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, encoder = tmp_path / "base", open_encoder(HASHING)
+    cut = [{"id": f"p{n}", "title": "T", "text": f"of {n}", "source": f"{'ab'[n // 2]}.pdf"} for n in range(4)]
+    vectors = encoder.encode_passages([row["text"] for row in cut])
+    publish(base, vectors, pa.Table.from_pylist(cut), encoder.fingerprint, encoder_note(HASHING))
+    delete(base, ["p2"], {})  # as a purge does that is cut short afterwards
+    assert passages_of_files(tmp_path, ["b.pdf"]) == ["p2", "p3"]
+    assert passages_of_files(tmp_path, ["b.pdf", "a.pdf"]) == ["p0", "p1", "p2", "p3"]
+    with pytest.raises(StoreError, match=r"has a passage with the source 'c\.pdf'"):
+        passages_of_files(tmp_path, ["a.pdf", "c.pdf"])
+    assert main(["purge", str(tmp_path)]) == 2
+    assert "no passage is named; give ids, or --source" in capsys.readouterr().err

@@ -9,7 +9,7 @@
     wbrag kb repair STORE                   make damaged indices again
     wbrag kb compact STORE                  fewer fragments, without the deleted rows
     wbrag kb gc STORE [--grace HOURS] [--keep N] [--dry-run]     remove what no kept version needs
-    wbrag kb purge RUN ID... [--everywhere] [--force] [--lift]   passages, and what was made of them, gone
+    wbrag kb purge RUN ID... [--source FILE...] [--everywhere]   passages, and what was made of them, gone
     wbrag kb runs KB                        the runs that brought units into a knowledge base of many (kb=DIR); also
                                             contribute KB RUN, withdraw KB NAME, move KB NAME RUN KB2
     wbrag kb export STORE DIR [--with STORE2] [--groups G...]    FlashRAG's files and a Parquet table
@@ -57,7 +57,8 @@ COMMANDS: list[commands.Command] = [
         "purge",
         commands.purge,
         {
-            "id": {"nargs": "+", "help": "of a passage"},
+            "id": {"nargs": "*", "help": "of a passage"},
+            "--source": {"nargs": "+", "default": [], "help": "all passages of these files (their column `source`)"},
             "--everywhere": {"action": "store_true", "help": "from all runs that share the cache, too"},
             "--force": {"action": "store_true", "help": "do not wait for readers of old versions"},
             "--lift": {"action": "store_true", "help": "let them come back with the next update"},

@@ -224,11 +224,14 @@ def purge(place: Place, args: argparse.Namespace) -> Told:
     from wbrag.life import purge as run_purge
 
     run = Path(place.root)
+    ids = [*args.id, *(run_purge.passages_of_files(run, args.source) if args.source else ())]
+    if not ids:
+        raise ConfigError("no passage is named; give ids, or --source with the files that they were cut out of")
     if args.lift:
-        run_purge.lift(run, args.id)
-        return Told({"lifted": args.id}, [f"{run}: {', '.join(args.id)} may come back with the next update"])
+        run_purge.lift(run, ids)
+        return Told({"lifted": ids}, [f"{run}: {', '.join(ids)} may come back with the next update"])
     cache = Path(args.cache) if args.cache else None
-    made = run_purge.purge(run, args.id, args.everywhere, args.force, cache)
+    made = run_purge.purge(run, ids, args.everywhere, args.force, cache)
     lines = []
     for file, told in made.items():
         went = ", ".join(f"{count:,} {kind}" for kind, count in sorted(told.removed.items()))

@@ -215,6 +215,22 @@ def _contents(store: Path, ids: Iterable[str]) -> dict[str, set[str]]:
     return found
 
 
+def passages_of_files(run: Path, names: Sequence[str]) -> list[str]:
+    """The ids of the passages that were cut out of these files (column `source`), in any version of a run's base that
+    is kept: a purge that was cut short has taken them out of the last one. StoreError for a file that none is of.
+    """
+    base, wanted, found = base_of(run), pa.array(names, pa.string()), dict[str, set[str]]()
+    for version in kept(place_of(base)) if base else ():
+        data = rows.opened(base or run, version)
+        if "source" in data.schema.names and data.schema.field("source").type == pa.string():
+            of = data.to_table(columns=["id", "source"], filter=pc.field("source").isin(wanted))
+            for row in of.to_pylist():
+                found.setdefault(row["source"], set()).add(row["id"])
+    if unknown := [name for name in names if name not in found]:
+        raise StoreError(f"{base or run}: no version that is kept has a passage with the source {unknown[0]!r}")
+    return sorted(set().union(*found.values()))
+
+
 def _open(run: Path) -> dict[str, list[str]]:
     """The passages of a purge of a run that was begun and not ended."""
     return next((told.passages for _, told in _certificates(run)[-1:] if not told.finished), {})
