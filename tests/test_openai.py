@@ -209,15 +209,20 @@ def test_what_does_not_pass_fails_with_attempts_and_reason(server: Server, fault
     assert len(server.requests) == 4
 
 
-@pytest.mark.parametrize("fault", ["401 bad key", "400 too long", "404 no such model"])
-def test_what_will_not_pass_is_not_tried_again(server: Server, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "check"),
+    [
+        ("401 bad key", "the key (backbone.api_key_env names its variable) and backbone.base_url"),
+        ("400 too long", "backbone.model, max_model_len, answer_tokens and max_tokens_key"),
+        ("404 no such model", "backbone.model and base_url"),
+    ],
+)
+def test_what_will_not_pass_is_not_tried_again(server: Server, fault: str, check: str) -> None:
     server.faults = [fault]
     (error,) = chats(server, ["hello"])
     assert f"refuses: status {fault.partition(' ')[0]}" in str(error)
     assert fault.partition(" ")[2] in str(error)
-    assert str(error).endswith(
-        "; check the key, backbone.model, base_url, max_model_len, answer_tokens and max_tokens_key (model m)"
-    )
+    assert str(error).endswith(f"; check {check} (model m)")
     assert len(server.requests) == 1
 
 

@@ -35,8 +35,10 @@ if "OPENAI_LOG" not in os.environ:
 BYTES_PER_TOKEN = 4
 #: What the chat template adds to a prompt, in tokens, by the same estimate.
 TEMPLATE_TOKENS = 16
-#: What to do where the endpoint refuses, does not answer, or answers without text.
-REFUSED = "check the key, backbone.model, base_url, max_model_len, answer_tokens and max_tokens_key"
+#: What to do where the endpoint refuses, by status, does not answer, or answers without text.
+NOT_LET_IN = "check the key (backbone.api_key_env names its variable) and backbone.base_url"
+REFUSED = {401: NOT_LET_IN, 403: NOT_LET_IN, 404: "check backbone.model and base_url"}
+OTHERWISE = "check backbone.model, max_model_len, answer_tokens and max_tokens_key"
 UNANSWERED = "check backbone.base_url, its server and the quota; backbone.retries and timeout_s give them longer"
 #: The longest that the check at the start takes, seconds, where one attempt may not take longer.
 CHECK_SECONDS = 120.0
@@ -251,7 +253,7 @@ def failure(error: openai.APIError | NoAnswer) -> str:
         if error.response.headers.get("x-should-retry") == "false":
             return f" refuses: {told}; {UNANSWERED}"
     if 0 < status < 500 and status not in (408, 409, 429):
-        return f" refuses: {told}; {REFUSED}"
+        return f" refuses: {told}; {REFUSED.get(status, OTHERWISE)}"
     attempts = int(error.request.headers["x-stainless-retry-count"]) + 1
     return f": no answer in {attempts} attempt{'s' * (attempts > 1)}; the last: {told}; {UNANSWERED}"
 
