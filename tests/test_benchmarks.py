@@ -221,7 +221,7 @@ def both(row_id: str) -> dict[str, Any]:
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "none.jsonl", "none.jsonl: no such file")
     (tmp_path / "folder.jsonl").mkdir()
-    refused(tmp_path / "folder.jsonl", "folder.jsonl: no such file, and none in the folder")
+    refused(tmp_path / "folder.jsonl", "folder.jsonl: an empty folder; give one with files")
 
 
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", b"\n \n\r\n"])

@@ -116,7 +116,7 @@ def _named(path: Path) -> list[File]:
 def _absent(path: Path) -> str:
     """What to say of a path without files: what is there in its place, or the nearest name that is."""
     if path.is_dir():
-        return "no such file, and none in the folder"
+        return "an empty folder; give one with files (docs/inputs.md), or a file"
     missing = next(one for one in (path, *path.parents) if one.parent.is_dir())
     near = get_close_matches(missing.name, [one.name for one in missing.parent.iterdir()], 1, 0.5)
     told = "no such file or folder" + ("" if missing == path else f", as there is no {missing}")

@@ -194,7 +194,7 @@ def place_of(where: Where) -> Place:
 
 def nothing_there(place: Place) -> StoreError:
     """What to say of a place that has no version: what it is instead, and where a store may be."""
-    path, told = Path(place.root), "no version was ever published there"
+    path, told = Path(place.root), "no version was ever published there; it is no store and no folder of a run"
     inside = [str(path / name) for name in ("base", "writeback") if (path / name / VERSIONS).is_dir()]
     if inside:
         told = f"is a run folder; its stores are {' and '.join(inside)}"
