@@ -45,7 +45,7 @@ LEVEL_IS_SET = b"Set ray log level from environment variable"
 #: What is said while Ray starts is held back for so long; then somebody waits, and wants to see it.
 SLOW_SECONDS = 20.0
 #: What a stage waits for until its first example begins, by the backbone's kind.
-WAITING = {"vllm": "loading the model", "openai": "waiting for the endpoint", "scripted": "starting"}
+WAITING = {"vllm": "loading the model", "openai": "starting", "scripted": "starting"}
 #: The longest folder that Ray's sockets may lie under, bytes: their paths end at 107, and Ray adds so many.
 LONGEST_TMPDIR = 107 - len("/ray/session_2026-12-31_23-59-59_999999_4194304/sockets/plasma_store")
 #: What a client of gRPC sends first, and the type of the frame that a server answers with.
