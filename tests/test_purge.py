@@ -27,7 +27,7 @@ from test_writeback import HASHING, TEST, TRAIN, settings, write_lines
 from wbrag.command.jobs import told as line
 from wbrag.command.kb import main
 from wbrag.config import ConfigError, Retrieval
-from wbrag.life.purge import PURGED, Known, lift, passages_of_files, purge, stores_below
+from wbrag.life.purge import PURGED, Known, lift, passages_of_files, purge, stores_below, tables_below
 from wbrag.life.review import edit, reject
 from wbrag.life.update import Changes, Updated
 from wbrag.report.trace import life
@@ -306,3 +306,10 @@ def test_a_file_names_the_passages_that_were_cut_out_of_it(tmp_path: Path, capsy
         passages_of_files(tmp_path, ["a.pdf", "c.pdf"])
     assert main(["purge", str(tmp_path)]) == 2
     assert "no passage is named; give ids, or --source" in capsys.readouterr().err
+
+
+def test_what_a_killed_process_was_writing_is_no_table(tmp_path: Path) -> None:
+    for name in (".tmp-abc", "traces"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.parquet").touch()
+    assert tables_below(tmp_path) == [tmp_path / "traces" / "1.parquet"]

@@ -352,9 +352,10 @@ def stores_below(folder: Path) -> Iterator[Path]:
 
 
 def tables_below(folder: Path) -> list[Path]:
-    """The Parquet files in a folder and its folders but for those of stores."""
+    """The Parquet files in a folder and its folders but for those of stores, and what a killed process left."""
     stores = set(stores_below(folder))
-    return [file for file in sorted(folder.rglob("*.parquet")) if not stores & set(file.parents)]
+    files = [file for file in sorted(folder.rglob("*.parquet")) if not stores & set(file.parents)]
+    return [file for file in files if not any(part.startswith(".tmp-") for part in file.relative_to(folder).parts)]
 
 
 @dataclass(slots=True)
